@@ -1,0 +1,196 @@
+"""What the operator and the trainer agree on, spelled once: paths, environment, exit codes, and three documents.
+
+The operator plans pods that carry a *resolved job*; the launcher in each pod reads it; the trainer reports *progress*
+and leaves a *termination message*. Both sides import this module, so it imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any
+
+RESOLVED_JOB_VERSION = 1
+"""Raised when an older trainer could no longer do what a resolved job says."""
+
+# Environment of a pod, beside torchrun's own PET_* and OMP_NUM_THREADS.
+ENV_JOB_FILE = "TRAINWRIGHT_JOB_FILE"
+ENV_OUTPUT_DIR = "TRAINWRIGHT_OUTPUT_DIR"
+ENV_TERMINATION_FILE = "TRAINWRIGHT_TERMINATION_FILE"
+ENV_NODE_DIR = "TRAINWRIGHT_NODE_DIR"
+"""A private folder that the launcher makes for the ranks of its node: heartbeats and the last report."""
+ENV_PROGRESS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
+ENV_PROGRESS_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+ENV_PROGRESS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
+
+# Places in a pod.
+JOB_FILE = "/etc/trainwright/job.json"
+OUTPUT_DIR = "/output"
+TERMINATION_FILE = "/dev/termination-log"
+MASTER_PORT = 29400
+
+MAX_RESOLVED_JOB_BYTES = 64 * 1024
+MAX_TERMINATION_BYTES = 4096
+
+
+class ExitCode(IntEnum):
+    """How a pod ends. Any code that is not listed here is retryable: the attempt failed and counts."""
+
+    DONE = 0
+    BAD_CONFIGURATION = 64  # EX_USAGE: arguments, model, script or output folder; another attempt would fail alike
+    BAD_DATA = 65  # EX_DATAERR: empty, unreadable or mislabelled data; another attempt would fail alike
+    HANG = 124  # no step within hangTimeoutSeconds; counts as a failure, another attempt is made
+    PREEMPTED = 143  # stopped on request after saving (or trying to); a disruption, never counted
+
+
+PERMANENT = frozenset({ExitCode.BAD_CONFIGURATION, ExitCode.BAD_DATA})
+
+
+class UserError(Exception):
+    """A mistake that only a person can mend, in one line: the place, what is wrong, what to do.
+
+    The launcher ends the job with ``exit_code``; the command line prints the message alone.
+    """
+
+    exit_code: ExitCode = ExitCode.BAD_CONFIGURATION
+
+
+class DataError(UserError):
+    """A :class:`UserError` in the data: a file, a column, an empty set."""
+
+    exit_code = ExitCode.BAD_DATA
+
+
+@dataclass(frozen=True)
+class ResolvedJob:
+    """One attempt of a TrainingJob as its pods read it: everything decided, nothing left to look up.
+
+    ``training_arguments`` has the field names of :class:`trainwright.TrainingArguments`. ``model``, ``dataset``,
+    ``script`` and ``sample`` are the spec's own objects (camelCase keys), checked by the operator.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    attempt: int
+    nodes: int
+    per_node: int
+    training_arguments: dict[str, Any] = field(default_factory=dict)
+    task: str | None = None
+    model: dict[str, Any] | None = None
+    dataset: dict[str, Any] | None = None
+    script: dict[str, Any] | None = None
+    sample: dict[str, Any] | None = None
+    offline: bool = False
+    hang_timeout_seconds: int | None = None
+    grace_period_seconds: int = 30
+    adopt_output: bool = False
+    """Take over an output folder that holds another job's checkpoints."""
+    version: int = RESOLVED_JOB_VERSION
+
+    def to_json(self) -> str:
+        """Compact JSON with sorted keys: the same job gives the same bytes."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> ResolvedJob:
+        """Raises :class:`UserError` when the job is of a newer version than this trainer understands."""
+        data = json.loads(text)
+        version = data.get("version")
+        if version != RESOLVED_JOB_VERSION:
+            raise UserError(
+                f"resolved job version {version}: this trainer image understands version {RESOLVED_JOB_VERSION}; "
+                "use the trainer image that belongs to the operator's release"
+            )
+        return ResolvedJob(**data)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What rank 0 tells while it trains; ``None`` and empty mean not known yet.
+
+    On the wire it is the ``trainerStatus`` that the ``KubeflowCallback`` of transformers posts, and beside it one
+    object of our own that carries the rest.
+    """
+
+    step: int = 0
+    max_steps: int | None = None
+    epoch: float | None = None
+    remaining_seconds: int | None = None
+    samples_per_second: float | None = None
+    tokens_per_second: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    checkpoint: dict[str, Any] | None = None
+    """``{"path": relative to the output folder, "step": int, "time": RFC 3339}``."""
+    best: dict[str, Any] | None = None
+    """``{"metric": str, "value": float, "step": int, "checkpoint": str}``."""
+    attempt: int | None = None
+
+    def to_wire(self, now: str) -> dict[str, Any]:
+        """The body of a push; ``now`` is an RFC 3339 time."""
+        percent = min(100, 100 * self.step // self.max_steps) if self.max_steps else None
+        standard = {
+            "progressPercentage": percent,
+            "estimatedRemainingSeconds": self.remaining_seconds,
+            "metrics": [{"name": name, "value": f"{value:g}"} for name, value in self.metrics.items()],
+            "lastUpdatedTime": now,
+        }
+        own = {
+            "step": self.step,
+            "maxSteps": self.max_steps,
+            "epoch": self.epoch,
+            "samplesPerSecond": self.samples_per_second,
+            "tokensPerSecond": self.tokens_per_second,
+            "checkpoint": self.checkpoint,
+            "best": self.best,
+            "attempt": self.attempt,
+        }
+        return {"trainerStatus": _present(standard), "trainwright": _present(own)}
+
+
+def _present(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Termination:
+    """The final word of a pod, written to its termination message: JSON of at most 4 KiB.
+
+    ``reason`` is one of Completed, BadConfiguration, BadData, Hang, Preempted, Error. ``error`` is one line.
+    ``checkpoint`` is relative to the output folder.
+    """
+
+    reason: str
+    exit_code: int
+    rank: int | None = None
+    step: int | None = None
+    max_steps: int | None = None
+    epoch: float | None = None
+    error: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    checkpoint: str | None = None
+    best: dict[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """At most 4 KiB: metrics are dropped last-first, then the error is cut."""
+        metrics, error = dict(self.metrics), self.error
+        while True:
+            data = {**asdict(self), "metrics": metrics, "error": error}
+            text = json.dumps({k: v for k, v in data.items() if v not in (None, {})}, separators=(",", ":"))
+            if len(text.encode()) <= MAX_TERMINATION_BYTES:
+                return text
+            if metrics:
+                metrics.popitem()
+            else:
+                error = (error or "")[: len(error or "") // 2]
+
+    @staticmethod
+    def from_json(text: str) -> Termination | None:
+        """None when the text is not a termination message of ours (a user's own image may write anything)."""
+        try:
+            data = json.loads(text)
+            known = {key: data[key] for key in Termination.__dataclass_fields__ if key in data}
+            return Termination(**known)
+        except (ValueError, TypeError, KeyError):
+            return None
