@@ -1,0 +1,42 @@
+"""Where the harness keeps things, all outside the checkout.
+
+What is slow to make and the same for every cluster goes to the cache; what belongs to one cluster goes to its state
+folder, which is removed with it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from cluster.say import ClusterError
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent.parent
+
+
+def cache_dir() -> Path:
+    """Programs, base images and packages: kept from one cluster to the next."""
+    return _xdg("XDG_CACHE_HOME", ".cache") / "trainwright" / "cluster"
+
+
+def state_dir(name: str) -> Path:
+    """Everything that belongs to the cluster called ``name``: data, certificates, logs, process ids."""
+    return clusters_dir() / checked(name)
+
+
+def clusters_dir() -> Path:
+    """One folder for each cluster of this user that is up."""
+    return _xdg("XDG_STATE_HOME", ".local/state") / "trainwright" / "clusters"
+
+
+def checked(name: str) -> str:
+    """``name``, when every name derived from it (interface, container, folder) is a valid one."""
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?", name):
+        raise ClusterError(f"--name {name!r}: use at most 20 lower-case letters, digits and '-', a letter first")
+    return name
+
+
+def _xdg(variable: str, fallback: str) -> Path:
+    return Path(os.environ.get(variable) or Path.home() / fallback)

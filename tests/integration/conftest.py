@@ -1,0 +1,42 @@
+"""A control plane of its own for each run of the integration tests, with simulated nodes; ready in seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from cluster import programs
+from cluster.control_plane import ControlPlane
+from cluster.fixtures import namespace, pytest_runtest_makereport  # noqa: F401
+from cluster.kube import Kube
+
+
+def started(cluster: ControlPlane) -> Iterator[ControlPlane]:
+    """The cluster while the tests run, and no trace of it afterwards."""
+    absent = programs.missing(programs.CONTROL_PLANE)
+    if absent:
+        pytest.skip(f"not built yet: {', '.join(absent)} (make cluster-tools builds them once; it needs Go)")
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[ControlPlane]:
+    """The control plane, as one finds it on most clusters: PodGroup is not served."""
+    yield from started(ControlPlane(f"it-{os.getpid()}"))
+
+
+@pytest.fixture(scope="session")
+def gang_cluster() -> Iterator[ControlPlane]:
+    """A second control plane, which serves PodGroup."""
+    yield from started(ControlPlane(f"gang-{os.getpid()}", nodes=0, gangs=True))
+
+
+@pytest.fixture(scope="session")
+def kube(cluster: ControlPlane) -> Kube:
+    """A client with the administrator's rights."""
+    return cluster.kube
