@@ -1,0 +1,101 @@
+"""What the cluster last told us, newest first: the only place the reconciler reads from.
+
+Watches deliver at least once, out of order after a reconnect, and lose deletions while a list is taken again. So an
+object replaces another of the same name only when it is newer, a deletion leaves a mark that a late event of the
+deleted object cannot undo, and a full list evicts what it no longer holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+Object = dict[str, Any]
+ObjectKey = tuple[str, str]
+"""(namespace, name); the namespace of a cluster-scoped object is ''."""
+
+
+def key_of(obj: Object) -> ObjectKey:
+    meta = obj["metadata"]
+    return meta.get("namespace", ""), meta["name"]
+
+
+def version_of(obj: Object) -> int:
+    """The resourceVersion as a number: API servers give ever larger ones, whatever the resource."""
+    version = obj["metadata"].get("resourceVersion", "0")
+    return int(version) if version.isdigit() else 0
+
+
+def slim(obj: Object) -> Object:
+    """Without managedFields, which are half of an object's size and nobody here reads."""
+    meta = obj["metadata"]
+    if "managedFields" not in meta:
+        return obj
+    return {**obj, "metadata": {key: value for key, value in meta.items() if key != "managedFields"}}
+
+
+class Store:
+    """The objects of one resource, with an index by what ``group_by`` says of each (None: not indexed)."""
+
+    def __init__(self, group_by: Callable[[Object], Hashable | None] = lambda obj: None) -> None:
+        self._group_by = group_by
+        self._objects: dict[ObjectKey, Object] = {}
+        self._groups: dict[Hashable, dict[ObjectKey, None]] = {}
+        self._deleted: dict[ObjectKey, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __iter__(self) -> Iterator[Object]:
+        return iter(self._objects.values())
+
+    def get(self, key: ObjectKey) -> Object | None:
+        return self._objects.get(key)
+
+    def group(self, group: Hashable) -> list[Object]:
+        return [self._objects[key] for key in self._groups.get(group, ())]
+
+    def put(self, obj: Object) -> bool:
+        """Take ``obj`` in; False when it is not newer than what is known."""
+        key, version = key_of(obj), version_of(obj)
+        known = self._objects.get(key)
+        if (known is not None and version <= version_of(known)) or version <= self._deleted.get(key, -1):
+            return False
+        if known is not None:
+            self._drop(key, known)
+        self._deleted.pop(key, None)
+        self._objects[key] = slim(obj)
+        group = self._group_by(obj)
+        if group is not None:
+            self._groups.setdefault(group, {})[key] = None
+        return True
+
+    def remove(self, obj: Object) -> bool:
+        """Note that ``obj`` was deleted; False when a newer object of that name is known or none is."""
+        key, version = key_of(obj), version_of(obj)
+        known = self._objects.get(key)
+        if known is not None and version_of(known) > version:
+            return False
+        self._deleted[key] = max(version, self._deleted.get(key, 0))
+        if known is None:
+            return False
+        self._drop(key, known)
+        return True
+
+    def replace(self, objects: list[Object], version: int) -> list[Object]:
+        """Bring the store in line with a full list taken at ``version``; gives every object that changed or went."""
+        changed = [obj for obj in objects if self.put(obj)]
+        listed = {key_of(obj) for obj in objects}
+        gone = [obj for key, obj in self._objects.items() if key not in listed and version_of(obj) <= version]
+        for obj in gone:
+            self._drop(key_of(obj), obj)
+        self._deleted = {key: at for key, at in self._deleted.items() if at > version}
+        return changed + gone
+
+    def _drop(self, key: ObjectKey, obj: Object) -> None:
+        del self._objects[key]
+        group = self._group_by(obj)
+        if group is not None and (members := self._groups.get(group)) is not None:
+            members.pop(key, None)
+            if not members:
+                del self._groups[group]

@@ -1,0 +1,102 @@
+"""A queue of keys for level-triggered work: one worker a key, every burst of events one run, failures back off.
+
+An event says only *that* something changed; what changed is read from the cache when a worker gets to the key. So
+a key waits in the queue once, however often it is added; a key that is added while a worker holds it runs once more
+after that; and a key that failed comes back after a delay that doubles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+FIRST_BACKOFF_SECONDS = 0.25
+LAST_BACKOFF_SECONDS = 120.0
+
+
+class KeyedQueue(Generic[Key]):
+    """Keys in order of their due time; safe within one event loop.
+
+    ``now`` gives monotonic seconds (the loop's clock by default); ``jitter`` gives the factor that spreads retries.
+    """
+
+    def __init__(self, now: Callable[[], float] | None = None, jitter: Callable[[], float] | None = None) -> None:
+        self._now = now or (lambda: asyncio.get_running_loop().time())
+        self._jitter = jitter or (lambda: random.uniform(0.8, 1.2))
+        self._heap: list[tuple[float, int, Key]] = []
+        self._due: dict[Key, float] = {}
+        self._held: set[Key] = set()
+        self._again: dict[Key, float] = {}
+        self._failures: dict[Key, int] = {}
+        self._order = 0
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def add(self, key: Key, after: float = 0.0) -> None:
+        """Make ``key`` due in ``after`` seconds, or keep an earlier time it already has."""
+        due = self._now() + after
+        if key in self._held:
+            self._again[key] = min(due, self._again.get(key, due))
+        elif due < self._due.get(key, float("inf")):
+            self._due[key] = due
+            self._order += 1
+            heapq.heappush(self._heap, (due, self._order, key))
+            self._changed.set()
+
+    async def get(self) -> Key:
+        """The next due key, which this caller then holds until it calls :meth:`done`."""
+        while True:
+            wait = self._until_next()
+            if wait is not None and wait <= 0:
+                return self._take()
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), wait)
+            except TimeoutError:
+                continue
+
+    def done(self, key: Key, *, failed: bool = False, after: float | None = None) -> None:
+        """Give ``key`` back. A failed key returns with backoff; ``after`` brings it back at a chosen time."""
+        self._held.discard(key)
+        again = self._again.pop(key, None)
+        if failed:
+            self.add(key, self._backoff(key))
+            return
+        self._failures.pop(key, None)
+        if again is not None:
+            self.add(key, max(0.0, again - self._now()))
+        if after is not None:
+            self.add(key, after)
+
+    def forget(self, key: Key) -> None:
+        """Drop what is waiting for a key that no longer exists."""
+        self._due.pop(key, None)
+        self._again.pop(key, None)
+        self._failures.pop(key, None)
+
+    def _backoff(self, key: Key) -> float:
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        return min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 20)) * self._jitter()
+
+    def _until_next(self) -> float | None:
+        """Seconds until the earliest key is due; None when nothing waits. Drops entries that were superseded."""
+        while self._heap:
+            due, _, key = self._heap[0]
+            if self._due.get(key) == due:
+                return due - self._now()
+            heapq.heappop(self._heap)
+        return None
+
+    def _take(self) -> Key:
+        _, _, key = heapq.heappop(self._heap)
+        del self._due[key]
+        self._held.add(key)
+        return key

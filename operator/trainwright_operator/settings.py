@@ -1,0 +1,82 @@
+"""How one operator process is set up, by environment variables that the chart writes; every one has a default."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+PREFIX = "TRAINWRIGHT_"
+
+
+class SettingsError(Exception):
+    """A variable that does not fit; the message names it and what it takes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every field is read from ``TRAINWRIGHT_<FIELD>``. Times are seconds."""
+
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to watch; empty watches the whole cluster."""
+    operator_namespace: str = "trainwright-system"
+    """Where the lease and the endpoint's certificate live."""
+    pod_name: str = field(default_factory=socket.gethostname)
+    workers: int = 16
+    image: str = "trainwright/trainer:latest"
+    """The trainer image of pools that name none."""
+    lease_name: str = "trainwright-operator"
+    lease_duration: float = 15.0
+    lease_renew_deadline: float = 10.0
+    lease_period: float = 2.0
+    leader_election: bool = True
+    status_interval: float = 15.0
+    """The least time between two status writes that only bring progress."""
+    status_budget: float = 50.0
+    """Status writes a second that the whole operator may spend on progress."""
+    relist_interval: float = 600.0
+    progress_port: int = 8443
+    """0 leaves the progress endpoint out: pods then report by their termination message alone."""
+    progress_url: str = ""
+    """What pods are told; empty derives it from the Service of the chart."""
+    progress_service: str = "trainwright-progress"
+    progress_max_bytes: int = 64 * 1024
+    progress_rate: float = 5.0
+    """Pushes a second that one pod may make before it is answered 429."""
+    http_port: int = 8080
+    """Liveness, readiness and metrics."""
+    log_level: str = "INFO"
+
+    @property
+    def progress_hosts(self) -> list[str]:
+        """The names that the endpoint's certificate is for."""
+        service = f"{self.progress_service}.{self.operator_namespace}.svc"
+        return [service, f"{service}.cluster.local"]
+
+    @property
+    def progress_base_url(self) -> str:
+        return self.progress_url or f"https://{self.progress_hosts[0]}:{self.progress_port}"
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Raises :class:`SettingsError` for a value of the wrong type."""
+    known = {PREFIX + item.name.upper(): item for item in fields(Settings)}
+    values: dict[str, Any] = {}
+    for variable, text in environ.items():
+        if variable in known:
+            values[known[variable].name] = _parse(variable, text, str(known[variable].type))
+    return Settings(**values)
+
+
+def _parse(variable: str, text: str, kind: str) -> Any:
+    try:
+        if kind == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        if kind.startswith("tuple"):
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        return {"int": int, "float": float, "str": str}[kind](text)
+    except (KeyError, ValueError):
+        words = {"bool": "true or false", "int": "a whole number", "float": "a number of seconds or a rate"}
+        raise SettingsError(f"{variable}={text!r}: takes {words[kind]}") from None
