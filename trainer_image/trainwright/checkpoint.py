@@ -1,0 +1,337 @@
+"""Checkpoints on disk: whole or not there at all, never two writers in one folder, and nothing saved ever lost.
+
+A checkpoint is written aside, flushed, listed in a manifest with sizes and hashes, and renamed to ``checkpoint-N``; a
+killed writer leaves only rubbish that the next run removes. Every rank writes its own files; the *leader* of each
+output (rank 0, or one rank of every node where the nodes' outputs are not shared) moves them together and commits.
+
+An output that a TrainingJob uses carries its owner and the newest attempt that claimed it (see :mod:`~trainwright.fence`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from trainwright.diskio import explained, flush_folder, flush_tree, sha256_of
+from trainwright.fence import Fence
+from trainwright.ranks import Ranks
+
+PREFIX = "checkpoint"
+MANIFEST = "trainwright_manifest.json"
+TRAINER_STATE = "trainer_state.json"
+MANIFEST_VERSION = 1
+
+_NAME = re.compile(rf"^{PREFIX}-(\d+)$")
+_ASIDE = re.compile(rf"^\.{PREFIX}-(\d+)\.(part|new|replaced|deleted)\b")
+
+
+def get_last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The ``checkpoint-N`` of the highest N that is complete, or None. Torn ones are skipped with a warning."""
+    found = CheckpointStore(folder).newest_here(foreign=True)
+    return str(found) if found else None
+
+
+class CheckpointStore:
+    """The checkpoints of one output folder, as one rank sees them.
+
+    Args:
+        output_dir: Where ``checkpoint-N`` folders live; made when the first one is written.
+        owner: The job that trains here, or None for a plain run: nothing is claimed then, as Hugging Face users expect.
+        attempt: Which attempt of the owner; a newer one fences older ones out.
+        ranks: Who trains together; by default what torch.distributed says, or this process alone.
+
+    Whether the nodes share the output is found out, not configured: where they do not, every node keeps a full copy, as
+    nothing else could be resumed from.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        owner: str | None = None,
+        attempt: int = 0,
+        *,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.output = Path(output_dir)
+        self.ranks = ranks or Ranks.current()
+        self.fence = Fence(self.output, owner, attempt)
+        self._leader: int | None = None
+
+    # -- who writes
+
+    @property
+    def leader(self) -> int:
+        """The rank that commits on this rank's output."""
+        if self._leader is None:
+            self._leader = self._choose_leader()
+        return self._leader
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this rank writes what its output needs once: the model, the optimizer, the trainer's state."""
+        return self.leader == self.ranks.rank
+
+    def _choose_leader(self) -> int:
+        if self.ranks.world_size == 1:
+            return 0
+        return 0 if self._is_shared() else self.ranks.rank - self.ranks.local_rank
+
+    def _is_shared(self) -> bool:
+        """Whether every rank sees what rank 0 writes here: asked once, by a file that nobody can have cached."""
+        probe = self.output / f".probe-{os.getpid()}-{time.time_ns()}"
+        if self.ranks.rank == 0:
+            self.output.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+        name = self.ranks.gather(probe.name)[0]
+        shared = all(self.ranks.gather((self.output / name).exists()))
+        if self.ranks.rank == 0:
+            probe.unlink()
+        return shared
+
+    # -- taking over an output
+
+    def claim(self, adopt: bool = False) -> None:
+        """Make the output this run's own before it trains: fence older attempts out, clear what a killed writer left.
+
+        Raises:
+            UserError: The output is no folder, cannot be written, holds another job's checkpoints (and ``adopt`` is
+                false), or a newer attempt has claimed it.
+        """
+        self.ranks.agree(self._check_folder)
+        leads = self.is_leader
+        self.ranks.agree(lambda: self._claim_here(adopt) if leads else None)
+
+    def _check_folder(self) -> None:
+        with self._explained("prepare the output"):
+            self.output.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.output, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.output))
+
+    def _claim_here(self, adopt: bool) -> None:
+        with self._explained("prepare the output"):
+            self.fence.claim(adopt, holds_checkpoints=bool(self.steps()))
+            self._clear_rubbish()
+
+    def _clear_rubbish(self) -> None:
+        """Put back a checkpoint that a killed writer was replacing; remove whatever else was left aside."""
+        for folder in self.output.glob(f".{PREFIX}-*"):
+            match = _ASIDE.match(folder.name)
+            if match is None:
+                continue
+            home = self.path(int(match[1]))
+            if match[2] == "replaced" and not home.exists() and not self.problems(folder):
+                folder.rename(home)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    # -- finding
+
+    def path(self, step: int) -> Path:
+        return self.output / f"{PREFIX}-{step}"
+
+    def steps(self) -> list[int]:
+        """The steps that have a folder here, ascending, complete or not."""
+        try:
+            names = os.listdir(self.output)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(int(match[1]) for match in map(_NAME.match, names) if match and (self.output / match[0]).is_dir())
+
+    def newest(self, foreign: bool = False) -> Path | None:
+        """The newest complete checkpoint that every rank can read, the same step on all of them; None without one.
+
+        Args:
+            foreign: Also take folders without a manifest, as Hugging Face's Trainer writes them.
+        """
+        if self.ranks.world_size == 1:
+            return self.newest_here(foreign)
+        mine = self._complete_steps(foreign) if self.is_leader else None
+        held = [steps for steps in self.ranks.gather(mine) if steps is not None]
+        common = set.intersection(*map(set, held))
+        return self.path(max(common)) if common else None
+
+    def newest_here(self, foreign: bool = False) -> Path | None:
+        """Like :meth:`newest`, of this rank's own output alone: no other rank is asked."""
+        return next((self.path(step) for step in reversed(self.steps()) if self._is_complete(step, foreign)), None)
+
+    def _complete_steps(self, foreign: bool) -> list[int]:
+        return [step for step in self.steps() if self._is_complete(step, foreign)]
+
+    def _is_complete(self, step: int, foreign: bool) -> bool:
+        problems = self.problems(self.path(step), foreign)
+        if problems:
+            warnings.warn(f"{self.path(step)} is skipped: {problems[0]}", stacklevel=3)
+        return not problems
+
+    def problems(self, folder: Path, foreign: bool = True) -> list[str]:
+        """Why a checkpoint cannot be trusted, in words; empty when every file is there with its size and hash."""
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            return _compare(folder, manifest["files"])
+        except FileNotFoundError:
+            return _foreign_problems(folder) if foreign else [f"it has no {MANIFEST}"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            return [f"its {MANIFEST} cannot be read ({error})"]
+
+    # -- writing
+
+    def write(self, step: int, fill: Callable[[Path], None]) -> Path:
+        """Write ``checkpoint-<step>``; all ranks call it together and return when it is there.
+
+        Args:
+            step: The optimizer step it is of. An older checkpoint of this step is replaced.
+            fill: Writes this rank's files into the empty folder that it is given.
+
+        Raises:
+            UserError: The disk is full or unwritable, or a newer attempt has claimed the output. What was written
+                aside is removed; every earlier checkpoint stays.
+        """
+        part, leads = self._part(step, self.ranks.rank), self.is_leader
+        try:
+            files = self.ranks.agree(lambda: self._write_part(step, part, fill))
+            self.ranks.agree(lambda: self._commit(step, files) if leads else None)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return self.path(step)
+
+    def _part(self, step: int, rank: int) -> Path:
+        return self.output / f".{PREFIX}-{step}.part-{rank}"
+
+    def _write_part(self, step: int, part: Path, fill: Callable[[Path], None]) -> tuple[int, dict[str, Any]]:
+        with self._explained(f"save {PREFIX}-{step}"):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            fill(part)
+            return self.leader, flush_tree(part)
+
+    def _commit(self, step: int, parts: list[tuple[int, dict[str, Any]]]) -> None:
+        """Move every rank's files into one folder, list them, and give it its name."""
+        whole = self.output / f".{PREFIX}-{step}.new"
+        with self._explained(f"save {PREFIX}-{step}"):
+            try:
+                shutil.rmtree(whole, ignore_errors=True)
+                whole.mkdir()
+                files = self._collect(step, whole, parts)
+                self._write_manifest(whole, step, files)
+                flush_folder(whole)
+                self.fence.check()
+                self._rename_into_place(whole, self.path(step))
+            finally:
+                shutil.rmtree(whole, ignore_errors=True)
+
+    def _collect(self, step: int, whole: Path, parts: list[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+        files: dict[str, Any] = {}
+        for rank, (leader, entries) in enumerate(parts):
+            if leader != self.ranks.rank:
+                continue
+            part = self._part(step, rank)
+            for name, entry in entries.items():
+                if name in files:
+                    raise FileExistsError(errno.EEXIST, f"ranks write the same file {name}", str(part / name))
+                (whole / name).parent.mkdir(parents=True, exist_ok=True)
+                os.rename(part / name, whole / name)
+                files[name] = entry
+        return files
+
+    def _write_manifest(self, folder: Path, step: int, files: dict[str, Any]) -> None:
+        manifest = {
+            "version": MANIFEST_VERSION,
+            "step": step,
+            "owner": self.fence.owner,
+            "attempt": self.fence.attempt,
+            "worldSize": self.ranks.world_size,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "files": files,
+        }
+        with open(folder / MANIFEST, "w", encoding="utf-8") as file:
+            json.dump(manifest, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _rename_into_place(self, whole: Path, home: Path) -> None:
+        """A folder cannot be renamed over another: the old one steps aside until the new one has the name."""
+        aside = home.with_name(f".{home.name}.replaced")
+        if home.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            home.rename(aside)
+        try:
+            whole.rename(home)
+        except OSError:
+            if aside.exists():
+                aside.rename(home)
+            raise
+        flush_folder(self.output)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    # -- deleting
+
+    def rotate(self, limit: int | None, keep: Iterable[str | os.PathLike[str]] = (), newest: int | None = None) -> None:
+        """Delete the oldest checkpoints beyond ``limit``; the newest and those in ``keep`` (the best) always stay.
+
+        Args:
+            limit: How many may stay; None or 0 for all.
+            keep: Folders that stay and count.
+            newest: The step last written. Higher steps are of a run before this one, and go first.
+        """
+        if not limit or limit <= 0 or not self.is_leader:
+            return
+        with self._explained("delete old checkpoints"):
+            self.fence.check()
+            for step in self._outdated(limit, {Path(folder).name for folder in keep}, newest):
+                self.delete(step)
+
+    def _outdated(self, limit: int, kept_names: set[str], newest: int | None) -> list[int]:
+        steps = self.steps()
+        if newest in steps:
+            steps = [step for step in steps if step > newest] + [step for step in steps if step <= newest]
+        free = [step for step in steps[:-1] if self.path(step).name not in kept_names]
+        return free[: max(0, len(steps) - limit)]
+
+    def delete(self, step: int) -> None:
+        """Rename aside, then delete: a reader never finds half of it under its name."""
+        aside = self.output / f".{PREFIX}-{step}.deleted"
+        shutil.rmtree(aside, ignore_errors=True)
+        self.path(step).rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _explained(self, doing: str) -> Any:
+        return explained(f"{self.output}: cannot {doing}", self._what_stays)
+
+    def _what_stays(self) -> str:
+        steps = self.steps()
+        return f"{PREFIX}-{steps[-1]} stays" if steps else "no checkpoint had been saved"
+
+
+def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+    """Sizes first, as they cost nothing; hashes only where all sizes agree."""
+    problems = []
+    for name, entry in files.items():
+        try:
+            size = (folder / name).stat().st_size
+        except OSError:
+            problems.append(f"{name} is missing")
+        else:
+            if size != entry["size"]:
+                problems.append(f"{name} has {size} bytes of {entry['size']}")
+    return problems or [
+        f"{name} is damaged (its hash differs)"
+        for name, entry in files.items()
+        if sha256_of(folder / name) != entry["sha256"]
+    ]
+
+
+def _foreign_problems(folder: Path) -> list[str]:
+    """A checkpoint that another library wrote: its trainer state comes last, so one that reads is taken as whole."""
+    try:
+        json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return [f"it has neither a {MANIFEST} nor a readable {TRAINER_STATE}"]
+    return []

@@ -1,0 +1,104 @@
+"""Bytes that are really on the disk, and one clear line when they cannot be.
+
+Flushing waits for the device and hashing for the processor, so each file is hashed in one thread while another waits
+for its flush: on a machine with SHA instructions the hash costs no time of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trainwright.contract import UserError
+
+_MENDS = {
+    errno.ENOSPC: "the disk is full; free space, take a larger volume, or keep fewer checkpoints (save_total_limit)",
+    errno.EDQUOT: "the disk quota is used up; free space or keep fewer checkpoints (save_total_limit)",
+    errno.EFBIG: "a file grew beyond the size allowed here; raise the limit or save elsewhere",
+    errno.EROFS: "it is on a read-only file system; mount it writable or choose another output_dir",
+    errno.EACCES: "permission denied; make it writable for this user or choose another output_dir",
+    errno.EPERM: "permission denied; make it writable for this user or choose another output_dir",
+    errno.ENOTDIR: "it is a file, or lies below one; choose a folder as output_dir",
+    errno.EEXIST: "it is a file; choose a folder as output_dir",
+}
+_RUST_ENOSPC = ("os error 28", "os error 122", "os error 27")
+
+
+def flush_tree(folder: Path) -> dict[str, dict[str, Any]]:
+    """Flush every file below ``folder`` to the disk. Returns ``{relative name: {"size", "sha256"}}``."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="flush") as pool:
+        flushes = [pool.submit(_flush_file, path) for path in files]
+        hashes = list(pool.map(sha256_of, files))
+        for flush in flushes:
+            flush.result()
+    for inner in {path.parent for path in files}:
+        flush_folder(inner)
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(files, hashes, strict=True)
+    }
+
+
+def _flush_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames and new names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot flush a folder, and need not
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """The hash that ``sha256sum`` prints."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a small file so that a reader finds the old text or the new one, never half of either."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(aside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    flush_folder(path.parent)
+
+
+@contextmanager
+def explained(what: str, aftermath: Callable[[], str]) -> Iterator[None]:
+    """Turn a failure of the disk into a :class:`UserError` of one line; any other error passes as it is."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        mend = _mend(error)
+        if mend is None:
+            raise
+        raise UserError(f"{what}: {mend}; {aftermath()}") from error
+
+
+def _mend(error: Exception) -> str | None:
+    """Writers in C++ and Rust lose the errno on the way and leave only their words."""
+    if isinstance(error, OSError):
+        return _MENDS.get(error.errno or 0)
+    text = str(error)
+    if any(code in text for code in _RUST_ENOSPC) or "No space left" in text:
+        return _MENDS[errno.ENOSPC]
+    return None

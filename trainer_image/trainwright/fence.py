@@ -1,0 +1,89 @@
+"""Who may write to an output: its owner, and of the owner's attempts only the newest.
+
+An attempt that lost its node may still be alive when its successor starts. The successor leaves its claim in the
+output before it reads anything there, and a writer looks for newer claims just before it gives a checkpoint its name:
+the older one then stops. Claims are files of their own, so two attempts that start together cannot overwrite each other's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from trainwright.contract import UserError
+from trainwright.diskio import flush_folder, write_durably
+
+FOLDER = ".trainwright"
+OWNER_FILE = "owner.json"
+
+
+class Fence:
+    """The claims on one output folder.
+
+    Args:
+        output: The output folder.
+        owner: A name that no other job has (namespace/name/uid); None for a plain run, which claims nothing.
+        attempt: Counts up from 1 within the owner.
+    """
+
+    def __init__(self, output: Path, owner: str | None, attempt: int) -> None:
+        self.output = output
+        self.owner = owner
+        self.attempt = attempt
+        self._folder = output / FOLDER
+
+    def claim(self, adopt: bool, holds_checkpoints: bool) -> None:
+        """Leave this attempt's claim.
+
+        Raises:
+            UserError: The output holds checkpoints that are not this owner's, or a newer attempt was here.
+        """
+        if self.owner is None:
+            return
+        holder = self._holder()
+        if holder != self.owner:
+            if holds_checkpoints and not adopt:
+                whose = f"of the job {holder}" if holder else "that no TrainingJob wrote"
+                raise UserError(
+                    f"{self.output}: holds checkpoints {whose}; choose another output or subPath, "
+                    "or set output.adopt: true to go on from them"
+                )
+            self._take_over()
+        self.check()
+        (self._folder / f"attempt-{self.attempt}").touch()
+        flush_folder(self._folder)
+
+    def _take_over(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        for claim in self._folder.glob("attempt-*"):
+            claim.unlink(missing_ok=True)
+        write_durably(self._folder / OWNER_FILE, json.dumps({"owner": self.owner}))
+
+    def check(self) -> None:
+        """Raises :class:`UserError` when another job or a newer attempt has claimed the output."""
+        if self.owner is None:
+            return
+        holder = self._holder()
+        if holder != self.owner:
+            raise UserError(
+                f"{self.output}: was taken over by the job {holder}; this one ({self.owner}) stops writing to it"
+            )
+        newest = self._newest_attempt()
+        if newest > self.attempt:
+            raise UserError(
+                f"{self.output}: attempt {newest} of this job has claimed it; attempt {self.attempt} stops writing to it"
+            )
+
+    def _holder(self) -> str | None:
+        try:
+            holder: str = json.loads((self._folder / OWNER_FILE).read_text(encoding="utf-8"))["owner"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            return "(unreadable claim)"
+        return holder
+
+    def _newest_attempt(self) -> int:
+        claims = (name.removeprefix("attempt-") for name in os.listdir(self._folder))
+        return max((int(number) for number in claims if number.isdigit()), default=0)
