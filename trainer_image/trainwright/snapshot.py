@@ -1,0 +1,179 @@
+"""What one checkpoint holds of a run, in the files of Hugging Face's Trainer, and how a run goes on from it.
+
+``model.safetensors`` with ``config.json`` and tokenizer where there are any, ``optimizer.pt``, ``scheduler.pt``,
+``scaler.pt``, ``trainer_state.json``, ``rng_state.pth`` (``rng_state_<rank>.pth`` when there are several). Beside them
+two of our own: ``training_args.json`` instead of a pickle, and ``data_state.pt`` (or ``data_state_<rank>.pt``).
+Everything is read with ``weights_only=True``: a checkpoint can run no code.
+
+To resume: :func:`load_snapshot` once model, optimizer and scheduler exist; then, as the very last thing before the first
+batch is drawn, :func:`restore_position`, so that nothing in between (callbacks, an evaluation) moves the generators.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainwright.contract import UserError
+from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rng_state
+from trainwright.weights import load_weights, save_weights
+
+OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
+TRAINER_STATE = "trainer_state.json"
+TRAINING_ARGS = "training_args.json"
+
+
+def save_snapshot(trainer: Any, folder: Path, leader: bool = True) -> None:
+    """Write this rank's part of a checkpoint into an empty folder.
+
+    Args:
+        trainer: A Trainer between two steps.
+        folder: Where to; see :meth:`trainwright.checkpoint.CheckpointStore.write`.
+        leader: Whether this rank also writes what all ranks share.
+    """
+    folder = Path(folder)
+    if leader:
+        save_model_files(trainer, folder)
+    if not trainer.args.save_only_model:
+        _save_rank_state(trainer, folder)
+        if leader:
+            _save_shared_state(trainer, folder)
+    if leader:
+        trainer.state.save_to_json(folder / TRAINER_STATE)
+
+
+def save_model_files(trainer: Any, folder: Path) -> None:
+    """What it takes to use the model elsewhere: weights, configuration, tokenizer; and how it was trained."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(trainer.model, folder)
+    processing = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
+    if processing is not None:
+        processing.save_pretrained(folder)
+    args = json.dumps(trainer.args.to_dict(), indent=2, sort_keys=True, default=str)
+    (folder / TRAINING_ARGS).write_text(args + "\n", encoding="utf-8")
+
+
+def _save_shared_state(trainer: Any, folder: Path) -> None:
+    for name, part in _parts(trainer).items():
+        _save(part.state_dict(), folder / name)
+
+
+def _save_rank_state(trainer: Any, folder: Path) -> None:
+    loader = getattr(trainer.callback_handler, "train_dataloader", None)
+    _save(rng_state(), folder / _of_rank("rng_state", "pth", trainer))
+    if hasattr(loader, "position"):
+        _save(loader.position(), folder / _of_rank("data_state", "pt", trainer))
+
+
+def _parts(trainer: Any) -> dict[str, Any]:
+    """File name -> what has a ``state_dict`` to be saved in it, where the run has such a thing."""
+    scaler = getattr(trainer, "scaler", None) or getattr(trainer.accelerator, "scaler", None)
+    parts = {OPTIMIZER: trainer.optimizer, SCHEDULER: trainer.lr_scheduler, SCALER: scaler}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _of_rank(stem: str, suffix: str, trainer: Any) -> str:
+    args = trainer.args
+    return f"{stem}.{suffix}" if args.world_size <= 1 else f"{stem}_{args.process_index}.{suffix}"
+
+
+def _save(value: Any, path: Path) -> None:
+    """Through a file of Python's own: torch's writer forgets that the disk was full."""
+    with open(path, "wb") as file:
+        torch.save(value, file)
+
+
+def load_snapshot(trainer: Any, folder: Path) -> None:
+    """Load model, optimizer, scheduler and scaler, in place.
+
+    Raises:
+        UserError: A file is damaged, or the checkpoint is of another model or optimizer.
+    """
+    folder = Path(folder)
+    load_weights(trainer.model, folder)
+    load_training_state(trainer, folder)
+
+
+def load_training_state(trainer: Any, folder: Path) -> None:
+    """Optimizer, scheduler and scaler, for a model whose weights are loaded already."""
+    folder = Path(folder)
+    found = {name: part for name, part in _parts(trainer).items() if (folder / name).is_file()}
+    if OPTIMIZER not in found:
+        warnings.warn(
+            f"{folder}: holds the model alone (save_only_model); optimizer, scheduler and random state start afresh",
+            stacklevel=2,
+        )
+    for name, part in found.items():
+        with _explained(folder / name):
+            part.load_state_dict(_load(folder / name))
+
+
+def restore_position(trainer: Any, folder: Path, loader: Any = None) -> None:
+    """Put the data and the random generators where they stood; call it just before the first ``batches(...)``.
+
+    A checkpoint of another world size has no state for every rank: sample order and step count are kept, the
+    generators are seeded anew from (seed, step, rank), and a warning says so; ``full_determinism`` refuses it instead.
+    """
+    folder = Path(folder)
+    data_file, rng_file = (folder / _of_rank(*name, trainer) for name in (("data_state", "pt"), ("rng_state", "pth")))
+    if _world_size(folder) not in (trainer.args.world_size, None):
+        _reseed(trainer, folder)
+        return
+    if data_file.is_file() and hasattr(loader, "resume_at"):
+        with _explained(data_file):
+            loader.resume_at(_load(data_file))
+    if rng_file.is_file():
+        with _explained(rng_file):
+            set_rng_state(_load(rng_file))
+
+
+def _world_size(folder: Path) -> int | None:
+    """How many ranks wrote a checkpoint; None when it holds no random state at all."""
+    if (folder / "rng_state.pth").is_file():
+        return 1
+    return len(list(folder.glob("rng_state_*.pth"))) or None
+
+
+def _reseed(trainer: Any, folder: Path) -> None:
+    args, before = trainer.args, _world_size(folder)
+    if args.full_determinism:
+        raise UserError(
+            f"{folder}: was written by {before} processes and this run has {args.world_size}; full_determinism asks for "
+            f"the same bits, which takes {before} processes again"
+        )
+    warnings.warn(
+        f"{folder}: was written by {before} processes, this run has {args.world_size}: the sample order goes on, but "
+        "every process draws new random numbers, so the result is not that of an uninterrupted run",
+        stacklevel=3,
+    )
+    seed_everything(derived_seed(args.seed, trainer.state.global_step, args.process_index))
+
+
+def _load(path: Path) -> Any:
+    with torch.serialization.safe_globals(_numpy_types()):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _numpy_types() -> list[Any]:
+    """What the state of NumPy's generator is pickled with."""
+    from numpy._core import multiarray
+
+    return [multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: does not fit this run or is damaged ({words}); resume from another one") from error

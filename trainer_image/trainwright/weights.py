@@ -1,0 +1,177 @@
+"""Model weights as ``safetensors``, in the files that ``from_pretrained`` reads.
+
+Models with ``save_pretrained`` write themselves. A plain ``nn.Module`` becomes one ``model.safetensors``: tensors that
+share memory (tied weights) are stored once and the other names are kept in the file's metadata, as safetensors'
+``save_model`` does, so that ``safetensors.torch.load_model`` reads it too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from trainwright.contract import UserError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLED = "pytorch_model.bin"
+EXTRA_STATE = "model_extra_state.pt"
+"""What ``get_extra_state`` of a plain module returns, where it is no tensor."""
+
+_LISTED = 10
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside the wrappers of torch.compile and of data parallelism."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write the weights, and the configuration files where the model has them."""
+    model = unwrap(model)
+    if hasattr(model, "save_pretrained"):
+        model.save_pretrained(folder)
+    else:
+        _save_plain(model.state_dict(), folder)
+
+
+def _save_plain(state: Mapping[str, Any], folder: Path) -> None:
+    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    extra = {name: value for name, value in state.items() if name not in tensors}
+    if extra:
+        torch.save(extra, folder / EXTRA_STATE)
+    aliases = _aliases(tensors)
+    kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in aliases}
+    save_file(_without_overlap(kept), folder / WEIGHTS, metadata={"format": "pt", **aliases})
+
+
+def _aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Name -> the first name of the very same elements in memory."""
+    first: dict[Any, str] = {}
+    aliases = {}
+    for name, tensor in tensors.items():
+        if tensor.numel() and tensor.device.type != "meta":
+            place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if first.setdefault(place, name) != name:
+                aliases[name] = first[place]
+    return aliases
+
+
+def _without_overlap(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Safetensors refuses views of one storage: all but the first are copied."""
+    seen: set[Any] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        storage = (tensor.device, tensor.untyped_storage().data_ptr())
+        result[name] = tensor.clone() if tensor.numel() and storage in seen else tensor
+        seen.add(storage)
+    return result
+
+
+def has_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (WEIGHTS, INDEX, PICKLED))
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load the weights of a checkpoint into ``model``, in place.
+
+    Raises:
+        UserError: There are none, they are damaged, or they are of another model (keys and shapes are listed).
+    """
+    model, folder = unwrap(model), Path(folder)
+    state = read_weights(folder)
+    if problems := _differences(model, state):
+        state = _converted(model, folder) or _refuse(folder, problems)
+    model.load_state_dict(state, strict=False)
+
+
+def read_weights(folder: Path) -> dict[str, Any]:
+    """Every tensor of a checkpoint by name, on the CPU, from any of the layouts that Hugging Face writes."""
+    try:
+        if (folder / WEIGHTS).is_file():
+            return _read_plain(folder)
+        if (folder / INDEX).is_file():
+            shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+            return {name: tensor for shard in sorted(shards) for name, tensor in load_file(folder / shard).items()}
+        if (folder / PICKLED).is_file():
+            return torch.load(folder / PICKLED, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder}: the weights cannot be read ({_first_line(error)}); use another checkpoint"
+        ) from error
+    raise UserError(f"{folder}: holds no weights ({WEIGHTS}); give the path of a checkpoint-N folder")
+
+
+def _read_plain(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = load_file(folder / WEIGHTS)
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        aliases = file.metadata() or {}
+    state.update({name: state[kept] for name, kept in aliases.items() if kept in state})
+    if (folder / EXTRA_STATE).is_file():
+        state.update(torch.load(folder / EXTRA_STATE, weights_only=True))
+    return state
+
+
+def _differences(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
+    """Every way in which ``state`` is not this model's, tied weights aside."""
+    own = model.state_dict()
+    loaded = {_place(own[name]) for name in own.keys() & state.keys()}
+    ignored = _matcher(getattr(model, "_keys_to_ignore_on_save", None) or ())
+    missing = [n for n in own if n not in state and not ignored(n) and _place(own[n]) not in loaded]
+    unexpected = [name for name in state if name not in own]
+    shapes = [
+        f"{name} is {tuple(value.shape)} there and {tuple(own[name].shape)} here"
+        for name, value in state.items()
+        if name in own and isinstance(value, torch.Tensor) and value.shape != own[name].shape
+    ]
+    return [f"missing {n}" for n in missing] + [f"unexpected {n}" for n in unexpected] + shapes
+
+
+def _place(value: Any) -> Any:
+    is_stored = isinstance(value, torch.Tensor) and value.numel() and value.device.type != "meta"
+    return value.data_ptr() if is_stored else id(value)
+
+
+def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    import re
+
+    compiled = [re.compile(pattern) for pattern in patterns]
+    return lambda name: any(pattern.search(name) for pattern in compiled)
+
+
+def _converted(model: nn.Module, folder: Path) -> dict[str, Any] | None:
+    """Some architectures of transformers are stored under other names than they compute with: let it convert them."""
+    if not hasattr(type(model), "from_pretrained") or not (folder / "config.json").is_file():
+        return None
+    try:
+        loaded, info = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+    except (RuntimeError, ValueError, OSError):
+        return None
+    state = loaded.state_dict()
+    is_whole = not any(info.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return state if is_whole and not _differences(model, state) else None
+
+
+def _refuse(folder: Path, problems: list[str]) -> Any:
+    more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    raise UserError(
+        f"{folder}: is a checkpoint of another model: {'; '.join(problems[:_LISTED])}{more}; "
+        "build the model as it was trained, or train from the start in another output_dir"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
