@@ -41,6 +41,7 @@ class Settings:
     """0 leaves the progress endpoint out: pods then report by their termination message alone."""
     progress_url: str = ""
     """What pods are told; empty derives it from the Service of the chart."""
+    certificate_secret: str = "trainwright-progress-tls"
     progress_service: str = "trainwright-progress"
     progress_max_bytes: int = 64 * 1024
     progress_rate: float = 5.0

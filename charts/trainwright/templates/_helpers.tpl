@@ -1,0 +1,24 @@
+{{- define "trainwright.fullname" -}}
+{{- if contains "trainwright" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-trainwright" .Release.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "trainwright.serviceAccountName" -}}
+{{- default (include "trainwright.fullname" .) .Values.serviceAccount.name }}
+{{- end }}
+
+{{- define "trainwright.selectorLabels" -}}
+app.kubernetes.io/name: trainwright-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "trainwright.labels" -}}
+{{ include "trainwright.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: trainwright
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "trainwright.certificateSecret" -}}
+{{ include "trainwright.fullname" . }}-progress-tls
+{{- end }}

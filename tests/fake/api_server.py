@@ -1,0 +1,136 @@
+"""An API server in this process, for what a real one cannot be asked to do on cue: fail, stall, expire a list.
+
+It stores objects, counts up resourceVersions, answers conflicts, and keeps a log of requests. ``fail(verb, code)`` makes
+the next matching requests fail. It validates nothing: what only a real API server knows is tested against a real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from trainwright_operator.connection import Connection
+
+
+@dataclass
+class Fault:
+    verb: str
+    code: int
+    times: int
+    path: str = ""
+    retry_after: str | None = None
+
+
+@dataclass
+class FakeApiServer:
+    """``requests`` counts (verb, resource); ``objects`` maps a path to its object."""
+
+    objects: dict[str, dict] = field(default_factory=dict)
+    requests: Counter = field(default_factory=Counter)
+    faults: list[Fault] = field(default_factory=list)
+    version: int = 100
+    page: int = 500
+
+    def fail(self, verb, code, times=1, path="", retry_after=None):
+        self.faults.append(Fault(verb, code, times, path, retry_after))
+
+    def put(self, path, obj):
+        self.version += 1
+        obj["metadata"]["resourceVersion"] = str(self.version)
+        self.objects[path] = obj
+        return obj
+
+    @asynccontextmanager
+    async def serve(self):
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = site._server.sockets[0].getsockname()[1]
+        try:
+            yield Connection(f"http://127.0.0.1:{port}", None)
+        finally:
+            await runner.cleanup()
+
+    async def _handle(self, request):
+        path, verb = request.path, request.method
+        self.requests[verb, _resource(path)] += 1
+        for fault in self.faults:
+            if fault.times > 0 and fault.verb in (verb, "*") and fault.path in path:
+                fault.times -= 1
+                return await _failure(request, fault)
+        body = json.loads(await request.read() or "{}")
+        answer = {"GET": self._get, "POST": self._post, "PATCH": self._patch, "PUT": self._put, "DELETE": self._delete}
+        return answer[verb](path, body, request)
+
+    def _get(self, path, _, request):
+        if path in self.objects:
+            return web.json_response(self.objects[path])
+        below = [obj for at, obj in sorted(self.objects.items()) if at.rpartition("/")[0] == path]
+        if not below and not path.endswith("s"):
+            return _status(404, "NotFound", f"{path} not found")
+        start = int(request.query.get("continue", "0"))
+        end = start + min(self.page, int(request.query.get("limit", str(self.page))))
+        meta = {"resourceVersion": str(self.version), **({"continue": str(end)} if end < len(below) else {})}
+        return web.json_response({"metadata": meta, "items": below[start:end]})
+
+    def _post(self, path, body, _):
+        name = body["metadata"].get("name", f"generated-{self.version}")
+        if f"{path}/{name}" in self.objects:
+            return _status(409, "AlreadyExists", f"{name} already exists")
+        body["metadata"].setdefault("uid", f"uid-{self.version}")
+        return web.json_response(self.put(f"{path}/{name}", body), status=201)
+
+    def _put(self, path, body, _):
+        known = self.objects.get(path)
+        if known is None or known["metadata"]["resourceVersion"] != body["metadata"].get("resourceVersion"):
+            return _status(409, "Conflict", "the object has been modified")
+        return web.json_response(self.put(path, body))
+
+    def _patch(self, path, body, _):
+        target = path.removesuffix("/status")
+        known = self.objects.get(target)
+        if known is None:
+            return web.json_response(self.put(target, body), status=201)
+        asked = body.get("metadata", {}).pop("resourceVersion", None)
+        if asked not in (None, known["metadata"]["resourceVersion"]):
+            return _status(409, "Conflict", "the object has been modified")
+        return web.json_response(self.put(target, _merged(known, body)))
+
+    def _delete(self, path, _, __):
+        if self.objects.pop(path, None) is None:
+            return _status(404, "NotFound", "not found")
+        return web.json_response({"status": "Success"})
+
+
+async def _failure(request, fault):
+    if fault.code == 0:
+        request.transport.close()
+        await asyncio.sleep(0)
+        return web.Response()
+    headers = {"Retry-After": fault.retry_after} if fault.retry_after else None
+    return web.json_response({"reason": "Injected", "message": "injected"}, status=fault.code, headers=headers)
+
+
+def _status(code, reason, message):
+    return web.json_response({"kind": "Status", "reason": reason, "message": message}, status=code)
+
+
+def _merged(known, patch):
+    """A JSON merge patch (RFC 7386)."""
+    if not isinstance(patch, dict) or not isinstance(known, dict):
+        return patch
+    merged = {key: value for key, value in known.items() if patch.get(key, value) is not None}
+    return merged | {key: _merged(known.get(key), value) for key, value in patch.items() if value is not None}
+
+
+def _resource(path):
+    parts = path.strip("/").split("/")
+    known = ("services", "jobs", "pods", "configmaps", "trainingjobs", "acceleratorpools", "leases", "tokenreviews")
+    return next((part for part in parts if part in (*known, "events", "secrets")), parts[-1])
