@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from fake.api_server import FakeApiServer
 from trainwright_operator.api import Api, ApiError, Resource
 
