@@ -1,0 +1,185 @@
+"""What every rank does around its own work: say in one line why it failed, and end in bounded time.
+
+``run(main)`` is the whole of a rank's ``__main__``; ``python -m trainwright.entry SCRIPT [ARGS]`` runs a user's own
+file under it, as ``python SCRIPT ARGS`` would. Standard library only: a script may not need torch, and its image may
+hold nothing else of ours.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import runpy
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NoReturn
+
+from trainwright import nodefiles
+from trainwright.contract import ExitCode, UserError
+
+DUMP_SIGNAL = signal.SIGUSR1
+"""Asks a rank for the stacks of all its threads."""
+EXIT_HANDLER_SECONDS = 10.0
+"""How long a failed rank may spend in its ``atexit`` handlers."""
+MAX_ERROR_CHARACTERS = 1500
+
+_OWN_FRAMES = (__file__, "<frozen runpy>", runpy.__file__)
+_LOST_PEER = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection was likely closed",
+    "connection refused",
+    "broken pipe",
+    "gloo",
+    "nccl",
+    "socket timeout",
+)
+
+
+def run(main: Callable[[], object]) -> NoReturn:
+    """Runs a rank's work and ends the process: the exit code of a :class:`UserError` or ``SystemExit``, else 0 or 1.
+
+    A :class:`UserError` prints one line; any other exception its traceback, without our own frames.
+    """
+    prepare()
+    try:
+        main()
+    except BaseException as error:
+        code = _settle(error)
+        if code != ExitCode.DONE:
+            leave(code)
+    sys.exit(ExitCode.DONE)
+
+
+def prepare() -> None:
+    """Makes this process answer the launcher: stacks on SIGUSR1, an orderly end on SIGTERM."""
+    folder = nodefiles.node_dir()
+    faulthandler.enable()
+    if folder is not None:
+        stacks = nodefiles.stacks_path(folder, nodefiles.local_rank()).open("w")
+        faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
+    signal.signal(signal.SIGTERM, _stop)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process with ``code`` after its ``atexit`` handlers, waiting for no thread and no communicator.
+
+    Threads and collectives may wait for a peer that is gone; a failed rank must not.
+    """
+    guard = threading.Timer(EXIT_HANDLER_SECONDS, os._exit, (code,))
+    guard.daemon = True
+    guard.start()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
+
+
+def run_script(path: str, args: Sequence[str] = ()) -> None:
+    """Runs a Python file as ``python path args`` does: ``sys.argv``, ``sys.path[0]`` and ``__main__`` are its own.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it is not Python.
+    """
+    _check_script(path)
+    sys.argv = [path, *args]
+    sys.path[0] = str(Path(path).resolve().parent)
+    runpy.run_path(path, run_name="__main__")
+
+
+def _check_script(path: str) -> None:
+    try:
+        compile(Path(path).read_bytes(), path, "exec")
+    except OSError as error:
+        raise UserError(f"script: cannot read {path} ({error.strerror}); it must be in the image or a volume") from None
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"script: {path} is not Python: {_line(error)}") from error
+
+
+def _stop(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(int(ExitCode.PREEMPTED))
+
+
+def _settle(error: BaseException) -> int:
+    """Tells the log and the launcher about ``error``; returns the exit code it asks for."""
+    if isinstance(error, SystemExit):
+        return _settle_exit(error)
+    if isinstance(error, UserError):
+        _print(f"error: {_one_line(str(error))}")
+        _record(error.exit_code, _one_line(str(error)))
+        return int(error.exit_code)
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    place = _shown(error.__traceback__)
+    sys.excepthook(type(error), error.with_traceback(place), place)
+    _record(1, _line(error, place), secondary=_says_peer_lost(error))
+    return 1
+
+
+def _settle_exit(error: SystemExit) -> int:
+    if error.code is None or isinstance(error.code, int):
+        code = int(error.code or 0) & 0xFF
+        if code not in (ExitCode.DONE, ExitCode.PREEMPTED):
+            _record(code, f"the script ended with exit code {code}")
+        return code
+    _print(str(error.code))
+    _record(1, _one_line(str(error.code)))
+    return 1
+
+
+def _record(code: int, line: str, secondary: bool = False) -> None:
+    folder = nodefiles.node_dir()
+    if folder is not None:
+        rank = int(os.environ.get("RANK", "0"))
+        nodefiles.RankError(rank, int(code), line, secondary).write(folder, nodefiles.local_rank())
+
+
+def _print(text: str) -> None:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    print(f"[rank {os.environ.get('RANK', '0')}] {text}" if several else text, file=sys.stderr, flush=True)
+
+
+def _shown(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the user's first frame on."""
+    while trace is not None and trace.tb_frame.f_code.co_filename in _OWN_FRAMES:
+        trace = trace.tb_next
+    return trace
+
+
+def _line(error: BaseException, trace: TracebackType | None = None) -> str:
+    """``ValueError: no such column (train.py, line 12)``: the place is where the user's file last was."""
+    text = _one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    if trace is None:
+        return text
+    frames = traceback.extract_tb(trace)
+    last = [frame for frame in frames if frame.filename == frames[0].filename][-1]
+    return f"{text} ({Path(last.filename).name}, line {last.lineno})"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:MAX_ERROR_CHARACTERS]
+
+
+def _says_peer_lost(error: BaseException) -> bool:
+    """Whether a collective or the store failed because a peer went away: the cause is another rank's."""
+    module, text = type(error).__module__, str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        (module.startswith("torch") and "Dist" in type(error).__name__) or any(sign in text for sign in _LOST_PEER)
+    )
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        raise UserError("usage: python -m trainwright.entry SCRIPT [ARGS]")
+    run_script(sys.argv[1], sys.argv[2:])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,137 @@
+"""What the ranks of one node and their launcher tell each other: small files in one private folder.
+
+A rank beats its *heartbeat* at every step, leaves an *error* when it fails and its *stacks* when asked; rank 0 keeps
+the last *report*. The launcher only reads them, so neither side ever waits for the other. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainwright.contract import ENV_NODE_DIR
+
+_HEARTBEAT_BYTES = 16
+
+
+def node_dir() -> Path | None:
+    """The folder of this node, or None where no launcher made one."""
+    folder = os.environ.get(ENV_NODE_DIR)
+    return Path(folder) if folder else None
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def heartbeat_path(folder: Path, local_rank: int) -> Path:
+    return folder / f"heartbeat-{local_rank}"
+
+
+def error_path(folder: Path, local_rank: int) -> Path:
+    return folder / f"error-{local_rank}.json"
+
+
+def stacks_path(folder: Path, local_rank: int) -> Path:
+    return folder / f"stacks-{local_rank}.txt"
+
+
+def report_path(folder: Path) -> Path:
+    return folder / "report.json"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Readers see the old text or the new one; not flushed to disk, for the folder dies with the pod."""
+    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(aside)
+        raise
+
+
+RESTING = -1
+"""In place of a step: nobody needs to expect a beat until the next one."""
+
+
+class Heartbeat:
+    """Two counters shared with the launcher through memory: beats, and the step last finished.
+
+    A beat costs two stores into a mapped page.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(_HEARTBEAT_BYTES))
+        with path.open("r+b") as file:
+            self._counters = memoryview(mmap.mmap(file.fileno(), _HEARTBEAT_BYTES)).cast("q")
+        self._beats = 0
+
+    def beat(self, step: int) -> None:
+        """Says that this rank is alive and has finished ``step``; :data:`RESTING` stops the watch."""
+        self._beats = beats = self._beats + 1
+        counters = self._counters
+        if step >= 0:
+            counters[1] = step
+            counters[0] = beats
+        else:
+            counters[0] = -beats
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A heartbeat as the launcher sees it. ``beats`` is 0 before the first one."""
+
+    beats: int
+    step: int
+    resting: bool
+
+
+def read_pulse(path: Path) -> Pulse:
+    try:
+        counters = memoryview(path.read_bytes()).cast("q")
+        return Pulse(abs(counters[0]), counters[1], counters[0] <= 0)
+    except (OSError, IndexError, TypeError):
+        return Pulse(0, 0, True)
+
+
+@dataclass(frozen=True)
+class RankError:
+    """Why a rank failed, in one line.
+
+    ``secondary``: the error says that a peer was lost, not why; ``time`` is in seconds since the epoch.
+    """
+
+    rank: int
+    exit_code: int
+    error: str
+    secondary: bool = False
+    time: float = 0.0
+
+    def write(self, folder: Path, local_rank: int) -> None:
+        write_atomically(error_path(folder, local_rank), json.dumps({**asdict(self), "time": time.time()}))
+
+
+def read_error(folder: Path, local_rank: int) -> RankError | None:
+    try:
+        return RankError(**json.loads(error_path(folder, local_rank).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The last report of rank 0: the fields of :class:`trainwright.contract.Progress`, empty when there is none."""
+    try:
+        report = json.loads(report_path(folder).read_text())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}

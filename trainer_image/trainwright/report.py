@@ -1,0 +1,256 @@
+"""Tells how a run is doing: a heartbeat for the launcher, progress for the operator, and the last report of all.
+
+On the training thread a step costs two stores into shared memory. All else happens on a thread of rank 0 that looks at
+the trainer's state now and then, and at once when something was logged, evaluated or saved.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trainwright import nodefiles
+from trainwright.callbacks import TrainerCallback
+from trainwright.contract import (
+    ENV_JOB_FILE,
+    ENV_OUTPUT_DIR,
+    ENV_PROGRESS_CA,
+    ENV_PROGRESS_TOKEN,
+    ENV_PROGRESS_URL,
+    Progress,
+    UserError,
+)
+from trainwright.push import Courier, Endpoint, Poster
+
+INTERVAL_SECONDS = 5.0
+"""How often a changed step is told when nothing else happened; events are told at once."""
+LOCAL_INTERVAL_SECONDS = 1.0
+"""The same where it costs no network: to this machine's own address, or to the launcher alone."""
+FLUSH_SECONDS = 3.0
+"""How long the end of the process waits for the last push."""
+RATE_WINDOW_SECONDS = 60.0
+MAX_METRICS = 64
+_NOT_METRICS = ("epoch", "step", "total_flos")
+
+
+class Reporter(TrainerCallback):
+    """The callback that reports. The Trainer adds one by itself where :meth:`from_environment` gives one.
+
+    It works under any trainer that calls the events of Hugging Face's ``TrainerCallback``.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        endpoint: Endpoint | None = None,
+        rank: int = 0,
+        attempt: int | None = None,
+        interval: float = INTERVAL_SECONDS,
+    ) -> None:
+        self._folder = folder
+        self._beat = _heart(folder)
+        self._poster = Poster(endpoint) if endpoint else None
+        self._reports = rank == 0
+        self._interval = interval
+        self._courier: Courier | None = None
+        self._training = False
+        self._source: tuple[Any, Any] | None = None
+        self._known = Progress(attempt=attempt)
+        self._told: Progress | None = None
+        self._meter = Meter()
+
+    @classmethod
+    def from_environment(cls) -> Reporter | None:
+        """None outside a launcher and without an endpoint: then there is nobody to tell."""
+        folder, endpoint = nodefiles.node_dir(), _endpoint()
+        if folder is None and endpoint is None:
+            return None
+        local = endpoint is None or endpoint.url.startswith("http:")
+        interval = LOCAL_INTERVAL_SECONDS if local else INTERVAL_SECONDS
+        return cls(folder, endpoint, int(os.environ.get("RANK", "0")), _attempt(), interval)
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self._beat(state.global_step)
+
+    def on_prediction_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if self._training:
+            self._beat(state.global_step)
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self._training = True
+        self._meter = Meter()
+        self._tell(args, state)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        self._tell(args, state, metrics=merged(self._known.metrics, logs or {}))
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
+        self._tell(args, state, metrics=merged(self._known.metrics, metrics or {}))
+
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+        self._tell(args, state, checkpoint={"path": _relative(path, args), "step": state.global_step, "time": _now()})
+
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self._training = False
+        self._beat(nodefiles.RESTING)
+        self._tell(args, state)
+
+    def close(self) -> None:
+        """Writes the last report and pushes it, within :data:`FLUSH_SECONDS`. Called at the end of the process."""
+        if self._courier is not None:
+            self._write(self._progress())
+            self._courier.close(FLUSH_SECONDS)
+
+    def _tell(self, args: Any, state: Any, **news: Any) -> None:
+        """Takes note of what happened and lets the courier tell it."""
+        if self._training:
+            self._beat(state.global_step)
+        if not self._reports:
+            return
+        self._known = replace(self._known, **news)
+        self._source = (args, state)
+        if self._courier is None:
+            self._courier = Courier(self._collect, self._deliver, _complain, self._interval)
+            atexit.register(self.close)
+        self._courier.urge()
+
+    # What follows runs on the courier's thread.
+
+    def _collect(self, urged: bool) -> dict[str, Any] | None:
+        progress = self._progress()
+        if not urged and self._told is not None and progress.step == self._told.step:
+            return None
+        self._told = progress
+        self._write(progress)
+        return progress.to_wire(_now())
+
+    def _progress(self) -> Progress:
+        assert self._source is not None
+        args, state = self._source
+        return replace(
+            self._known,
+            step=state.global_step,
+            max_steps=state.max_steps if state.max_steps and state.max_steps > 0 else None,
+            epoch=state.epoch,
+            best=_best(args, state),
+            **self._meter.read(args, state, time.monotonic(), self._training),
+        )
+
+    def _write(self, progress: Progress) -> None:
+        if self._folder is not None:
+            nodefiles.write_atomically(nodefiles.report_path(self._folder), json.dumps(asdict(progress)))
+
+    def _deliver(self, document: dict[str, Any]) -> None:
+        if self._poster is not None:
+            self._poster.post(document)
+
+
+def _heart(folder: Path | None) -> Callable[[int], None]:
+    if folder is None:
+        return lambda step: None
+    return nodefiles.Heartbeat(nodefiles.heartbeat_path(folder, nodefiles.local_rank())).beat
+
+
+def _endpoint() -> Endpoint | None:
+    url = os.environ.get(ENV_PROGRESS_URL)
+    if not url:
+        return None
+    try:
+        return Endpoint(url, os.environ.get(ENV_PROGRESS_CA), os.environ.get(ENV_PROGRESS_TOKEN))
+    except UserError as error:
+        _complain(str(error))
+        return None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    time: float
+    step: int
+    tokens: int
+
+
+class Meter:
+    """Speed and remaining time over the last minute, from what the trainer counts anyway."""
+
+    def __init__(self) -> None:
+        self._samples: deque[_Sample] = deque()
+
+    def read(self, args: Any, state: Any, now: float, training: bool) -> dict[str, Any]:
+        """``remaining_seconds``, ``samples_per_second``, ``tokens_per_second``; None each while it cannot be told.
+
+        The first step is left out: it holds compilation and the filling of caches.
+        """
+        if state.global_step and training:
+            self._samples.append(_Sample(now, state.global_step, _tokens(args, state)))
+        while len(self._samples) > 2 and now - self._samples[1].time > RATE_WINDOW_SECONDS:
+            self._samples.popleft()
+        if not self._samples:
+            return {"remaining_seconds": None, "samples_per_second": None, "tokens_per_second": None}
+        first, last = self._samples[0], self._samples[-1]
+        elapsed = last.time - first.time
+        steps = (last.step - first.step) / elapsed if elapsed > 0 else 0.0
+        tokens = (last.tokens - first.tokens) / elapsed if elapsed > 0 else 0.0
+        per_step = (state.train_batch_size or 0) * args.gradient_accumulation_steps * args.world_size
+        left = state.max_steps - state.global_step
+        return {
+            "remaining_seconds": max(0, math.ceil(left / steps)) if steps else (0 if left <= 0 else None),
+            "samples_per_second": round(steps * per_step, 3) or None,
+            "tokens_per_second": round(tokens, 1) or None,
+        }
+
+
+def _tokens(args: Any, state: Any) -> int:
+    """Over all ranks: what the user asked to be counted, else what this rank counted on its own."""
+    return state.num_input_tokens_seen or getattr(state, "local_tokens", 0) * args.world_size
+
+
+def merged(known: dict[str, float], new: dict[str, Any]) -> dict[str, float]:
+    """The newest value of every metric, at most :data:`MAX_METRICS`; what is no number is left out."""
+    numbers = {
+        name: float(value)
+        for name, value in new.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_METRICS
+    }
+    return dict(list({**known, **numbers}.items())[:MAX_METRICS])
+
+
+def _best(args: Any, state: Any) -> dict[str, Any] | None:
+    if state.best_metric is None:
+        return None
+    best = {
+        "metric": args.metric_for_best_model or "loss",
+        "value": state.best_metric,
+        "step": state.best_global_step,
+        "checkpoint": state.best_model_checkpoint and _relative(state.best_model_checkpoint, args),
+    }
+    return {name: value for name, value in best.items() if value is not None}
+
+
+def _relative(path: str, args: Any) -> str:
+    return os.path.relpath(path, os.environ.get(ENV_OUTPUT_DIR) or args.output_dir)
+
+
+def _attempt() -> int | None:
+    try:
+        return int(json.loads(Path(os.environ[ENV_JOB_FILE]).read_text())["attempt"])
+    except (KeyError, OSError, ValueError, TypeError):
+        return None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _complain(problem: str) -> None:
+    print(f"progress is not reported for now: {problem}", file=sys.stderr, flush=True)
