@@ -214,4 +214,4 @@ def attempt_of(pod: Object) -> int:
 def current_attempt(job: Object) -> int:
     """The number of the attempt at work: the last one that status lists without an end, else the next."""
     attempts = (job.get("status") or {}).get("attempts") or []
-    return int(attempts[-1]["number"]) if attempts else 0
+    return int(attempts[-1]["attempt"]) if attempts else 0

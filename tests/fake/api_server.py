@@ -1,7 +1,8 @@
 """An API server in this process, for what a real one cannot be asked to do on cue: fail, stall, expire a list.
 
 It stores objects, counts up resourceVersions, answers conflicts, and keeps a log of requests. ``fail(verb, code)``
-makes the next matching requests fail. It validates nothing: what only a real API server knows is tested against a real one.
+makes the next matching requests fail. It validates nothing: what only a real API server knows is tested against a
+real one.
 """
 
 from __future__ import annotations

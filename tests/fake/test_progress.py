@@ -1,0 +1,138 @@
+"""The progress endpoint: who is believed, who is refused with which code, and that a token is reviewed once."""
+
+import asyncio
+import base64
+import json
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from trainwright_operator.cache import Store
+from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB
+from trainwright_operator.progress import POD_NAME, POD_UID, ProgressEndpoint, RateLimit, TokenCheck, audience
+
+NOW = 1_800_000_000.0
+BODY = {"trainerStatus": {"progressPercentage": 10}}
+
+
+def token(pod="job-0-1-0-abcde", uid="pod-uid", aud=audience("ns", "job"), lifetime=600, namespace="ns"):
+    """A token whose claims the fake review below reads, as the API server reads a signed one's."""
+    claims = {"pod": pod, "uid": uid, "aud": aud, "exp": NOW + lifetime, "namespace": namespace}
+    return "h." + base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=") + ".s"
+
+
+class Reviews:
+    """TokenReview as the API server answers it; ``asked`` counts."""
+
+    def __init__(self):
+        self.asked = 0
+
+    async def create(self, _, body):
+        self.asked += 1
+        payload = body["spec"]["token"].split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        good = claims["aud"] in body["spec"]["audiences"]
+        extra = {POD_NAME: [claims["pod"]], POD_UID: [claims["uid"]]} if claims["pod"] else {}
+        user = {"username": f"system:serviceaccount:{claims['namespace']}:default", "extra": extra}
+        return {"status": {"authenticated": good, "audiences": body["spec"]["audiences"], "user": user}}
+
+
+@dataclass
+class Scene:
+    """An endpoint over a job at attempt 1 and one pod of it; ``accepted`` and ``results`` are what came out."""
+
+    accepted: list = field(default_factory=list)
+    results: list = field(default_factory=list)
+    reviews: Reviews = field(default_factory=Reviews)
+    clock: float = NOW
+    rate: float = 1000.0
+
+    def push(self, *pushes, path="/v1alpha1/namespaces/ns/trainingjobs/job/progress"):
+        """Each push is (token, body bytes or dict); gives the answered codes."""
+        return asyncio.run(self._push(pushes, path))
+
+    async def _push(self, pushes, path):
+        jobs, pods = Store(), Store()
+        attempts = {"attempts": [{"attempt": 0}, {"attempt": 1}]}
+        jobs.put({"metadata": {"namespace": "ns", "name": "job", "resourceVersion": "1"}, "status": attempts})
+        labels = {LABEL_JOB: "job", LABEL_ATTEMPT: "1"}
+        for name, extra in (
+            ("job-0-1-0-abcde", {}),
+            ("job-0-0-0-fghij", {LABEL_ATTEMPT: "0"}),
+            ("x", {LABEL_JOB: "x"}),
+        ):
+            meta = {"namespace": "ns", "name": name, "uid": "pod-uid", "resourceVersion": "1"}
+            pods.put({"metadata": {**meta, "labels": labels | extra}})
+        endpoint = ProgressEndpoint(
+            TokenCheck(self.reviews, lambda: self.clock),
+            jobs,
+            pods,
+            lambda key, body: self.accepted.append((key, body)),
+            self.results.append,
+            RateLimit(self.rate, lambda: self.clock),
+            max_bytes=1000,
+        )
+        runner = web.AppRunner(endpoint.application())
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}{path}"
+        async with aiohttp.ClientSession() as session:
+            codes = [await self._one(session, url, *push) for push in pushes]
+        await runner.cleanup()
+        return codes
+
+    async def _one(self, session, url, bearer, body):
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+        async with session.post(url, data=data, headers=headers) as response:
+            return response.status
+
+
+def test_a_pod_of_the_attempt_at_work_is_believed_and_reviewed_once():
+    scene = Scene()
+    assert scene.push((token(), BODY), (token(), BODY), (token(), BODY)) == [200, 200, 200]
+    assert scene.reviews.asked == 1
+    assert scene.accepted[0] == (("ns", "job"), {**BODY, "pod": "job-0-1-0-abcde", "attempt": 1})
+    assert scene.results == ["accepted"] * 3
+
+
+@pytest.mark.parametrize(
+    ("bearer", "body", "code", "result"),
+    [
+        pytest.param(None, BODY, 401, "unauthenticated", id="no token"),
+        pytest.param(token(aud=audience("ns", "other")), BODY, 401, "unauthenticated", id="a token for another job"),
+        pytest.param(token(aud="https://kubernetes"), BODY, 401, "unauthenticated", id="a token for the API server"),
+        pytest.param(token(pod=""), BODY, 401, "unauthenticated", id="a token bound to no pod"),
+        pytest.param(token(pod="gone"), BODY, 403, "foreign", id="a pod that is not ours"),
+        pytest.param(token(uid="former"), BODY, 403, "foreign", id="a pod of the same name, deleted since"),
+        pytest.param(token(pod="x"), BODY, 403, "foreign", id="a pod of another job"),
+        pytest.param(token(namespace="other"), BODY, 403, "foreign", id="a pod of another namespace"),
+        pytest.param(token(pod="job-0-0-0-fghij"), BODY, 409, "stale", id="a pod of a former attempt"),
+        pytest.param(token(), b"not json", 400, "malformed", id="not JSON"),
+        pytest.param(token(), {"metrics": []}, 400, "malformed", id="no trainerStatus"),
+        pytest.param(token(), [1], 400, "malformed", id="not an object"),
+        pytest.param(token(), b"x" * 2000, 413, "oversized", id="too large"),
+    ],
+)
+def test_who_is_refused(bearer, body, code, result):
+    scene = Scene()
+    assert scene.push((bearer, body)) == [code]
+    assert scene.results == [result]
+    assert scene.accepted == []
+
+
+def test_a_token_is_reviewed_again_after_it_expired():
+    scene = Scene(clock=NOW)
+    expired = token(lifetime=-1)
+    scene.push((expired, BODY), (expired, BODY))
+    assert scene.reviews.asked == 2
+
+
+def test_a_pod_that_pushes_too_often_is_told_to_wait():
+    scene = Scene(rate=1.0)
+    codes = scene.push(*[(token(), BODY)] * 5)
+    assert codes == [200, 200, 429, 429, 429]
+    assert scene.results.count("limited") == 3
