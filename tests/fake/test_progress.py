@@ -14,10 +14,11 @@ from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB
 from trainwright_operator.progress import POD_NAME, POD_UID, ProgressEndpoint, RateLimit, TokenCheck, audience
 
 NOW = 1_800_000_000.0
+THIS_JOB = audience("ns", "job")
 BODY = {"trainerStatus": {"progressPercentage": 10}}
 
 
-def token(pod="job-0-1-0-abcde", uid="pod-uid", aud=audience("ns", "job"), lifetime=600, namespace="ns"):
+def token(pod="job-0-1-0-abcde", uid="pod-uid", aud=THIS_JOB, lifetime=600, namespace="ns"):
     """A token whose claims the fake review below reads, as the API server reads a signed one's."""
     claims = {"pod": pod, "uid": uid, "aud": aud, "exp": NOW + lifetime, "namespace": namespace}
     return "h." + base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=") + ".s"
