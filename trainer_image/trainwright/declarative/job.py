@@ -1,0 +1,139 @@
+"""A declarative job from its manifest to its model: in order, what is read, made, trained, judged and saved."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainwright.checkpoint import CheckpointStore
+from trainwright.contract import ResolvedJob, UserError
+from trainwright.declarative import columns, tasks
+from trainwright.declarative.features import Recipe
+from trainwright.declarative.labels import Labels, read_labels
+from trainwright.declarative.manifest import DatasetSpec, ModelSpec, SampleSpec, view
+from trainwright.declarative.metrics import perplexity
+from trainwright.declarative.models import build_model, load_config, positions
+from trainwright.declarative.reading import Rows, read_splits
+from trainwright.declarative.sample import write_samples
+from trainwright.declarative.tokenizers import load_tokenizer
+
+
+class Parts(NamedTuple):
+    """What the Trainer takes."""
+
+    model: Any
+    tokenizer: Any
+    train: Rows
+    eval: Rows | None
+    collator: Any
+    task: tasks.Task
+
+
+def run_declarative(job: ResolvedJob, output: Path) -> None:
+    """Train ``job`` into ``output``; call :func:`~trainwright.declarative.environment.prepare_environment` before."""
+    from trainwright import Seq2SeqTrainingArguments, Trainer
+
+    args = Seq2SeqTrainingArguments.from_dict({**job.training_arguments, "output_dir": str(output)})
+    sample = view(SampleSpec, job.sample, "spec.sample") if job.sample else None
+    args.device  # noqa: B018  # joins the ranks
+    store = CheckpointStore(output, owner=job.uid, attempt=job.attempt)
+    store.claim(adopt=job.adopt_output)
+    parts = assemble(job, args)
+    trainer = Trainer(
+        model=parts.model,
+        args=args,
+        data_collator=parts.collator,
+        train_dataset=parts.train,
+        eval_dataset=parts.eval,
+        processing_class=parts.tokenizer,
+        **tasks.metric_functions(parts.task),
+    )
+    newest = store.newest()
+    result = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    trainer.save_model(str(output))
+    results = {"train": dict(result.metrics)}
+    if parts.eval is not None:
+        results["eval"] = _evaluated(trainer, parts)
+    if trainer.is_world_process_zero():
+        _write_results(results, output)
+        if sample is not None:
+            print(write_samples(trainer.model, parts.tokenizer, sample, args.seed, output), flush=True)
+
+
+def assemble(job: ResolvedJob, args: Any) -> Parts:
+    """Tokenizer, model and features of ``job``, each made once per node: the first rank makes, the others find."""
+    from trainwright.seeding import set_seed
+
+    task = tasks.task_named(job.task)
+    model_spec = view(ModelSpec, job.model or {}, "spec.model")
+    data_spec = view(DatasetSpec, job.dataset or {}, "spec.dataset")
+    _check_run(job, task, data_spec, args)
+    with one_rank_at_a_time():
+        tokenizer = load_tokenizer(model_spec, task.template)
+        config = load_config(model_spec, task.name, tokenizer)
+        splits = read_splits(data_spec, whole_documents=tasks.packs(task, data_spec), seed=args.seed)
+        assigned = columns.assign(task.roles, data_spec.columns, splits.train.column_names)
+        labels = _labels(task, splits, assigned)
+        set_seed(args.seed)
+        model = build_model(model_spec, config, task.name, tokenizer, labels)
+        lengths = tasks.lengths(task, data_spec, tokenizer, positions(model))
+        recipe = Recipe(tokenizer, assigned, **lengths, labels=labels, streaming=data_spec.streaming)
+        train = tasks.prepare(task, splits.train, recipe, "spec.dataset.source")
+        evaluation = splits.eval and tasks.prepare(task, splits.eval, recipe, "spec.dataset.evalSource")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # workers of data loaders fork, its threads do not
+    return Parts(model, tokenizer, train, evaluation, task.collator(tokenizer, model), task)
+
+
+def _labels(task: tasks.Task, splits: Any, assigned: dict[str, str]) -> Labels | None:
+    if task.labels_role is None:
+        return None
+    return read_labels(splits, assigned[task.labels_role], task.labels_role)
+
+
+def _check_run(job: ResolvedJob, task: tasks.Task, data: DatasetSpec, args: Any) -> None:
+    """What is wrong before anything is read."""
+    evaluates = data.eval_source or data.eval_split or data.validation_fraction is not None
+    if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" and not evaluates:
+        raise UserError(
+            "spec.trainingArguments.evalStrategy: there is nothing to evaluate on; "
+            "say spec.dataset.evalSource, evalSplit or validationFraction"
+        )
+    if data.streaming and args.max_steps <= 0:
+        raise UserError("spec.trainingArguments.maxSteps: a streamed dataset has no length; say how many steps")
+    if data.streaming and task.labels_role is not None:
+        raise UserError(f"spec.dataset.streaming: {task.name} reads all labels before it starts; leave it out")
+    if job.sample and not task.generates:
+        raise UserError(f"spec.sample: a model for {task.name} does not write text; leave it out")
+
+
+@contextmanager
+def one_rank_at_a_time() -> Iterator[None]:
+    """A lock in the cache that the ranks of a node share.
+
+    Unlike a barrier it has no timeout, and it also holds where several pods share one node's cache.
+    """
+    from datasets import config
+    from filelock import FileLock
+
+    folder = Path(config.HF_DATASETS_CACHE)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "trainwright.lock"):
+        yield
+
+
+def _evaluated(trainer: Any, parts: Parts) -> dict[str, float]:
+    metrics = dict(trainer.evaluate())
+    if parts.task.packs and "eval_loss" in metrics:
+        metrics["eval_perplexity"] = perplexity(metrics["eval_loss"])
+    return metrics
+
+
+def _write_results(results: dict[str, dict[str, Any]], output: Path) -> None:
+    """``train_results.json``, ``eval_results.json`` and ``all_results.json``, as Hugging Face's scripts leave them."""
+    for name, metrics in {**results, "all": {k: v for part in results.values() for k, v in part.items()}}.items():
+        text = json.dumps(metrics, indent=4, sort_keys=True)
+        (output / f"{name}_results.json").write_text(text + "\n", encoding="utf-8")

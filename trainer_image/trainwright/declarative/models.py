@@ -1,0 +1,198 @@
+"""Models of transformers for a task: saved weights, or fresh ones from a configuration that follows the tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from trainwright.contract import UserError
+from trainwright.declarative.labels import Labels
+from trainwright.declarative.manifest import ModelSpec
+from trainwright.declarative.nearest import did_you_mean, some
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+SOURCE, CHANGES = "spec.model.source", "spec.model.fromConfig"
+AUTO_CLASSES = {
+    "CausalLM": "AutoModelForCausalLM",
+    "MaskedLM": "AutoModelForMaskedLM",
+    "Seq2SeqLM": "AutoModelForSeq2SeqLM",
+    "SequenceClassification": "AutoModelForSequenceClassification",
+    "TokenClassification": "AutoModelForTokenClassification",
+}
+SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+def load_config(spec: ModelSpec, task: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """The configuration of ``spec`` for ``task``; raises :class:`UserError` when there is none or it does not fit."""
+    config = _base_config(spec)
+    _check_task(config, task, spec)
+    if spec.from_config is not None:
+        _follow_tokenizer(config, tokenizer, spec.from_config)
+    if task == "CausalLM" and getattr(config, "is_decoder", None) is False and not config.is_encoder_decoder:
+        config.is_decoder = True  # an encoder would see the token that it is to predict
+    return config
+
+
+def build_model(
+    spec: ModelSpec, config: PreTrainedConfig, task: str, tokenizer: PreTrainedTokenizerBase, labels: Labels | None
+) -> PreTrainedModel:
+    """The model with its weights in float32, or in ``spec.dtype``; its embeddings hold every token of the tokenizer."""
+    if labels is not None:
+        config.id2label = dict(enumerate(labels.names))
+        config.label2id = {name: index for index, name in enumerate(labels.names)}
+    auto = _auto_class(task)
+    fresh = spec.from_config is not None
+    try:
+        model = _fresh(auto, config, spec) if fresh else _saved(auto, config, spec)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise UserError(f"{CHANGES if fresh else SOURCE}: {_first_line(error)}") from error
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """The longest sequence that the model has positions for; None when it has no such bound.
+
+    Learned positions that start after the padding index (RoBERTa and its kin) have that many fewer.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _base_config(spec: ModelSpec) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    changes = dict(spec.from_config or {})
+    model_type = _model_type(spec)
+    try:
+        if model_type:
+            config = AutoConfig.for_model(model_type)
+        else:
+            config = AutoConfig.from_pretrained(
+                spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{SOURCE}: {_why_no_model(spec, error)}") from error
+    return _changed(config, changes)
+
+
+def _model_type(spec: ModelSpec) -> str | None:
+    """``source`` where it names an architecture of transformers and no folder: no download is needed then."""
+    from transformers import CONFIG_MAPPING
+
+    named = spec.from_config is not None and not os.path.exists(spec.source)
+    return spec.source if named and spec.source in CONFIG_MAPPING else None
+
+
+def _changed(config: PreTrainedConfig, changes: dict[str, Any]) -> PreTrainedConfig:
+    """Made anew, so that what a class derives from its fields (a head size) follows the changes."""
+    known = {f.name for f in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else set(config.to_dict())
+    known |= {*config.attribute_map, *config.to_dict()}
+    for key in changes:
+        if key not in known:
+            raise UserError(
+                f"{CHANGES}.{key}: a configuration of {config.model_type!r} has no such key{did_you_mean(key, known)}"
+            )
+    if not changes:
+        return config
+    try:
+        return type(config)(**{**_stated(config), **_renamed(config, changes)})
+    except Exception as error:  # the validators of huggingface_hub have a family of their own
+        raise UserError(_invalid_value(error)) from error
+
+
+def _stated(config: PreTrainedConfig) -> dict[str, Any]:
+    """What makes this configuration differ from its class's defaults."""
+    stated = config.to_diff_dict()
+    return {key: value for key, value in stated.items() if key not in ("model_type", "transformers_version")}
+
+
+def _renamed(config: PreTrainedConfig, changes: dict[str, Any]) -> dict[str, Any]:
+    return {config.attribute_map.get(key, key): value for key, value in changes.items()}
+
+
+def _invalid_value(error: Exception) -> str:
+    match = re.search(r"field '(\w+)':?\s*(?:\w+: )?(.*)", str(error), re.DOTALL)
+    if match is None:
+        return f"{CHANGES}: {_first_line(error)}"
+    reason = re.sub(r"^Field '\w+' ", "", " ".join(match[2].split()))
+    return f"{CHANGES}.{match[1]}: {reason}"
+
+
+def _why_no_model(spec: ModelSpec, error: Exception) -> str:
+    from transformers import CONFIG_MAPPING
+
+    source = spec.source
+    if source.startswith((".", "/", "~")) or os.path.exists(source):
+        known = "holds no model that transformers can load" if os.path.isdir(source) else "is no folder in this pod"
+        return f"{source!r} {known}; check the path, and that its volume is mounted"
+    hint = did_you_mean(source, CONFIG_MAPPING.keys())
+    if spec.from_config is None and source in CONFIG_MAPPING:
+        hint = "; for fresh weights of this model type say fromConfig, which may be {}"
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return f"no folder {source!r}, and offline nothing is downloaded{hint}"
+    return f"{source!r} is no folder, no model type of transformers, and as a hub id: {_first_line(error)}{hint}"
+
+
+def _auto_class(task: str) -> Any:
+    import transformers
+
+    return getattr(transformers, AUTO_CLASSES[task])
+
+
+def _check_task(config: PreTrainedConfig, task: str, spec: ModelSpec) -> None:
+    if spec.trust_remote_code and getattr(config, "auto_map", None):
+        return
+    fitting = [name for name in AUTO_CLASSES if type(config) in _auto_class(name)._model_mapping]
+    if task not in fitting:
+        can = f"it can do {some(fitting)}" if fitting else "it can do none of the tasks"
+        raise UserError(f"spec.task: a model of type {config.model_type!r} cannot do {task}; {can}")
+
+
+def _follow_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, stated: Any) -> None:
+    """Vocabulary and special tokens of fresh weights are the tokenizer's, unless the manifest says otherwise."""
+    text = config.get_text_config()
+    if "vocab_size" not in stated:
+        text.vocab_size = len(tokenizer)
+    elif text.vocab_size < len(tokenizer):
+        raise UserError(
+            f"{CHANGES}.vocab_size: {text.vocab_size} is less than the tokenizer's {len(tokenizer)}; leave it out"
+        )
+    starts_with_pad = getattr(config, "decoder_start_token_id", None) in (None, text.pad_token_id)
+    for name in SPECIAL_IDS:
+        if name not in stated:
+            setattr(text, name, getattr(tokenizer, name))
+    if config.is_encoder_decoder and "decoder_start_token_id" not in stated:
+        start = None if starts_with_pad else tokenizer.bos_token_id
+        config.decoder_start_token_id = tokenizer.pad_token_id if start is None else start
+
+
+def _fresh(auto: Any, config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedModel:
+    import torch
+
+    dtype = None if spec.dtype in (None, "auto") else getattr(torch, str(spec.dtype))
+    return auto.from_config(config, dtype=dtype or torch.float32, trust_remote_code=spec.trust_remote_code)
+
+
+def _saved(auto: Any, config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedModel:
+    return auto.from_pretrained(
+        spec.source,
+        config=config,
+        revision=spec.revision,
+        dtype=spec.dtype or "float32",
+        trust_remote_code=spec.trust_remote_code,
+        ignore_mismatched_sizes=True,  # a head of another number of labels is made anew
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

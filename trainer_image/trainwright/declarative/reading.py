@@ -1,0 +1,166 @@
+"""Rows for training and for evaluation, as Datasets of ``datasets``: read, split and bounded as the manifest says.
+
+Reading is deterministic: the same files, seed and limits give the same rows in the same order on every rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from trainwright.contract import DataError, UserError
+from trainwright.declarative import textfiles
+from trainwright.declarative.diagnosis import explain
+from trainwright.declarative.manifest import DatasetSpec
+from trainwright.declarative.nearest import did_you_mean, some
+from trainwright.declarative.sources import Source, resolve
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+Rows: TypeAlias = "Dataset | IterableDataset"
+
+PLACE = "spec.dataset"
+
+
+class Splits(NamedTuple):
+    """What there is to train and to evaluate on."""
+
+    train: Rows
+    eval: Rows | None
+
+
+def read_splits(spec: DatasetSpec, *, whole_documents: bool, seed: int) -> Splits:
+    """Rows of text files are documents where ``whole_documents`` (for packing), else lines.
+
+    Raises :class:`DataError` with the field and the file when there is nothing to read or it cannot be read.
+    """
+    _refuse_contradictions(spec)
+    train = _read(spec, spec.source, spec.split, f"{PLACE}.source", whole_documents)
+    evaluation: Rows | None = None
+    if spec.eval_source or spec.eval_split:
+        place = f"{PLACE}.evalSource" if spec.eval_source else f"{PLACE}.evalSplit"
+        evaluation = _read(spec, spec.eval_source or spec.source, spec.eval_split, place, whole_documents)
+    elif spec.validation_fraction is not None:
+        train, evaluation = _hold_out(train, spec.validation_fraction, seed)
+    return Splits(_first(train, spec.max_train_samples), _first(evaluation, spec.max_eval_samples))
+
+
+def _refuse_contradictions(spec: DatasetSpec) -> None:
+    if spec.validation_fraction is None:
+        return
+    if spec.eval_source or spec.eval_split:
+        raise UserError(f"{PLACE}.validationFraction: evalSource or evalSplit gives the data already; say one of them")
+    if spec.streaming:
+        raise UserError(f"{PLACE}.validationFraction: a streamed dataset cannot be divided; give evalSource")
+
+
+def _read(spec: DatasetSpec, where: Any, split: str | None, place: str, whole_documents: bool) -> Rows:
+    source = resolve(where, spec.format, place)
+    try:
+        rows = _open(spec, source, split, place, whole_documents)
+    except UserError:
+        raise
+    except Exception as error:  # the readers raise whatever their file formats raise
+        raise explain(error, source.format, source.files, place) from error
+    if not spec.streaming and len(rows) == 0:
+        raise DataError(f"{place}: {where!r} holds no rows; check that the files are not empty")
+    return rows
+
+
+def _open(spec: DatasetSpec, source: Source, split: str | None, place: str, whole_documents: bool) -> Rows:
+    from datasets import load_dataset
+
+    if source.format == "hub":
+        return _from_hub(spec, source, split or "train", place)
+    if source.format == "text":
+        rows = _text(source, place, whole_documents, spec.streaming)
+    else:
+        options = {"sep": "\t"} if source.format == "csv" and ".tsv" in source.files[0] else {}
+        files = list(source.files)
+        rows = load_dataset(source.format, data_files=files, split="train", streaming=spec.streaming, **options)
+    return rows if split in (None, "train") else _slice(rows, split, place)
+
+
+def _text(source: Source, place: str, whole_documents: bool, streaming: bool) -> Rows:
+    from datasets import Dataset, Features, IterableDataset, Value
+
+    reader = textfiles.documents if whole_documents else textfiles.lines
+    flags = {"first": Value("bool"), "last": Value("bool")} if whole_documents else {}
+    features = Features({"text": Value("large_string"), **flags})
+    arguments = {"files": list(source.files), "place": place}
+    if streaming:
+        return IterableDataset.from_generator(reader, features=features, gen_kwargs=arguments)
+    identity = fingerprint(reader.__name__, *map(_identity, source.files))
+    return Dataset.from_generator(reader, features=features, gen_kwargs=arguments, fingerprint=identity)
+
+
+def _identity(file: str) -> str:
+    """What changes when the file changes: its size and time; a remote file's are its file system's to know."""
+    if "://" not in file:
+        stat = os.stat(file)
+        return f"{os.path.abspath(file)} {stat.st_size} {stat.st_mtime_ns}"
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(file)
+    return f"{file} {system.ukey(path)}"
+
+
+def fingerprint(*parts: Any) -> str:
+    """A name for prepared data, the same in every rank and attempt that would prepare the same."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def _from_hub(spec: DatasetSpec, source: Source, split: str, place: str) -> Rows:
+    from datasets import get_dataset_split_names, load_dataset
+
+    hub_id = source.hub_id
+    try:
+        return load_dataset(hub_id, spec.name, split=split, revision=spec.revision, streaming=spec.streaming)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if "split" in reason.lower():
+            names = get_dataset_split_names(hub_id, spec.name, revision=spec.revision)
+            reason = f"has no split {split!r}; its splits: {some(names)}{did_you_mean(split, names)}"
+        raise DataError(
+            f"{place}: {hub_id!r} is no file or folder here, and as a dataset on the hub: {reason}"
+        ) from error
+
+
+def _slice(rows: Rows, split: str, place: str) -> Rows:
+    """Part of the rows of files, in the hub's notation: ``train[:10%]``."""
+    from datasets import IterableDataset, ReadInstruction
+
+    setting = f"{PLACE}.evalSplit" if "eval" in place else f"{PLACE}.split"
+    if isinstance(rows, IterableDataset):
+        raise UserError(f"{setting}: a streamed dataset cannot be sliced; give files of its own")
+    try:
+        parts = ReadInstruction.from_spec(split).to_absolute({"train": len(rows)})
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"{setting}: files have one split, 'train', and {split!r} is no part of it; write a part as 'train[:90%]'"
+        ) from error
+    ranges = [range(part.from_ or 0, len(rows) if part.to is None else part.to) for part in parts]
+    return rows.select([index for indices in ranges for index in indices])
+
+
+def _hold_out(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Rows drawn by the seed for evaluation; both parts keep the order of the files."""
+    count = max(1, round(len(rows) * fraction))
+    if count >= len(rows):
+        raise DataError(
+            f"{PLACE}.validationFraction: {fraction} of {len(rows)} rows leaves none to train on; give evalSource"
+        )
+    order = np.random.default_rng(seed).permutation(len(rows))
+    held, kept = np.sort(order[:count]), np.sort(order[count:])
+    name = fingerprint(rows._fingerprint, fraction, seed)
+    return rows.select(kept, new_fingerprint=f"{name}t"), rows.select(held, new_fingerprint=f"{name}e")
+
+
+def _first(rows: Any, limit: int | None) -> Any:
+    if rows is None or limit is None:
+        return rows
+    return rows.take(limit) if not hasattr(rows, "__len__") else rows.select(range(min(limit, len(rows))))

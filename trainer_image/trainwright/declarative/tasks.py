@@ -1,0 +1,166 @@
+"""The tasks: one row each says which columns it needs, how rows become features, and what an evaluation tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from trainwright.contract import DataError, UserError
+from trainwright.declarative import features
+from trainwright.declarative.features import Featurize, Recipe
+from trainwright.declarative.manifest import DatasetSpec
+from trainwright.declarative.metrics import classification_metrics, likeliest, tagging_metrics
+from trainwright.declarative.nearest import did_you_mean
+from trainwright.declarative.reading import Rows, fingerprint
+
+DEFAULT_BLOCK_SIZE = 1024
+PREPARATION = 1
+"""Raised when the same rows and recipe give other features than before: prepared data of old is then not used."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the tasks that a manifest can name."""
+
+    name: str
+    roles: tuple[str, ...]
+    featurize: Callable[[Recipe], Featurize]
+    collator: Callable[[Any, Any], Any]
+    """Tokenizer and model to collator."""
+    template: str | None = None
+    """What a byte-level tokenizer puts around a text: ``both``, ``end`` or None."""
+    labels_role: str | None = None
+    compute_metrics: Callable[[Any], dict[str, float]] | None = None
+    packs: bool = False
+    generates: bool = False
+
+
+def _causal(tokenizer: Any, model: Any) -> Any:
+    from trainwright.declarative.collators import CausalCollator
+
+    return CausalCollator(tokenizer)
+
+
+def _masked(tokenizer: Any, model: Any) -> Any:
+    from trainwright.declarative.collators import MaskedCollator
+
+    if tokenizer.mask_token_id is None:
+        raise UserError("spec.model.tokenizer: has no mask token, which MaskedLM needs; use an encoder's")
+    return MaskedCollator(tokenizer)
+
+
+def _padding(tokenizer: Any, model: Any) -> Any:
+    from transformers import DataCollatorWithPadding
+
+    return DataCollatorWithPadding(tokenizer)
+
+
+def _seq2seq(tokenizer: Any, model: Any) -> Any:
+    from transformers import DataCollatorForSeq2Seq
+
+    return DataCollatorForSeq2Seq(tokenizer, model=model)
+
+
+def _tagging(tokenizer: Any, model: Any) -> Any:
+    from transformers import DataCollatorForTokenClassification
+
+    return DataCollatorForTokenClassification(tokenizer)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("CausalLM", ("text",), features.language, _causal, packs=True, generates=True),
+        Task("MaskedLM", ("text",), features.language, _masked, template="both", packs=True),
+        Task(
+            "Seq2SeqLM",
+            ("source", "target"),
+            features.sequence_to_sequence,
+            _seq2seq,
+            template="end",
+            generates=True,
+        ),
+        Task(
+            "SequenceClassification",
+            ("text", "textPair", "label"),
+            features.sequence_classification,
+            _padding,
+            template="both",
+            labels_role="label",
+            compute_metrics=classification_metrics,
+        ),
+        Task(
+            "TokenClassification",
+            ("tokens", "tags"),
+            features.token_classification,
+            _tagging,
+            template="both",
+            labels_role="tags",
+            compute_metrics=tagging_metrics,
+        ),
+    )
+}
+
+
+def task_named(name: str | None) -> Task:
+    """Raises :class:`UserError` for a name that is no task's."""
+    if name not in TASKS:
+        hint = did_you_mean(name or "", TASKS)
+        raise UserError(f"spec.task: {name!r} is no task{hint}; the tasks: {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def metric_functions(task: Task) -> dict[str, Any]:
+    """What the Trainer takes for the task's metrics, by its names."""
+    if task.compute_metrics is None:
+        return {}
+    return {"compute_metrics": task.compute_metrics, "preprocess_logits_for_metrics": likeliest}
+
+
+def packs(task: Task, spec: DatasetSpec) -> bool:
+    """Language models train on packed blocks, unless ``maxLength`` alone says: one row, one example."""
+    return task.packs and (spec.block_size is not None or spec.max_length is None)
+
+
+def lengths(task: Task, spec: DatasetSpec, tokenizer: Any, longest: int | None) -> dict[str, int | None]:
+    """``block_size`` and ``max_length`` in tokens; ``longest`` is what the model has positions for, if bounded.
+
+    Raises :class:`UserError` for lengths that the model or the task cannot take.
+    """
+    if spec.block_size is not None and not task.packs:
+        raise UserError(f"spec.dataset.blockSize: {task.name} does not pack rows into blocks; say maxLength")
+    packed = packs(task, spec)
+    stated = {"blockSize": spec.block_size, "maxLength": None if packed else spec.max_length}
+    for name, value in stated.items():
+        if value is not None and longest is not None and value > longest:
+            raise UserError(f"spec.dataset.{name}: {value} tokens, but the model has positions for {longest}")
+    bound = min(longest or DEFAULT_BLOCK_SIZE, tokenizer.model_max_length)
+    if packed:
+        return {"block_size": spec.block_size or min(bound, DEFAULT_BLOCK_SIZE), "max_length": spec.max_length}
+    return {"block_size": None, "max_length": spec.max_length or bound}
+
+
+def prepare(task: Task, rows: Rows, recipe: Recipe, place: str) -> Rows:
+    """Features of ``rows``, made once and cached: in every rank and attempt the same recipe has the same name."""
+    options = {"batched": True, "remove_columns": list(rows.column_names)}
+    if not recipe.streaming:
+        options["new_fingerprint"] = fingerprint(rows._fingerprint, task.name, _identity(recipe))
+    prepared = rows.map(task.featurize(recipe), **options)
+    if not recipe.streaming and len(prepared) == 0:
+        raise DataError(
+            f"{place}: its {len(rows)} rows hold fewer tokens than one block; "
+            f"give more data, or a spec.dataset.blockSize under {recipe.block_size}"
+        )
+    return prepared
+
+
+def _identity(recipe: Recipe) -> str:
+    tokenizer = recipe.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    labels = recipe.labels.values if recipe.labels else ()
+    lengths = (recipe.block_size, recipe.max_length)
+    columns = sorted(recipe.columns.items())
+    return fingerprint(PREPARATION, type(tokenizer).__name__, tokenizer, vocabulary, columns, lengths, labels)
