@@ -1,0 +1,81 @@
+"""How batches are dealt out to processes: the value of ``accelerator_config``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .errors import Mistake
+
+
+@dataclass
+class AcceleratorConfig:
+    """Settings that go to ``accelerate``, under the names that Hugging Face gives them.
+
+    ``split_batches``: a batch is cut into one part a process, instead of one batch each. ``dispatch_batches``: the main
+    process reads the data and sends batches to the others (left out: for streams only). ``even_batches``: the last
+    batch is filled up from the start of the data so that every process gets as many. ``use_seedable_sampler``: the
+    order depends on the seed and the epoch alone. ``non_blocking``: copies to the device do not wait.
+    ``gradient_accumulation_kwargs``: ``num_steps`` and ``sync_each_batch``. ``use_configured_state``: keep the
+    process group and device that the program has set up already.
+    """
+
+    split_batches: bool = False
+    dispatch_batches: bool | None = None
+    even_batches: bool = True
+    use_seedable_sampler: bool = True
+    non_blocking: bool = False
+    gradient_accumulation_kwargs: dict[str, Any] | None = None
+    use_configured_state: bool = False
+
+    @classmethod
+    def of(cls, value: Any) -> AcceleratorConfig:
+        """From a mapping, the path of a JSON file, or a config of transformers. Raises :class:`Mistake`."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, type):
+            raise Mistake(f"is the class {value.__name__}; give an instance of it or a mapping")
+        if isinstance(value, str):
+            value = _read(value)
+        settings = value if isinstance(value, Mapping) else value.to_dict()
+        _check(settings)
+        return cls(**settings)
+
+    @classmethod
+    def from_json_file(cls, json_file: str) -> AcceleratorConfig:
+        """Raises :class:`Mistake` when the file cannot be read or holds something else."""
+        return cls.of(str(json_file))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As Hugging Face writes it: ``use_configured_state`` is about the running program and only there when set."""
+        settings = asdict(self)
+        if not self.use_configured_state:
+            del settings["use_configured_state"]
+        return settings
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)
+    except OSError as error:
+        raise Mistake(f"cannot read the file {path!r}: {error.strerror}") from None
+    except ValueError as error:
+        raise Mistake(f"the file {path!r} is not JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise Mistake(f"the file {path!r} must hold a JSON object")
+    return settings
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    known = {field.name: field.type for field in fields(AcceleratorConfig)}
+    for key, value in settings.items():
+        if key not in known:
+            raise Mistake(f"{key!r} is not a setting; there are {', '.join(known)}")
+        if key == "gradient_accumulation_kwargs":
+            if not (value is None or isinstance(value, Mapping)):
+                raise Mistake(f"{key} must be a mapping, not {value!r}")
+        elif not (isinstance(value, bool) or (value is None and key == "dispatch_batches")):
+            raise Mistake(f"{key} must be true or false, not {value!r}")

@@ -1,0 +1,228 @@
+"""Each value against its field: the type, the choices, the bounds. Pure; the messages are the product.
+
+A value is taken as Hugging Face takes it where that is unambiguous: JSON text for a mapping, an enum for its word, a
+path object for a text, a numpy number for a number, ``1e3`` for a whole number. Everything else is refused in words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+from .accelerator import AcceleratorConfig
+from .errors import Mistake, Problem, shown
+from .fields import FIELDS, FieldInfo
+from .names import nearest
+from .shapes import KINDS
+
+
+def coerce(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The values as their fields hold them, and a problem for each one that cannot be; those keep their old value."""
+    taken, problems = dict(values), []
+    for name, value in values.items():
+        try:
+            taken[name] = coerce_one(FIELDS[name], value)
+        except Mistake as mistake:
+            problems.append(Problem(name, str(mistake)))
+    return taken, problems
+
+
+def coerce_one(info: FieldInfo, value: Any) -> Any:
+    """``value`` as the field holds it. Raises :class:`Mistake`."""
+    value = _plain(value)
+    if value is None:
+        return _absent(info)
+    return _BY_FIELD.get(info.name, _BY_KIND[info.kind])(info, value)
+
+
+def _plain(value: Any) -> Any:
+    """Python's own value for a foreign enum, a numpy scalar or a path object."""
+    if isinstance(value, Enum):
+        return value.value
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def _absent(info: FieldInfo) -> None:
+    if not info.optional:
+        raise Mistake(f"must not be None; leave it out for {info.default!r}")
+
+
+def _bool(info: FieldInfo, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Mistake(f"must be true or false, not {_typed(info, value)}{_unquoted(value, ('true', 'false'))}")
+    return value
+
+
+def _int(info: FieldInfo, value: Any) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Mistake(f"must be a whole number, not {_typed(info, value)}{_unquoted_number(value)}")
+    return _within(info, value)
+
+
+def _float(info: FieldInfo, value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise Mistake(f"must be a number, not {_typed(info, value)}{_unquoted_number(value)}")
+    if not math.isfinite(value):
+        raise Mistake(f"must be a finite number, not {value}")
+    return _within(info, value)
+
+
+def _within(info: FieldInfo, number: Any) -> Any:
+    if info.minimum is not None and number < info.minimum:
+        raise Mistake(f"must be at least {info.minimum}, not {number}")
+    if info.maximum is not None and number > info.maximum:
+        raise Mistake(f"must be at most {info.maximum}, not {number}")
+    if info.exclusive_minimum is not None and number <= info.exclusive_minimum:
+        raise Mistake(f"must be above {info.exclusive_minimum}, not {number}")
+    if info.exclusive_maximum is not None and number >= info.exclusive_maximum:
+        raise Mistake(f"must be below {info.exclusive_maximum}, not {number}")
+    return number
+
+
+def _str(info: FieldInfo, value: Any) -> str:
+    if not isinstance(value, str):
+        raise Mistake(f"must be text, not {_typed(info, value)}")
+    if info.pattern is not None and not re.search(info.pattern, value):
+        raise Mistake(f"must be key=value with commas between, not {shown(info.name, value)}")
+    return value
+
+
+def _enum(info: FieldInfo, value: Any) -> Any:
+    choices = info.choices or ()
+    if value is False and "no" in choices:
+        raise Mistake('is the boolean false; write "no" in quotes, since a bare no is a boolean in YAML')
+    if value not in choices:
+        raise Mistake(f"{shown(info.name, value)} is not one of {', '.join(choices)}{nearest(value, choices)}")
+    return info.enum(value) if info.enum else value
+
+
+def _bool_or_enum(info: FieldInfo, value: Any) -> Any:
+    return value if isinstance(value, bool) else _enum(info, value)
+
+
+def _bool_or_str(info: FieldInfo, value: Any) -> Any:
+    return value if isinstance(value, bool) else _str(info, value)
+
+
+def _texts(info: FieldInfo, value: Any) -> list[str]:
+    if isinstance(value, str):
+        raise Mistake(f"must be a list of texts, not a text; write [{value!r}]")
+    if not isinstance(value, (list, tuple)):
+        raise Mistake(f"must be a list of texts, not {_typed(info, value)}")
+    return [_element(info, _plain(element)) for element in value]
+
+
+def _element(info: FieldInfo, element: Any) -> str:
+    if not isinstance(element, str):
+        raise Mistake(f"must hold texts only, not {_typed(info, element)}")
+    if info.choices and element not in info.choices:
+        raise Mistake(f"{element!r} is not one of {', '.join(info.choices)}{nearest(element, info.choices)}")
+    return element
+
+
+def _text_or_texts(info: FieldInfo, value: Any) -> Any:
+    if not isinstance(value, str):
+        return _texts(info, value)
+    for element in value.split() if info.choices else ():
+        _element(info, element)
+    return value
+
+
+def _object(info: FieldInfo, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        value = _parsed(info, value)
+    if not isinstance(value, Mapping):
+        raise Mistake(f"must be {KINDS[info.kind]}, not {_typed(info, value)}")
+    wrong = next((key for key in value if not isinstance(key, str)), None)
+    if wrong is not None:
+        raise Mistake(f"must have texts for keys, not {wrong!r}")
+    return dict(value)
+
+
+def _parsed(info: FieldInfo, text: str) -> Any:
+    """The mapping that a JSON text stands for; texts within that read as numbers or booleans become such."""
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise Mistake(f"must be {KINDS[info.kind]}; {shown(info.name, text)} is not JSON: {error}") from None
+    return _typed_values(parsed) if isinstance(parsed, dict) else parsed
+
+
+def _typed_values(mapping: dict[str, Any]) -> dict[str, Any]:
+    return {key: _typed_value(value) for key, value in mapping.items()}
+
+
+def _typed_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _typed_values(value)
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if value.isdecimal():
+        return int(value)
+    return float(value) if value.replace(".", "", 1).isdecimal() else value
+
+
+def _object_or_path(info: FieldInfo, value: Any) -> Any:
+    if isinstance(value, str) and not value.startswith("{"):
+        return value
+    if not isinstance(value, (str, Mapping)) and hasattr(value, "to_dict"):
+        return value
+    return _object(info, value)
+
+
+def _accelerator_config(info: FieldInfo, value: Any) -> AcceleratorConfig:
+    return AcceleratorConfig.of(_object_or_path(info, value))
+
+
+def _opaque(info: FieldInfo, value: Any) -> Any:
+    return value
+
+
+_BY_FIELD: dict[str, Callable[[FieldInfo, Any], Any]] = {"accelerator_config": _accelerator_config}
+
+_BY_KIND: dict[str, Callable[[FieldInfo, Any], Any]] = {
+    "bool": _bool,
+    "int": _int,
+    "float": _float,
+    "str": _str,
+    "enum": _enum,
+    "bool|enum": _bool_or_enum,
+    "bool|str": _bool_or_str,
+    "list[str]": _texts,
+    "str|list[str]": _text_or_texts,
+    "object": _object,
+    "object|path": _object_or_path,
+    "opaque": _opaque,
+}
+
+
+def _typed(info: FieldInfo, value: Any) -> str:
+    """A value with its type, as a message names it: ``the text '3e-4'``."""
+    words = {str: "the text", bool: "the boolean", int: "the number", float: "the number", list: "the list"}
+    kind = words.get(type(value), f"the {type(value).__name__}")
+    return f"{kind} {shown(info.name, value)}"
+
+
+def _unquoted_number(value: Any) -> str:
+    try:
+        float(value) if isinstance(value, str) else float("")
+    except ValueError:
+        return ""
+    return "; write it without quotes"
+
+
+def _unquoted(value: Any, words: Iterable[str]) -> str:
+    return "; write it without quotes" if isinstance(value, str) and value.lower() in words else ""

@@ -1,0 +1,146 @@
+"""What the arguments say of this process: device, rank, how many there are. torch is imported when first asked."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from trainwright.enums import ParallelMode
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger("trainwright")
+
+_LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error", "critical")}
+_LEVELS["detail"] = logging.DEBUG
+
+
+class Devices:
+    """The process and its place among the others; joining them is done once, when first needed."""
+
+    per_device_train_batch_size: int
+    per_device_eval_batch_size: int
+    warmup_steps: float
+    ddp_timeout: int
+    ddp_backend: str | None
+    use_cpu: bool
+    save_on_each_node: bool
+    log_on_each_node: bool
+    log_level: str
+    log_level_replica: str
+    accelerator_config: Any
+
+    @property
+    def train_batch_size(self) -> int:
+        """Samples that this process takes in one forward pass of training."""
+        return self.per_device_train_batch_size * max(1, self.n_gpu)
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Samples that this process takes in one forward pass of evaluation."""
+        return self.per_device_eval_batch_size * max(1, self.n_gpu)
+
+    @property
+    def ddp_timeout_delta(self) -> timedelta:
+        """``ddp_timeout`` as ``torch.distributed`` wants it."""
+        return timedelta(seconds=self.ddp_timeout)
+
+    @cached_property
+    def distributed_state(self) -> Any:
+        """accelerate's ``PartialState``: joins the process group that the launcher's environment describes."""
+        from accelerate.state import AcceleratorState, PartialState
+
+        if self.accelerator_config.use_configured_state:
+            if not PartialState._shared_state:
+                raise ValueError(
+                    "accelerator_config: use_configured_state needs an Accelerator or PartialState made before; "
+                    "make one first or leave it out"
+                )
+            return PartialState(cpu=self.use_cpu)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return PartialState(cpu=self.use_cpu, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.distributed_state.device
+
+    @property
+    def n_gpu(self) -> int:
+        """Accelerators that this process drives: one, or none on a CPU. Several need a launcher, one process each."""
+        return 0 if self.device.type == "cpu" else 1
+
+    @property
+    def parallel_mode(self) -> ParallelMode:
+        """How the processes work together."""
+        if self.device.type == "xla":
+            return ParallelMode.TPU
+        alone = self.distributed_state.distributed_type == "NO"
+        return ParallelMode.NOT_PARALLEL if alone else ParallelMode.DISTRIBUTED
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return self.distributed_state.num_processes
+
+    @property
+    def process_index(self) -> int:
+        """Rank of this process among all."""
+        return self.distributed_state.process_index
+
+    @property
+    def local_process_index(self) -> int:
+        """Rank of this process among those of its node."""
+        return self.distributed_state.local_process_index
+
+    @property
+    def should_log(self) -> bool:
+        """Whether this process logs at ``log_level`` (the others do at ``log_level_replica``)."""
+        return (self.local_process_index if self.log_on_each_node else self.process_index) == 0
+
+    @property
+    def should_save(self) -> bool:
+        """Whether this process writes models and checkpoints."""
+        return (self.local_process_index if self.save_on_each_node else self.process_index) == 0
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """For subclasses to override: whether the Trainer moves the model; None leaves it to the Trainer."""
+        return None
+
+    def get_process_log_level(self) -> int:
+        """The level of ``logging`` for this process: ``log_level`` where it logs, otherwise ``log_level_replica``."""
+        word = self.log_level if self.should_log else self.log_level_replica
+        return logger.getEffectiveLevel() if word == "passive" else _LEVELS[word]
+
+    @contextmanager
+    def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:
+        """Lets the main process do ``desc`` (a word for the debug log) before the others, who find it done.
+
+        ``local`` means the main process of each node, for work whose result stays on the node; otherwise rank 0.
+        """
+        state = self.distributed_state
+        first = state.is_local_main_process if local else state.is_main_process
+        try:
+            if not first:
+                logger.debug("%d: waiting for the main process to do %s", self.process_index, desc)
+                state.wait_for_everyone()
+            yield
+        finally:
+            if first:
+                logger.debug("%d: %s is done, the others go on", self.process_index, desc)
+                state.wait_for_everyone()
+
+    def get_warmup_steps(self, num_training_steps: int) -> int:
+        """``warmup_steps`` as a number of steps: a share below 1 is rounded up."""
+        return int(self.warmup_steps) if self.warmup_steps >= 1 else math.ceil(num_training_steps * self.warmup_steps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle finds its own process group: that of this process means nothing elsewhere."""
+        return {name: value for name, value in self.__dict__.items() if name != "distributed_state"}

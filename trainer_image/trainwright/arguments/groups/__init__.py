@@ -1,0 +1,31 @@
+"""The arguments by subject: one dataclass a group, several groups a file, in the order of Hugging Face's positions."""
+
+from __future__ import annotations
+
+from .compute import Determinism, DistributedDataParallel, Memory, Precision, Sharding
+from .data import DataLoading
+from .learning import Duration, LearningRate, Optimization, Stability
+from .results import BestModel, Checkpoints, Hub
+from .scripts import Diagnosis, Generation
+from .watching import Evaluation, Logging
+
+GROUPS: tuple[type, ...] = (
+    Duration,
+    LearningRate,
+    Optimization,
+    Stability,
+    Precision,
+    Memory,
+    Logging,
+    Evaluation,
+    Checkpoints,
+    Hub,
+    BestModel,
+    Determinism,
+    DataLoading,
+    DistributedDataParallel,
+    Sharding,
+    Diagnosis,
+    Generation,
+)
+"""In positional order; the last one belongs to ``Seq2SeqTrainingArguments`` alone."""

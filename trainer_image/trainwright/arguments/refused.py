@@ -1,0 +1,87 @@
+"""Arguments whose effect is not built yet: setting one raises ``NotImplementedError`` that names it.
+
+Nothing is ever accepted and ignored. Whoever builds an effect deletes its line here and proves the effect in
+``tests/unit/test_fields_proved.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import Problem, shown
+from .fields import FIELDS
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a field's effect is not there, and which values beside its default are built (for lists: elements)."""
+
+    reason: str
+    built: tuple[Any, ...] = ()
+
+
+_HUB = Refusal("uploading to the Hub is not built yet; upload the output folder after the run")
+_TRACKERS = Refusal("no experiment tracker is built yet; the log is in trainer_state.json and in the status")
+_GENERATION = Refusal("generating in evaluation is not built yet; generate from the saved model after the run")
+_SHARDING = Refusal("sharding over processes is not built yet; train data parallel", (False, "", []))
+_LIGER = Refusal("Liger kernels are not built in yet; leave it out")
+
+REFUSED: dict[str, Refusal] = {
+    "fsdp": _SHARDING,
+    "fsdp_config": _SHARDING,
+    "deepspeed": _SHARDING,
+    "parallelism_config": _SHARDING,
+    "push_to_hub": _HUB,
+    "hub_token": _HUB,
+    "hub_private_repo": _HUB,
+    "hub_model_id": _HUB,
+    "hub_strategy": _HUB,
+    "hub_always_push": _HUB,
+    "hub_revision": _HUB,
+    "report_to": Refusal(_TRACKERS.reason, ("none",)),
+    "project": _TRACKERS,
+    "trackio_space_id": _TRACKERS,
+    "trackio_bucket_id": _TRACKERS,
+    "trackio_static_space_id": Refusal(_TRACKERS.reason, (False,)),
+    "use_liger_kernel": _LIGER,
+    "liger_kernel_config": _LIGER,
+    "optim": Refusal(
+        "this optimizer is not built yet; use adamw_torch_fused, adamw_torch, sgd, adagrad, rmsprop or adafactor",
+        ("adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"),
+    ),
+    "optim_target_modules": Refusal("low-rank optimizers are not built yet; leave it out"),
+    "auto_find_batch_size": Refusal("not built yet; set per_device_train_batch_size to what fits"),
+    "enable_jit_checkpoint": Refusal("not needed: under the launcher a checkpoint is always written on SIGTERM"),
+    "debug": Refusal("not built yet; leave it out"),
+    "sortish_sampler": Refusal("not built yet; leave it out"),
+    "predict_with_generate": _GENERATION,
+    "generation_max_length": _GENERATION,
+    "generation_num_beams": _GENERATION,
+    "generation_config": _GENERATION,
+    "skip_memory_metrics": Refusal("measuring memory is not built yet; leave it out"),
+    "batch_eval_metrics": Refusal("not built yet; lower eval_accumulation_steps to save device memory"),
+    "eval_use_gather_object": Refusal("not built yet; let the model return tensors"),
+    "torch_empty_cache_steps": Refusal("not built yet; leave it out"),
+    "neftune_noise_alpha": Refusal("not built yet; leave it out"),
+    "include_num_input_tokens_seen": Refusal("counting input tokens is not built yet; leave it out", (False,)),
+    "train_sampling_strategy": Refusal("grouping by length is not built yet; use random", ("sequential",)),
+    "restore_callback_states_from_checkpoint": Refusal("not built yet; leave it out"),
+}
+"""Field -> why it is refused when set to anything but its default."""
+
+
+def refusals(values: Mapping[str, Any]) -> list[Problem]:
+    """One problem for each of ``values`` (field -> value) that asks for an effect that is not built."""
+    return [
+        Problem(name, f"{shown(name, values[name])} is not supported: {refusal.reason}")
+        for name, refusal in REFUSED.items()
+        if name in values and not _built(values[name], FIELDS[name].default, refusal)
+    ]
+
+
+def _built(value: Any, default: Any, refusal: Refusal) -> bool:
+    if value is None or value == default or any(value == built for built in refusal.built):
+        return True
+    return isinstance(value, list) and all(element in refusal.built for element in value)

@@ -1,0 +1,83 @@
+"""Arguments as dictionaries and JSON, in the form that Hugging Face's class writes and reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import Enum
+from typing import Any, Self
+
+from .errors import ArgumentError, Problem
+
+
+class Serial:
+    """To and from plain data."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Field -> plain value, ready for JSON; tokens are replaced by their names, as ``<HUB_TOKEN>``."""
+        return {
+            field.name: f"<{field.name.upper()}>"
+            if field.name.endswith("_token")
+            else _plain(getattr(self, field.name))
+            for field in fields(self)  # type: ignore[arg-type]
+            if field.init
+        }
+
+    def to_json_string(self) -> str:
+        """:meth:`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_sanitized_dict(self) -> dict[str, Any]:
+        """:meth:`to_dict` and the batch sizes over all devices, with numbers, booleans and texts only (for trackers)."""
+        values = {
+            **self.to_dict(),
+            "train_batch_size": self.train_batch_size,  # type: ignore[attr-defined]
+            "eval_batch_size": self.eval_batch_size,  # type: ignore[attr-defined]
+        }
+        return {name: v if type(v) in (bool, int, float, str) else str(v) for name, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From :meth:`to_dict` of this class or of Hugging Face's. Raises :class:`ArgumentError`."""
+        return cls(**values)
+
+    @classmethod
+    def from_json_string(cls, text: str) -> Self:
+        """From :meth:`to_json_string`. Raises :class:`ArgumentError`, also when the text is not a JSON object."""
+        return cls.from_dict(_object("JSON", text))
+
+    @classmethod
+    def from_json_file(cls, json_file: str) -> Self:
+        """From a file that holds :meth:`to_json_string`. Raises :class:`ArgumentError` naming the file."""
+        try:
+            with open(json_file, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ArgumentError([Problem(str(json_file), f"cannot be read: {error}")]) from None
+        return cls.from_dict(_object(str(json_file), text))
+
+
+def _object(place: str, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ArgumentError([Problem(place, f"is not JSON: {error}")]) from None
+    if not isinstance(values, dict):
+        raise ArgumentError([Problem(place, "must be a JSON object of arguments")])
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: _dtype_name(v) if key == "dtype" else _plain(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(element) for element in value]
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+def _dtype_name(value: Any) -> Any:
+    """``torch.float32`` -> ``float32``; JSON has no types."""
+    return value if value is None or isinstance(value, str) else str(value).split(".")[-1]

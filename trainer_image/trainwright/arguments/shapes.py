@@ -1,0 +1,105 @@
+"""The shapes that argument values may have, as annotated types: Python's own type, and beside it what can be checked.
+
+``typing.get_type_hints`` without extras gives the bare types, so argument parsers that read a dataclass (such as
+``HfArgumentParser``) see what they expect; :mod:`trainwright.arguments.fields` reads the rest.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any
+
+from trainwright.enums import (
+    DebugOption,
+    HubStrategy,
+    IntervalStrategy,
+    OptimizerNames,
+    SaveStrategy,
+    SchedulerType,
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``kind`` is one of the keys of :data:`KINDS`; bounds hold for numbers, ``pattern`` for text.
+
+    Choices may also stand in the field's metadata, where argument parsers look for them.
+    """
+
+    kind: str
+    optional: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive_minimum: float | None = None
+    exclusive_maximum: float | None = None
+    enum: type[Enum] | None = None
+    choices: tuple[str, ...] | None = None
+    pattern: str | None = None
+
+
+KINDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "enum": "one of the choices",
+    "bool|enum": "one of the choices, or true or false",
+    "bool|str": "text, or true or false",
+    "list[str]": "a list of texts",
+    "str|list[str]": "a text or a list of texts",
+    "object": "a mapping, or its JSON text",
+    "object|path": "a mapping, its JSON text, or the path of a JSON file",
+    "opaque": "an object that only Python can build",
+}
+"""What a value of each kind is, in words."""
+
+TRACKERS = (
+    *("all", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow"),
+    *("mlflow", "neptune", "swanlab", "tensorboard", "trackio", "wandb"),
+)
+
+Flag = Annotated[bool, Shape("bool")]
+MaybeFlag = Annotated[bool | None, Shape("bool", optional=True)]
+
+Count = Annotated[int, Shape("int", minimum=1)]
+MaybeCount = Annotated[int | None, Shape("int", optional=True, minimum=1)]
+CountOrNone = Annotated[int, Shape("int", minimum=0)]
+Limit = Annotated[int | None, Shape("int", optional=True, minimum=0)]
+UnsetOrCount = Annotated[int, Shape("int", minimum=-1)]
+Seed = Annotated[int, Shape("int", minimum=0, maximum=2**32 - 1)]
+MaybeSeed = Annotated[int | None, Shape("int", optional=True, minimum=0, maximum=2**32 - 1)]
+
+NonNegative = Annotated[float, Shape("float", minimum=0)]
+MaybeNonNegative = Annotated[float | None, Shape("float", optional=True, minimum=0)]
+Share = Annotated[float, Shape("float", minimum=0, maximum=1)]
+Decay = Annotated[float, Shape("float", minimum=0, exclusive_maximum=1)]
+
+Text = Annotated[str, Shape("str")]
+MaybeText = Annotated[str | None, Shape("str", optional=True)]
+MaybePath = Annotated[str | None, Shape("str", optional=True)]
+KeyValues = Annotated[
+    str | None, Shape("str", optional=True, pattern=r"^\s*([^=,\s]+\s*=[^=,]+)(,\s*[^=,\s]+\s*=[^=,]+)*$")
+]
+TextOrFlag = Annotated[str | None, Shape("bool|str", optional=True)]
+
+Texts = Annotated[list[str], Shape("list[str]")]
+MaybeTexts = Annotated[list[str] | None, Shape("list[str]", optional=True)]
+TextOrTexts = Annotated[None | str | list[str], Shape("str|list[str]", optional=True)]
+
+Choice = Annotated[str, Shape("enum")]
+MaybeChoice = Annotated[str | None, Shape("enum", optional=True)]
+TokenCounting = Annotated[str | bool, Shape("bool|enum", choices=("all", "non_padding", "no"))]
+Trackers = Annotated[None | str | list[str], Shape("str|list[str]", optional=True, choices=TRACKERS)]
+DebugOptions = Annotated[str | list[DebugOption], Shape("str|list[str]", optional=True, enum=DebugOption)]
+Interval = Annotated[IntervalStrategy | str, Shape("enum", enum=IntervalStrategy)]
+SaveInterval = Annotated[SaveStrategy | str, Shape("enum", enum=SaveStrategy)]
+HubPush = Annotated[HubStrategy | str, Shape("enum", enum=HubStrategy)]
+Scheduler = Annotated[SchedulerType | str, Shape("enum", enum=SchedulerType)]
+Optimizer = Annotated[OptimizerNames | str, Shape("enum", enum=OptimizerNames)]
+
+Object = Annotated[dict[str, Any] | str | None, Shape("object", optional=True)]
+ObjectOrPath = Annotated[dict[str, Any] | str | None, Shape("object|path", optional=True)]
+Generation = Annotated[str | os.PathLike[str] | Any | None, Shape("object|path", optional=True)]
+Opaque = Annotated[Any | None, Shape("opaque", optional=True)]

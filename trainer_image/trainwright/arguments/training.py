@@ -1,0 +1,79 @@
+"""The two classes: the groups of arguments joined, checked and completed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from . import groups
+from .derive import derive
+from .devices import Devices
+from .fields import FIELDS
+from .serial import Serial
+from .setters import Setters
+from .validate import checked, refuse_unknown
+
+
+class Named:
+    """Looks at the names before ``__init__`` does, which would stop at the first unknown one."""
+
+    def __new__(cls, *args: Any, **values: Any) -> Any:
+        refuse_unknown(values, cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        return super().__new__(cls)
+
+
+# Dataclass fields are collected from the last base to the first, and the order is that of Hugging Face's positions.
+@dataclass(repr=False)
+class TrainingArguments(
+    Setters,
+    Serial,
+    Devices,
+    Named,
+    groups.Diagnosis,
+    groups.Sharding,
+    groups.DistributedDataParallel,
+    groups.DataLoading,
+    groups.Determinism,
+    groups.BestModel,
+    groups.Hub,
+    groups.Checkpoints,
+    groups.Evaluation,
+    groups.Logging,
+    groups.Memory,
+    groups.Precision,
+    groups.Stability,
+    groups.Optimization,
+    groups.LearningRate,
+    groups.Duration,
+):
+    """Everything that says how to train, with the names and defaults of Hugging Face's class of this name.
+
+    Attributes can be changed afterwards; :meth:`check` then looks at them again. Raises :class:`ArgumentError` (a
+    ``ValueError``) with every mistake at once, one line each, and :class:`NotBuiltError` (a ``NotImplementedError``) for
+    an argument whose effect Trainwright does not have yet. What each argument does stands in
+    :data:`trainwright.arguments.fields.FIELDS` and in the manual.
+    """
+
+    default_optim: ClassVar[str] = "adamw_torch_fused"
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Checks every argument and completes those that follow from others. Raises :class:`ArgumentError`."""
+        values = checked({name: getattr(self, name) for name in self.__dataclass_fields__ if name in FIELDS})
+        for name, value in values.items():
+            setattr(self, name, value)
+        derive(self)
+
+    def __str__(self) -> str:
+        shown = {k: f"<{k.upper()}>" if k.endswith("_token") else v for k, v in asdict(self).items()}
+        lines = "".join(f"{name}={value},\n" for name, value in sorted(shown.items()))
+        return f"{type(self).__name__}(\n{lines})"
+
+    __repr__ = __str__
+
+
+@dataclass(repr=False)
+class Seq2SeqTrainingArguments(TrainingArguments, groups.Generation):
+    """:class:`TrainingArguments` and what only models that write a new sequence need."""

@@ -1,0 +1,275 @@
+"""What spans several training arguments, said once: for Python as a predicate, for the API server as CEL.
+
+``TrainingArguments`` evaluates the predicates, the CRD carries the CEL (over ``self`` = ``spec.trainingArguments``), and
+both say the same message. In CEL an absent field stands for its default: ``{name}`` in a template becomes ``has(...) ? ... :
+default``, or the bare path where absence has a meaning of its own. Whole-number fields are ``int`` there and all other numbers ``double``, so literals are written with a point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Values = Mapping[str, Any]
+
+DEFAULTS: dict[str, str | bool | int | float] = {
+    "bf16": False,
+    "bf16_full_eval": False,
+    "dataloader_num_workers": 0,
+    "dataloader_persistent_workers": False,
+    "eval_strategy": "no",
+    "fp16": False,
+    "fp16_full_eval": False,
+    "load_best_model_at_end": False,
+    "logging_steps": 500.0,
+    "logging_strategy": "steps",
+    "lr_scheduler_type": "linear",
+    "max_steps": -1,
+    "num_train_epochs": 3.0,
+    "save_steps": 500.0,
+    "save_strategy": "steps",
+    "use_cpu": False,
+}
+"""What an absent field means in CEL; the type of the value is the field's type there."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``predicate`` takes every argument by name (absent ones as their defaults) and is true when all is well.
+
+    ``fields`` are those that the rule looks at; the first one is where a person would mend it. ``message`` begins with
+    what is wrong and ends with the mend, in the names of Python.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    predicate: Callable[[Values], bool]
+    template: str
+    message: str
+
+    @property
+    def cel(self) -> str:
+        """The rule over ``self`` = ``spec.trainingArguments``, true when all is well."""
+        text = self.template
+        for field in self.fields:
+            text = text.replace("{" + field + "}", _with_default(field))
+        return text
+
+    @property
+    def camel_message(self) -> str:
+        """The message in the names of the manifest."""
+        text = self.message
+        for field in sorted(self.fields, key=len, reverse=True):
+            text = text.replace(field, camel(field))
+        return text
+
+
+def camel(name: str) -> str:
+    """``per_device_train_batch_size`` -> ``perDeviceTrainBatchSize``."""
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
+
+
+def _with_default(field: str) -> str:
+    path, default = f"self.{camel(field)}", DEFAULTS.get(field)
+    if default is None:
+        return path
+    literal = f'"{default}"' if isinstance(default, str) else str(default).lower()
+    return f"(has({path}) ? {path} : {literal})"
+
+
+def violations(values: Values, unsound: Collection[str] = ()) -> list[Rule]:
+    """The rules that ``values`` break; those that look at an ``unsound`` field (a wrong type, say) are not asked."""
+    return [rule for rule in RULES if not set(rule.fields) & set(unsound) and not rule.predicate(values)]
+
+
+def _whole(steps: float) -> bool:
+    return steps <= 1 or steps == int(steps)
+
+
+def _eval_every(values: Values) -> float:
+    return values["eval_steps"] or values["logging_steps"]
+
+
+def _parts(share: float) -> int:
+    """A share of all steps in millionths, so that 0.3 is a multiple of 0.1."""
+    return int(share * 1000000.0 + 0.5)
+
+
+def _multiple(save: float, every: float) -> bool:
+    if save >= 1 and every >= 1:
+        return int(save) % int(every) == 0
+    return save < 1 and every < 1 and (_parts(every) == 0 or _parts(save) % _parts(every) == 0)
+
+
+_EVAL_EVERY = "(has({eval_steps}) && {eval_steps} != 0.0 ? {eval_steps} : {logging_steps})"
+_WHOLE = "({steps} <= 1.0 || double(int({steps})) == {steps})"
+_PARTS = "int({share} * 1000000.0 + 0.5)"
+_EVAL_PARTS, _SAVE_PARTS = _PARTS.replace("{share}", _EVAL_EVERY), _PARTS.replace("{share}", "{save_steps}")
+_MULTIPLE = (
+    (
+        "({save_steps} >= 1.0 && EVERY >= 1.0 ? int({save_steps}) % int(EVERY) == 0 : "
+        "{save_steps} < 1.0 && EVERY < 1.0 && (EVAL_PARTS == 0 || SAVE_PARTS % EVAL_PARTS == 0))"
+    )
+    .replace("EVERY", _EVAL_EVERY)
+    .replace("EVAL_PARTS", _EVAL_PARTS)
+    .replace("SAVE_PARTS", _SAVE_PARTS)
+)
+
+_FEEDBACK = ("reduce_lr_on_plateau", "greedy")
+_CPU_BACKENDS = (None, "gloo", "mpi")
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "length",
+        ("num_train_epochs", "max_steps"),
+        lambda v: v["max_steps"] > 0 or v["num_train_epochs"] > 0,
+        "{max_steps} > 0 || {num_train_epochs} > 0.0",
+        "num_train_epochs is 0 and max_steps gives no length either; set one of them above 0",
+    ),
+    Rule(
+        "one-number-format",
+        ("fp16", "bf16"),
+        lambda v: not (v["fp16"] and v["bf16"]),
+        "!({fp16} && {bf16})",
+        "fp16 and bf16 exclude each other; keep bf16 where the hardware has it",
+    ),
+    Rule(
+        "one-number-format-for-evaluation",
+        ("fp16_full_eval", "bf16_full_eval"),
+        lambda v: not (v["fp16_full_eval"] and v["bf16_full_eval"]),
+        "!({fp16_full_eval} && {bf16_full_eval})",
+        "fp16_full_eval and bf16_full_eval exclude each other; keep one",
+    ),
+    Rule(
+        "logging-interval",
+        ("logging_steps", "logging_strategy"),
+        lambda v: v["logging_strategy"] != "steps" or v["logging_steps"] > 0,
+        '{logging_strategy} != "steps" || {logging_steps} > 0.0',
+        'logging_steps must be above 0 when logging_strategy is "steps"; to log nothing set logging_strategy to "no"',
+    ),
+    Rule(
+        "logging-steps-whole",
+        ("logging_steps", "logging_strategy"),
+        lambda v: v["logging_strategy"] != "steps" or _whole(v["logging_steps"]),
+        '{logging_strategy} != "steps" || ' + _WHOLE.replace("{steps}", "{logging_steps}"),
+        "logging_steps must be a whole number of steps, or a share of all steps below 1",
+    ),
+    Rule(
+        "eval-interval",
+        ("eval_steps", "eval_strategy", "logging_steps"),
+        lambda v: v["eval_strategy"] != "steps" or _eval_every(v) > 0,
+        '{eval_strategy} != "steps" || ' + _EVAL_EVERY + " > 0.0",
+        'eval_steps must say how often to evaluate when eval_strategy is "steps" and logging_steps does not; set it above 0',
+    ),
+    Rule(
+        "eval-steps-whole",
+        ("eval_steps", "eval_strategy", "logging_steps"),
+        lambda v: v["eval_strategy"] != "steps" or _whole(_eval_every(v)),
+        '{eval_strategy} != "steps" || ' + _WHOLE.replace("{steps}", _EVAL_EVERY),
+        "eval_steps (logging_steps where it is left out) must be a whole number of steps, or a share of all steps below 1",
+    ),
+    Rule(
+        "save-interval",
+        ("save_steps", "save_strategy"),
+        lambda v: v["save_strategy"] != "steps" or v["save_steps"] > 0,
+        '{save_strategy} != "steps" || {save_steps} > 0.0',
+        'save_steps must be above 0 when save_strategy is "steps"; to save nothing set save_strategy to "no"',
+    ),
+    Rule(
+        "save-steps-whole",
+        ("save_steps", "save_strategy"),
+        lambda v: v["save_strategy"] != "steps" or _whole(v["save_steps"]),
+        '{save_strategy} != "steps" || ' + _WHOLE.replace("{steps}", "{save_steps}"),
+        "save_steps must be a whole number of steps, or a share of all steps below 1",
+    ),
+    Rule(
+        "save-best-needs-evaluation",
+        ("save_strategy", "eval_strategy"),
+        lambda v: v["save_strategy"] != "best" or v["eval_strategy"] != "no",
+        '{save_strategy} != "best" || {eval_strategy} != "no"',
+        'save_strategy "best" needs evaluations to tell what is best; set eval_strategy to "steps" or "epoch"',
+    ),
+    Rule(
+        "save-best-needs-metric",
+        ("metric_for_best_model", "save_strategy", "load_best_model_at_end", "lr_scheduler_type"),
+        lambda v: (
+            v["save_strategy"] != "best"
+            or v["metric_for_best_model"] is not None
+            or v["load_best_model_at_end"]
+            or v["lr_scheduler_type"] in _FEEDBACK
+        ),
+        '{save_strategy} != "best" || has({metric_for_best_model}) || {load_best_model_at_end} || '
+        '{lr_scheduler_type} in ["reduce_lr_on_plateau", "greedy"]',
+        'metric_for_best_model must say what save_strategy "best" goes by; "loss" is the usual one',
+    ),
+    Rule(
+        "load-best-needs-evaluation",
+        ("load_best_model_at_end", "eval_strategy"),
+        lambda v: not v["load_best_model_at_end"] or v["eval_strategy"] != "no",
+        '!{load_best_model_at_end} || {eval_strategy} != "no"',
+        'load_best_model_at_end needs evaluations; set eval_strategy to "steps" or "epoch"',
+    ),
+    Rule(
+        "load-best-same-strategies",
+        ("load_best_model_at_end", "save_strategy", "eval_strategy"),
+        lambda v: (
+            not v["load_best_model_at_end"]
+            or v["eval_strategy"] == "no"
+            or v["save_strategy"] in ("best", v["eval_strategy"])
+        ),
+        '!{load_best_model_at_end} || {eval_strategy} == "no" || {save_strategy} == "best" || '
+        "{save_strategy} == {eval_strategy}",
+        'load_best_model_at_end needs a checkpoint for each evaluation; make save_strategy equal to eval_strategy, or "best"',
+    ),
+    Rule(
+        "load-best-save-on-evaluation",
+        ("load_best_model_at_end", "save_steps", "eval_steps", "logging_steps", "save_strategy", "eval_strategy"),
+        lambda v: (
+            not v["load_best_model_at_end"]
+            or v["save_strategy"] != "steps"
+            or v["eval_strategy"] != "steps"
+            or _multiple(v["save_steps"], _eval_every(v))
+        ),
+        '!{load_best_model_at_end} || {save_strategy} != "steps" || {eval_strategy} != "steps" || ' + _MULTIPLE,
+        "load_best_model_at_end needs save_steps to be a multiple of eval_steps (logging_steps where it is left out), "
+        "both whole numbers or both shares below 1",
+    ),
+    Rule(
+        "scheduler-needs-evaluation",
+        ("lr_scheduler_type", "eval_strategy"),
+        lambda v: v["lr_scheduler_type"] not in _FEEDBACK or v["eval_strategy"] != "no",
+        '!({lr_scheduler_type} in ["reduce_lr_on_plateau", "greedy"]) || {eval_strategy} != "no"',
+        'lr_scheduler_type follows the evaluation here; set eval_strategy to "steps" or "epoch"',
+    ),
+    Rule(
+        "prefetch-needs-workers",
+        ("dataloader_prefetch_factor", "dataloader_num_workers"),
+        lambda v: v["dataloader_prefetch_factor"] is None or v["dataloader_num_workers"] > 0,
+        "!has({dataloader_prefetch_factor}) || {dataloader_num_workers} > 0",
+        "dataloader_prefetch_factor works in loading processes only; set dataloader_num_workers above 0 or leave it out",
+    ),
+    Rule(
+        "persistent-needs-workers",
+        ("dataloader_persistent_workers", "dataloader_num_workers"),
+        lambda v: not v["dataloader_persistent_workers"] or v["dataloader_num_workers"] > 0,
+        "!{dataloader_persistent_workers} || {dataloader_num_workers} > 0",
+        "dataloader_persistent_workers keeps loading processes; set dataloader_num_workers above 0 or leave it out",
+    ),
+    Rule(
+        "start-method-needs-workers",
+        ("dataloader_multiprocessing_context", "dataloader_num_workers"),
+        lambda v: v["dataloader_multiprocessing_context"] is None or v["dataloader_num_workers"] > 0,
+        "!has({dataloader_multiprocessing_context}) || {dataloader_num_workers} > 0",
+        "dataloader_multiprocessing_context is about loading processes; set dataloader_num_workers above 0 or leave it out",
+    ),
+    Rule(
+        "cpu-backend",
+        ("ddp_backend", "use_cpu"),
+        lambda v: not v["use_cpu"] or v["ddp_backend"] in _CPU_BACKENDS,
+        '!{use_cpu} || !has({ddp_backend}) || {ddp_backend} in ["gloo", "mpi"]',
+        'ddp_backend must be "gloo" or "mpi" with use_cpu; leave it out for gloo',
+    ),
+)
+"""In the order of the arguments. A value that is wrong by itself is the field's own affair, never a rule's."""
