@@ -26,6 +26,8 @@ ENV_PROGRESS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
 
 # Places in a pod.
 JOB_FILE = "/etc/trainwright/job.json"
+SCRIPT_DIR = "/etc/trainwright/script"
+"""Where a script's ConfigMap is mounted: the file is named by ``script.configMap.key``."""
 OUTPUT_DIR = "/output"
 TERMINATION_FILE = "/dev/termination-log"
 MASTER_PORT = 29400
