@@ -1,4 +1,4 @@
-"""The words that arguments choose from, as string enums: ``args.eval_strategy == "steps"`` holds, as Hugging Face users expect.
+"""The words that arguments choose from, as string enums: ``args.eval_strategy == "steps"`` holds.
 
 Names and values are those of ``transformers``, so that scripts move over unchanged.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class ExplicitEnum(str, Enum):
+class ExplicitEnum(str, Enum):  # noqa: UP042 - a StrEnum prints differently from what scripts expect
     """A string enum whose error names the values to choose from."""
 
     @classmethod

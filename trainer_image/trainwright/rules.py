@@ -1,8 +1,9 @@
 """What spans several training arguments, said once: for Python as a predicate, for the API server as CEL.
 
 ``TrainingArguments`` evaluates the predicates, the CRD carries the CEL (over ``self`` = ``spec.trainingArguments``), and
-both say the same message. In CEL an absent field stands for its default: ``{name}`` in a template becomes ``has(...) ? ... :
-default``, or the bare path where absence has a meaning of its own. Whole-number fields are ``int`` there and all other numbers ``double``, so literals are written with a point.
+both say the same message. In CEL an absent field stands for its default: ``{name}`` in a template becomes
+``has(...) ? ... : default``, or the bare path where absence has a meaning of its own. Whole-number fields are ``int``
+there and all other numbers ``double``, so their literals are written with a point.
 """
 
 from __future__ import annotations
@@ -161,14 +162,14 @@ RULES: tuple[Rule, ...] = (
         ("eval_steps", "eval_strategy", "logging_steps"),
         lambda v: v["eval_strategy"] != "steps" or _eval_every(v) > 0,
         '{eval_strategy} != "steps" || ' + _EVAL_EVERY + " > 0.0",
-        'eval_steps must say how often to evaluate when eval_strategy is "steps" and logging_steps does not; set it above 0',
+        'eval_steps must be above 0 when eval_strategy is "steps" and logging_steps does not say how often to evaluate',
     ),
     Rule(
         "eval-steps-whole",
         ("eval_steps", "eval_strategy", "logging_steps"),
         lambda v: v["eval_strategy"] != "steps" or _whole(_eval_every(v)),
         '{eval_strategy} != "steps" || ' + _WHOLE.replace("{steps}", _EVAL_EVERY),
-        "eval_steps (logging_steps where it is left out) must be a whole number of steps, or a share of all steps below 1",
+        "eval_steps (left out: logging_steps) must be a whole number of steps, or a share of all steps below 1",
     ),
     Rule(
         "save-interval",
@@ -221,7 +222,7 @@ RULES: tuple[Rule, ...] = (
         ),
         '!{load_best_model_at_end} || {eval_strategy} == "no" || {save_strategy} == "best" || '
         "{save_strategy} == {eval_strategy}",
-        'load_best_model_at_end needs a checkpoint for each evaluation; make save_strategy equal to eval_strategy, or "best"',
+        'load_best_model_at_end needs save_strategy to be the same as eval_strategy, or "best"',
     ),
     Rule(
         "load-best-save-on-evaluation",
@@ -248,21 +249,21 @@ RULES: tuple[Rule, ...] = (
         ("dataloader_prefetch_factor", "dataloader_num_workers"),
         lambda v: v["dataloader_prefetch_factor"] is None or v["dataloader_num_workers"] > 0,
         "!has({dataloader_prefetch_factor}) || {dataloader_num_workers} > 0",
-        "dataloader_prefetch_factor works in loading processes only; set dataloader_num_workers above 0 or leave it out",
+        "dataloader_prefetch_factor needs loading processes; set dataloader_num_workers above 0 or leave it out",
     ),
     Rule(
         "persistent-needs-workers",
         ("dataloader_persistent_workers", "dataloader_num_workers"),
         lambda v: not v["dataloader_persistent_workers"] or v["dataloader_num_workers"] > 0,
         "!{dataloader_persistent_workers} || {dataloader_num_workers} > 0",
-        "dataloader_persistent_workers keeps loading processes; set dataloader_num_workers above 0 or leave it out",
+        "dataloader_persistent_workers needs loading processes; set dataloader_num_workers above 0 or leave it out",
     ),
     Rule(
         "start-method-needs-workers",
         ("dataloader_multiprocessing_context", "dataloader_num_workers"),
         lambda v: v["dataloader_multiprocessing_context"] is None or v["dataloader_num_workers"] > 0,
         "!has({dataloader_multiprocessing_context}) || {dataloader_num_workers} > 0",
-        "dataloader_multiprocessing_context is about loading processes; set dataloader_num_workers above 0 or leave it out",
+        "dataloader_multiprocessing_context needs loading processes; set dataloader_num_workers above 0 or leave it out",
     ),
     Rule(
         "cpu-backend",

@@ -17,9 +17,7 @@ class Serial:
     def to_dict(self) -> dict[str, Any]:
         """Field -> plain value, ready for JSON; tokens are replaced by their names, as ``<HUB_TOKEN>``."""
         return {
-            field.name: f"<{field.name.upper()}>"
-            if field.name.endswith("_token")
-            else _plain(getattr(self, field.name))
+            field.name: _hidden(field.name) if field.name.endswith("_token") else _plain(getattr(self, field.name))
             for field in fields(self)  # type: ignore[arg-type]
             if field.init
         }
@@ -29,7 +27,7 @@ class Serial:
         return json.dumps(self.to_dict(), indent=2)
 
     def to_sanitized_dict(self) -> dict[str, Any]:
-        """:meth:`to_dict` and the batch sizes over all devices, with numbers, booleans and texts only (for trackers)."""
+        """:meth:`to_dict` and the batch sizes over all devices, with numbers, booleans and texts only."""
         values = {
             **self.to_dict(),
             "train_batch_size": self.train_batch_size,  # type: ignore[attr-defined]
@@ -66,6 +64,10 @@ def _object(place: str, text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ArgumentError([Problem(place, "must be a JSON object of arguments")])
     return values
+
+
+def _hidden(name: str) -> str:
+    return f"<{name.upper()}>"
 
 
 def _plain(value: Any) -> Any:

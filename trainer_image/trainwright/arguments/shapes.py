@@ -60,6 +60,9 @@ TRACKERS = (
     *("mlflow", "neptune", "swanlab", "tensorboard", "trackio", "wandb"),
 )
 
+KEY_VALUES = r"^\s*[^=,\s]+\s*=[^=,]+(,\s*[^=,\s]+\s*=[^=,]+)*$"
+"""``key=value`` with commas between: how ``optim_args`` is read."""
+
 Flag = Annotated[bool, Shape("bool")]
 MaybeFlag = Annotated[bool | None, Shape("bool", optional=True)]
 
@@ -79,19 +82,17 @@ Decay = Annotated[float, Shape("float", minimum=0, exclusive_maximum=1)]
 Text = Annotated[str, Shape("str")]
 MaybeText = Annotated[str | None, Shape("str", optional=True)]
 MaybePath = Annotated[str | None, Shape("str", optional=True)]
-KeyValues = Annotated[
-    str | None, Shape("str", optional=True, pattern=r"^\s*([^=,\s]+\s*=[^=,]+)(,\s*[^=,\s]+\s*=[^=,]+)*$")
-]
+KeyValues = Annotated[str | None, Shape("str", optional=True, pattern=KEY_VALUES)]
 TextOrFlag = Annotated[str | None, Shape("bool|str", optional=True)]
 
 Texts = Annotated[list[str], Shape("list[str]")]
 MaybeTexts = Annotated[list[str] | None, Shape("list[str]", optional=True)]
-TextOrTexts = Annotated[None | str | list[str], Shape("str|list[str]", optional=True)]
+TextOrTexts = Annotated[str | list[str] | None, Shape("str|list[str]", optional=True)]
 
 Choice = Annotated[str, Shape("enum")]
 MaybeChoice = Annotated[str | None, Shape("enum", optional=True)]
 TokenCounting = Annotated[str | bool, Shape("bool|enum", choices=("all", "non_padding", "no"))]
-Trackers = Annotated[None | str | list[str], Shape("str|list[str]", optional=True, choices=TRACKERS)]
+Trackers = Annotated[str | list[str] | None, Shape("str|list[str]", optional=True, choices=TRACKERS)]
 DebugOptions = Annotated[str | list[DebugOption], Shape("str|list[str]", optional=True, enum=DebugOption)]
 Interval = Annotated[IntervalStrategy | str, Shape("enum", enum=IntervalStrategy)]
 SaveInterval = Annotated[SaveStrategy | str, Shape("enum", enum=SaveStrategy)]

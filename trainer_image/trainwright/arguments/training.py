@@ -48,9 +48,9 @@ class TrainingArguments(
 ):
     """Everything that says how to train, with the names and defaults of Hugging Face's class of this name.
 
-    Attributes can be changed afterwards; :meth:`check` then looks at them again. Raises :class:`ArgumentError` (a
-    ``ValueError``) with every mistake at once, one line each, and :class:`NotBuiltError` (a ``NotImplementedError``) for
-    an argument whose effect Trainwright does not have yet. What each argument does stands in
+    Attributes can be changed afterwards; :meth:`check` then looks at them again. Raises ``ArgumentError`` (a
+    ``ValueError``) with every mistake at once, one line each, and ``NotBuiltError`` (a ``NotImplementedError``) for an
+    argument whose effect Trainwright does not have yet. What each argument does stands in
     :data:`trainwright.arguments.fields.FIELDS` and in the manual.
     """
 
@@ -75,5 +75,5 @@ class TrainingArguments(
 
 
 @dataclass(repr=False)
-class Seq2SeqTrainingArguments(TrainingArguments, groups.Generation):
+class Seq2SeqTrainingArguments(groups.Generation, TrainingArguments):
     """:class:`TrainingArguments` and what only models that write a new sequence need."""
