@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Rows: TypeAlias = "Dataset | IterableDataset"
 
 PLACE = "spec.dataset"
+NO_ROWS = "corresponds to no data"
+"""What datasets says of a split without a row."""
 
 
 class Splits(NamedTuple):
@@ -65,8 +67,10 @@ def _read(spec: DatasetSpec, where: Any, split: str | None, place: str, whole_do
     except UserError:
         raise
     except Exception as error:  # the readers raise whatever their file formats raise
-        raise explain(error, source.format, source.files, place) from error
-    if not spec.streaming and len(rows) == 0:
+        if NO_ROWS not in str(error):
+            raise explain(error, source.format, source.files, place) from error
+        rows = None
+    if rows is None or (not spec.streaming and len(rows) == 0):
         raise DataError(f"{place}: {where!r} holds no rows; check that the files are not empty")
     return rows
 
