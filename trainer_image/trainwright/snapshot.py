@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from trainwright.contract import UserError
+from trainwright.data import position_of, resume_at
 from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rng_state
 from trainwright.weights import load_weights, save_weights
 
@@ -70,8 +71,8 @@ def _save_shared_state(trainer: Any, folder: Path) -> None:
 def _save_rank_state(trainer: Any, folder: Path) -> None:
     loader = getattr(trainer.callback_handler, "train_dataloader", None)
     _save(rng_state(), folder / _of_rank("rng_state", "pth", trainer))
-    if hasattr(loader, "position"):
-        _save(loader.position(), folder / _of_rank("data_state", "pt", trainer))
+    if (position := position_of(loader)) is not None:
+        _save(position, folder / _of_rank("data_state", "pt", trainer))
 
 
 def _parts(trainer: Any) -> dict[str, Any]:
@@ -128,9 +129,9 @@ def restore_position(trainer: Any, folder: Path, loader: Any = None) -> None:
     if _world_size(folder) not in (trainer.args.world_size, None):
         _reseed(trainer, folder)
         return
-    if data_file.is_file() and hasattr(loader, "resume_at"):
+    if data_file.is_file() and loader is not None:
         with _explained(data_file):
-            loader.resume_at(_load(data_file))
+            resume_at(loader, _load(data_file))
     if rng_file.is_file():
         with _explained(rng_file):
             set_rng_state(_load(rng_file))

@@ -1,0 +1,181 @@
+"""From a list of samples to a batch: the default collators of Hugging Face, and guards around anybody's.
+
+Nothing here imports transformers; tokenizers are used by their ``pad``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainwright.contract import DataError, UserError
+
+Collate = Callable[[list[Any]], Any]
+
+
+def default_data_collator(features: list[Any], return_tensors: str = "pt") -> dict[str, Any]:
+    """Stack each key of dict-like samples; ``label`` (a number) or ``label_ids`` (a list) becomes ``labels``.
+
+    The first sample tells which keys there are; strings and None are left out.
+
+    Args:
+        features: Mappings, or objects with attributes.
+        return_tensors: ``"pt"`` for torch tensors, ``"np"`` for NumPy arrays.
+    """
+    if return_tensors not in ("pt", "np"):
+        raise ValueError(f"return_tensors: {return_tensors!r} is not known; choose 'pt' or 'np'")
+    stack = _stack_torch if return_tensors == "pt" else _stack_numpy
+    samples = features if isinstance(features[0], Mapping) else [vars(sample) for sample in features]
+    first = samples[0]
+    batch = {}
+    label = next((key for key in ("label", "label_ids") if first.get(key) is not None), None)
+    if label is not None:
+        batch["labels"] = stack([sample[label] for sample in samples], as_label=True)
+    for key, value in first.items():
+        if key not in ("label", "label_ids") and value is not None and not isinstance(value, str):
+            batch[key] = stack([sample[key] for sample in samples], as_label=False)
+    return batch
+
+
+def _stack_torch(values: list[Any], as_label: bool) -> torch.Tensor:
+    first = values[0]
+    if isinstance(first, torch.Tensor) and not (as_label and first.ndim == 0):
+        return torch.stack(values)
+    if isinstance(first, np.ndarray) and not as_label:
+        return torch.from_numpy(np.stack(values))
+    if as_label:
+        return torch.tensor(values, dtype=torch.long if _is_integer(first) else torch.float)
+    return torch.tensor(values)
+
+
+def _stack_numpy(values: list[Any], as_label: bool) -> np.ndarray:
+    first = values[0]
+    if isinstance(first, np.ndarray) and not (as_label and first.ndim == 0):
+        return np.stack(values)
+    if as_label:
+        return np.array(values, dtype=np.int64 if _is_integer(first) else np.float32)
+    return np.array(values)
+
+
+def _is_integer(label: Any) -> bool:
+    """Whether a label, or the first of a list of labels, is a class number."""
+    if isinstance(label, Sequence | np.ndarray) and np.ndim(label):
+        label = label[0]
+    label = label.item() if isinstance(label, torch.Tensor) else label
+    return isinstance(label, int | np.integer)
+
+
+@dataclass
+class DefaultDataCollator:
+    """:func:`default_data_collator` as an object that remembers ``return_tensors``."""
+
+    return_tensors: str = "pt"
+
+    def __call__(self, features: list[Any], return_tensors: str | None = None) -> dict[str, Any]:
+        return default_data_collator(features, return_tensors or self.return_tensors)
+
+
+@dataclass
+class DataCollatorWithPadding:
+    """Pad the samples of a batch to one length with a tokenizer; ``label`` or ``label_ids`` becomes ``labels``.
+
+    ``padding``, ``max_length``, ``pad_to_multiple_of`` and ``return_tensors`` are those of the tokenizer's ``pad``.
+    """
+
+    tokenizer: Any
+    padding: bool | str = True
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+    return_tensors: str = "pt"
+
+    def __call__(self, features: list[dict[str, Any]]) -> Any:
+        batch = self._pad(features)
+        for name in ("label", "label_ids"):
+            if name in batch:
+                batch["labels"] = batch.pop(name)
+        return batch
+
+    def _pad(self, features: list[dict[str, Any]]) -> Any:
+        """Fast tokenizers warn, at every first use, that calling them is faster: not so when samples are tokens already."""
+        told = getattr(self.tokenizer, "deprecation_warnings", {})
+        before = told.get("Asking-to-pad-a-fast-tokenizer", False)
+        told["Asking-to-pad-a-fast-tokenizer"] = True
+        try:
+            return self.tokenizer.pad(
+                features,
+                padding=self.padding,
+                max_length=self.max_length,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+                return_tensors=self.return_tensors,
+            )
+        finally:
+            told["Asking-to-pad-a-fast-tokenizer"] = before
+
+
+class KeepColumns:
+    """Leave out of every sample what the model takes no argument for, then collate.
+
+    Costs one comparison of keys a batch where there is nothing to leave out.
+    """
+
+    def __init__(self, collate: Collate, columns: Collection[str], model_name: str) -> None:
+        self._collate = collate
+        self._columns = frozenset(columns)
+        self._model_name = model_name
+
+    def __call__(self, features: list[Any]) -> Any:
+        first = features[0]
+        if isinstance(first, dict) and not first.keys() <= self._columns:
+            if self._columns.isdisjoint(first):
+                raise no_columns_left(first, self._columns, self._model_name)
+            features = [
+                {key: value for key, value in sample.items() if key in self._columns}
+                if isinstance(sample, dict)
+                else sample
+                for sample in features
+            ]
+        return self._collate(features)
+
+
+def no_columns_left(columns: Collection[str], accepted: Collection[str], model_name: str) -> DataError:
+    return DataError(
+        f"remove_unused_columns: {model_name}.forward takes none of the columns {_words(columns)} "
+        f"(it takes {_words(accepted)}); rename the columns, or set remove_unused_columns to false and let the "
+        "data collator make the model's inputs"
+    )
+
+
+class GuardedCollate:
+    """A collator whose failure tells what it was given. Picklable when the collator is."""
+
+    def __init__(self, collate: Collate) -> None:
+        self._collate = collate
+
+    def __call__(self, features: list[Any]) -> Any:
+        try:
+            return self._collate(features)
+        except UserError:
+            raise
+        except Exception as error:
+            words = (str(error).splitlines() or [""])[0]
+            raise DataError(
+                f"data_collator: {_name(self._collate)} failed on {len(features)} samples of {_describe(features[0])}: "
+                f"{type(error).__name__}: {words}; give samples of equal shapes or a data_collator that pads them"
+            ) from error
+
+
+def _name(collate: Any) -> str:
+    inner = getattr(collate, "_collate", collate)
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def _describe(sample: Any) -> str:
+    return f"the keys {_words(sample)}" if isinstance(sample, Mapping) else f"type {type(sample).__name__}"
+
+
+def _words(names: Collection[str]) -> str:
+    return ", ".join(sorted(map(str, names))) or "(none)"

@@ -1,0 +1,374 @@
+"""The batches of one rank: loaders that give the order of Hugging Face's Trainer, and resume in the middle of an epoch.
+
+Randomness. The order of an epoch depends on seed and epoch (or, where the user asks for that, on torch's default
+generator as it stood when the epoch began: its state is kept for a resume). Without data workers, datasets and
+collators draw from the run's own generators, which a checkpoint holds, and no batch is fetched before it is wanted.
+Data workers seed themselves for each batch (see :mod:`trainwright.streams`). Opening a fresh epoch draws one number from
+the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging Face; opening
+one in the middle leaves every generator as it was.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+
+from trainwright.collators import Collate, GuardedCollate, KeepColumns, no_columns_left
+from trainwright.contract import DataError
+from trainwright.dispatch import DispatchingLoader
+from trainwright.sampling import (
+    FromSampler,
+    LengthGrouped,
+    Order,
+    Sequential,
+    ShardedBatches,
+    Sharding,
+    Shuffled,
+    lengths_of,
+    unseeded,
+)
+from trainwright.seeding import RNGState, preserved_rng, rng_state, set_rng_state
+from trainwright.streams import SeededDataset, SeededStream, has_state, set_epoch, share_of_stream
+
+logger = logging.getLogger(__name__)
+
+
+def has_length(dataset: Any) -> bool:
+    try:
+        return len(dataset) is not None
+    except (TypeError, AttributeError, NotImplementedError):
+        return False
+
+
+# -- columns
+
+
+def signature_columns(model: Any, label_names: Sequence[str]) -> list[str]:
+    """What ``model.forward`` takes by name, and what collators turn into labels. Adapters are looked through."""
+    inspected = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return [*inspect.signature(inspected.forward).parameters, "label", "label_ids", *label_names]
+
+
+def keep_used_columns(
+    dataset: Any, collate_fn: Collate, columns: Sequence[str], *, description: str, model_name: str
+) -> tuple[Any, Collate]:
+    """Drop what the model takes no argument for: from a ``datasets.Dataset`` at once, else while collating.
+
+    Raises:
+        DataError: No column would be left.
+    """
+    names = getattr(dataset, "column_names", None)
+    if isinstance(dataset, IterableDataset) or not names or not hasattr(dataset, "remove_columns"):
+        return dataset, KeepColumns(collate_fn, columns, model_name)
+    unused = [name for name in names if name not in columns]
+    if len(unused) == len(names):
+        raise no_columns_left(names, columns, model_name)
+    if unused:
+        logger.info("%s: columns that %s.forward does not take are left out: %s", description, model_name, unused)
+        dataset = dataset.remove_columns(unused)
+    return dataset, collate_fn
+
+
+# -- loaders
+
+
+def train_loader(
+    dataset: Any,
+    *,
+    args: Any,
+    batch_size: int,
+    collate_fn: Collate,
+    rank: int,
+    world_size: int,
+    lengths: Sequence[int] | None = None,
+    sampler: Any = None,
+    input_name: str = "input_ids",
+) -> DataLoader[Any]:
+    """The training batches of one rank, of ``batch_size`` samples each.
+
+    Args:
+        dataset: Map-style or iterable; anything with ``__getitem__`` and ``__len__``, such as a list, will do.
+        lengths: Of the samples, for ``train_sampling_strategy: group_by_length``; else the column
+            ``length_column_name`` or each sample's ``input_name`` is measured.
+        sampler: A torch sampler that takes the place of the strategy.
+
+    Raises:
+        DataError: The dataset is empty, gives no batch, or has no length while ``max_steps`` is not set.
+    """
+    sharding = Sharding.of(args, rank, world_size)
+    if isinstance(dataset, IterableDataset):
+        if args.max_steps <= 0 and not has_length(dataset):
+            raise DataError("max_steps: the train_dataset has no length, so set max_steps to say where training ends")
+        return _loader(dataset, None, args, batch_size, collate_fn, sharding)
+    _check_sized(dataset, "train_dataset")
+    seed = args.data_seed if args.data_seed is not None else torch.initial_seed()
+    if sampler is None and args.train_sampling_strategy == "batch_rebalance":
+        from trainwright.rebalance import RebalancedBatches
+
+        lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name)
+        batches = RebalancedBatches(
+            lengths, batch_size, args.gradient_accumulation_steps, args.dataloader_drop_last, sharding
+        )
+        return _loader(dataset, batches, args, batch_size, collate_fn, sharding)
+    order = _train_order(dataset, args, sharding, batch_size, lengths, sampler, input_name, seed)
+    return _loader(dataset, _batches(order, args, batch_size, sharding), args, batch_size, collate_fn, sharding)
+
+
+def eval_loader(
+    dataset: Any,
+    *,
+    args: Any,
+    batch_size: int,
+    collate_fn: Collate,
+    rank: int,
+    world_size: int,
+    lengths: Sequence[int] | None = None,
+    sampler: Any = None,
+    input_name: str = "input_ids",
+) -> DataLoader[Any]:
+    """The evaluation batches of one rank, in the dataset's order (by length when training groups by length)."""
+    sharding = Sharding.of(args, rank, world_size)
+    if isinstance(dataset, IterableDataset):
+        return _loader(dataset, None, args, batch_size, collate_fn, sharding)
+    _check_sized(dataset, "eval_dataset")
+    order: Order
+    if sampler is not None:
+        order = FromSampler(sampler)
+    elif args.train_sampling_strategy == "group_by_length":
+        lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name)
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        order = LengthGrouped(lengths, batch_size, torch.Generator().manual_seed(seed))
+    else:
+        order = Sequential(len(dataset))
+    return _loader(dataset, _batches(order, args, batch_size, sharding), args, batch_size, collate_fn, sharding)
+
+
+def _check_sized(dataset: Any, name: str) -> None:
+    if not has_length(dataset) or not hasattr(dataset, "__getitem__"):
+        raise DataError(
+            f"{name}: {type(dataset).__name__} is neither a map-style dataset (with __len__ and __getitem__) nor a torch "
+            "IterableDataset; make it one of them"
+        )
+    if len(dataset) == 0:
+        raise DataError(f"{name}: it is empty; give it samples")
+
+
+def _train_order(
+    dataset: Any,
+    args: Any,
+    sharding: Sharding,
+    batch_size: int,
+    lengths: Sequence[int] | None,
+    sampler: Any,
+    input_name: str,
+    seed: int,
+) -> Order:
+    strategy = args.train_sampling_strategy
+    if sampler is not None and not (_is_plain_shuffle(sampler) and sharding.use_seedable_sampler):
+        return FromSampler(sampler)
+    if sampler is None and strategy == "sequential":
+        return Sequential(len(dataset))
+    if sampler is None and strategy == "group_by_length":
+        lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name)
+        return LengthGrouped(lengths, batch_size * args.gradient_accumulation_steps)
+    if sharding.use_seedable_sampler:
+        return Shuffled(len(dataset), seed)
+    return unseeded(len(dataset), sharding.world_size)
+
+
+def _is_plain_shuffle(sampler: Any) -> bool:
+    return type(sampler) is RandomSampler and sampler.generator is None and not sampler.replacement
+
+
+def _batches(order: Order, args: Any, batch_size: int, sharding: Sharding) -> ShardedBatches:
+    numbered = args.dataloader_num_workers > 0 and not sharding.dispatch_batches
+    batches = ShardedBatches(order, batch_size, args.dataloader_drop_last, sharding, numbered)
+    if len(batches) == 0:
+        raise DataError(
+            f"dataloader_drop_last: {len(order)} samples do not fill one batch of {batches.global_batch}; set it to "
+            "false or take a smaller batch"
+        )
+    return batches
+
+
+def _loader(
+    dataset: Any, batches: Any, args: Any, batch_size: int, collate_fn: Any, sharding: Sharding
+) -> DataLoader[Any]:
+    collate, options = GuardedCollate(collate_fn), _options(args)
+    workers = options["num_workers"] > 0
+    is_stream = batches is None
+    dispatched = is_stream if sharding.dispatch_batches is None else sharding.dispatch_batches
+    if dispatched and sharding.world_size > 1:
+        order = None if is_stream else batches.order
+        return DispatchingLoader(
+            dataset, order, batch_size, args.dataloader_drop_last, args.seed, collate, sharding, options
+        )
+    if not is_stream:
+        seen = SeededDataset(dataset, args.seed, sharding.rank) if workers else dataset
+        return Loader(seen, batch_sampler=batches, collate_fn=collate, **options)
+    size = batch_size // sharding.world_size if sharding.split_batches else batch_size
+    share = share_of_stream(dataset, size, args.dataloader_drop_last, sharding)
+    seen = SeededStream(share, size, args.seed, sharding.rank) if workers else share
+    return Loader(seen, batch_size=size, drop_last=args.dataloader_drop_last, collate_fn=collate, **options)
+
+
+def _options(args: Any) -> dict[str, Any]:
+    """The settings that go to torch's loader as they are; memory is pinned only for an accelerator."""
+    return {
+        "num_workers": args.dataloader_num_workers,
+        "pin_memory": args.dataloader_pin_memory and torch.accelerator.is_available(),
+        "persistent_workers": args.dataloader_persistent_workers,
+        "multiprocessing_context": args.dataloader_multiprocessing_context,
+        "prefetch_factor": args.dataloader_prefetch_factor,
+        "in_order": args.dataloader_in_order,
+    }
+
+
+class Loader(DataLoader[Any]):
+    """torch's loader, which also knows how many samples of a round of batches (one from each rank) are real."""
+
+    def set_epoch(self, epoch: int) -> None:
+        if isinstance(self.batch_sampler, ShardedBatches):
+            self.batch_sampler.epoch = epoch
+        set_epoch(self.dataset, epoch)
+
+    def real_samples(self, number: int) -> int | None:
+        """Samples in round ``number``, over all ranks, less those that only fill it up; None when nobody can tell."""
+        batches = self.batch_sampler
+        return batches.real_samples(number) if isinstance(batches, ShardedBatches) else None
+
+
+# -- epochs
+
+
+@dataclass
+class Position:
+    """How far the epoch at work is read, and the generators as they stood when its order was drawn."""
+
+    epoch: int
+    read: int
+    rng: RNGState
+    generator: torch.Tensor | None
+
+
+_positions: WeakKeyDictionary[Any, Position] = WeakKeyDictionary()
+_resumed: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+
+def batches(loader: Any, *, epoch: int, skip: int = 0) -> Iterator[Any]:
+    """Open an epoch: an iterator over its batches, ``skip`` of them left out.
+
+    The order is drawn before this returns. Our loaders skip without reading the data; streams go on from their saved
+    state where they have one; anything else is read and thrown away.
+
+    Raises:
+        DataError: While iterating: a collator failed, or a first epoch has no batch at all.
+    """
+    _set_loader_epoch(loader, epoch)
+    saved = _resumed.pop(loader, None)
+    if skip:
+        with preserved_rng():
+            position, iterator = _open_within(loader, epoch, skip, saved)
+    else:
+        _restore_generator(loader, saved and saved["generator_now"])
+        position = Position(epoch, 0, rng_state(), _generator_state(loader))
+        iterator = _open(loader)
+    _positions[loader] = position
+    return _read(iterator, position, must_have_one=epoch == 0 and skip == 0)
+
+
+def position_of(loader: Any) -> dict[str, Any] | None:
+    """What a checkpoint has to hold of a loader, beside the generators: tensors and plain values."""
+    position = _positions.get(loader)
+    if position is None:
+        return None
+    return {
+        "epoch": position.epoch,
+        "read": position.read,
+        "rng": position.rng,
+        "generator": position.generator,
+        "generator_now": _generator_state(loader),
+        "dataset": _stream_state(loader),
+    }
+
+
+def resume_at(loader: Any, state: dict[str, Any]) -> None:
+    """The next :func:`batches` goes on from a saved :func:`position_of`."""
+    _resumed[loader] = state
+
+
+def _open(loader: Any) -> Iterator[Any]:
+    iterator = iter(loader)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    if isinstance(batch_sampler, ShardedBatches) and loader.num_workers == 0:
+        batch_sampler.draw()
+    return iterator
+
+
+def _open_within(loader: Any, epoch: int, skip: int, saved: dict[str, Any] | None) -> tuple[Position, Iterator[Any]]:
+    if saved is not None and saved["epoch"] == epoch:
+        set_rng_state(saved["rng"])
+        _restore_generator(loader, saved["generator"])
+    position = Position(epoch, skip, rng_state(), _generator_state(loader))
+    state = saved["dataset"] if saved is not None and saved["epoch"] == epoch else None
+    if isinstance(getattr(loader, "batch_sampler", None), ShardedBatches):
+        loader.batch_sampler.skip = skip
+        return position, _open(loader)
+    if state is not None:
+        loader.dataset.load_state_dict(state)
+        return position, _open(loader)
+    iterator = _open(loader)
+    for _ in range(skip):
+        next(iterator, None)
+    return position, iterator
+
+
+def _read(iterator: Iterator[Any], position: Position, must_have_one: bool) -> Iterator[Any]:
+    try:
+        for batch in iterator:
+            position.read += 1
+            yield batch
+    except DataError as error:
+        raise DataError(str(error).strip().splitlines()[-1].removeprefix("trainwright.contract.DataError: ")) from error
+    if must_have_one and position.read == 0:
+        raise DataError("train_dataset: it is empty; give it samples")
+
+
+def _set_loader_epoch(loader: Any, epoch: int) -> None:
+    """Whoever wants to know the epoch: a foreign loader, its samplers, its dataset."""
+    if isinstance(loader, Loader | DispatchingLoader):
+        loader.set_epoch(epoch)
+        return
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for part in (loader, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None)):
+        set_epoch(part, epoch)
+
+
+def _generator_of(loader: Any) -> torch.Generator | None:
+    order = getattr(getattr(loader, "batch_sampler", None), "order", None)
+    return order.generator if isinstance(order, FromSampler) else None
+
+
+def _generator_state(loader: Any) -> torch.Tensor | None:
+    generator = _generator_of(loader)
+    return generator.get_state() if generator is not None else None
+
+
+def _restore_generator(loader: Any, state: torch.Tensor | None) -> None:
+    generator = _generator_of(loader)
+    if generator is not None and state is not None:
+        generator.set_state(state)
+
+
+def _stream_state(loader: Any) -> Any:
+    dataset = getattr(loader, "dataset", None)
+    if not isinstance(dataset, IterableDataset) or getattr(loader, "num_workers", 0) or not has_state(dataset):
+        return None
+    return dataset.state_dict()

@@ -1,0 +1,245 @@
+"""Which samples make up which batch: the order of an epoch, and each rank's share of it.
+
+Order and shares are those of Hugging Face's Trainer with accelerate: the order is drawn once an epoch, cut into batches,
+dealt to the ranks in turn, and wrapped around to the first samples where the last round would leave a rank without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import RandomSampler, Sampler
+
+from trainwright.contract import DataError
+from trainwright.ranks import Ranks
+
+Indices = Sequence[int] | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How batches are dealt to the ranks; the last four fields are those of ``accelerator_config``."""
+
+    rank: int = 0
+    world_size: int = 1
+    split_batches: bool = False
+    even_batches: bool = True
+    dispatch_batches: bool | None = None
+    use_seedable_sampler: bool = True
+
+    @staticmethod
+    def of(args: Any, rank: int, world_size: int) -> Sharding:
+        config = args.accelerator_config
+        names = ("split_batches", "even_batches", "dispatch_batches", "use_seedable_sampler")
+        return Sharding(rank, world_size, **{name: getattr(config, name) for name in names} if config else {})
+
+
+class Order(Protocol):
+    """The order of one epoch's samples.
+
+    Attributes:
+        draws_from_default: Whether it depends on torch's default generator, which the ranks must then agree on.
+    """
+
+    draws_from_default: bool
+
+    def __len__(self) -> int: ...
+
+    def indices(self, epoch: int) -> Indices:
+        """Called once an epoch, on every rank, with the same result on all of them."""
+        ...
+
+
+class Sequential:
+    """The order of the dataset itself."""
+
+    draws_from_default = False
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def indices(self, epoch: int) -> Indices:
+        return range(self._length)
+
+
+class Shuffled:
+    """A permutation that depends on seed and epoch alone. A tensor, as a list of a billion integers takes 36 GB."""
+
+    draws_from_default = False
+
+    def __init__(self, length: int, seed: int) -> None:
+        self._length = length
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._length
+
+    def indices(self, epoch: int) -> Indices:
+        return torch.randperm(self._length, generator=torch.Generator().manual_seed(self._seed + epoch))
+
+
+class FromSampler:
+    """The order of any torch sampler, such as a user's own."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.draws_from_default = hasattr(sampler, "generator") and sampler.generator is None
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def indices(self, epoch: int) -> Indices:
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        return list(self.sampler)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The sampler's own generator, whose state goes on from epoch to epoch."""
+        generator = getattr(self.sampler, "generator", None)
+        return generator if isinstance(generator, torch.Generator) else None
+
+
+class LengthGrouped:
+    """Random, but neighbours are about equally long, which saves padding.
+
+    The longest sample comes first, so that memory runs out at once or never.
+
+    Args:
+        lengths: One per sample.
+        batch_size: Samples of one optimizer step on a rank.
+        generator: Where the permutation is drawn from; None for torch's default generator.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator | None = None) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._generator = generator
+        self.draws_from_default = generator is None
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def indices(self, epoch: int) -> Indices:
+        lengths = self._lengths
+        shuffled = torch.randperm(len(lengths), generator=self._generator).tolist()
+        size = self._batch_size * max(1, min(len(lengths) // (self._batch_size * 4), 50))
+        groups = [
+            sorted(shuffled[start : start + size], key=lengths.__getitem__, reverse=True)
+            for start in range(0, len(lengths), size)
+        ]
+        longest = max(range(len(groups)), key=lambda group: lengths[groups[group][0]])
+        groups[0][0], groups[longest][0] = groups[longest][0], groups[0][0]
+        return [index for group in groups for index in group]
+
+
+def lengths_of(dataset: Any, column: str, input_name: str = "input_ids") -> list[int]:
+    """The length of every sample: from a column, or else by looking at each sample's ``input_name``."""
+    if column in (getattr(dataset, "column_names", None) or ()):
+        return [int(length) for length in dataset[column]]
+    first = dataset[0]
+    if not isinstance(first, Mapping) or input_name not in first:
+        keys = ", ".join(map(str, first)) if isinstance(first, Mapping) else type(first).__name__
+        raise DataError(
+            f"length_column_name: the dataset has no column {column!r}, and its samples ({keys}) no {input_name!r} to "
+            "measure; add the column or choose another train_sampling_strategy"
+        )
+    return [len(sample[input_name]) for sample in dataset]
+
+
+class NumberedBatch(list[int]):
+    """Indices that know which batch they are: what a data worker seeds itself with."""
+
+    epoch: int
+    number: int
+
+
+class ShardedBatches(Sampler[list[int]]):
+    """The batches of one rank: lists of indices.
+
+    Attributes:
+        epoch: Whose order the next iteration draws.
+        skip: Batches to leave out at the start of the next iteration, and of that one alone.
+    """
+
+    def __init__(self, order: Order, batch_size: int, drop_last: bool, sharding: Sharding, numbered: bool = False):
+        if sharding.split_batches and batch_size % sharding.world_size:
+            raise DataError(
+                f"accelerator_config.split_batches: a batch of {batch_size} does not split among "
+                f"{sharding.world_size} processes; take a multiple of it as batch size"
+            )
+        self.order = order
+        self.batch_size = batch_size // sharding.world_size if sharding.split_batches else batch_size
+        self.drop_last = drop_last
+        self.sharding = sharding
+        self.epoch = 0
+        self.skip = 0
+        self._numbered = numbered
+        self._drawn: Indices | None = None
+
+    @property
+    def global_batch(self) -> int:
+        """Samples in one round of batches, one from each rank."""
+        return self.batch_size * self.sharding.world_size
+
+    def __len__(self) -> int:
+        samples, size, ranks = len(self.order), self.batch_size, self.sharding.world_size
+        if self.drop_last:
+            return samples // self.global_batch
+        if self.sharding.even_batches or ranks == 1:
+            return -(-samples // self.global_batch)
+        rounds, rest = divmod(samples, self.global_batch)
+        return rounds + (rest > self.sharding.rank * size)
+
+    def real_samples(self, number: int) -> int:
+        """How many samples of the ``number``-th round are there for the first time, not to fill it up."""
+        return max(0, min(self.global_batch, len(self.order) - number * self.global_batch))
+
+    def draw(self) -> None:
+        """Draw the order of the next iteration now, while the generators stand where they should."""
+        if self.order.draws_from_default and self.sharding.world_size > 1:
+            torch.set_rng_state(Ranks.current().gather(torch.get_rng_state())[0])
+        self._drawn = self.order.indices(self.epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self._drawn is None:
+            self.draw()
+        indices, self._drawn = self._drawn, None
+        first, self.skip = self.skip, 0
+        epoch = self.epoch
+        for number in range(first, len(self)):
+            batch = self._share(indices, number)
+            yield self._number(batch, epoch, number) if self._numbered else batch
+        self.epoch = epoch + 1
+
+    def _share(self, indices: Any, number: int) -> list[int]:
+        start = number * self.global_batch + self.sharding.rank * self.batch_size
+        batch = _to_list(indices[start : start + self.batch_size])
+        if self.sharding.even_batches and self.sharding.world_size > 1:
+            wanting = range(start + len(batch), start + self.batch_size)
+            batch += [int(indices[position % len(indices)]) for position in wanting]
+        return batch
+
+    def _number(self, batch: list[int], epoch: int, number: int) -> NumberedBatch:
+        numbered = NumberedBatch(batch)
+        numbered.epoch, numbered.number = epoch, number
+        return numbered
+
+
+def _to_list(indices: Any) -> list[int]:
+    result: list[int] = indices.tolist() if isinstance(indices, torch.Tensor) else list(indices)
+    return result
+
+
+def unseeded(length: int, world_size: int) -> FromSampler:
+    """A shuffle drawn from the run's own generator: ``use_seedable_sampler`` false."""
+    if world_size == 1:
+        return FromSampler(RandomSampler(range(length)))
+    seed = int(torch.empty((), dtype=torch.int64).random_().item())
+    return FromSampler(RandomSampler(range(length), generator=torch.Generator().manual_seed(seed)))
