@@ -10,21 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainwright_operator import mirror, names, schema
+from trainwright_operator.openapi.job import evaluates, has_eval_data
+from trainwright_operator.openapi.types import Problem
 from trainwright_operator.pod_template import PodTemplate
+
+__all__ = ["Accelerator", "AcceleratorPool", "JobSpec", "Output", "Problem", "SecretKey", "SpecError", "TrainingJob"]
+__all__ += ["parse_job", "parse_pool"]
 
 DEFAULT_MAX_RESTARTS = 3
 DEFAULT_GRACE_PERIOD_SECONDS = 30
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One mistake: where it is (``spec.trainingArguments.maxSteps``), and in one line what is wrong and the mend."""
-
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.message}" if self.path else self.message
+DEFAULT_VALIDATION_FRACTION = 0.05
 
 
 class SpecError(ValueError):
@@ -131,9 +127,11 @@ class AcceleratorPool:
 
 def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
     """The job of a manifest or of an object from the API server; :class:`SpecError` names every mistake."""
-    metadata = manifest.get("metadata") or {}
+    _refuse(manifest, names.JOB_KIND)
+    metadata = manifest["metadata"]
+    name = metadata.get("name") or f"{metadata['generateName']}00000"
     return TrainingJob(
-        name=metadata["name"],
+        name=name,
         namespace=metadata.get("namespace") or "default",
         uid=metadata.get("uid") or "",
         generation=metadata.get("generation") or 1,
@@ -141,20 +139,28 @@ def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
         annotations=metadata.get("annotations") or {},
         creation_timestamp=metadata.get("creationTimestamp"),
         deletion_timestamp=metadata.get("deletionTimestamp"),
-        spec=_job_spec(manifest["spec"], metadata["name"]),
+        spec=_job_spec(manifest["spec"], name),
         status=manifest.get("status") or {},
     )
 
 
+def _refuse(manifest: Mapping[str, Any], kind: str) -> None:
+    problems = schema.problems(manifest)
+    if not problems and manifest["kind"] != kind:
+        problems = [Problem("kind", f"is {manifest['kind']}, not {kind}")]
+    if problems:
+        raise SpecError(tuple(problems))
+
+
 def _job_spec(spec: Mapping[str, Any], name: str) -> JobSpec:
     accelerator = spec.get("accelerator") or {}
-    arguments = dict(spec.get("trainingArguments") or {})
-    hub_token = arguments.pop("hubToken", None)
+    arguments = spec.get("trainingArguments", {})
+    hub_token = arguments.get("hubToken")
     return JobSpec(
         output=_output(spec["output"], name),
-        training_arguments={_snake(key): value for key, value in arguments.items()},
+        training_arguments=mirror.to_arguments(arguments),
         model=spec.get("model"),
-        dataset=spec.get("dataset"),
+        dataset=_dataset(spec),
         task=spec.get("task"),
         script=spec.get("script"),
         sample=spec.get("sample"),
@@ -172,6 +178,14 @@ def _job_spec(spec: Mapping[str, Any], name: str) -> JobSpec:
     )
 
 
+def _dataset(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The dataset, with rows held out where evaluation is asked for and nothing says on what."""
+    dataset = spec.get("dataset")
+    if dataset is None or not evaluates(spec) or has_eval_data(dataset):
+        return dataset
+    return {**dataset, "validationFraction": DEFAULT_VALIDATION_FRACTION}
+
+
 def _output(output: Mapping[str, Any], name: str) -> Output:
     volume = {key: output[key] for key in ("persistentVolumeClaim", "hostPath", "emptyDir") if key in output}
     return Output(volume=volume, sub_path=output.get("subPath") or name, adopt=output.get("adopt", False))
@@ -179,9 +193,10 @@ def _output(output: Mapping[str, Any], name: str) -> Output:
 
 def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:
     """The pool of a manifest; :class:`SpecError` names every mistake."""
-    metadata, spec = manifest.get("metadata") or {}, manifest["spec"]
+    _refuse(manifest, names.POOL_KIND)
+    metadata, spec = manifest["metadata"], manifest["spec"]
     return AcceleratorPool(
-        name=metadata["name"],
+        name=metadata.get("name") or f"{metadata['generateName']}00000",
         annotations=metadata.get("annotations") or {},
         vendor=spec["vendor"],
         resource_name=spec.get("resourceName"),
@@ -197,7 +212,3 @@ def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:
         shm_size=spec.get("shmSize"),
         rdma_resources=spec.get("rdmaResources") or {},
     )
-
-
-def _snake(camel: str) -> str:
-    return "".join("_" + letter.lower() if letter.isupper() else letter for letter in camel)

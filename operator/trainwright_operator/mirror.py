@@ -1,0 +1,136 @@
+"""``spec.trainingArguments`` and ``TrainingArguments``: the same fields, in camelCase there and snake_case here.
+
+The names follow by rule. What does not follow stands in :data:`EXCEPTIONS`, which ``trainwright explain
+trainingArguments`` prints: a field of several Python types has one form in a manifest, what the operator decides is
+not there, and a secret is a reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from trainwright.arguments.fields import FIELDS, FieldInfo
+
+HUB_TOKEN = "hub_token"
+
+ABSENT = {
+    "output_dir": "the operator mounts spec.output and decides it",
+    "local_rank": "the launcher decides it",
+    "resume_from_checkpoint": "an attempt always resumes from the newest complete checkpoint of its output",
+    "parallelism_config": "only Python can build it; use a script",
+}
+"""Arguments that a manifest does not have, and why."""
+
+FORMS = {
+    "object": "an object",
+    "object|path": "an object; a file's content is written out",
+    "str|list[str]": "a list",
+    "bool|enum": "one of the choices: true is written all, false is written no",
+    "bool|str": "text; false is written as the empty text",
+}
+"""Kinds of several Python types, and the one form that each takes in a manifest."""
+
+SPECIAL = {
+    HUB_TOKEN: "a reference to a Secret: {secretKeyRef: {name, key}}",
+    "generation_config": "an object of its settings; a folder or hub id is written {source: ...}",
+}
+
+EXCEPTIONS: dict[str, str] = {
+    **{name: f"not there: {why}" for name, why in ABSENT.items()},
+    **{name: FORMS[info.kind] for name, info in FIELDS.items() if info.kind in FORMS and name not in ABSENT},
+    **SPECIAL,
+}
+"""Every argument whose field in a manifest is not simply its camelCase name with the same type."""
+
+ABSENT_HINT = {name: f"nothing: {why}" for name, why in ABSENT.items()}
+
+MIRRORED: dict[str, FieldInfo] = {name: info for name, info in FIELDS.items() if name not in ABSENT}
+
+
+def camel(name: str) -> str:
+    """``per_device_train_batch_size`` -> ``perDeviceTrainBatchSize``."""
+    return re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), name)
+
+
+def snake(name: str) -> str:
+    """``perDeviceTrainBatchSize`` -> ``per_device_train_batch_size``."""
+    return re.sub(r"[A-Z]", lambda match: f"_{match[0].lower()}", name)
+
+
+def in_manifest_names(text: str) -> str:
+    """A text about arguments, with their names as a manifest has them."""
+    return re.sub(
+        r"\b[a-z0-9]+(?:_[a-z0-9]+)+\b", lambda match: camel(match[0]) if match[0] in FIELDS else match[0], text
+    )
+
+
+def to_arguments(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked ``spec.trainingArguments`` as arguments of ``TrainingArguments``; the token's reference is left out."""
+    named = {snake(key): value for key, value in manifest.items() if key != camel(HUB_TOKEN)}
+    return {name: _to_python(name, value) for name, value in named.items()}
+
+
+def _to_python(name: str, value: Any) -> Any:
+    if name == "generation_config" and set(value) == {"source"}:
+        return value["source"]
+    if name in FIELDS and FIELDS[name].kind == "bool|str" and value == "":
+        return False
+    return value
+
+
+def from_argument(name: str, value: Any) -> Any:
+    """The value of one argument in the form that a manifest has; :class:`ValueError` says why it has none."""
+    if name in ABSENT:
+        raise ValueError(ABSENT[name])
+    if name == HUB_TOKEN:
+        raise ValueError(f"a token does not belong in a manifest; hubToken takes {SPECIAL[HUB_TOKEN]}")
+    if name == "generation_config" and isinstance(value, str):
+        return {"source": value}
+    return _CONVERSIONS.get(FIELDS[name].kind, _same)(value)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _number(value: Any) -> Any:
+    """HfArgumentParser and older versions leave numbers as text."""
+    return float(value) if isinstance(value, str) else value
+
+
+def _object(value: Any) -> Any:
+    import json
+
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        raise ValueError(f"is the path {value!r}; write out what the file says, as an object") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"must be an object, not {value!r}")
+    return found
+
+
+def _list(value: Any) -> Any:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
+def _choice(value: Any) -> Any:
+    return {True: "all", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _text(value: Any) -> Any:
+    return "" if value is False else value
+
+
+_CONVERSIONS = {
+    "float": _number,
+    "object": _object,
+    "object|path": _object,
+    "str|list[str]": _list,
+    "bool|enum": _choice,
+    "bool|str": _text,
+}

@@ -1,0 +1,238 @@
+"""``spec.trainingArguments``, from the fields of ``TrainingArguments`` and the rules that span them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields as dataclass_fields
+from typing import Any
+
+from trainwright.arguments.accelerator import AcceleratorConfig
+from trainwright.arguments.fields import FIELDS, FieldInfo
+from trainwright.arguments.refused import REFUSED, Refusal
+from trainwright.rules import RULES as SPANNING
+from trainwright_operator import mirror
+from trainwright_operator.openapi import words
+from trainwright_operator.openapi.types import (
+    INT32_MAX,
+    INT64_MAX,
+    Pattern,
+    Rule,
+    Schema,
+    boolean,
+    free,
+    integer,
+    list_of,
+    number,
+    record,
+    string,
+    unchanged,
+)
+
+FIXED = "cannot change after creation; give the new run a new name (only maxSteps and numTrainEpochs can go up)"
+UPWARD = "can only go up after creation; give the new run a new name"
+RAISABLE = ("max_steps", "num_train_epochs")
+
+MAX_TEXT, MAX_ITEMS = 4096, 256
+
+
+def training_arguments() -> Schema:
+    return record(
+        "The fields of TrainingArguments and Seq2SeqTrainingArguments, in camelCase.",
+        {mirror.camel(name): _field(info) for name, info in mirror.MIRRORED.items()},
+        rules=[*_not_built(), *_spanning(), *_immutability()],
+    )
+
+
+def _field(info: FieldInfo) -> Schema:
+    about = describe(info)
+    if info.name in _SPECIAL:
+        return _SPECIAL[info.name](about)
+    return _SHAPES[info.kind](info, about)
+
+
+def describe(info: FieldInfo) -> str:
+    """The description in a manifest's own names, with the default."""
+    return f"{mirror.in_manifest_names(info.description)} Default: {_default(info)}."
+
+
+def _default(info: FieldInfo) -> str:
+    default = info.default
+    if default is None or default == []:
+        return "not set"
+    if isinstance(default, bool):
+        return {"bool|enum": "no" if not default else "all"}.get(info.kind, str(default).lower())
+    return (
+        "''"
+        if default == ""
+        else f"{default:g}"
+        if isinstance(default, float)
+        else str(getattr(default, "value", default))
+    )
+
+
+def _secret_reference(about: str) -> Schema:
+    reference = record(
+        "A key of a Secret in the job's namespace.",
+        {"name": words.object_name("The Secret's name."), "key": words.config_key("The key that holds the token.")},
+        required=["name", "key"],
+    )
+    return record(about, {"secretKeyRef": reference}, required=["secretKeyRef"])
+
+
+def _accelerator_config(about: str) -> Schema:
+    """Under the names of accelerate, as Hugging Face users write them."""
+    settings = {setting.name: boolean("true or false.") for setting in dataclass_fields(AcceleratorConfig)}
+    return record(about, {**settings, "gradient_accumulation_kwargs": free("num_steps and sync_each_batch.")})
+
+
+_SPECIAL: dict[str, Callable[[str], Schema]] = {
+    mirror.HUB_TOKEN: _secret_reference,
+    "accelerator_config": _accelerator_config,
+}
+
+
+def _integer(info: FieldInfo, about: str) -> Schema:
+    least = -INT32_MAX - 1 if info.minimum is None else int(info.minimum)
+    if info.exclusive_minimum is not None:
+        least = int(info.exclusive_minimum) + 1
+    most = INT32_MAX if info.maximum is None else int(info.maximum)
+    return integer(about, least, min(most, INT64_MAX))
+
+
+def _number(info: FieldInfo, about: str) -> Schema:
+    ends = ("least" if info.exclusive_minimum is not None else "") + (
+        "most" if info.exclusive_maximum is not None else ""
+    )
+    least = info.minimum if info.exclusive_minimum is None else info.exclusive_minimum
+    most = info.maximum if info.exclusive_maximum is None else info.exclusive_maximum
+    return number(about, least=least, most=most, open_ends=ends)
+
+
+def _text(info: FieldInfo, about: str) -> Schema:
+    pattern = Pattern(info.pattern, "write key=value with commas between") if info.pattern else None
+    return string(about, MAX_TEXT, pattern=pattern)
+
+
+def _choice(info: FieldInfo, about: str) -> Schema:
+    return string(about, among=info.choices or ())
+
+
+def _list(info: FieldInfo, about: str) -> Schema:
+    item = string("An element.", among=info.choices) if info.choices else string("An element.", MAX_TEXT, least=1)
+    return list_of(about, item, MAX_ITEMS)
+
+
+_SHAPES: dict[str, Callable[[FieldInfo, str], Schema]] = {
+    "bool": lambda info, about: boolean(about),
+    "int": _integer,
+    "float": _number,
+    "str": _text,
+    "enum": _choice,
+    "bool|enum": _choice,
+    "bool|str": _text,
+    "list[str]": _list,
+    "str|list[str]": _list,
+    "object": lambda info, about: free(about),
+    "object|path": lambda info, about: free(about),
+}
+
+
+def _spanning() -> list[Rule]:
+    """The rules of ``trainwright.rules`` that a manifest can break, reported at the first field of each."""
+    return [
+        Rule(
+            rule.cel,
+            rule.camel_message,
+            lambda manifest, rule=rule: rule.predicate(with_defaults(manifest)),
+            field=mirror.camel(rule.fields[0]),
+            needs=tuple(map(mirror.camel, rule.fields)),
+        )
+        for rule in SPANNING
+    ]
+
+
+_DEFAULTS = {name: info.default for name, info in FIELDS.items()}
+
+
+def with_defaults(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments by their Python names: what the manifest states, else the default."""
+    return {**_DEFAULTS, **mirror.to_arguments(manifest)}
+
+
+def _not_built() -> list[Rule]:
+    """One rule for each field whose effect is not there yet, so that it is refused before a pod starts."""
+    return [_refusal(FIELDS[name], refusal) for name, refusal in REFUSED.items() if name in mirror.MIRRORED]
+
+
+def _refusal(info: FieldInfo, refusal: Refusal) -> Rule:
+    key = mirror.camel(info.name)
+    allowed = [value for value in (info.default, *refusal.built) if _fits(info, value)]
+    test = _among(f"self.{key}", info, allowed)
+    cel = f"!has(self.{key})" + (f" || {test}" if test else "")
+    return Rule(
+        cel,
+        mirror.in_manifest_names(refusal.reason),
+        lambda manifest: key not in manifest or _built(manifest[key], allowed),
+        field=key,
+        needs=(key,),
+    )
+
+
+def _fits(info: FieldInfo, value: Any) -> bool:
+    """Whether a manifest can say this value at all."""
+    kinds = {
+        "bool": bool,
+        "enum": str,
+        "str": str,
+        "str|list[str]": str,
+        "list[str]": str,
+        "bool|enum": str,
+        "int": int,
+    }
+    return isinstance(value, kinds.get(info.kind, ()))
+
+
+def _among(value: str, info: FieldInfo, allowed: list[Any]) -> str:
+    if info.kind == "bool":
+        return " || ".join(value if each else f"!{value}" for each in dict.fromkeys(allowed))
+    if "list" in info.kind:
+        choices = ", ".join(f"'{each}'" for each in dict.fromkeys(allowed))
+        return f"{value}.all(x, x in [{choices}])" if choices else f"size({value}) == 0"
+    choices = ", ".join(f"'{each}'" if isinstance(each, str) else str(each) for each in dict.fromkeys(allowed))
+    return f"{value} in [{choices}]" if choices else ""
+
+
+def _built(value: Any, allowed: list[Any]) -> bool:
+    return all(item in allowed for item in value) if isinstance(value, list) else value in allowed
+
+
+def _immutability() -> list[Rule]:
+    fixed = [unchanged(mirror.camel(name), FIXED) for name in mirror.MIRRORED if name not in RAISABLE]
+    return [*fixed, _steps_go_up(), _epochs_go_up()]
+
+
+def _steps_go_up() -> Rule:
+    return Rule(
+        "has(self.maxSteps) == has(oldSelf.maxSteps) && (!has(self.maxSteps) || self.maxSteps == oldSelf.maxSteps || "
+        "(oldSelf.maxSteps > 0 && self.maxSteps > oldSelf.maxSteps))",
+        UPWARD,
+        lambda new, old: _goes_up(new.get("maxSteps"), old.get("maxSteps")),
+        field="maxSteps",
+        transition=True,
+    )
+
+
+def _goes_up(new: int | None, old: int | None) -> bool:
+    return new == old or (new is not None and old is not None and 0 < old < new)
+
+
+def _epochs_go_up() -> Rule:
+    default = f"{FIELDS['num_train_epochs'].default:.1f}"
+    now, before = (f"(has({it}.numTrainEpochs) ? {it}.numTrainEpochs : {default})" for it in ("self", "oldSelf"))
+    return Rule(
+        f"{now} >= {before}",
+        UPWARD,
+        lambda new, old: with_defaults(new)["num_train_epochs"] >= with_defaults(old)["num_train_epochs"],
+        field="numTrainEpochs",
+        transition=True,
+    )

@@ -1,0 +1,225 @@
+"""``spec`` of a TrainingJob, and the rules that span its parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainwright_operator.openapi import trained, words
+from trainwright_operator.openapi.arguments import training_arguments
+from trainwright_operator.openapi.pods import pod_template
+from trainwright_operator.openapi.types import (
+    Rule,
+    Schema,
+    boolean,
+    exactly_one,
+    integer,
+    record,
+    string,
+    unchanged,
+)
+from trainwright_operator.openapi.volumes import claim, empty_dir, host_path
+
+OUTPUT_VOLUMES = ("persistentVolumeClaim", "hostPath", "emptyDir")
+MAX_NODES, MAX_PER_NODE = 1024, 64
+YEAR_SECONDS = 366 * 24 * 3600
+
+MUTABLE = ("suspend", "maxRestarts", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
+"""Of ``spec``; of trainingArguments maxSteps and numTrainEpochs may go up."""
+
+FIXED = "cannot change after creation; give the new run a new name"
+
+
+def job_spec() -> Schema:
+    fields = {
+        "model": trained.model(),
+        "dataset": trained.dataset(),
+        "task": string("What the model learns to do.", among=trained.TASKS),
+        "script": trained.script(),
+        "trainingArguments": training_arguments(),
+        "accelerator": _accelerator(),
+        "output": _output(),
+        "sample": trained.sample(),
+        "podTemplate": pod_template(),
+        **_lifecycle(),
+    }
+    return record(
+        "What to train, on what, and where the result goes.",
+        fields,
+        required={
+            "output": "is missing: say where the model goes, such as output: {persistentVolumeClaim: {claimName: runs}}"
+        },
+        rules=[*_what_is_trained(), *_evaluation(), *_immutability(fields)],
+    )
+
+
+def _lifecycle() -> dict[str, Schema]:
+    return {
+        "suspend": boolean(
+            "Stop after a checkpoint and give the nodes back; false goes on from it. May be changed. Default: false."
+        ),
+        "maxRestarts": integer(
+            "Failures after which the job is given up; an evicted or preempted pod does not count. May be changed. Default: 3.",
+            0,
+            1000,
+        ),
+        "activeDeadlineSeconds": integer(
+            "Seconds from the start after which the job is failed, however far it is. May be changed. Default: no limit.",
+            1,
+            10 * YEAR_SECONDS,
+        ),
+        "ttlSecondsAfterFinished": integer(
+            "Seconds after the end until the pods and their logs are deleted. May be changed. Default: they stay.",
+            0,
+            10 * YEAR_SECONDS,
+        ),
+        "deleteAfterFinished": boolean(
+            "Delete the TrainingJob as well when ttlSecondsAfterFinished is over; a GitOps tool would then train it again. "
+            "Default: false."
+        ),
+        "hangTimeoutSeconds": integer(
+            "Seconds without a step after which an attempt is taken to hang: it leaves the stacks of every rank and is restarted. "
+            "The first step and evaluation must fit in. Default: never.",
+            10,
+            YEAR_SECONDS,
+        ),
+        "terminationGracePeriodSeconds": integer(
+            "Seconds a pod has to write a checkpoint when it is asked to stop. Default: 30.", 10, 86400
+        ),
+        "offline": boolean(
+            "Touch no network for models and data: a hub id must be in the cache or a mounted folder. Default: false."
+        ),
+    }
+
+
+def _accelerator() -> Schema:
+    return record(
+        "Where to train: a pool, and how much of it.",
+        {
+            "pool": words.object_name("The AcceleratorPool. Default: the cluster's default pool, else cpu."),
+            "nodes": integer(
+                "How many nodes train together. Default: 1; on a TPU pool what its topology gives.", 1, MAX_NODES
+            ),
+            "perNode": integer(
+                "Accelerators, and so ranks, on each node. Default: 1; on a TPU pool the chips of a host.",
+                1,
+                MAX_PER_NODE,
+            ),
+        },
+    )
+
+
+def _output() -> Schema:
+    return record(
+        "Where checkpoints and the model go: one volume, and a folder in it.",
+        {
+            "persistentVolumeClaim": claim(),
+            "hostPath": host_path(),
+            "emptyDir": empty_dir(),
+            "subPath": string(
+                "The folder in the volume. Default: the job's name.", 1024, least=1, pattern=words.RELATIVE_PATH
+            ),
+            "adopt": boolean(
+                "Go on from checkpoints that another job left in the folder, which is refused otherwise. Default: false."
+            ),
+        },
+        rules=[exactly_one(OUTPUT_VOLUMES, f"give exactly one of {', '.join(OUTPUT_VOLUMES)}")],
+    )
+
+
+def _what_is_trained() -> list[Rule]:
+    parts = ("model", "dataset", "task")
+    rules = [
+        Rule(
+            "!has(self.script) || !(has(self.model) || has(self.dataset) || has(self.task))",
+            "a script brings its own model and data; remove script, or model, dataset and task",
+            lambda spec: not ("script" in spec and any(part in spec for part in parts)),
+            field="script",
+        )
+    ]
+    for part in parts:
+        rules.append(
+            Rule(
+                f"has(self.script) || has(self.{part})",
+                "is missing: a job has model, dataset and task, or a script of your own",
+                lambda spec, part=part: "script" in spec or part in spec,
+                field=part,
+            )
+        )
+    return [
+        *rules,
+        _for_tasks(
+            "sample", "sample", ("CausalLM", "Seq2SeqLM"), "only a model that writes text can be asked for a sample"
+        ),
+        _for_tasks(
+            "dataset.blockSize",
+            "dataset",
+            ("CausalLM", "MaskedLM"),
+            "blocks are for CausalLM and MaskedLM; use maxLength",
+        ),
+    ]
+
+
+def _for_tasks(path: str, parent: str, tasks: tuple[str, ...], message: str) -> Rule:
+    """The field at ``path`` (of ``parent``, or ``parent`` itself) is for these tasks alone."""
+    given = f"has(self.{path})" if path == parent else f"has(self.{parent}) && has(self.{path})"
+    choices = ", ".join(f"'{task}'" for task in tasks)
+    return Rule(
+        f"!({given}) || (has(self.task) && self.task in [{choices}])",
+        message,
+        lambda spec: not _has(spec, path) or spec.get("task") in tasks,
+        field=path,
+    )
+
+
+def _has(value: Any, path: str) -> bool:
+    for key in path.split("."):
+        if key not in value:
+            return False
+        value = value[key]
+    return True
+
+
+def evaluates(spec: dict[str, Any]) -> bool:
+    """Whether ``trainingArguments.evalStrategy`` asks for evaluation while training."""
+    return bool((spec.get("trainingArguments") or {}).get("evalStrategy", "no") != "no")
+
+
+def has_eval_data(dataset: dict[str, Any]) -> bool:
+    return any(key in dataset for key in ("evalSource", "evalSplit", "validationFraction"))
+
+
+def _evaluation() -> list[Rule]:
+    asked = "has(self.trainingArguments) && has(self.trainingArguments.evalStrategy) && self.trainingArguments.evalStrategy != 'no'"
+    streamed = "has(self.dataset) && has(self.dataset.streaming) && self.dataset.streaming"
+    return [
+        Rule(
+            f"!({asked} && {streamed}) || has(self.dataset.evalSource) || has(self.dataset.evalSplit)",
+            "nothing can be held out of a streamed dataset to evaluate on; give evalSource or evalSplit",
+            lambda spec: (
+                not (evaluates(spec) and spec.get("dataset", {}).get("streaming")) or has_eval_data(spec["dataset"])
+            ),
+            field="dataset.streaming",
+        ),
+        Rule(
+            f"!({streamed}) || (has(self.trainingArguments) && has(self.trainingArguments.maxSteps) && "
+            "self.trainingArguments.maxSteps > 0)",
+            "a streamed dataset has no known length; set trainingArguments.maxSteps",
+            lambda spec: (
+                not spec.get("dataset", {}).get("streaming")
+                or spec.get("trainingArguments", {}).get("maxSteps", -1) > 0
+            ),
+            field="dataset.streaming",
+        ),
+    ]
+
+
+def _immutability(fields: dict[str, Schema]) -> list[Rule]:
+    fixed = [unchanged(name, FIXED) for name in fields if name not in (*MUTABLE, "trainingArguments")]
+    arguments = Rule(
+        "has(self.trainingArguments) == has(oldSelf.trainingArguments)",
+        FIXED,
+        lambda new, old: ("trainingArguments" in new) == ("trainingArguments" in old),
+        field="trainingArguments",
+        transition=True,
+    )
+    return [*fixed, arguments]

@@ -1,0 +1,56 @@
+"""``metadata``: what the CRDs say of it (the name), and what ``validate`` checks besides, which the API server knows itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainwright_operator import names
+from trainwright_operator.openapi import words
+from trainwright_operator.openapi.types import INT64_MAX, Rule, Schema, free, integer, list_of, map_of, record, string
+
+JOB_NAME = string(
+    "The job's name. Its pods are <name>-<slice>-<attempt>-<index>, and a host's name ends at 63 characters.",
+    names.MAX_NAME_LENGTH,
+    pattern=words.HOST_LABEL,
+)
+POOL_NAME = string("The pool's name.", 253, pattern=words.SUBDOMAIN)
+
+
+def in_crd(name: Schema) -> Schema:
+    """All that a CRD may say of metadata."""
+    return {"type": "object", "properties": {"name": name}}
+
+
+def in_manifest(name: Schema, *, namespaced: bool) -> Schema:
+    fields = {
+        "name": name,
+        "generateName": string("Beginning of a generated name.", 35, pattern=words.HOST_LABEL),
+        "labels": map_of("Labels.", string("A value.", 63, pattern=words.LABEL_VALUE), 4096),
+        "annotations": map_of("Annotations.", string("A value.", 262144), 4096),
+        "finalizers": list_of("Finalizers.", string("A finalizer."), 64),
+        "ownerReferences": list_of("Owners.", free("An owner."), 64),
+        **_servers(),
+    }
+    if namespaced:
+        fields["namespace"] = string("The namespace.", 63, least=1, pattern=words.LABEL)
+    return record("Name, labels and annotations.", fields, rules=[_named()])
+
+
+def _servers() -> dict[str, Schema]:
+    """What an API server writes: there in a manifest that was read from one."""
+    texts = ("uid", "resourceVersion", "selfLink", "creationTimestamp", "deletionTimestamp")
+    numbers = ("generation", "deletionGracePeriodSeconds")
+    return {
+        **{name: string("Written by the API server.", 1024) for name in texts},
+        **{name: integer("Written by the API server.", 0, INT64_MAX) for name in numbers},
+        "managedFields": list_of("Written by the API server.", free("An entry."), 1000),
+    }
+
+
+def _named() -> Rule:
+    def fine(metadata: dict[str, Any]) -> bool:
+        return bool(metadata.get("name") or metadata.get("generateName"))
+
+    return Rule(
+        "has(self.name) || has(self.generateName)", "is missing; give the object a name", fine, field="name", needs=()
+    )

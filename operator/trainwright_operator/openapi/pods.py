@@ -1,0 +1,247 @@
+"""``spec.podTemplate``: a typed, bounded subset of a PodTemplateSpec (the whole of it would burst a CRD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainwright_operator.openapi import words
+from trainwright_operator.openapi.types import (
+    INT64_MAX,
+    Rule,
+    Schema,
+    boolean,
+    exactly_one,
+    integer,
+    list_of,
+    map_of,
+    record,
+    string,
+)
+from trainwright_operator.openapi.volumes import volume
+
+OWNED_ENV = ("PET_", "TRAINWRIGHT_", "KUBEFLOW_TRAINER_SERVER_")
+"""Environment variables by which the operator tells a pod its place; a user's value would break the rendezvous."""
+
+OWNED_MOUNTS = ("/output", "/etc/trainwright")
+"""Where the operator mounts the job's output and the resolved job."""
+
+
+def pod_template() -> Schema:
+    return record(
+        "What a pod needs besides, under Kubernetes' own names. The command, ports, probes, security context and restart policy "
+        "are the operator's.",
+        {
+            "metadata": record(
+                "Labels and annotations for every pod of the job.",
+                {
+                    "labels": words.label_map("Labels for every pod; those of trainwright.dev are the operator's."),
+                    "annotations": map_of("Annotations for every pod.", string("The annotation's value.", 16384), 64),
+                },
+            ),
+            "image": string(
+                "The image that trains. Default: the pool's, else the trainer image of this release.",
+                1024,
+                least=1,
+                pattern=words.NO_SPACE,
+            ),
+            "imagePullPolicy": string(
+                "When the node pulls the image. Default: Always for the tag latest, else IfNotPresent.",
+                among=["Always", "IfNotPresent", "Never"],
+            ),
+            "imagePullSecrets": list_of(
+                "Secrets in the job's namespace with credentials for the image's registry.",
+                record("A Secret.", {"name": words.object_name("The Secret's name.")}, required=["name"]),
+                8,
+                key="name",
+            ),
+            "resources": _resources(),
+            "env": list_of("Environment variables of the trainer.", env_var(), 128, key="name"),
+            "envFrom": list_of("ConfigMaps and Secrets whose every key becomes a variable.", _env_source(), 16),
+            "volumes": list_of("Volumes of the pod, beside the output.", volume(), 32, key="name"),
+            "volumeMounts": list_of("Where the trainer sees the volumes.", _mount(), 32, key="mountPath"),
+            "serviceAccountName": words.object_name(
+                "The service account of the pods. Default: the namespace's default."
+            ),
+            "priorityClassName": words.object_name("The PriorityClass of the pods. Default: the cluster's."),
+            "schedulerName": words.object_name("The scheduler that places the pods. Default: default-scheduler."),
+            "nodeSelector": words.label_map("Labels a node must have, beside those of the pool."),
+            "tolerations": list_of("Taints the pods tolerate, beside those of the pool.", toleration(), 32),
+        },
+        rules=[
+            Rule(
+                "!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && "
+                "self.volumes.exists(v, v.name == m.name))",
+                "every mount names a volume of podTemplate.volumes",
+                _mounts_have_volumes,
+                field="volumeMounts",
+            )
+        ],
+    )
+
+
+def _mounts_have_volumes(pod: dict[str, Any]) -> bool:
+    known = {volume["name"] for volume in pod.get("volumes", ())}
+    return all(mount["name"] in known for mount in pod.get("volumeMounts", ()))
+
+
+def _resources() -> Schema:
+    amounts = words.quantity("An amount, such as 4, 500m or 16Gi.")
+    return record(
+        "Resources of the trainer container, beside the accelerators, which the pool and perNode give.",
+        {
+            "requests": map_of(
+                "What the scheduler sets aside: cpu, memory, ephemeral-storage. Default: the limits.", amounts, 32
+            ),
+            "limits": map_of("What the container may use at most.", amounts, 32),
+        },
+    )
+
+
+def env_var() -> Schema:
+    """An EnvVar; pools have them too."""
+    owned = " || ".join(f"self.name.startsWith('{prefix}')" for prefix in OWNED_ENV)
+    return record(
+        "A variable: value, or valueFrom. Neither means empty.",
+        {
+            "name": string("The variable's name.", 253, least=1, pattern=words.ENV_NAME),
+            "value": string("The value; $(NAME) is replaced by a variable named before.", 32768),
+            "valueFrom": _value_from(),
+        },
+        required=["name"],
+        rules=[
+            Rule(
+                "!has(self.value) || !has(self.valueFrom)",
+                "give value or valueFrom, not both",
+                lambda var: not ("value" in var and "valueFrom" in var),
+                field="valueFrom",
+            ),
+            Rule(
+                f"!({owned})",
+                "is set by the operator (PET_*, TRAINWRIGHT_*, KUBEFLOW_TRAINER_SERVER_*); use another name",
+                lambda var: not var["name"].startswith(OWNED_ENV),
+                field="name",
+            ),
+        ],
+    )
+
+
+def _value_from() -> Schema:
+    resource_names = [
+        f"{kind}.{name}" for kind in ("limits", "requests") for name in ("cpu", "memory", "ephemeral-storage")
+    ]
+    sources = {
+        "secretKeyRef": _key_of("Secret"),
+        "configMapKeyRef": _key_of("ConfigMap"),
+        "fieldRef": record(
+            "A field of the pod.",
+            {
+                "apiVersion": string("The version of the path. Default: v1.", among=["v1"]),
+                "fieldPath": string(
+                    "The field, such as metadata.name or status.hostIP.", 512, least=1, pattern=words.NO_SPACE
+                ),
+            },
+            required=["fieldPath"],
+        ),
+        "resourceFieldRef": record(
+            "A resource of the trainer container.",
+            {
+                "resource": string("The resource.", among=resource_names),
+                "divisor": words.quantity("The unit. Default: 1."),
+            },
+            required=["resource"],
+        ),
+    }
+    one = exactly_one(sources, f"give exactly one of {', '.join(sources)}")
+    return record("Where the value comes from.", sources, rules=[one])
+
+
+def _key_of(kind: str) -> Schema:
+    return record(
+        f"A key of a {kind} in the job's namespace.",
+        {
+            "name": words.object_name(f"The {kind}'s name."),
+            "key": words.config_key("The key."),
+            "optional": boolean(f"Go on without it when the {kind} or the key is missing. Default: false."),
+        },
+        required=["name", "key"],
+    )
+
+
+def _env_source() -> Schema:
+    def reference(kind: str) -> Schema:
+        return record(
+            f"A {kind} in the job's namespace.",
+            {
+                "name": words.object_name(f"The {kind}'s name."),
+                "optional": boolean("Go on without it when it is missing. Default: false."),
+            },
+            required=["name"],
+        )
+
+    return record(
+        "A ConfigMap or a Secret.",
+        {
+            "prefix": string("Put before every name.", 253, pattern=words.ENV_NAME),
+            "configMapRef": reference("ConfigMap"),
+            "secretRef": reference("Secret"),
+        },
+        rules=[exactly_one(["configMapRef", "secretRef"], "give exactly one of configMapRef, secretRef")],
+    )
+
+
+def _mount() -> Schema:
+    owned = ", ".join(f"'{path}'" for path in OWNED_MOUNTS)
+    return record(
+        "A mount.",
+        {
+            "name": string("The volume's name.", 63, least=1, pattern=words.LABEL),
+            "mountPath": string("The path in the container.", 1024, least=1, pattern=words.ABSOLUTE_PATH),
+            "subPath": string("Mount this folder of the volume. Default: its root.", 1024, pattern=words.RELATIVE_PATH),
+            "readOnly": boolean("Mount it read-only. Default: false."),
+        },
+        required=["name", "mountPath"],
+        rules=[
+            Rule(
+                f"!(self.mountPath in [{owned}])",
+                "/output and /etc/trainwright are the operator's; mount it elsewhere",
+                lambda mount: mount["mountPath"] not in OWNED_MOUNTS,
+                field="mountPath",
+            )
+        ],
+    )
+
+
+def toleration() -> Schema:
+    """A Toleration; pools have them too."""
+    return record(
+        "A toleration: the taint it matches. Without a key, and with operator Exists, it matches every taint.",
+        {
+            "key": string("The taint's key.", 317, pattern=words.QUALIFIED),
+            "operator": string("How the value is compared. Default: Equal.", among=["Exists", "Equal"]),
+            "value": string("The taint's value, with operator Equal.", 63, pattern=words.LABEL_VALUE),
+            "effect": string(
+                "The taint's effect. Default: every effect.", among=["NoSchedule", "PreferNoSchedule", "NoExecute"]
+            ),
+            "tolerationSeconds": integer("How long a NoExecute taint is borne. Default: for ever.", 0, INT64_MAX),
+        },
+        rules=[
+            Rule(
+                "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+                "name the key, or say operator: Exists",
+                lambda it: "key" in it or it.get("operator") == "Exists",
+                field="operator",
+            ),
+            Rule(
+                "!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
+                "operator Exists takes no value; remove it",
+                lambda it: "value" not in it or it.get("operator", "Equal") == "Equal",
+                field="value",
+            ),
+            Rule(
+                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+                "needs effect: NoExecute",
+                lambda it: "tolerationSeconds" not in it or it.get("effect") == "NoExecute",
+                field="tolerationSeconds",
+            ),
+        ],
+    )

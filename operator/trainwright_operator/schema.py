@@ -1,0 +1,183 @@
+"""The CustomResourceDefinitions, and the check of a manifest against the very same schema.
+
+``python -m trainwright_operator.schema DIRECTORY`` writes the CRDs there, one file each.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainwright_operator import manifest, names
+from trainwright_operator.openapi import metadata
+from trainwright_operator.openapi.check import check, check_change
+from trainwright_operator.openapi.job import job_spec
+from trainwright_operator.openapi.nearest import among
+from trainwright_operator.openapi.pool import pool_spec
+from trainwright_operator.openapi.status import job_status
+from trainwright_operator.openapi.types import Problem, Rule, Schema
+
+HEADER = "# Written by `make crds` from operator/trainwright_operator/openapi. Edit that, not this.\n"
+
+JOB_COLUMNS = (
+    ("State", ".status.state", "Where the job is.", 0),
+    ("Step", ".status.display.step", "Steps done and to do.", 0),
+    ("Loss", ".status.display.loss", "The newest training loss.", 0),
+    ("Eval", ".status.display.eval", "The newest evaluation loss.", 0),
+    ("Tok/s", ".status.display.tokensPerSecond", "Tokens trained a second.", 0),
+    ("Ends", ".status.display.ends", "When training is expected to end.", 0),
+    ("Restarts", ".status.display.restarts", "Attempts after the first.", 0),
+    ("Nodes", ".status.display.nodes", "Nodes ready and wanted.", 1),
+    ("Pool", ".spec.accelerator.pool", "The accelerator pool.", 1),
+)
+POOL_COLUMNS = (
+    ("Vendor", ".spec.vendor", "Who made the accelerators.", 0),
+    ("Per node", ".spec.perNode", "Accelerators in each node.", 0),
+    ("Topology", ".spec.topology", "Chips of a TPU slice along each axis.", 0),
+    ("Runtime", ".spec.runtime", "What starts the ranks.", 1),
+)
+
+
+@lru_cache(maxsize=1)
+def job_schema() -> Schema:
+    """A TrainingJob as a manifest has it. The status is the operator's and is not looked at."""
+    return _document(names.JOB_KIND, metadata.in_manifest(metadata.JOB_NAME, namespaced=True), job_spec())
+
+
+@lru_cache(maxsize=1)
+def pool_schema() -> Schema:
+    """An AcceleratorPool as a manifest has it."""
+    return _document(names.POOL_KIND, metadata.in_manifest(metadata.POOL_NAME, namespaced=False), pool_spec())
+
+
+def _document(kind: str, about: Schema, spec: Schema) -> Schema:
+    return {
+        "type": "object",
+        "properties": {
+            "apiVersion": {"type": "string", "enum": [names.API_VERSION]},
+            "kind": {"type": "string", "enum": [kind]},
+            "metadata": about,
+            "spec": spec,
+            "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+        },
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "_missing": {"metadata": "is missing; give metadata: {name: ...}", "spec": "is missing; it says what to do"},
+    }
+
+
+SCHEMAS = {names.JOB_KIND: job_schema, names.POOL_KIND: pool_schema}
+
+
+def problems(content: Any) -> list[Problem]:
+    """Every mistake of a manifest of ours."""
+    if not isinstance(content, Mapping):
+        return [Problem("", "is not a manifest; it begins with apiVersion and kind")]
+    kind = content.get("kind")
+    if kind is None:
+        return [Problem("kind", f"is missing; give kind: {names.JOB_KIND} and apiVersion: {names.API_VERSION}")]
+    if kind not in SCHEMAS:
+        return [Problem("kind", f"is {kind!r}, not one of {', '.join(SCHEMAS)}{among(str(kind), SCHEMAS)}")]
+    return check(SCHEMAS[kind](), content)
+
+
+def change_problems(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Problem]:
+    """What of a change of one object, right before and after, the API server would refuse."""
+    return check_change(SCHEMAS[new["kind"]](), new, old)
+
+
+def render(schema: Any) -> Any:
+    """A schema as the CRD has it: rules as CEL, without the keys that are ours alone."""
+    if isinstance(schema, Rule):
+        return schema.render()
+    if isinstance(schema, dict):
+        return {
+            key: render(value) for key, value in schema.items() if not (isinstance(key, str) and key.startswith("_"))
+        }
+    return [render(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def job_crd() -> dict[str, Any]:
+    root = {
+        "description": "A model to train, and what became of it.",
+        "properties": {
+            **_type_meta(),
+            "metadata": metadata.in_crd(metadata.JOB_NAME),
+            "spec": job_spec(),
+            "status": job_status(),
+        },
+    }
+    shape = {"plural": names.JOB_PLURAL, "kind": names.JOB_KIND, "shortNames": [names.JOB_SHORT], "categories": ["all"]}
+    return _crd(shape, "Namespaced", root, JOB_COLUMNS)
+
+
+def pool_crd() -> dict[str, Any]:
+    root = {
+        "description": "A pool of alike nodes, described once by its admin.",
+        "properties": {**_type_meta(), "metadata": metadata.in_crd(metadata.POOL_NAME), "spec": pool_spec()},
+    }
+    return _crd(
+        {"plural": names.POOL_PLURAL, "kind": names.POOL_KIND, "shortNames": ["apool"]}, "Cluster", root, POOL_COLUMNS
+    )
+
+
+def _type_meta() -> dict[str, Schema]:
+    return {
+        "apiVersion": {"type": "string", "description": f"{names.API_VERSION}."},
+        "kind": {"type": "string", "description": "The kind of the object."},
+    }
+
+
+def _crd(
+    shape: dict[str, Any], scope: str, root: Schema, columns: tuple[tuple[str, str, str, int], ...]
+) -> dict[str, Any]:
+    version: dict[str, Any] = {
+        "name": names.VERSION,
+        "served": True,
+        "storage": True,
+        "schema": {"openAPIV3Schema": render({"type": "object", "required": ["spec"], **root})},
+        "additionalPrinterColumns": [*map(_column, columns), _age()],
+    }
+    if "status" in root["properties"]:
+        version["subresources"] = {"status": {}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{shape['plural']}.{names.GROUP}"},
+        "spec": {
+            "group": names.GROUP,
+            "names": {**shape, "singular": shape["kind"].lower(), "listKind": f"{shape['kind']}List"},
+            "scope": scope,
+            "versions": [version],
+        },
+    }
+
+
+def _column(column: tuple[str, str, str, int]) -> dict[str, Any]:
+    name, path, about, priority = column
+    kind = "integer" if path == ".spec.perNode" else "string"
+    wide = {"priority": priority} if priority else {}
+    return {"name": name, "type": kind, "jsonPath": path, "description": about, **wide}
+
+
+def _age() -> dict[str, Any]:
+    return {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
+
+
+def crds() -> dict[str, str]:
+    """File name -> text."""
+    documents = (job_crd(), pool_crd())
+    return {f"{names.GROUP}_{crd['spec']['names']['plural']}.yaml": HEADER + manifest.write(crd) for crd in documents}
+
+
+def main(arguments: list[str]) -> None:
+    folder = Path(arguments[0] if arguments else "crds")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in crds().items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
