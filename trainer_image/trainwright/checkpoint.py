@@ -4,7 +4,8 @@ A checkpoint is written aside, flushed, listed in a manifest with sizes and hash
 killed writer leaves only rubbish that the next run removes. Every rank writes its own files; the *leader* of each
 output (rank 0, or one rank of every node where the nodes' outputs are not shared) moves them together and commits.
 
-An output that a TrainingJob uses carries its owner and the newest attempt that claimed it (see :mod:`~trainwright.fence`).
+An output that a TrainingJob uses carries its owner and the newest attempt that claimed it; see
+:mod:`trainwright.fence`.
 """
 
 from __future__ import annotations

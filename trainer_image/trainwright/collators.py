@@ -100,7 +100,7 @@ class DataCollatorWithPadding:
         return batch
 
     def _pad(self, features: list[dict[str, Any]]) -> Any:
-        """Fast tokenizers warn, at every first use, that calling them is faster: not so when samples are tokens already."""
+        """Fast tokenizers warn that calling them is faster, which is not so when samples are tokens already."""
         told = getattr(self.tokenizer, "deprecation_warnings", {})
         before = told.get("Asking-to-pad-a-fast-tokenizer", False)
         told["Asking-to-pad-a-fast-tokenizer"] = True
@@ -114,6 +114,11 @@ class DataCollatorWithPadding:
             )
         finally:
             told["Asking-to-pad-a-fast-tokenizer"] = before
+
+
+def default_collator_for(processing_class: Any) -> Collate:
+    """What pads with the tokenizer where there is one, else what stacks."""
+    return DataCollatorWithPadding(processing_class) if hasattr(processing_class, "pad") else default_data_collator
 
 
 class KeepColumns:
@@ -132,13 +137,13 @@ class KeepColumns:
         if isinstance(first, dict) and not first.keys() <= self._columns:
             if self._columns.isdisjoint(first):
                 raise no_columns_left(first, self._columns, self._model_name)
-            features = [
-                {key: value for key, value in sample.items() if key in self._columns}
-                if isinstance(sample, dict)
-                else sample
-                for sample in features
-            ]
+            features = [self._used(sample) for sample in features]
         return self._collate(features)
+
+    def _used(self, sample: Any) -> Any:
+        if not isinstance(sample, dict):
+            return sample
+        return {key: value for key, value in sample.items() if key in self._columns}
 
 
 def no_columns_left(columns: Collection[str], accepted: Collection[str], model_name: str) -> DataError:

@@ -3,9 +3,9 @@
 Randomness. The order of an epoch depends on seed and epoch (or, where the user asks for that, on torch's default
 generator as it stood when the epoch began: its state is kept for a resume). Without data workers, datasets and
 collators draw from the run's own generators, which a checkpoint holds, and no batch is fetched before it is wanted.
-Data workers seed themselves for each batch (see :mod:`trainwright.streams`). Opening a fresh epoch draws one number from
-the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging Face; opening
-one in the middle leaves every generator as it was.
+Data workers seed themselves for each batch (see :mod:`trainwright.streams`). Opening a fresh epoch draws one number
+from the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging Face;
+opening one in the middle leaves every generator as it was.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
-from trainwright.collators import Collate, GuardedCollate, KeepColumns, no_columns_left
+from trainwright.collators import Collate, GuardedCollate, KeepColumns, default_collator_for, no_columns_left
 from trainwright.contract import DataError
 from trainwright.dispatch import DispatchingLoader
 from trainwright.sampling import (
@@ -113,9 +113,8 @@ def train_loader(
         from trainwright.rebalance import RebalancedBatches
 
         lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name)
-        batches = RebalancedBatches(
-            lengths, batch_size, args.gradient_accumulation_steps, args.dataloader_drop_last, sharding
-        )
+        accumulation, drop_last = args.gradient_accumulation_steps, args.dataloader_drop_last
+        batches = RebalancedBatches(lengths, batch_size, accumulation, drop_last, sharding)
         return _loader(dataset, batches, args, batch_size, collate_fn, sharding)
     order = _train_order(dataset, args, sharding, batch_size, lengths, sampler, input_name, seed)
     return _loader(dataset, _batches(order, args, batch_size, sharding), args, batch_size, collate_fn, sharding)
@@ -153,8 +152,8 @@ def eval_loader(
 def _check_sized(dataset: Any, name: str) -> None:
     if not has_length(dataset) or not hasattr(dataset, "__getitem__"):
         raise DataError(
-            f"{name}: {type(dataset).__name__} is neither a map-style dataset (with __len__ and __getitem__) nor a torch "
-            "IterableDataset; make it one of them"
+            f"{name}: {type(dataset).__name__} is neither a map-style dataset (with __len__ and __getitem__) nor a "
+            "torch IterableDataset; make it one of them"
         )
     if len(dataset) == 0:
         raise DataError(f"{name}: it is empty; give it samples")
@@ -372,3 +371,16 @@ def _stream_state(loader: Any) -> Any:
     if not isinstance(dataset, IterableDataset) or getattr(loader, "num_workers", 0) or not has_state(dataset):
         return None
     return dataset.state_dict()
+
+
+__all__ = [
+    "batches",
+    "default_collator_for",
+    "eval_loader",
+    "has_length",
+    "keep_used_columns",
+    "position_of",
+    "resume_at",
+    "signature_columns",
+    "train_loader",
+]

@@ -2,7 +2,8 @@
 
 An attempt that lost its node may still be alive when its successor starts. The successor leaves its claim in the
 output before it reads anything there, and a writer looks for newer claims just before it gives a checkpoint its name:
-the older one then stops. Claims are files of their own, so two attempts that start together cannot overwrite each other's.
+the older one then stops. Each claim is a file of its own, so two attempts that start together cannot overwrite one
+another's.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Fence:
         newest = self._newest_attempt()
         if newest > self.attempt:
             raise UserError(
-                f"{self.output}: attempt {newest} of this job has claimed it; attempt {self.attempt} stops writing to it"
+                f"{self.output}: attempt {newest} of this job has claimed it; attempt {self.attempt} stops writing here"
             )
 
     def _holder(self) -> str | None:

@@ -55,9 +55,8 @@ class Ranks:
             result = do()
         except Exception as caught:
             error = caught
-        outcomes = self.gather(
-            (result, error and (isinstance(error, DataError), isinstance(error, UserError), str(error)))
-        )
+        failure = None if error is None else (isinstance(error, DataError), isinstance(error, UserError), str(error))
+        outcomes = self.gather((result, failure))
         if error is not None:
             raise error
         for rank, (_, failure) in enumerate(outcomes):

@@ -1,7 +1,8 @@
 """Which samples make up which batch: the order of an epoch, and each rank's share of it.
 
-Order and shares are those of Hugging Face's Trainer with accelerate: the order is drawn once an epoch, cut into batches,
-dealt to the ranks in turn, and wrapped around to the first samples where the last round would leave a rank without.
+Order and shares are those of Hugging Face's Trainer with accelerate: the order is drawn once an epoch, cut into
+batches, dealt to the ranks in turn, and wrapped around to the first samples where the last round would leave a rank
+without.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
 two of our own: ``training_args.json`` instead of a pickle, and ``data_state.pt`` (or ``data_state_<rank>.pt``).
 Everything is read with ``weights_only=True``: a checkpoint can run no code.
 
-To resume: :func:`load_snapshot` once model, optimizer and scheduler exist; then, as the very last thing before the first
-batch is drawn, :func:`restore_position`, so that nothing in between (callbacks, an evaluation) moves the generators.
+To resume: :func:`load_snapshot` once model, optimizer and scheduler exist; then, as the very last thing before the
+first batch is drawn, :func:`restore_position`, so that nothing in between (callbacks, an evaluation) moves the
+generators.
 """
 
 from __future__ import annotations
@@ -148,8 +149,8 @@ def _reseed(trainer: Any, folder: Path) -> None:
     args, before = trainer.args, _world_size(folder)
     if args.full_determinism:
         raise UserError(
-            f"{folder}: was written by {before} processes and this run has {args.world_size}; full_determinism asks for "
-            f"the same bits, which takes {before} processes again"
+            f"{folder}: was written by {before} processes and this run has {args.world_size}; full_determinism asks "
+            f"for the same bits, which takes {before} processes again"
         )
     warnings.warn(
         f"{folder}: was written by {before} processes, this run has {args.world_size}: the sample order goes on, but "

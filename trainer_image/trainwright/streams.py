@@ -158,10 +158,7 @@ def share_of_stream(dataset: Any, batch_size: int, drop_last: bool, sharding: Sh
     """The part of a stream that this rank reads by itself: its own shards where there are enough of them."""
     if sharding.world_size == 1:
         return dataset
-    if (
-        not sharding.split_batches
-        and getattr(dataset, "num_shards", 0) >= sharding.world_size
-        and hasattr(dataset, "shard")
-    ):
+    has_own_shards = hasattr(dataset, "shard") and getattr(dataset, "num_shards", 0) >= sharding.world_size
+    if has_own_shards and not sharding.split_batches:
         return dataset.shard(num_shards=sharding.world_size, index=sharding.rank)
     return StreamShard(dataset, batch_size, drop_last, sharding)

@@ -109,9 +109,8 @@ def read_weights(folder: Path) -> dict[str, Any]:
         if (folder / PICKLED).is_file():
             return torch.load(folder / PICKLED, map_location="cpu", weights_only=True, mmap=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder}: the weights cannot be read ({_first_line(error)}); use another checkpoint"
-        ) from error
+        words = _first_line(error)
+        raise UserError(f"{folder}: the weights cannot be read ({words}); use another checkpoint") from error
     raise UserError(f"{folder}: holds no weights ({WEIGHTS}); give the path of a checkpoint-N folder")
 
 
