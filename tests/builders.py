@@ -1,6 +1,6 @@
 """Objects for tests, said in words: ``make_job().nodes(2).training(maxSteps=4)``.
 
-Every call returns a new builder; ``manifest()`` gives the plain dicts a user would write, ``build()`` the checked object.
+Every call returns a new builder; ``manifest()`` gives the plain dicts a user would write, ``build()`` the checked job.
 """
 
 from __future__ import annotations

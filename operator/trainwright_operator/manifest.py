@@ -1,8 +1,8 @@
 """Manifests read as kubectl reads them, which is not how PyYAML does, with the line of every field kept for errors.
 
-kubectl takes ``3e-4``, ``5e-05`` and ``1e5`` for numbers where PyYAML sees text, ``y`` and ``n`` for booleans, ``10:30``
-for text where PyYAML sees a number in base 60, and a date for text. What it reads goes on as JSON, in which ``2.0`` is ``2``.
-Duplicate keys are refused: every client keeps one of them, and not the same one.
+kubectl takes ``3e-4``, ``5e-05`` and ``1e5`` for numbers where PyYAML sees text, ``y`` and ``n`` for booleans,
+``10:30`` for text where PyYAML sees a number in base 60, and a date for text. What it reads goes on as JSON, in which
+``2.0`` is ``2``. Duplicate keys are refused: every client keeps one of them, and not the same one.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class _Reader:
         if id(node) in self.ancestors:
             raise self.error(node, "an alias stands inside what it names")
         self.ancestors.add(id(node))
-        value = self.sequence(node, path) if isinstance(node, yaml.SequenceNode) else self.mapping(node, path)
+        value = self.mapping(node, path) if isinstance(node, yaml.MappingNode) else self.sequence(node, path)
         self.ancestors.discard(id(node))
         return value
 
@@ -185,7 +185,7 @@ class _Reader:
         except ValueError as error:
             raise self.error(node, str(error)) from None
 
-    def sequence(self, node: yaml.SequenceNode, path: str) -> list[Any]:
+    def sequence(self, node: yaml.Node, path: str) -> list[Any]:
         return [self.value(item, join(path, index)) for index, item in enumerate(node.value)]
 
     def mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
@@ -232,7 +232,7 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
         return True
 
 
-def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+def _represent_text(dumper: _Dumper, text: str) -> Any:
     style = None
     if "\n" in text:
         style = "|"
@@ -248,7 +248,7 @@ def _reads_as_text(text: str) -> bool:
         return False
 
 
-def _represent_float(dumper: _Dumper, number: float) -> yaml.ScalarNode:
+def _represent_float(dumper: _Dumper, number: float) -> Any:
     text = repr(number)
     mantissa, _, exponent = text.partition("e")
     return dumper.represent_scalar(

@@ -44,8 +44,6 @@ EXCEPTIONS: dict[str, str] = {
 }
 """Every argument whose field in a manifest is not simply its camelCase name with the same type."""
 
-ABSENT_HINT = {name: f"nothing: {why}" for name, why in ABSENT.items()}
-
 MIRRORED: dict[str, FieldInfo] = {name: info for name, info in FIELDS.items() if name not in ABSENT}
 
 

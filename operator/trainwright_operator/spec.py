@@ -15,8 +15,7 @@ from trainwright_operator.openapi.job import evaluates, has_eval_data
 from trainwright_operator.openapi.types import Problem
 from trainwright_operator.pod_template import PodTemplate
 
-__all__ = ["Accelerator", "AcceleratorPool", "JobSpec", "Output", "Problem", "SecretKey", "SpecError", "TrainingJob"]
-__all__ += ["parse_job", "parse_pool"]
+__all__ = ["AcceleratorPool", "JobSpec", "Problem", "SpecError", "TrainingJob", "parse_job", "parse_pool"]
 
 DEFAULT_MAX_RESTARTS = 3
 DEFAULT_GRACE_PERIOD_SECONDS = 30
@@ -33,7 +32,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class Accelerator:
-    """Where to run: ``None`` is left to the pool (its topology for a TPU, else one node, and one accelerator a node)."""
+    """Where to run: ``None`` is left to the pool (a TPU's topology, else one node, and one accelerator a node)."""
 
     pool: str | None = None
     nodes: int | None = None
@@ -76,7 +75,7 @@ class JobSpec:
     script: Mapping[str, Any] | None = None
     sample: Mapping[str, Any] | None = None
     accelerator: Accelerator = Accelerator()
-    pod_template: PodTemplate = PodTemplate()
+    pod_template: PodTemplate = field(default_factory=PodTemplate)
     hub_token: SecretKey | None = None
     suspend: bool = False
     max_restarts: int = DEFAULT_MAX_RESTARTS

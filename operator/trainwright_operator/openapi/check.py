@@ -1,7 +1,7 @@
 """A manifest against its schema: the verdict and the path are the API server's, the words are for people.
 
-Walks the very schema that the CRD is made of. Every mistake is found at once, where an API server may leave rules unchecked
-until the types are right.
+Walks the very schema that the CRD is made of. Every mistake is found at once, where an API server may leave rules
+unchecked until the types are right.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from trainwright_operator.openapi import trained, words
@@ -58,12 +59,12 @@ def _lifecycle() -> dict[str, Schema]:
             "Stop after a checkpoint and give the nodes back; false goes on from it. May be changed. Default: false."
         ),
         "maxRestarts": integer(
-            "Failures after which the job is given up; an evicted or preempted pod does not count. May be changed. Default: 3.",
+            "Failures after which the job is given up; an evicted pod is none. May be changed. Default: 3.",
             0,
             1000,
         ),
         "activeDeadlineSeconds": integer(
-            "Seconds from the start after which the job is failed, however far it is. May be changed. Default: no limit.",
+            "Seconds from the start after which the job fails, however far it is. May be changed. Default: no limit.",
             1,
             10 * YEAR_SECONDS,
         ),
@@ -73,12 +74,12 @@ def _lifecycle() -> dict[str, Schema]:
             10 * YEAR_SECONDS,
         ),
         "deleteAfterFinished": boolean(
-            "Delete the TrainingJob as well when ttlSecondsAfterFinished is over; a GitOps tool would then train it again. "
-            "Default: false."
+            "Delete the TrainingJob as well when ttlSecondsAfterFinished is over; a GitOps tool would then train it "
+            "again. Default: false."
         ),
         "hangTimeoutSeconds": integer(
-            "Seconds without a step after which an attempt is taken to hang: it leaves the stacks of every rank and is restarted. "
-            "The first step and evaluation must fit in. Default: never.",
+            "Seconds without a step after which an attempt is taken to hang: it leaves the stacks of every rank and is "
+            "restarted. The first step and evaluation must fit in. Default: never.",
             10,
             YEAR_SECONDS,
         ),
@@ -119,7 +120,7 @@ def _output() -> Schema:
                 "The folder in the volume. Default: the job's name.", 1024, least=1, pattern=words.RELATIVE_PATH
             ),
             "adopt": boolean(
-                "Go on from checkpoints that another job left in the folder, which is refused otherwise. Default: false."
+                "Go on from checkpoints that another job left in the folder; else they are an error. Default: false."
             ),
         },
         rules=[exactly_one(OUTPUT_VOLUMES, f"give exactly one of {', '.join(OUTPUT_VOLUMES)}")],
@@ -128,25 +129,28 @@ def _output() -> Schema:
 
 def _what_is_trained() -> list[Rule]:
     parts = ("model", "dataset", "task")
-    rules = [
+    alone = [
         Rule(
             "!has(self.script) || !(has(self.model) || has(self.dataset) || has(self.task))",
             "a script brings its own model and data; remove script, or model, dataset and task",
             lambda spec: not ("script" in spec and any(part in spec for part in parts)),
             field="script",
+            needs=(),
         )
     ]
-    for part in parts:
-        rules.append(
-            Rule(
-                f"has(self.script) || has(self.{part})",
-                "is missing: a job has model, dataset and task, or a script of your own",
-                lambda spec, part=part: "script" in spec or part in spec,
-                field=part,
-            )
+    complete = [
+        Rule(
+            f"has(self.script) || has(self.{part})",
+            "is missing: a job has model, dataset and task, or a script of your own",
+            lambda spec, part=part: "script" in spec or part in spec,
+            field=part,
+            needs=(),
         )
+        for part in parts
+    ]
     return [
-        *rules,
+        *alone,
+        *complete,
         _for_tasks(
             "sample", "sample", ("CausalLM", "Seq2SeqLM"), "only a model that writes text can be asked for a sample"
         ),
@@ -179,17 +183,20 @@ def _has(value: Any, path: str) -> bool:
     return True
 
 
-def evaluates(spec: dict[str, Any]) -> bool:
+def evaluates(spec: Mapping[str, Any]) -> bool:
     """Whether ``trainingArguments.evalStrategy`` asks for evaluation while training."""
     return bool((spec.get("trainingArguments") or {}).get("evalStrategy", "no") != "no")
 
 
-def has_eval_data(dataset: dict[str, Any]) -> bool:
+def has_eval_data(dataset: Mapping[str, Any]) -> bool:
     return any(key in dataset for key in ("evalSource", "evalSplit", "validationFraction"))
 
 
 def _evaluation() -> list[Rule]:
-    asked = "has(self.trainingArguments) && has(self.trainingArguments.evalStrategy) && self.trainingArguments.evalStrategy != 'no'"
+    asked = (
+        "has(self.trainingArguments) && has(self.trainingArguments.evalStrategy) && "
+        "self.trainingArguments.evalStrategy != 'no'"
+    )
     streamed = "has(self.dataset) && has(self.dataset.streaming) && self.dataset.streaming"
     return [
         Rule(

@@ -1,4 +1,4 @@
-"""``metadata``: what the CRDs say of it (the name), and what ``validate`` checks besides, which the API server knows itself."""
+"""``metadata``: what the CRDs say of it (the name), and what ``validate`` checks as the API server does by itself."""
 
 from __future__ import annotations
 

@@ -18,11 +18,13 @@ def among(word: str, choices: Collection[str]) -> str:
 
 
 def nearest(word: str, choices: Collection[str]) -> str | None:
-    """The same name in another spelling (snake_case, other capitals), else the most alike one."""
+    """The same name in another spelling (snake_case, other capitals), one that begins with it, or the most alike."""
     from difflib import get_close_matches  # only where something is wrong already
 
     folded = {_fold(choice): choice for choice in choices}
-    near = get_close_matches(_fold(word), folded, n=1, cutoff=0.7)
+    wanted = _fold(word)
+    longer = [name for name in folded if len(wanted) > 2 and name.startswith(wanted)]
+    near = [wanted] if wanted in folded else longer or get_close_matches(wanted, folded, n=1, cutoff=0.7)
     return folded[near[0]] if near else None
 
 
@@ -32,10 +34,10 @@ def _fold(name: str) -> str:
 
 def unknown_field(key: str, fields: dict[str, Any], path: str) -> str:
     """What is wrong with ``key`` in the object at ``path``, whose fields are ``fields``."""
+    if path.endswith("trainingArguments") and (former := _former(mirror.snake(key))):
+        return former
     if near := nearest(key, fields):
         return f"is not a field; did you mean {near}?"
-    if former := _former(key, path):
-        return f"is not a field; use {former}"
     if home := next((place for place, name in _homes() if name == key or name == mirror.camel(key)), None):
         return f"is not a field here; it belongs to {home}"
     if len(fields) <= MOST_LISTED:
@@ -43,14 +45,21 @@ def unknown_field(key: str, fields: dict[str, Any], path: str) -> str:
     return "is not a field; `trainwright explain` lists those there are"
 
 
-def _former(key: str, path: str) -> str | None:
-    """What became of an argument of older versions of transformers."""
+def _former(name: str) -> str | None:
+    """What became of an argument that a manifest has no field for, or that older versions of transformers had."""
     from trainwright.arguments.names import FORMER
 
-    name = mirror.snake(key)
-    if not path.endswith("trainingArguments") or name not in FORMER:
-        return mirror.ABSENT_HINT.get(name) if path.endswith("trainingArguments") else None
-    return mirror.in_manifest_names(FORMER[name])
+    if name in mirror.ABSENT:
+        return f"is not a field: {mirror.ABSENT[name]}; remove it"
+    former = FORMER.get(name)
+    if former is None:
+        return None
+    gone = former.removeprefix("nothing: ")
+    return (
+        f"is not needed: {gone}; remove it"
+        if gone != former
+        else f"is not a field; use {mirror.in_manifest_names(former)}"
+    )
 
 
 def _homes() -> Iterator[tuple[str, str]]:

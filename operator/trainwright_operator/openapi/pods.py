@@ -28,8 +28,8 @@ OWNED_MOUNTS = ("/output", "/etc/trainwright")
 
 def pod_template() -> Schema:
     return record(
-        "What a pod needs besides, under Kubernetes' own names. The command, ports, probes, security context and restart policy "
-        "are the operator's.",
+        "What a pod needs besides, under Kubernetes' own names. The command, ports, probes, security context and "
+        "restart policy are the operator's.",
         {
             "metadata": record(
                 "Labels and annotations for every pod of the job.",

@@ -20,8 +20,8 @@ def pool_spec() -> Schema:
         {
             "vendor": string("Who made the accelerators: chooses resource, launcher and environment.", among=VENDORS),
             "resourceName": string(
-                "The extended resource a pod asks for. Default: nvidia.com/gpu, amd.com/gpu or google.com/tpu by vendor; "
-                "nvidia.com/mig-* is named here.",
+                "The resource a pod asks for, such as nvidia.com/mig-1g.5gb. Default: by vendor nvidia.com/gpu, "
+                "amd.com/gpu or google.com/tpu.",
                 317,
                 pattern=words.QUALIFIED,
             ),
@@ -40,7 +40,7 @@ def pool_spec() -> Schema:
                 "Environment of every trainer on the pool, such as NCCL_SOCKET_IFNAME.", env_var(), 64, key="name"
             ),
             "runtime": string(
-                "What starts the ranks: torchrun; on a TPU torchtpu or torch_xla. Default: torchrun, on a TPU torchtpu.",
+                "What starts the ranks: torchrun; on a TPU torchtpu or torch_xla. Default: torchrun or torchtpu.",
                 among=["torchrun", *TPU_RUNTIMES],
             ),
             "topology": string(
@@ -54,7 +54,7 @@ def pool_spec() -> Schema:
                 "Size of /dev/shm, which holds NCCL's and the data loader's buffers. Default: half the memory."
             ),
             "rdmaResources": map_of(
-                "RDMA resources of each pod, such as rdma/ib: 8. They need IPC_LOCK, which a restricted namespace forbids.",
+                "RDMA resources of each pod, such as rdma/ib: 8. They need IPC_LOCK: no restricted namespace.",
                 words.quantity("How many."),
                 8,
             ),

@@ -1,4 +1,4 @@
-"""``status`` of a TrainingJob: what was observed, told for people (display), tools (conditions) and programs (the rest)."""
+"""``status`` of a TrainingJob: what was observed, for people (display), tools (conditions) and programs (the rest)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _conditions() -> Schema:
         "A condition, as Kubernetes has them.",
         {
             "type": string(
-                "Queued, PodsReady, Running, Restarting, Suspended, Succeeded, Failed; for GitOps tools Reconciling and Stalled.",
+                "Queued, PodsReady, Running, Restarting, Suspended, Succeeded, Failed; Reconciling, Stalled.",
                 316,
                 least=1,
             ),

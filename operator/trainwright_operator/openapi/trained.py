@@ -1,4 +1,4 @@
-"""What is trained, of ``spec``: model, dataset, task, or the user's own script; and what the result is asked to write."""
+"""What is trained, of ``spec``: model, dataset and task, or the user's own script; and the sample at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model() -> Schema:
         "The model, of the Transformers library: saved weights, or fresh ones from a configuration.",
         {
             "source": string(
-                "A hub id, a folder in the pod, or, with fromConfig, a model type such as gpt2, which needs no download.",
+                "A hub id, a folder in the pod, or, with fromConfig, a model type such as gpt2: no download.",
                 1024,
                 least=1,
                 pattern=words.NO_SPACE,
@@ -49,7 +49,7 @@ def model() -> Schema:
                 "(n_layer, hidden_size, ...). Present, even empty, it means that no weights are loaded."
             ),
             "tokenizer": string(
-                "Hub id or folder of the tokenizer; bytes is one token for each byte and needs no file. Default: source.",
+                "Hub id or folder of the tokenizer; bytes is one token for each byte, without a file. Default: source.",
                 1024,
                 least=1,
                 pattern=words.NO_SPACE,
@@ -86,8 +86,8 @@ def dataset() -> Schema:
             ),
             "evalSplit": string("The split to evaluate on. Default: none; with evalSource: train.", 255, least=1),
             "validationFraction": number(
-                "The share of rows held out of training, chosen by the seed, to evaluate on. Default: 0.05 when evalStrategy "
-                "asks for evaluation and neither evalSource nor evalSplit is given, else nothing is held out.",
+                "The share of rows held out of training, chosen by the seed, to evaluate on. Default: 0.05 when "
+                "evalStrategy asks for evaluation and neither evalSource nor evalSplit is given, else none.",
                 least=0,
                 most=1,
                 open_ends="least most",
@@ -97,7 +97,7 @@ def dataset() -> Schema:
                 {role: string(about, 255, least=1) for role, about in ROLES.items()},
             ),
             "blockSize": integer(
-                "Language models: pack the texts into blocks of so many tokens. Default: the model's context, at most 1024.",
+                "Language models: pack texts into blocks of so many tokens. Default: what the model reads, at most 1024.",
                 2,
                 2**24,
             ),
@@ -126,8 +126,8 @@ def dataset() -> Schema:
 
 def script() -> Schema:
     return record(
-        "Your own Python file, started on every rank as torchrun would. It may use trainwright.Trainer, the Hugging Face Trainer "
-        "or plain PyTorch, and finds its arguments in TRAINWRIGHT_JOB_FILE.",
+        "Your own Python file, started on every rank as torchrun would. It may use trainwright.Trainer, the Hugging "
+        "Face Trainer or plain PyTorch.",
         {
             "inline": string("The program itself, at most 64 KiB.", MAX_INLINE_SCRIPT, least=1),
             "configMap": record(

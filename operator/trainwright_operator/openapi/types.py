@@ -34,9 +34,9 @@ class Problem:
 class Rule:
     """What spans fields: the CEL that the API server runs, and the same in Python for ``validate``.
 
-    ``fine`` takes the object the rule stands on, and for a ``transition`` the former object as well. ``field`` is where the
-    mistake is reported, relative to that object. ``needs`` names the fields whose values it looks at, so that it is not asked
-    about values that are already known to be wrong; ``None`` is every field, ``()`` none: their presence alone.
+    ``fine`` takes the object the rule stands on, and for a ``transition`` the former object as well. ``field`` is where
+    the mistake is reported, relative to that object. ``needs`` names the fields whose values it looks at, so that it is
+    not asked about values already known to be wrong; ``None`` is every field, ``()`` none: their presence alone.
     """
 
     cel: str
@@ -85,7 +85,7 @@ def integer(about: str, least: int = 0, most: int = INT32_MAX) -> Schema:
 
 
 def number(about: str, *, least: float | None = None, most: float | None = None, open_ends: str = "") -> Schema:
-    """A number; ``open_ends`` names the ends that are themselves excluded: ``"least"``, ``"most"``, ``"least most"``."""
+    """A number; ``open_ends`` names the ends that are themselves excluded: ``"least"``, ``"most"`` or both."""
     schema: Schema = {"type": "number", "description": about}
     if least is not None:
         schema["minimum"] = least
