@@ -1,6 +1,6 @@
 """What spans several training arguments, said once: for Python as a predicate, for the API server as CEL.
 
-``TrainingArguments`` evaluates the predicates, the CRD carries the CEL (over ``self`` = ``spec.trainingArguments``), and
+``TrainingArguments`` evaluates the predicates, the CRD carries the CEL over ``self`` = ``spec.trainingArguments``, and
 both say the same message. In CEL an absent field stands for its default: ``{name}`` in a template becomes
 ``has(...) ? ... : default``, or the bare path where absence has a meaning of its own. Whole-number fields are ``int``
 there and all other numbers ``double``, so their literals are written with a point.
@@ -105,18 +105,14 @@ def _multiple(save: float, every: float) -> bool:
 
 
 _EVAL_EVERY = "(has({eval_steps}) && {eval_steps} != 0.0 ? {eval_steps} : {logging_steps})"
-_WHOLE = "({steps} <= 1.0 || double(int({steps})) == {steps})"
-_PARTS = "int({share} * 1000000.0 + 0.5)"
-_EVAL_PARTS, _SAVE_PARTS = _PARTS.replace("{share}", _EVAL_EVERY), _PARTS.replace("{share}", "{save_steps}")
-_MULTIPLE = (
-    (
-        "({save_steps} >= 1.0 && EVERY >= 1.0 ? int({save_steps}) % int(EVERY) == 0 : "
-        "{save_steps} < 1.0 && EVERY < 1.0 && (EVAL_PARTS == 0 || SAVE_PARTS % EVAL_PARTS == 0))"
-    )
-    .replace("EVERY", _EVAL_EVERY)
-    .replace("EVAL_PARTS", _EVAL_PARTS)
-    .replace("SAVE_PARTS", _SAVE_PARTS)
-)
+# CEL has no `let`: all() over a list of one binds a name.
+_WHOLE = "[STEPS].all(steps, steps <= 1.0 || double(int(steps)) == steps)"
+_MULTIPLE = f"""
+[{_EVAL_EVERY}].all(every, [{{save_steps}}].all(save,
+  save >= 1.0 && every >= 1.0 ? int(save) % int(every) == 0
+  : save < 1.0 && every < 1.0 && [int(every * 1000000.0 + 0.5)].all(part,
+      part == 0 || int(save * 1000000.0 + 0.5) % part == 0)))
+""".strip()
 
 _FEEDBACK = ("reduce_lr_on_plateau", "greedy")
 _CPU_BACKENDS = (None, "gloo", "mpi")
@@ -154,7 +150,7 @@ RULES: tuple[Rule, ...] = (
         "logging-steps-whole",
         ("logging_steps", "logging_strategy"),
         lambda v: v["logging_strategy"] != "steps" or _whole(v["logging_steps"]),
-        '{logging_strategy} != "steps" || ' + _WHOLE.replace("{steps}", "{logging_steps}"),
+        '{logging_strategy} != "steps" || ' + _WHOLE.replace("STEPS", "{logging_steps}"),
         "logging_steps must be a whole number of steps, or a share of all steps below 1",
     ),
     Rule(
@@ -168,7 +164,7 @@ RULES: tuple[Rule, ...] = (
         "eval-steps-whole",
         ("eval_steps", "eval_strategy", "logging_steps"),
         lambda v: v["eval_strategy"] != "steps" or _whole(_eval_every(v)),
-        '{eval_strategy} != "steps" || ' + _WHOLE.replace("{steps}", _EVAL_EVERY),
+        '{eval_strategy} != "steps" || ' + _WHOLE.replace("STEPS", _EVAL_EVERY),
         "eval_steps (left out: logging_steps) must be a whole number of steps, or a share of all steps below 1",
     ),
     Rule(
@@ -182,7 +178,7 @@ RULES: tuple[Rule, ...] = (
         "save-steps-whole",
         ("save_steps", "save_strategy"),
         lambda v: v["save_strategy"] != "steps" or _whole(v["save_steps"]),
-        '{save_strategy} != "steps" || ' + _WHOLE.replace("{steps}", "{save_steps}"),
+        '{save_strategy} != "steps" || ' + _WHOLE.replace("STEPS", "{save_steps}"),
         "save_steps must be a whole number of steps, or a share of all steps below 1",
     ),
     Rule(
@@ -263,7 +259,7 @@ RULES: tuple[Rule, ...] = (
         ("dataloader_multiprocessing_context", "dataloader_num_workers"),
         lambda v: v["dataloader_multiprocessing_context"] is None or v["dataloader_num_workers"] > 0,
         "!has({dataloader_multiprocessing_context}) || {dataloader_num_workers} > 0",
-        "dataloader_multiprocessing_context needs loading processes; set dataloader_num_workers above 0 or leave it out",
+        "dataloader_multiprocessing_context needs loading processes; set dataloader_num_workers above 0 or drop it",
     ),
     Rule(
         "cpu-backend",

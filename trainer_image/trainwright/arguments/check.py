@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from .accelerator import AcceleratorConfig
-from .errors import Mistake, Problem, shown
+from .errors import Mistake, Problem, hidden, shown
 from .fields import FIELDS, FieldInfo
 from .names import nearest
 from .shapes import KINDS
@@ -35,7 +35,7 @@ def coerce(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
 def coerce_one(info: FieldInfo, value: Any) -> Any:
     """``value`` as the field holds it. Raises :class:`Mistake`."""
     value = _plain(value)
-    if value is None:
+    if value is None or (info.name.endswith("_token") and value == hidden(info.name)):
         return _absent(info)
     return _BY_FIELD.get(info.name, _BY_KIND[info.kind])(info, value)
 

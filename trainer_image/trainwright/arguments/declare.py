@@ -13,7 +13,7 @@ def group(title: str) -> Callable[[type[T]], type[T]]:
     """Makes a dataclass of one subject's arguments. It gets no ``__init__``: the class that joins the groups has it."""
 
     def decorate(cls: type[T]) -> type[T]:
-        cls.GROUP = title  # type: ignore[attr-defined]
+        cls._title = title  # type: ignore[attr-defined]
         return dataclass(init=False, repr=False, eq=False)(cls)
 
     return decorate

@@ -27,8 +27,6 @@ def _output(args: Any) -> None:
     args.output_dir = os.path.expanduser("trainer_output" if args.output_dir is None else args.output_dir)
     if args.save_strategy == "steps":
         args.save_steps = _whole(args.save_steps)
-    if args.hub_token == "<HUB_TOKEN>":  # how saved arguments stand for a token, given or not
-        args.hub_token = None
 
 
 def _aliases(args: Any) -> None:

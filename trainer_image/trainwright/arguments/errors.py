@@ -21,6 +21,11 @@ class Problem:
         return self.message if self.message.startswith(self.field) else f"{self.field}: {self.message}"
 
 
+def hidden(field: str) -> str:
+    """What stands for a token, given or not, where arguments are written down."""
+    return f"<{field.upper()}>"
+
+
 def shown(field: str, value: Any) -> str:
     """``value`` as a message may print it: short, an enum by its word, a token never."""
     if field.endswith("_token"):

@@ -49,7 +49,7 @@ def _describe(field: Field[Any], shape: Shape, group: type) -> FieldInfo:
         exclusive_maximum=shape.exclusive_maximum,
         pattern=shape.pattern,
         description=field.metadata["help"],
-        group=group.GROUP,  # type: ignore[attr-defined]
+        group=group._title,  # type: ignore[attr-defined]
         seq2seq=group is Generation,
         enum=shape.enum,
     )

@@ -8,7 +8,7 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any, Self
 
-from .errors import ArgumentError, Problem
+from .errors import ArgumentError, Problem, hidden
 
 
 class Serial:
@@ -17,7 +17,7 @@ class Serial:
     def to_dict(self) -> dict[str, Any]:
         """Field -> plain value, ready for JSON; tokens are replaced by their names, as ``<HUB_TOKEN>``."""
         return {
-            field.name: _hidden(field.name) if field.name.endswith("_token") else _plain(getattr(self, field.name))
+            field.name: hidden(field.name) if field.name.endswith("_token") else _plain(getattr(self, field.name))
             for field in fields(self)  # type: ignore[arg-type]
             if field.init
         }
@@ -64,10 +64,6 @@ def _object(place: str, text: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ArgumentError([Problem(place, "must be a JSON object of arguments")])
     return values
-
-
-def _hidden(name: str) -> str:
-    return f"<{name.upper()}>"
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any
@@ -87,12 +86,12 @@ TextOrFlag = Annotated[str | None, Shape("bool|str", optional=True)]
 
 Texts = Annotated[list[str], Shape("list[str]")]
 MaybeTexts = Annotated[list[str] | None, Shape("list[str]", optional=True)]
-TextOrTexts = Annotated[str | list[str] | None, Shape("str|list[str]", optional=True)]
+TextOrTexts = Annotated[None | str | list[str], Shape("str|list[str]", optional=True)]  # noqa: RUF036 - for parsers
 
 Choice = Annotated[str, Shape("enum")]
 MaybeChoice = Annotated[str | None, Shape("enum", optional=True)]
 TokenCounting = Annotated[str | bool, Shape("bool|enum", choices=("all", "non_padding", "no"))]
-Trackers = Annotated[str | list[str] | None, Shape("str|list[str]", optional=True, choices=TRACKERS)]
+Trackers = Annotated[None | str | list[str], Shape("str|list[str]", optional=True, choices=TRACKERS)]  # noqa: RUF036
 DebugOptions = Annotated[str | list[DebugOption], Shape("str|list[str]", optional=True, enum=DebugOption)]
 Interval = Annotated[IntervalStrategy | str, Shape("enum", enum=IntervalStrategy)]
 SaveInterval = Annotated[SaveStrategy | str, Shape("enum", enum=SaveStrategy)]
@@ -102,5 +101,5 @@ Optimizer = Annotated[OptimizerNames | str, Shape("enum", enum=OptimizerNames)]
 
 Object = Annotated[dict[str, Any] | str | None, Shape("object", optional=True)]
 ObjectOrPath = Annotated[dict[str, Any] | str | None, Shape("object|path", optional=True)]
-Generation = Annotated[str | os.PathLike[str] | Any | None, Shape("object|path", optional=True)]
+Generation = Annotated[str | object | None, Shape("object|path", optional=True)]
 Opaque = Annotated[Any | None, Shape("opaque", optional=True)]

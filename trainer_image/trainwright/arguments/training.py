@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from . import groups
 from .derive import derive
 from .devices import Devices
+from .errors import hidden
 from .fields import FIELDS
 from .serial import Serial
 from .setters import Setters
@@ -25,10 +26,6 @@ class Named:
 # Dataclass fields are collected from the last base to the first, and the order is that of Hugging Face's positions.
 @dataclass(repr=False)
 class TrainingArguments(
-    Setters,
-    Serial,
-    Devices,
-    Named,
     groups.Diagnosis,
     groups.Sharding,
     groups.DistributedDataParallel,
@@ -45,6 +42,10 @@ class TrainingArguments(
     groups.Optimization,
     groups.LearningRate,
     groups.Duration,
+    Setters,
+    Serial,
+    Devices,
+    Named,
 ):
     """Everything that says how to train, with the names and defaults of Hugging Face's class of this name.
 
@@ -67,7 +68,7 @@ class TrainingArguments(
         derive(self)
 
     def __str__(self) -> str:
-        shown = {k: f"<{k.upper()}>" if k.endswith("_token") else v for k, v in asdict(self).items()}
+        shown = {k: hidden(k) if k.endswith("_token") else v for k, v in asdict(self).items()}
         lines = "".join(f"{name}={value},\n" for name, value in sorted(shown.items()))
         return f"{type(self).__name__}(\n{lines})"
 
