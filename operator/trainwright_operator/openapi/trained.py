@@ -97,7 +97,7 @@ def dataset() -> Schema:
                 {role: string(about, 255, least=1) for role, about in ROLES.items()},
             ),
             "blockSize": integer(
-                "Language models: pack texts into blocks of so many tokens. Default: what the model reads, at most 1024.",
+                "Language models: pack texts into blocks of so many tokens. Default: what it can read, at most 1024.",
                 2,
                 2**24,
             ),
