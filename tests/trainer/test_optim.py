@@ -1,0 +1,119 @@
+"""Optimizers, their arguments and their groups are those of transformers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import Trainer as TheirTrainer
+from transformers.optimization import Adafactor as TheirAdafactor
+from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS, OptimizerContext, _parse_optim_args
+
+from trainwright import optim
+
+
+def arguments(name, **kwargs):
+    defaults = {
+        "optim": name, "optim_args": None, "learning_rate": 0.01, "adam_beta1": 0.8, "adam_beta2": 0.95,
+        "adam_epsilon": 1e-6, "weight_decay": 0.1,
+    }  # fmt: skip
+    return SimpleNamespace(**(defaults | kwargs))
+
+
+CASES = [
+    ("adamw_torch", None),
+    ("adamw_torch_fused", None),
+    ("adafactor", None),
+    ("sgd", None),
+    ("sgd", "momentum=0.9, nesterov=true"),
+    ("adagrad", "lr_decay=0.1,eps=1e-5"),
+    ("rmsprop", "alpha=0.9,centered=yes,momentum=0.2"),
+]
+
+
+@pytest.mark.parametrize(("name", "optim_args"), CASES)
+def test_class_and_arguments_are_those_of_transformers(name, optim_args):
+    args = arguments(name, optim_args=optim_args)
+    context = OptimizerContext(
+        args=args,
+        model=None,
+        optimizer_kwargs={"lr": args.learning_rate},
+        adam_kwargs={"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon},
+        optim_args=_parse_optim_args(optim_args),
+    )
+    expected_class, expected = _OPTIMIZER_HANDLERS[name](context)
+    mine, kwargs = optim.get_optimizer_cls_and_kwargs(args)
+    assert mine.__name__ == expected_class.__name__
+    assert kwargs == expected
+
+
+class Odd(nn.Module):
+    """Names that only pattern matching sorts: a norm that is no LayerNorm, a bias in a name, a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 2), nn.LayerNorm(2)])
+        self.input_norm = nn.Linear(2, 2)
+        self.norm = nn.Linear(2, 2)
+        self.normal = nn.Linear(2, 2)
+        self.RMSNorm = nn.Linear(2, 2)
+        self.scale = nn.Parameter(torch.ones(2))
+        self.bias_table = nn.Parameter(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "make", [Odd, lambda: GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11))]
+)
+def test_decayed_parameters_are_those_of_transformers(make):
+    model = make()
+    expected = TheirTrainer.get_decay_parameter_names(None, model)
+    assert sorted(optim.get_decay_parameter_names(model)) == sorted(expected)
+
+
+def test_groups_leave_frozen_parameters_out():
+    model = Odd()
+    model.normal.weight.requires_grad = False
+    decayed, others = optim.parameter_groups(model, optim.get_decay_parameter_names(model), 0.1)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(2,), (2, 2)]  # scale, layers.0.weight
+    assert not any(p is model.normal.weight for p in others["params"])
+
+
+ADAFACTOR = [
+    {"lr": 0.01, "scale_parameter": False, "relative_step": False},
+    {"lr": 0.01, "scale_parameter": True, "relative_step": False, "beta1": 0.9, "weight_decay": 0.1},
+    {"lr": None, "warmup_init": True},
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kwargs", ADAFACTOR, ids=str)
+def test_adafactor_steps_like_that_of_transformers(kwargs, dtype):
+    torch.manual_seed(0)
+    mine = [nn.Parameter(torch.randn(4, 3).to(dtype)), nn.Parameter(torch.randn(5).to(dtype))]
+    reference = [nn.Parameter(p.detach().clone()) for p in mine]
+    optimizers = optim.Adafactor(mine, **kwargs), TheirAdafactor(reference, **kwargs)
+    for _ in range(4):
+        for a, b in zip(mine, reference, strict=True):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(mine, reference, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "optim_args", "error", "message"),
+    [
+        ("sgd", "momentum", optim.OptimizerError, "not of the form key=value"),
+        ("sgd", "speed=3", optim.OptimizerError, "sgd knows momentum, dampening, weight_decay, nesterov, not speed"),
+        ("lomo", None, NotImplementedError, "optim='lomo' is not built yet"),
+    ],
+)
+def test_mistakes_are_named(name, optim_args, error, message):
+    with pytest.raises(error, match=message):
+        optim.get_optimizer_cls_and_kwargs(arguments(name, optim_args=optim_args))

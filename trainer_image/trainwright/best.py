@@ -1,0 +1,31 @@
+"""Which evaluation was the best so far, by ``metric_for_best_model``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainwright.contract import UserError
+
+
+def value_of(args: Any, metrics: dict[str, float]) -> float:
+    """The watched metric. Raises :class:`UserError` when the evaluation did not give it."""
+    name = args.metric_for_best_model
+    name = name if name.startswith("eval_") else f"eval_{name}"
+    if name not in metrics:
+        raise UserError(f"metric_for_best_model: no {name} among the metrics of the evaluation: {', '.join(metrics)}")
+    return metrics[name]
+
+
+def record(args: Any, state: Any, metrics: dict[str, float]) -> bool:
+    """Note the evaluation in ``state`` if it is the best so far, and say whether it is."""
+    if args.metric_for_best_model is None:
+        return False
+    value, best = value_of(args, metrics), state.best_metric
+    if best is not None and not (value > best if args.greater_is_better else value < best):
+        return False
+    if value != value:  # NaN is never the best
+        return False
+    state.best_metric = value
+    if args.save_strategy != "no":
+        state.best_global_step = state.global_step
+    return True

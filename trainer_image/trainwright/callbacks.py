@@ -1,0 +1,330 @@
+"""Callbacks: what happens at the events of a run, and the handler that calls only those who listen.
+
+An event has a listener when the callback's class defines a method for it other than the empty one of the base class,
+ours or that of transformers. An event without listeners costs the loop one look at an empty tuple.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from trainwright.contract import UserError
+from trainwright.state import ExportableState, TrainerControl
+
+logger = logging.getLogger(__name__)
+
+
+class TrainerCallback:
+    """Base class. Each event gets ``(args, state, control, **kwargs)`` and may return the control it changed.
+
+    ``kwargs`` holds model, processing_class, optimizer, lr_scheduler, train_dataloader and eval_dataloader, and
+    ``logs`` or ``metrics`` where the event has them.
+    """
+
+    def on_init_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """The Trainer is constructed."""
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Everything is prepared; the first step comes next."""
+
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Training is over, the best model loaded if that was asked for."""
+
+    def on_epoch_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """A pass over the training set begins."""
+
+    def on_epoch_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """A pass over the training set ended."""
+
+    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """A global batch is about to be computed: one or more micro-batches."""
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """Gradients are complete and clipped; the optimizer steps next."""
+
+    def on_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """The optimizer stepped; the gradients are still there."""
+
+    def on_substep_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """A micro-batch is done that is not the last of its global batch."""
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """A step is done and counted."""
+
+    def on_evaluate(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """An evaluation is done; ``metrics`` has its result."""
+
+    def on_predict(self, args, state, control, metrics, **kwargs):  # type: ignore[no-untyped-def]
+        """A prediction is done."""
+
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """A checkpoint is complete on disk."""
+
+    def on_log(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """``logs`` was added to the log history."""
+
+    def on_prediction_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """A batch of an evaluation or prediction is done."""
+
+    def on_push_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        """The model is about to be pushed to the hub."""
+
+
+EVENTS = tuple(name for name in vars(TrainerCallback) if name.startswith("on_"))
+
+# What a switch is reset by, before the listeners of the event are asked.
+_RESETS = {
+    "on_train_begin": ("should_training_stop",),
+    "on_epoch_begin": ("should_epoch_stop",),
+    "on_step_begin": ("should_log", "should_evaluate", "should_save"),
+    "on_evaluate": ("should_evaluate",),
+    "on_save": ("should_save",),
+    "on_log": ("should_log",),
+}
+
+
+def listens(callback: Any, event: str) -> bool:
+    """Whether ``callback`` does anything at ``event``."""
+    method = getattr(callback, event, None)
+    return method is not None and getattr(method, "__qualname__", "") != f"TrainerCallback.{event}"
+
+
+class CallbackHandler(TrainerCallback):
+    """The callbacks of a Trainer in their order, and for each event those that listen."""
+
+    def __init__(self, callbacks, model, processing_class, optimizer, lr_scheduler):  # type: ignore[no-untyped-def]
+        self.callbacks: list[Any] = []
+        self.listeners: dict[str, tuple[Any, ...]] = {}
+        self.model = model
+        self.processing_class = processing_class
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.train_dataloader = None
+        self.eval_dataloader = None
+        for callback in callbacks:
+            self.add_callback(callback)
+        if not any("DefaultFlowCallback" in {base.__name__ for base in type(c).__mro__} for c in self.callbacks):
+            logger.warning(
+                "no DefaultFlowCallback among the callbacks (%s): nothing will log, evaluate, save or stop the run",
+                self.callback_list,
+            )
+
+    def add_callback(self, callback: Any) -> None:
+        """Append a callback, or an instance of a callback class."""
+        added = callback() if isinstance(callback, type) else callback
+        if type(added) in {type(present) for present in self.callbacks}:
+            logger.warning("a %s is already among the callbacks; now there are two", type(added).__name__)
+        self.callbacks.append(added)
+        self.refresh()
+
+    def pop_callback(self, callback: Any) -> Any:
+        """Remove and return the first callback that is, or is an instance of, ``callback``; None without one."""
+        for present in self.callbacks:
+            if isinstance(present, callback) if isinstance(callback, type) else present == callback:
+                self.callbacks.remove(present)
+                self.refresh()
+                return present
+        return None
+
+    def remove_callback(self, callback: Any) -> None:
+        """As :meth:`pop_callback`; an instance that is not there raises ValueError."""
+        if self.pop_callback(callback) is None and not isinstance(callback, type):
+            raise ValueError(f"{type(callback).__name__} is not among the callbacks: {self.callback_list}")
+
+    def refresh(self) -> None:
+        """Find out anew who listens to what; needed after ``callbacks`` was changed by hand."""
+        self.listeners = {
+            event: tuple(callback for callback in self.callbacks if listens(callback, event)) for event in EVENTS
+        }
+
+    @property
+    def callback_list(self) -> str:
+        return ", ".join(type(callback).__name__ for callback in self.callbacks)
+
+    def call_event(self, event: str, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        """Ask every listener in order; each sees the control that the one before it returned."""
+        for switch in _RESETS.get(event, ()):
+            setattr(control, switch, False)
+        for callback in self.listeners[event]:
+            changed = getattr(callback, event)(
+                args,
+                state,
+                control,
+                model=self.model,
+                processing_class=self.processing_class,
+                optimizer=self.optimizer,
+                lr_scheduler=self.lr_scheduler,
+                train_dataloader=self.train_dataloader,
+                eval_dataloader=self.eval_dataloader,
+                **kwargs,
+            )
+            if changed is not None:
+                control = changed
+        return control
+
+
+def _dispatching(event: str) -> Any:
+    def dispatch(self, args, state, control, *positional, **kwargs):  # type: ignore[no-untyped-def]
+        kwargs.update(zip(("logs",) if event == "on_log" else ("metrics",), positional, strict=False))
+        return self.call_event(event, args, state, control, **kwargs)
+
+    dispatch.__name__, dispatch.__qualname__ = event, f"CallbackHandler.{event}"
+    return dispatch
+
+
+for _event in EVENTS:
+    setattr(CallbackHandler, _event, _dispatching(_event))
+
+
+class DefaultFlowCallback(TrainerCallback):
+    """When to log, evaluate, save and stop, by the strategies and intervals of the arguments."""
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        step = state.global_step
+        evaluates = args.eval_strategy == "steps" and args.eval_delay <= step
+        if (args.logging_strategy == "steps" and step % state.logging_steps == 0) or (
+            step == 1 and args.logging_first_step
+        ):
+            control.should_log = True
+        if evaluates and step % state.eval_steps == 0:
+            control.should_evaluate = True
+        if args.save_strategy == "steps" and state.save_steps > 0 and step % state.save_steps == 0:
+            control.should_save = True
+        if step >= state.max_steps:
+            control.should_training_stop = True
+            if evaluates:
+                control.should_evaluate = True
+            if args.save_strategy == "steps":
+                control.should_save = True
+        return control
+
+    def on_epoch_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if args.logging_strategy == "epoch":
+            control.should_log = True
+        if args.eval_strategy == "epoch" and args.eval_delay <= state.epoch:
+            control.should_evaluate = True
+        if args.save_strategy == "epoch":
+            control.should_save = True
+        return control
+
+
+class ProgressCallback(TrainerCallback):
+    """A progress bar for training and one for each evaluation, on world rank 0."""
+
+    def __init__(self, max_str_len: int = 100) -> None:
+        self.training_bar: Any = None
+        self.prediction_bar: Any = None
+        self.max_str_len = max_str_len
+        self.current_step = 0
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.current_step = 0
+        if state.is_world_process_zero:
+            self.training_bar = _bar(total=state.max_steps)
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if self.training_bar is not None:
+            self.training_bar.update(state.global_step - self.current_step)
+            self.current_step = state.global_step
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
+        if not state.is_world_process_zero:
+            return
+        if self.prediction_bar is None:
+            try:
+                total = len(eval_dataloader)
+            except TypeError:
+                return
+            self.prediction_bar = _bar(total=total, leave=self.training_bar is None)
+        self.prediction_bar.update(1)
+
+    def on_evaluate(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self._close_prediction_bar()
+
+    def on_predict(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self._close_prediction_bar()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        if self.training_bar is not None:
+            shown = {name: self._shown(value) for name, value in (logs or {}).items() if name != "total_flos"}
+            self.training_bar.write(str(shown))
+
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if self.training_bar is not None:
+            self.training_bar.close()
+            self.training_bar = None
+
+    def _shown(self, value: Any) -> Any:
+        if isinstance(value, str) and len(value) > self.max_str_len:
+            return f"[{len(value)} characters, more than max_str_len={self.max_str_len}]"
+        return f"{value:.4g}" if isinstance(value, float) else value
+
+    def _close_prediction_bar(self) -> None:
+        if self.prediction_bar is not None:
+            self.prediction_bar.close()
+            self.prediction_bar = None
+
+
+def _bar(**kwargs: Any) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(dynamic_ncols=True, **kwargs)
+
+
+class PrinterCallback(TrainerCallback):
+    """Prints what is logged, on local rank 0."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        if state.is_local_process_zero and logs is not None:
+            shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in logs.items()}
+            shown.pop("total_flos", None)
+            print(shown, flush=True)
+
+
+class EarlyStoppingCallback(TrainerCallback, ExportableState):
+    """Stops the run after ``early_stopping_patience`` evaluations in a row that did not improve the best metric.
+
+    Better by no more than ``early_stopping_threshold`` counts as no improvement.
+    """
+
+    def __init__(self, early_stopping_patience: int = 1, early_stopping_threshold: float | None = 0.0) -> None:
+        self.early_stopping_patience = early_stopping_patience
+        self.early_stopping_threshold = early_stopping_threshold
+        self.early_stopping_patience_counter = 0
+
+    def check_metric_value(self, args, state, control, metric_value):  # type: ignore[no-untyped-def]
+        """Count this evaluation as an improvement or not."""
+        best = state.best_metric
+        better = best is None or (metric_value > best if args.greater_is_better else metric_value < best)
+        if better and (best is None or abs(metric_value - best) > (self.early_stopping_threshold or 0.0)):
+            self.early_stopping_patience_counter = 0
+        else:
+            self.early_stopping_patience_counter += 1
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if args.metric_for_best_model is None:
+            raise UserError("EarlyStoppingCallback: set metric_for_best_model, the metric whose improvement it watches")
+        if args.eval_strategy == "no":
+            raise UserError("EarlyStoppingCallback: set eval_strategy to 'steps' or 'epoch', it acts on evaluations")
+        if not args.load_best_model_at_end:
+            logger.warning("EarlyStoppingCallback without load_best_model_at_end: the last model is kept, not the best")
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
+        name = args.metric_for_best_model
+        name = name if name.startswith("eval_") else f"eval_{name}"
+        if name not in (metrics or {}):
+            logger.warning("EarlyStoppingCallback: no %s among the metrics (%s), not counted", name, ", ".join(metrics))
+            return
+        self.check_metric_value(args, state, control, metrics[name])
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "args": {
+                "early_stopping_patience": self.early_stopping_patience,
+                "early_stopping_threshold": self.early_stopping_threshold,
+            },
+            "attributes": {"early_stopping_patience_counter": self.early_stopping_patience_counter},
+        }

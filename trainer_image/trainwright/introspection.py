@@ -1,0 +1,58 @@
+"""The Trainer's methods that only look at a run; and those that are not built yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainwright import metrics
+from trainwright.contract import UserError
+
+
+class TrainerError(UserError, ValueError):
+    """The Trainer was given what does not go together."""
+
+
+class Introspection:
+    """A part of :class:`trainwright.Trainer`."""
+
+    model: Any
+    optimizer: Any
+
+    log_metrics, save_metrics, save_state = metrics.log_metrics, metrics.save_metrics, metrics.save_state
+
+    @staticmethod
+    def metrics_format(metrics_: dict[str, float]) -> dict[str, Any]:
+        """See :func:`trainwright.metrics.metrics_format`."""
+        return metrics.metrics_format(metrics_)
+
+    def get_num_trainable_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    def get_learning_rates(self) -> list[float]:
+        """The rate of each parameter group."""
+        return [group["lr"] for group in self._optimizer_or_refuse().param_groups]
+
+    def get_optimizer_group(self, param: Any = None) -> Any:
+        """The parameter group that holds ``param``, or the parameters of all groups."""
+        groups = self._optimizer_or_refuse().param_groups
+        if param is not None:
+            return next(group for group in groups if any(p is param for p in group["params"]))
+        return [group["params"] for group in groups]
+
+    def _optimizer_or_refuse(self) -> Any:
+        if self.optimizer is None:
+            raise TrainerError("optimizer: there is none yet; call create_optimizer or train first")
+        return self.optimizer
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("Trainer.hyperparameter_search is not built yet")
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("Trainer.push_to_hub is not built yet; save_model writes what can be uploaded")
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("Trainer.init_hf_repo is not built yet")
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("Trainer.create_model_card is not built yet")

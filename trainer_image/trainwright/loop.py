@@ -1,0 +1,217 @@
+"""The training loop.
+
+For each epoch, for each global batch: forward and backward for each of its micro-batches, clip the gradients, step the
+optimizer and the schedule, clear the gradients; then log, evaluate and save if the control says so, and go on.
+
+What can be known before the first step is decided before the first step: an event without listeners, a scaler, a
+gradient to hold back or a device to move to costs a step nothing when it is not there.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from trainwright import best
+from trainwright.data import batches
+from trainwright.horizon import Horizon
+from trainwright.losses import LossMeter
+from trainwright.preemption import Preemption
+from trainwright.schedulers import follows_metric
+from trainwright.work import Work, sum_over_ranks
+
+logger = logging.getLogger(__name__)
+
+
+class Loop:
+    """One run of a Trainer whose model, data, optimizer and schedule are prepared.
+
+    Args:
+        model: What forward goes through: the model itself, or its wrapper that reduces gradients over the ranks.
+        dataloader: The training batches of this rank.
+        ignore_keys: Outputs of the model that evaluations shall not gather.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        model: torch.nn.Module,
+        dataloader: Any,
+        horizon: Horizon,
+        ignore_keys: list[str] | None = None,
+    ) -> None:
+        args = trainer.args
+        self.trainer, self.model, self.dataloader, self.horizon = trainer, model, dataloader, horizon
+        self.device = args.device
+        self.accumulation = args.gradient_accumulation_steps
+        self.max_grad_norm = args.max_grad_norm
+        self.optimizer, self.scheduler, self.scaler = trainer.optimizer, trainer.lr_scheduler, trainer.scaler
+        self.scheduled = not follows_metric(self.scheduler)
+        self.parameters = list(model.parameters())
+        self.no_sync = getattr(model, "no_sync", nullcontext)
+        self.meter, self.work = LossMeter(args.logging_nan_inf_filter), Work(trainer)
+        self.preemption = Preemption()
+        self.ignore_keys = ignore_keys
+        self.grad_norm: torch.Tensor | None = None
+        self.learning_rate = 0.0
+        self.first_step = self.logged_step = trainer.state.global_step
+        self.saved_step = -1
+        self.total_loss = 0.0
+        self.start_time = time.time()
+
+    def run(self, first_epoch: int, skip: int) -> None:
+        """Train from ``skip`` micro-batches into ``first_epoch`` until the control says stop.
+
+        Raises:
+            SystemExit: all ranks agreed to stop early; a checkpoint is saved.
+        """
+        with self.preemption:
+            for epoch in range(first_epoch, self.horizon.epochs):
+                self.epoch(epoch, skip)
+                skip = 0
+                if self.trainer.control.should_training_stop:
+                    break
+
+    def epoch(self, epoch: int, skip: int) -> None:
+        self.event("on_epoch_begin")
+        done = skip
+        for micro_batches, num_items in self.global_batches(epoch, skip):
+            done += len(micro_batches)
+            self.step(micro_batches, num_items, epoch + done / self.horizon.batches_per_epoch)
+            control = self.trainer.control
+            if control.should_epoch_stop or control.should_training_stop:
+                break
+        if done == 0:
+            self.stop_for_want_of_data()
+        self.event("on_epoch_end")
+        self.obey()
+
+    def global_batches(self, epoch: int, skip: int) -> Iterator[tuple[list[Any], Any]]:
+        """The micro-batches of each step, and the number of items that their loss is averaged over."""
+        trainer, first = self.trainer, skip // self.accumulation
+        iterator = batches(self.dataloader, epoch=epoch, skip=skip)
+        for _ in range(first, self.horizon.steps_per_epoch):
+            micro_batches, num_items = trainer.get_batch_samples(iterator, self.accumulation, self.device)
+            if not micro_batches:
+                return
+            yield micro_batches, num_items
+
+    def step(self, micro_batches: list[Any], num_items: Any, epoch: float) -> None:
+        state = self.trainer.state
+        if self.preemption.begin(state.global_step + 1):
+            self.yield_to_preemption()
+        self.event("on_step_begin")
+        self.meter.add(self.forward_backward(micro_batches, num_items))
+        self.grad_norm = self.clip()
+        self.event("on_pre_optimizer_step")
+        self.update()
+        self.zero_grad()
+        state.global_step += 1
+        state.epoch = epoch
+        self.event("on_step_end")
+        self.obey()
+
+    def forward_backward(self, micro_batches: list[Any], num_items: Any) -> list[torch.Tensor]:
+        """The losses of the micro-batches, whose gradients are summed; ranks exchange them at the last one only."""
+        *earlier, last = micro_batches
+        losses = []
+        self.trainer.current_gradient_accumulation_steps = len(micro_batches)
+        for batch in earlier:
+            with self.no_sync():
+                losses.append(self.micro_step(batch, num_items))
+            self.event("on_substep_end")
+        losses.append(self.micro_step(last, num_items))
+        return losses
+
+    def micro_step(self, batch: Any, num_items: Any) -> torch.Tensor:
+        loss = self.trainer.training_step(self.model, batch, num_items)
+        self.work.count(batch)
+        return loss
+
+    def clip(self) -> torch.Tensor:
+        """Scale the gradients down to ``max_grad_norm``; returns their norm before that."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.max_grad_norm > 0:
+            return clip_grad_norm_(self.parameters, self.max_grad_norm)
+        return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
+    def update(self) -> None:
+        """Step the optimizer, and the schedule unless the optimizer skipped its step for gradients that overflowed."""
+        overflowed = False
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            scale = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            overflowed = self.scaler.get_scale() < scale
+        self.event("on_optimizer_step")
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
+        if self.scheduled and not overflowed:
+            self.scheduler.step()
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def obey(self) -> None:
+        """Log, evaluate and save as the control says."""
+        control = self.trainer.control
+        if control.should_log and self.trainer.state.global_step > self.logged_step:
+            self.log()
+        if control.should_evaluate:
+            self.evaluate()
+        if self.trainer.control.should_save:
+            self.save()
+
+    def log(self) -> None:
+        trainer, step = self.trainer, self.trainer.state.global_step
+        loss = self.read_losses()
+        logs = {"loss": loss / (step - self.logged_step)}
+        if self.grad_norm is not None:
+            logs["grad_norm"] = self.grad_norm.item()
+        logs["learning_rate"] = float(self.learning_rate)
+        self.logged_step = step
+        trainer.store_flos()
+        trainer.log(logs, self.start_time)
+
+    def read_losses(self) -> float:
+        """The sum of the losses since it was last asked for, averaged over the ranks."""
+        loss = sum_over_ranks(self.meter.read(), self.device) / self.trainer.args.world_size
+        self.total_loss += loss
+        return loss
+
+    def evaluate(self) -> None:
+        trainer, args = self.trainer, self.trainer.args
+        metrics = trainer.evaluate(ignore_keys=self.ignore_keys)
+        if not self.scheduled:
+            self.scheduler.step(best.value_of(args, metrics))
+        is_best = best.record(args, trainer.state, metrics)
+        if args.save_strategy == "best":
+            trainer.control.should_save = is_best
+
+    def save(self) -> None:
+        self.trainer._save_checkpoint(self.model, trial=None)
+        self.saved_step = self.trainer.state.global_step
+        self.event("on_save")
+
+    def event(self, name: str) -> None:
+        trainer = self.trainer
+        trainer.control = trainer.callback_handler.call_event(name, trainer.args, trainer.state, trainer.control)
+
+    def stop_for_want_of_data(self) -> None:
+        logger.warning("no batch in this epoch: training ends at step %d", self.trainer.state.global_step)
+        self.trainer.control.should_training_stop = True
+
+    def yield_to_preemption(self) -> None:
+        """Save where the run stands, unless that was just done, and leave."""
+        if self.saved_step != self.trainer.state.global_step:
+            self.save()
+        self.preemption.leave()

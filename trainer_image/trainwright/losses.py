@@ -1,0 +1,252 @@
+"""Losses: what a model must return, label smoothing, the items a loss is averaged over, and the mean that is logged.
+
+The contract for models, whether of transformers or not: ``forward`` takes the keys of a batch, and returns a tuple, or
+a mapping such as a ModelOutput. Given labels, the loss is the first element, or stands under ``loss``: a scalar tensor
+that requires a gradient. It is checked at the first step of a run, and costs nothing after it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainwright.contract import DataError, UserError
+
+logger = logging.getLogger(__name__)
+
+IGNORE_INDEX = -100
+"""A label with this value is no target."""
+
+
+class ModelError(UserError, ValueError):
+    """The model breaks the contract of this module."""
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model under an adapter (PEFT), or the model itself."""
+    return model.get_base_model() if callable(getattr(model, "get_base_model", None)) else model
+
+
+def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """Parameters of ``forward``, by name."""
+    return inspect.signature(base_model(model).forward).parameters
+
+
+def takes_any_keyword(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def accepts_loss_kwargs(model: nn.Module) -> bool:
+    """Whether ``forward`` normalises its loss by ``num_items_in_batch``: the model says so, or takes any keyword."""
+    says = getattr(base_model(model), "accepts_loss_kwargs", None)
+    return takes_any_keyword(forward_parameters(model)) if says is None else bool(says)
+
+
+def find_labels(model: nn.Module) -> list[str]:
+    """The parameters of ``forward`` that are labels by their name; for question answering, the positions too."""
+    positions = ("start_positions", "end_positions") if "QuestionAnswering" in type(model).__name__ else ()
+    return [name for name in forward_parameters(model) if "label" in name or name in positions]
+
+
+def is_causal_lm(model: nn.Module) -> bool:
+    """Whether ``model`` is one of transformers' causal language models, whose logits are one position ahead."""
+    if "transformers" not in sys.modules:
+        return False
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return type(base_model(model)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def can_return_loss(model: nn.Module) -> bool:
+    """Whether ``forward`` returns a loss without labels: ``return_loss`` is true by default (CLIP and its kin)."""
+    parameter = forward_parameters(model).get("return_loss")
+    return parameter is not None and parameter.default is True
+
+
+def shifts_labels(model: nn.Module) -> bool:
+    """Whether the model's loss compares position i with label i+1, so that the first label is never a target."""
+    base = base_model(model)
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+        return False
+    kind = getattr(base, "loss_type", None)
+    if kind is None or "transformers" not in sys.modules:
+        return False
+    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
+
+    return LOSS_MAPPING.get(kind) is ForCausalLMLoss
+
+
+def check_trainable(model: nn.Module, label_names: Iterable[str]) -> None:
+    """Raises :class:`ModelError` for a model that cannot be trained, whatever the data."""
+    name = type(model).__name__
+    if "label" in label_names:
+        raise ModelError(f"label_names: {name}.forward must not call an argument 'label'; call it 'labels'")
+    meta = next((n for n, p in model.named_parameters() if p.is_meta), None)
+    if meta is not None:
+        raise ModelError(
+            f"model: parameter {meta} is on the meta device and holds no values; load or initialise {name}"
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ModelError(f"model: no parameter of {name} requires a gradient; unfreeze those that shall be trained")
+
+
+def check_batch(model: nn.Module, batch: Any) -> None:
+    """Raises when ``forward`` cannot be called with this batch."""
+    if not isinstance(batch, Mapping):
+        raise DataError(
+            f"data_collator: a batch must be a mapping of argument names to tensors, got {type(batch).__name__}"
+        )
+    if not batch:
+        raise DataError("data_collator: the batch is empty; name the columns as the arguments of the model's forward")
+    parameters = forward_parameters(model)
+    where = f"{type(model).__name__}.forward"
+    if not takes_any_keyword(parameters) and (unknown := [key for key in batch if key not in parameters]):
+        raise DataError(
+            f"batch: {where} takes {', '.join(parameters)}, not {', '.join(map(str, unknown))}; "
+            "rename the column, or leave remove_unused_columns on"
+        )
+    if missing := [n for n, p in parameters.items() if _is_required(p) and n not in batch]:
+        raise DataError(f"batch: {where} needs {', '.join(missing)}, and the batch has {', '.join(map(str, batch))}")
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    positional = parameter.kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return positional and parameter.default is inspect.Parameter.empty
+
+
+def loss_of(outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
+    """The loss in what a model returned: under ``loss``, or the first element."""
+    try:
+        return outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+    except (KeyError, IndexError, TypeError):
+        raise ModelError(_no_loss(outputs, batch)) from None
+
+
+def _no_loss(outputs: Any, batch: Mapping[str, Any]) -> str:
+    got = f"a batch of {', '.join(map(str, batch))}"
+    if isinstance(outputs, dict):
+        return f"model: no loss among {', '.join(outputs)}, given {got}; give it labels and return 'loss'"
+    return (
+        f"model: forward returned {type(outputs).__name__}; return a tuple with the loss first, or a dict with 'loss'"
+    )
+
+
+def check_loss(loss: Any, model: nn.Module, batch: Mapping[str, Any], label_names: Iterable[str]) -> None:
+    """Raises :class:`ModelError` when ``loss`` is not what ``backward`` can start from."""
+    if not isinstance(loss, torch.Tensor):
+        raise ModelError(f"model: the loss is {type(loss).__name__}, not a tensor; {_labels_hint(batch, label_names)}")
+    if loss.dim() > 0 and loss.numel() != 1:
+        raise ModelError(
+            f"model: the loss must be one number, got a tensor of shape {tuple(loss.shape)}; reduce it by its mean, "
+            f"and return it as the first element; {_labels_hint(batch, label_names)}"
+        )
+    if not loss.requires_grad:
+        raise ModelError("model: the loss has no gradient; compute it from parameters, without detach or no_grad")
+    if not math.isfinite(loss.item()):
+        _explain_nan(model)
+
+
+def _labels_hint(batch: Mapping[str, Any], label_names: Iterable[str]) -> str:
+    missing = [name for name in label_names if name not in batch]
+    return f"the batch has no {', '.join(missing)}" if missing else "return the loss first when labels are given"
+
+
+def _explain_nan(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(f"model: parameter {name} holds NaN or infinity before the first step; load it anew")
+    logger.warning("the first loss is not a finite number; check the data and the learning rate")
+
+
+@dataclass
+class LabelSmoother:
+    """Cross entropy against targets of which ``epsilon`` is spread evenly over all classes.
+
+    ``model_output`` holds logits of shape (..., classes) under ``logits`` or first; labels have shape (...).
+    """
+
+    epsilon: float = 0.1
+    ignore_index: int = IGNORE_INDEX
+
+    def __call__(
+        self, model_output: Any, labels: torch.Tensor, shift_labels: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        logits = model_output["logits"] if isinstance(model_output, dict) else model_output[0]
+        if shift_labels:
+            logits, labels = logits[..., :-1, :].contiguous(), labels[..., 1:].contiguous()
+        surprise = -nn.functional.log_softmax(logits, dim=-1)
+        labels = labels.unsqueeze(-1) if labels.dim() == surprise.dim() - 1 else labels
+        ignored = labels.eq(self.ignore_index)
+        target = surprise.gather(dim=-1, index=labels.clamp(min=0)).masked_fill(ignored, 0.0)
+        spread = surprise.sum(dim=-1, keepdim=True, dtype=torch.float32).masked_fill(ignored, 0.0)
+        items = num_items_in_batch
+        if items is None:
+            items = ignored.numel() - ignored.long().sum()
+        elif isinstance(items, torch.Tensor):
+            items = items.to(target.device)
+        return (1 - self.epsilon) * target.sum() / items + self.epsilon * spread.sum() / (items * surprise.shape[-1])
+
+
+def count_items(batches: list[Any], shifted: bool) -> torch.Tensor | None:
+    """The number of targets in ``batches``: labels other than -100. None where labels are no tensors."""
+    if not batches or "labels" not in batches[0]:
+        return None
+    try:
+        return sum(_targets(batch, shifted).ne(IGNORE_INDEX).sum() for batch in batches)  # type: ignore[return-value]
+    except (TypeError, AttributeError):
+        return None
+
+
+def _targets(batch: Mapping[str, Any], shifted: bool) -> torch.Tensor:
+    if "shift_labels" in batch:
+        return batch["shift_labels"]
+    return batch["labels"][..., 1:] if shifted else batch["labels"]
+
+
+class LossMeter:
+    """The sum of the losses of the steps since it was last read.
+
+    It keeps the scalars as they are and looks at them only when asked, so that a step never waits for the device.
+    """
+
+    CHUNK = 2048
+    """How many scalars are kept before they are summed, however rarely the meter is read."""
+
+    def __init__(self, filter_nan: bool) -> None:
+        self.filter_nan = filter_nan
+        self.total = 0.0
+        self._steps = 0
+        self._kept: list[list[torch.Tensor]] = []
+        self._scalars = 0
+
+    def add(self, losses: list[torch.Tensor]) -> None:
+        """Take the losses of one step's micro-batches."""
+        self._kept.append(losses)
+        self._scalars += len(losses)
+        if self._scalars >= self.CHUNK:
+            self._sum()
+
+    def read(self) -> float:
+        """The sum so far, and start from zero."""
+        self._sum()
+        total, self.total, self._steps = self.total, 0.0, 0
+        return total
+
+    def _sum(self) -> None:
+        scalars = [loss.reshape(()) for losses in self._kept for loss in losses]
+        values = iter(torch.stack(scalars).tolist() if scalars else ())
+        for losses in self._kept:
+            for value in (next(values) for _ in losses):
+                if self.filter_nan and not math.isfinite(value):
+                    value = self.total / (1 + self._steps)  # the mean of the steps before it stands in
+                self.total += value
+            self._steps += 1
+        self._kept, self._scalars = [], 0

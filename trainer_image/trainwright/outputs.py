@@ -1,0 +1,54 @@
+"""What the Trainer hands back: named tuples with the field names that Hugging Face users unpack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class TrainOutput(NamedTuple):
+    """The result of ``Trainer.train``: optimizer steps done, mean training loss, and speed metrics."""
+
+    global_step: int
+    training_loss: float
+    metrics: dict[str, float]
+
+
+class EvalLoopOutput(NamedTuple):
+    """The result of one pass over an evaluation set; arrays have one row per sample."""
+
+    predictions: Any
+    label_ids: Any
+    metrics: dict[str, float] | None
+    num_samples: int | None
+
+
+class PredictionOutput(NamedTuple):
+    """The result of ``Trainer.predict``."""
+
+    predictions: Any
+    label_ids: Any
+    metrics: dict[str, float] | None
+
+
+class EvalPrediction:
+    """What ``compute_metrics`` receives: numpy arrays (or nested tuples of them), one row per sample.
+
+    ``inputs`` and ``losses`` are there when ``include_for_metrics`` names them. It unpacks as a tuple of those that
+    are present: ``predictions, labels = eval_prediction``.
+    """
+
+    def __init__(self, predictions: Any, label_ids: Any, inputs: Any = None, losses: Any = None) -> None:
+        self.predictions = predictions
+        self.label_ids = label_ids
+        self.inputs = inputs
+        self.losses = losses
+        self.elements = (predictions, label_ids, *(extra for extra in (inputs, losses) if extra is not None))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.elements)
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self.elements):
+            raise IndexError("tuple index out of range")
+        return self.elements[index]

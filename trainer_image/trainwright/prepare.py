@@ -1,0 +1,85 @@
+"""What is done to a model before its first step: the accelerator, placement, data parallelism, compilation."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainwright.contract import UserError
+from trainwright.precision import autocast_forward, training_dtype
+
+
+def make_accelerator(args: Any) -> Accelerator:
+    """accelerate's view of the device and the ranks, which ``args.device`` has set up.
+
+    Accumulation is the loop's own, so accelerate counts every batch as a step.
+    """
+    assert args.device is not None
+    AcceleratorState._reset_state()  # of an earlier Trainer in this process, which may have had another precision
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+    return Accelerator(
+        cpu=args.device.type == "cpu",
+        mixed_precision=precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+
+
+def place_model(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move the model to its device; one that is spread over several stays where it is."""
+    if getattr(model, "hf_device_map", None) is not None or any(p.is_meta for p in model.parameters()):
+        return model
+    return model.to(device)
+
+
+def wrap_model(trainer: Any) -> nn.Module:
+    """The module that training goes through: autocast, data parallel over the ranks, compiled; each where asked for."""
+    args, model = trainer.args, trainer.model
+    autocast_forward(model, args.device, training_dtype(args))
+    if args.world_size > 1:
+        model = _data_parallel(model, args)
+    if args.torch_compile:
+        model = torch.compile(model, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
+    return model
+
+
+def wrap_for_evaluation(trainer: Any) -> nn.Module:
+    """The module that an evaluation outside of training goes through; no rank waits for another in it."""
+    args, model = trainer.args, trainer.model
+    autocast_forward(model, args.device, training_dtype(args))
+    if args.torch_compile:
+        return torch.compile(model, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
+    return model
+
+
+def _data_parallel(model: nn.Module, args: Any) -> nn.Module:
+    devices = None if args.device.type == "cpu" else [args.device.index]
+    return DistributedDataParallel(model, device_ids=devices, **ddp_kwargs(model, args))
+
+
+def ddp_kwargs(model: nn.Module, args: Any) -> dict[str, Any]:
+    """The ``ddp_*`` arguments under the names that DistributedDataParallel gives them."""
+    find_unused = args.ddp_find_unused_parameters
+    if find_unused is None:  # models of transformers use all their parameters, and checkpointed ones must say so
+        find_unused = not hasattr(model, "config") or not hasattr(model, "save_pretrained")
+    given = {
+        "find_unused_parameters": find_unused and not args.ddp_static_graph,
+        "bucket_cap_mb": args.ddp_bucket_cap_mb,
+        "broadcast_buffers": args.ddp_broadcast_buffers,
+        "static_graph": args.ddp_static_graph,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def check_output_folder(args: Any) -> None:
+    """Raises :class:`UserError` when the output folder cannot be made."""
+    try:
+        os.makedirs(args.output_dir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir: {args.output_dir}: {error.strerror}; choose another folder") from None

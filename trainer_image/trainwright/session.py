@@ -1,0 +1,165 @@
+"""One call of ``train``: what comes before the first step, the loop, and what comes after the last."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from trainwright.checkpoint import CheckpointStore
+from trainwright.contract import ENV_JOB_FILE, DataError, ResolvedJob, UserError
+from trainwright.horizon import Horizon, length_of
+from trainwright.loop import Loop
+from trainwright.losses import check_trainable
+from trainwright.metrics import speed_metrics
+from trainwright.outputs import TrainOutput
+from trainwright.prepare import wrap_model
+from trainwright.snapshot import (
+    TRAINER_STATE,
+    load_training_state,
+    restore_position,
+    save_model_files,
+    save_snapshot,
+)
+from trainwright.state import TrainerState, export_states, exports_state
+from trainwright.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+
+def open_store(args: Any) -> CheckpointStore:
+    """The checkpoints in ``args.output_dir``, owned by the TrainingJob that this process belongs to, if any."""
+    path = os.environ.get(ENV_JOB_FILE)
+    if path is None or not os.path.exists(path):
+        return CheckpointStore(args.output_dir)
+    job = ResolvedJob.from_json(Path(path).read_text(encoding="utf-8"))
+    return CheckpointStore(args.output_dir, owner=job.uid, attempt=job.attempt)
+
+
+def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] | None) -> TrainOutput:
+    """Prepare, run the loop, and finish. See ``Trainer.train``."""
+    check_ready(trainer)
+    checkpoint = find_checkpoint(trainer, resume_from)
+    if checkpoint is not None:
+        load_weights(trainer.model, checkpoint)
+    dataloader = trainer.get_train_dataloader()
+    horizon = Horizon.of(trainer.args, dataloader, trainer.get_total_train_batch_size(trainer.args))
+    first_epoch, skip = begin_state(trainer, horizon, checkpoint)
+    model = prepare(trainer, horizon, dataloader)
+    if checkpoint is not None:
+        load_training_state(trainer, checkpoint)
+    loop = Loop(trainer, model, dataloader, horizon, ignore_keys)
+    loop.zero_grad()
+    loop.event("on_train_begin")
+    if trainer.args.eval_on_start:
+        trainer.evaluate(ignore_keys=ignore_keys)
+    if checkpoint is not None:
+        restore_position(trainer, checkpoint, dataloader)
+    loop.run(first_epoch, skip)
+    return finish(trainer, loop)
+
+
+def check_ready(trainer: Any) -> None:
+    """Raises what can be known to fail before any work is done."""
+    if trainer.train_dataset is None and not trainer.overrides("get_train_dataloader"):
+        raise DataError("train_dataset: the Trainer was made without one; give it the data to train on")
+    if length_of(trainer.train_dataset) == 0:
+        raise DataError("train_dataset: it is empty; give it samples to train on")
+    check_trainable(trainer.model, trainer.label_names)
+
+
+def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None:
+    """The checkpoint to go on from: a path, the newest one in the output folder for True, none for None or False."""
+    if resume_from is None or resume_from is False:
+        return None
+    if resume_from is True:
+        newest = trainer.checkpoints.newest(foreign=True)
+        if newest is None:
+            raise UserError(f"resume_from_checkpoint: {trainer.args.output_dir} holds no complete checkpoint")
+        return newest
+    folder = Path(resume_from)
+    if problems := trainer.checkpoints.problems(folder):
+        raise UserError(f"resume_from_checkpoint: {folder} cannot be used: {problems[0]}")
+    return folder
+
+
+def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None) -> tuple[int, int]:
+    """Set ``trainer.state`` to the start or to where the checkpoint stood: (epoch, micro-batches done in it)."""
+    args, stateful = trainer.args, [c for c in trainer.callback_handler.callbacks if exports_state(c)]
+    if checkpoint is None or not (checkpoint / TRAINER_STATE).is_file():
+        state = TrainerState(stateful_callbacks=[*stateful, trainer.control])
+    else:
+        state = TrainerState.load_from_json(checkpoint / TRAINER_STATE)
+        if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
+            logger.warning("the best checkpoint %s is not there any more", state.best_model_checkpoint)
+            state.best_model_checkpoint = None
+    state.train_batch_size = trainer._train_batch_size
+    state.compute_steps(args, horizon.max_steps)
+    state.init_training_references(trainer, horizon.max_steps, horizon.epochs)
+    trainer.state = state
+    epoch, step = divmod(state.global_step, horizon.steps_per_epoch)
+    return epoch, 0 if args.ignore_data_skip else step * args.gradient_accumulation_steps
+
+
+def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
+    """Optimizer, wrapped model and schedule, in this order; the callbacks learn of all of them."""
+    trainer.make_optimizer_and_scheduler(horizon.max_steps, wrap_model)
+    handler = trainer.callback_handler
+    handler.model, handler.optimizer, handler.lr_scheduler = trainer.model, trainer.optimizer, trainer.lr_scheduler
+    handler.train_dataloader = dataloader
+    handler.refresh()
+    return trainer.model_wrapped
+
+
+def finish(trainer: Any, loop: Loop) -> TrainOutput:
+    """Metrics of the whole run, the best model if asked for, and the last event."""
+    state, args = trainer.state, trainer.args
+    loop.read_losses()
+    steps = state.global_step - loop.first_step
+    loss = loop.total_loss / max(steps, 0.001)
+    samples = loop.horizon.num_train_samples * steps / max(state.max_steps, 1)
+    metrics = speed_metrics("train", loop.start_time, num_samples=samples, num_steps=steps)
+    trainer.store_flos()
+    metrics |= {"total_flos": state.total_flos, "train_loss": loss}
+    trainer.is_in_train = False
+    trainer.log(metrics)
+    if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        logger.info("loading the best model, %s (%s)", state.best_model_checkpoint, state.best_metric)
+        load_weights(trainer.model, Path(state.best_model_checkpoint))
+    if args.save_total_limit == 1 and state.best_model_checkpoint is not None:
+        keep_only_best(trainer)
+    loop.event("on_train_end")
+    return TrainOutput(state.global_step, loss, metrics)
+
+
+def keep_only_best(trainer: Any) -> None:
+    """With room for one checkpoint, the last one goes if it is not the best."""
+    best = Path(trainer.state.best_model_checkpoint)
+    if trainer.checkpoints.is_leader:
+        for step in trainer.checkpoints.steps():
+            if trainer.checkpoints.path(step).name != best.name:
+                trainer.checkpoints.delete(step)
+
+
+def save_checkpoint(trainer: Any) -> None:
+    """Write ``checkpoint-<step>`` and delete those beyond the limit; all ranks together."""
+    args, state, store = trainer.args, trainer.state, trainer.checkpoints
+    trainer.store_flos()
+    if state.best_global_step:
+        best = store.path(state.best_global_step)
+        if state.best_global_step == state.global_step or best.is_dir():
+            state.best_model_checkpoint = str(best)
+    stateful = [c for c in trainer.callback_handler.callbacks if exports_state(c)]
+    state.stateful_callbacks = export_states([*stateful, trainer.control])
+    store.write(state.global_step, lambda folder: save_snapshot(trainer, folder, leader=store.is_leader))
+    best_folder = [state.best_model_checkpoint] if state.best_model_checkpoint else []
+    store.rotate(args.save_total_limit, keep=best_folder, newest=state.global_step)
+
+
+def save_model(trainer: Any, folder: str) -> None:
+    """Write weights, configuration and tokenizer, outside of any checkpoint."""
+    try:
+        save_model_files(trainer, Path(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot save the model: {error.strerror or error}") from error

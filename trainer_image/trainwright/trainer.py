@@ -1,0 +1,397 @@
+"""The Trainer: the methods that Hugging Face users call and override, over the rooms that do the work.
+
+Its names and signatures are those of ``transformers.Trainer``; nothing of it is used. What a subclass overrides is
+called; what it does not costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainwright import losses, optim, prepare, session
+from trainwright.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
+from trainwright.evaluating import Evaluating
+from trainwright.feeding import Feeding
+from trainwright.horizon import length_of
+from trainwright.introspection import Introspection, TrainerError
+from trainwright.outputs import TrainOutput
+from trainwright.precision import apply_tf32, make_scaler, map_nested
+from trainwright.schedulers import get_scheduler
+from trainwright.seeding import enable_full_determinism, set_seed
+from trainwright.state import TrainerControl, TrainerState, exports_state
+from trainwright.work import sum_over_ranks
+
+
+class Trainer(Feeding, Evaluating, Introspection):
+    """Trains, evaluates and predicts with a PyTorch model.
+
+    Args:
+        model: A module whose forward takes the keys of a batch and, given labels, returns the loss first (in a tuple)
+            or as ``loss`` (in a dict or ModelOutput).
+        args: The training arguments; transformers' own are read as well.
+        data_collator: Makes a batch, a mapping of tensors, from a list of samples.
+        train_dataset: Map-style or iterable; one without length needs ``max_steps``.
+        eval_dataset: One set, or a dict of them whose keys prefix the metrics.
+        processing_class: Tokenizer or processor; saved beside the model, and pads batches if there is no collator.
+        model_init: Makes the model anew for every ``train``, instead of ``model``.
+        compute_loss_func: ``(outputs, labels, num_items_in_batch) -> loss`` instead of the model's own loss.
+        compute_metrics: ``EvalPrediction -> dict`` of numbers.
+        callbacks: Further callbacks, classes or instances.
+        optimizers: (optimizer, scheduler) instead of those of ``args``; either may be None.
+        optimizer_cls_and_kwargs: Class and keyword arguments instead of ``args.optim``.
+        preprocess_logits_for_metrics: ``(logits, labels) -> what is gathered`` in evaluations.
+
+    Raises:
+        UserError: what was given does not go together; one line that says what to change.
+    """
+
+    loss_is_scaled_for_ga: bool | None = None
+    """Whether ``compute_loss`` already divides by the items of the whole accumulated batch; None finds out."""
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: Any = None,
+        data_collator: Callable[[list[Any]], Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., nn.Module] | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[..., dict[str, Any]] | None = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+    ) -> None:
+        self.args = args = args if args is not None else _default_arguments()
+        enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+        apply_tf32(args.tf32)
+        self.accelerator = prepare.make_accelerator(args)
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+        self.processing_class, self.model_init = processing_class, model_init
+        self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
+        self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
+        self.optimizer, self.lr_scheduler = optimizers
+        self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
+        self._check_arguments(model)
+        self._take_model(model if model is not None else self.call_model_init())
+        self.data_collator = data_collator if data_collator is not None else self._default_collator()
+        self._check_data()
+        self._start_callbacks(callbacks or [])
+
+    def _take_model(self, model: nn.Module) -> None:
+        """Place a model, and find out once what its forward takes and returns."""
+        args = self.args
+        self.model = self.model_wrapped = prepare.place_model(model, args.device)
+        self._moves_inputs = args.device.type != "cpu"
+        self._sums_items_over_ranks = args.average_tokens_across_devices and args.world_size > 1
+        self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
+        self.can_return_loss = losses.can_return_loss(model)
+        self.model_accepts_loss_kwargs = losses.accepts_loss_kwargs(model)
+        self._loss_shifts_labels = losses.shifts_labels(model)
+        self.label_smoother = losses.LabelSmoother(args.label_smoothing_factor) if args.label_smoothing_factor else None
+        self._smoother_shifts = self.label_smoother is not None and losses.is_causal_lm(model)
+        if getattr(model, "config", None) is not None:
+            model.config.use_cache = args.use_cache
+        self.scaler = self.accelerator.scaler = make_scaler(args, args.device)
+        self._owns_scheduler = self._owns_optimizer = False
+
+    def _start_callbacks(self, callbacks: list[Any]) -> None:
+        args = self.args
+        self.callback_handler = CallbackHandler(
+            [DefaultFlowCallback, *callbacks], self.model, self.processing_class, self.optimizer, self.lr_scheduler
+        )
+        self.add_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+        self._add_reporter()
+        self.checkpoints = session.open_store(args)
+        if args.should_save:
+            prepare.check_output_folder(args)
+        self.control = TrainerControl()
+        self.state = TrainerState(
+            is_local_process_zero=self.is_local_process_zero(),
+            is_world_process_zero=self.is_world_process_zero(),
+            stateful_callbacks=[c for c in [*self.callback_handler.callbacks, self.control] if exports_state(c)],
+        )
+        self.is_in_train = False
+        self.current_flos = 0.0
+        self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
+        self._train_batch_size = args.train_batch_size
+        self._unproven = False
+        self.control = self.callback_handler.on_init_end(args, self.state, self.control)
+
+    def _add_reporter(self) -> None:
+        from trainwright.report import Reporter
+
+        reporter = Reporter.from_environment()
+        if reporter is not None:
+            self.add_callback(reporter)
+
+    def _check_arguments(self, model: nn.Module | None) -> None:
+        if (model is None) == (self.model_init is None):
+            raise TrainerError("Trainer: give one of model and model_init, and not both")
+        if self.optimizer is not None and self.optimizer_cls_and_kwargs is not None:
+            raise TrainerError("Trainer: give one of optimizers and optimizer_cls_and_kwargs, and not both")
+        if self.model_init is not None and (self.optimizer is not None or self.lr_scheduler is not None):
+            raise TrainerError("Trainer: optimizers belong to one model; with model_init override create_optimizer")
+
+    def _check_data(self) -> None:
+        args = self.args
+        if args.eval_strategy != "no" and self.eval_dataset is None and not self.overrides("get_eval_dataloader"):
+            raise TrainerError("eval_dataset: eval_strategy asks for evaluations; give a set, or set it to 'no'")
+        if not callable(self.data_collator):
+            raise TrainerError("data_collator: it must be callable, from a list of samples to a batch")
+        if self.train_dataset is not None and length_of(self.train_dataset) is None and args.max_steps <= 0:
+            raise TrainerError(
+                "max_steps: the train_dataset has no length, so set max_steps to say where training ends"
+            )
+        watched = args.save_strategy == "best" or args.load_best_model_at_end
+        if watched and args.metric_for_best_model is None:
+            raise TrainerError("metric_for_best_model: set it, to say what the best model is")
+
+    def overrides(self, name: str) -> bool:
+        """Whether a subclass, or someone on this instance, replaced the method ``name``."""
+        return name in vars(self) or getattr(type(self), name) is not getattr(Trainer, name)
+
+    # -- optimizer and schedule
+
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        """Both, for ``num_training_steps`` optimizer steps."""
+        self.create_optimizer()
+        self.create_scheduler(num_training_steps=num_training_steps)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        """The optimizer of the arguments over the parameters of ``model``, unless there is one already."""
+        if self.optimizer is None:
+            self._owns_optimizer = True
+        return optim.create_optimizer(self, model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the arguments, unless there is one already."""
+        if self.lr_scheduler is None:
+            self._owns_scheduler = True
+            self.lr_scheduler = get_scheduler(
+                self.args.lr_scheduler_type,
+                optimizer if optimizer is not None else self.optimizer,
+                num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
+                num_training_steps=num_training_steps,
+                scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+            )
+        return self.lr_scheduler
+
+    def make_optimizer_and_scheduler(self, num_training_steps: int, wrap: Callable[[Any], nn.Module]) -> None:
+        """For one run of ``train``: those that an earlier run made are made anew, those the user gave are kept."""
+        if self._owns_scheduler:
+            self.lr_scheduler, self._owns_scheduler = None, False
+        if self.overrides("create_optimizer_and_scheduler"):
+            self.create_optimizer_and_scheduler(num_training_steps)
+            self.model_wrapped = wrap(self)
+        else:
+            self.create_optimizer()
+            self.model_wrapped = wrap(self)
+            self.create_scheduler(num_training_steps=num_training_steps)
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: nn.Module | None = None) -> tuple[Any, dict[str, Any]]:
+        """The optimizer class that ``args`` names, and its keyword arguments."""
+        return optim.get_optimizer_cls_and_kwargs(args)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Names of the parameters that ``weight_decay`` applies to: no biases, no normalisation."""
+        return optim.get_decay_parameter_names(model)
+
+    # -- training
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train from the start, or go on from a checkpoint.
+
+        Args:
+            resume_from_checkpoint: A checkpoint's path; True for the newest in the output folder.
+            trial: Hyperparameter search, which is not built yet.
+            ignore_keys_for_eval: Outputs of the model that evaluations in between shall not gather.
+
+        Raises:
+            UserError: what was given cannot be trained; one line that says what to change.
+            SystemExit: the run was asked to stop early; a checkpoint is saved.
+        """
+        if trial is not None:
+            raise NotImplementedError("Trainer.train(trial=...): hyperparameter search is not built yet")
+        if self.model_init is not None:
+            set_seed(self.args.seed)
+            self._take_model(self.call_model_init())
+            self.optimizer = self.lr_scheduler = None
+        self.is_in_train = self._unproven = True
+        try:
+            return session.train(self, resume_from_checkpoint, ignore_keys_for_eval)
+        finally:
+            self.is_in_train = False
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """A new model from ``model_init``, which takes no argument or the trial."""
+        takes = len(inspect.signature(self.model_init).parameters)
+        if takes > 1:
+            raise TrainerError("model_init: it must take no argument, or one, the trial of a search")
+        model = self.model_init(trial) if takes else self.model_init()
+        if model is None:
+            raise TrainerError("model_init: it returned None; return the model")
+        return model
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The next micro-batches, at most ``num_batches``, and the number of items that their loss is averaged over."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor | None:
+        if not (self.model_accepts_loss_kwargs or self.compute_loss_func is not None):
+            return None
+        items = losses.count_items(batch_samples, self._loss_shifts_labels)
+        if items is None:
+            return None
+        items = items.to(device)
+        if self._sums_items_over_ranks:
+            torch.distributed.all_reduce(items)
+        return items
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of one micro-batch; returns its loss, detached.
+
+        ``inputs`` is a mapping of tensors; ``num_items_in_batch`` counts the targets of the whole accumulated batch.
+        """
+        if not self.model.training:
+            model.train()
+        inputs = self._prepare_inputs(inputs)
+        if self._unproven and not self.overrides("compute_loss"):
+            losses.check_batch(self.model, inputs)
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        if self._unproven:
+            losses.check_loss(loss, self.model, inputs, self.label_names)
+            self._unproven = False
+        if self.current_gradient_accumulation_steps > 1 and not self._is_scaled(num_items_in_batch):
+            loss = loss / self.current_gradient_accumulation_steps
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        return loss.detach()
+
+    def _is_scaled(self, num_items: Any) -> bool:
+        """Whether the loss is already averaged over the whole accumulated batch."""
+        if self.loss_is_scaled_for_ga is not None:
+            return self.loss_is_scaled_for_ga
+        return (self.model_accepts_loss_kwargs and num_items is not None) or self.compute_loss_func is not None
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of one micro-batch, and what the model returned if ``return_outputs``.
+
+        An override that returns the mean over its micro-batch sets ``loss_is_scaled_for_ga = False``.
+        """
+        labels = None
+        if (self.label_smoother is not None or self.compute_loss_func is not None) and "labels" in inputs:
+            labels = inputs["labels"]
+            inputs = {name: value for name, value in inputs.items() if name != "labels"}
+        counted = num_items_in_batch is not None
+        if counted and self.model_accepts_loss_kwargs:
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        else:
+            outputs = model(**inputs)
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+        elif labels is not None:
+            loss = self.label_smoother(outputs, labels, self._smoother_shifts, num_items_in_batch)
+        else:
+            loss = losses.loss_of(outputs, inputs)
+        if counted and self._sums_items_over_ranks:
+            loss = loss * self.args.world_size  # the ranks' gradients are averaged, but their items were summed
+        return (loss, outputs) if return_outputs else loss
+
+    def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
+        """What ``compute_loss`` runs in; autocast is in the model's forward already."""
+        return contextlib.nullcontext()
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Nothing to enter: autocast is in the model's forward already."""
+        return contextlib.nullcontext()
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return self._prepare_input(inputs) if self._moves_inputs else inputs
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Tensors in any nest of mappings, lists and tuples on the device of this process."""
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return map_nested(self._prepare_input, data)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Of forward and backward on one micro-batch: six for each parameter and element of the main input."""
+        main = getattr(self.model, "main_input_name", "input_ids")
+        if main not in inputs or not hasattr(self.model, "num_parameters"):
+            return 0
+        return 6 * inputs[main].numel() * self.model.num_parameters(exclude_embeddings=True)
+
+    def store_flos(self) -> None:
+        """Add the operations since the last call, over all ranks, to the state."""
+        flos, self.current_flos = self.current_flos, 0.0
+        self.state.total_flos += sum_over_ranks(flos, self.args.device)
+
+    def get_total_train_batch_size(self, args: Any) -> int:
+        """Samples of one optimizer step over all ranks."""
+        return self._train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+    # -- saving, logging, callbacks
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what ``from_pretrained`` (or ``load_state_dict``) reads, on the process that writes."""
+        if self.args.should_save:
+            session.save_model(self, output_dir or self.args.output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        session.save_checkpoint(self)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add ``logs`` to the history, with the epoch, and let the callbacks know."""
+        if self.state.epoch is not None:
+            logs["epoch"] = self.state.epoch
+        self.state.log_history.append({**logs, "step": self.state.global_step})
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    def add_callback(self, callback: Any) -> None:
+        """Append a callback, or an instance of a callback class."""
+        self.callback_handler.add_callback(callback)
+
+    def pop_callback(self, callback: Any) -> Any:
+        """Remove and return the first that is, or is an instance of, ``callback``; None without one."""
+        return self.callback_handler.pop_callback(callback)
+
+    def remove_callback(self, callback: Any) -> None:
+        """Remove the first that is, or is an instance of, ``callback``."""
+        self.callback_handler.remove_callback(callback)
+
+    def is_local_process_zero(self) -> bool:
+        """Whether this is the first process of its node."""
+        return self.args.local_process_index == 0
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this is the first process of all."""
+        return self.args.process_index == 0
+
+    def end(self) -> None:
+        """Leave the process group; the last call of a script."""
+        self.accelerator.end_training()
+
+
+def _default_arguments() -> Any:
+    from trainwright.arguments import TrainingArguments
+
+    return TrainingArguments(output_dir="tmp_trainer")
