@@ -71,7 +71,7 @@ def pod_template() -> Schema:
             Rule(
                 "!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && "
                 "self.volumes.exists(v, v.name == m.name))",
-                "every mount names a volume of podTemplate.volumes",
+                "every mount names one of podTemplate.volumes; add the volume",
                 _mounts_have_volumes,
                 field="volumeMounts",
             )

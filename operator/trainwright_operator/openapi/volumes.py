@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainwright_operator.openapi import words
 from trainwright_operator.openapi.types import (
+    Rule,
     Schema,
     boolean,
     exactly_one,
@@ -13,6 +14,8 @@ from trainwright_operator.openapi.types import (
     record,
     string,
 )
+
+OWNED = "trainwright-"
 
 
 def volume() -> Schema:
@@ -31,7 +34,16 @@ def volume() -> Schema:
         "A volume: a name and exactly one source.",
         {"name": string("The volume's name.", 63, least=1, pattern=words.LABEL), **sources},
         required=["name"],
-        rules=[exactly_one(sources, f"give exactly one source: {', '.join(sources)}")],
+        rules=[
+            exactly_one(sources, f"give exactly one source: {', '.join(sources)}"),
+            Rule(
+                f"!self.name.startsWith('{OWNED}')",
+                f"begins with {OWNED}, as the operator's own volumes do; use another name",
+                lambda it: not it["name"].startswith(OWNED),
+                field="name",
+                needs=("name",),
+            ),
+        ],
     )
 
 
