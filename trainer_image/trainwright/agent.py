@@ -1,0 +1,114 @@
+"""Torch's own elastic agent with our overseer in it.
+
+The agent keeps the store, numbers the ranks, binds them to cores and starts them, as torchrun does. What it would do at
+the end is left to the overseer: by itself it signals whole process groups, waits 30 s whatever the grace period, and
+waits 300 s for nodes that will never come.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import create_rdzv_handler
+from torch.distributed.launcher.api import LaunchConfig
+
+from trainwright.overseer import Overseer
+from trainwright.peers import Peers
+from trainwright.rendezvous import Place, RendezvousFailed
+
+TICK_SECONDS = 0.1
+
+
+class PodAgent(LocalElasticAgent):
+    """Starts the ranks of one node, and hands every look at them to the overseer."""
+
+    def __init__(self, spec: WorkerSpec, logs: LogsSpecs, overseer: Overseer, place: Place) -> None:
+        super().__init__(spec, logs)
+        self._overseer, self._place = overseer, place
+
+    def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        self._overseer.starting = True
+        if self._place.nodes > 1:
+            self._overseer.peers = Peers(worker_group.store, self._place.node_rank, self._place.nodes)
+        pids = super()._start_workers(worker_group)
+        self._overseer.started(pids, self._place.ranks.start)
+        return pids
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        if self._overseer.tick():
+            return RunResult(state=WorkerState.HEALTHY)
+        return super()._monitor_workers(worker_group)
+
+    def _exit_barrier(self) -> None:
+        while not self._overseer.may_leave():
+            time.sleep(TICK_SECONDS)
+
+
+class InheritedStreams(LogsSpecs):
+    """Ranks write to the pod's own log: no files that grow with the run, no threads that follow them."""
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        for environment in envs.values():
+            environment["TORCHELASTIC_ERROR_FILE"] = ""
+        ours = dict.fromkeys(envs, "")
+        return LogsDest(ours, dict(ours), {}, {}, dict.fromkeys(envs, os.devnull))
+
+    @property
+    def root_log_dir(self) -> str:
+        return os.devnull
+
+
+def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer) -> None:
+    """Runs ``command`` (arguments to Python) in every rank of this node until the last one ended.
+
+    Raises:
+        RendezvousFailed: the store could not be made or reached in time.
+    """
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others are the launcher's
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    agent = PodAgent(_spec(place, run_id, command), InheritedStreams(), overseer, place)
+    try:
+        agent.run()
+    except RuntimeError as error:
+        if overseer.starting:
+            raise
+        raise RendezvousFailed(f"node {place.node_rank}: {place.master}:{place.port}: {_first_line(error)}") from error
+
+
+def _spec(place: Place, run_id: str, command: Sequence[str]) -> WorkerSpec:
+    config = LaunchConfig(place.nodes, place.nodes, place.per_node, logs_specs=InheritedStreams())
+    parameters = RendezvousParameters(
+        backend="static",
+        endpoint=f"{place.master}:{place.port}",
+        run_id=run_id,
+        min_nodes=place.nodes,
+        max_nodes=place.nodes,
+        rank=place.node_rank,
+        timeout=place.timeout,
+    )
+    return WorkerSpec(
+        role="trainer",
+        local_world_size=place.per_node,
+        rdzv_handler=create_rdzv_handler(parameters),
+        entrypoint=sys.executable,
+        args=tuple(command),
+        max_restarts=0,
+        monitor_interval=TICK_SECONDS,
+        master_addr=place.master,
+        master_port=place.port,
+        numa_options=config.numa_options,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,32 @@
+"""Decides when a node's ranks hang: none of them has finished a step for too long.
+
+A rank is watched from its first beat on, which comes with its first finished step: loading, compiling and a script that
+never reports are nobody's hang. One rank that moves is enough, for the ranks of a gang wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainwright.nodefiles import Pulse
+
+
+class Watchdog:
+    """Fed with the pulses of all local ranks; ``timeout`` in seconds, None never barks."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self._seen: tuple[int, ...] = ()
+        self._moved: float | None = None
+
+    def hangs(self, pulses: Sequence[Pulse], now: float) -> bool:
+        """Whether no pulse moved for the timeout; ``now`` is a monotonic time in seconds."""
+        if self.timeout is None:
+            return False
+        beats = tuple(pulse.beats for pulse in pulses)
+        if all(pulse.resting for pulse in pulses):
+            self._moved = None
+        elif beats != self._seen or self._moved is None:
+            self._moved = now
+        self._seen = beats
+        return self._moved is not None and now - self._moved > self.timeout
