@@ -189,7 +189,7 @@ def test_files_that_cannot_be_read(folder: Path, name: str, content: str | bytes
     ("fields", "words"),
     [
         ({"source": "b.txt", "validation_fraction": 0.5}, ["validationFraction", "leaves none"]),
-        ({"source": "a.txt", "validation_fraction": 0.5, "eval_source": "b.txt"}, ["validationFraction", "one of them"]),
+        ({"source": "a.txt", "validation_fraction": 0.5, "eval_split": "train"}, ["validationFraction", "one of"]),
         ({"source": "a.txt", "validation_fraction": 0.5, "streaming": True}, ["validationFraction", "streamed"]),
         ({"source": "a.txt", "split": "test"}, ["spec.dataset.split", "one split, 'train'"]),
     ],

@@ -37,7 +37,7 @@ def read_labels(splits: Iterable[Any], column: str, role: str) -> Labels:
         _check_declared(datasets, column, role, len(names))
         return Labels(tuple(range(len(names))), tuple(names))
     place = f"{PLACE}.{role}"
-    values = set().union(*(_distinct(rows, column, place) for rows in datasets))
+    values = set().union(*(_distinct(rows, column, place, role == "tags") for rows in datasets))
     _check(values, column, place)
     return _numbered(values)
 
@@ -52,7 +52,9 @@ def _declared(rows: Any, column: str) -> list[str] | None:
 def _check_declared(datasets: list[Any], column: str, role: str, count: int) -> None:
     """Test splits of the hub hide their labels behind -1, which no model has a class for."""
     for rows in datasets:
-        foreign = {value for value in _distinct(rows, column, f"{PLACE}.{role}") if not 0 <= value < count}
+        foreign = {
+            value for value in _distinct(rows, column, f"{PLACE}.{role}", role == "tags") if not 0 <= value < count
+        }
         if foreign:
             raise DataError(
                 f"{PLACE}.{role}: column {column!r} has the label {min(foreign)}, but {count} classes from 0; "
@@ -60,20 +62,31 @@ def _check_declared(datasets: list[Any], column: str, role: str, count: int) -> 
             )
 
 
-def _distinct(rows: Any, column: str, place: str) -> set[Any]:
-    """The distinct values of a column of scalars or of lists, without reading it into Python row by row."""
+def _distinct(rows: Any, column: str, place: str, nested: bool) -> set[Any]:
+    """The distinct values of a column of scalars, or of lists where ``nested``, without reading it into Python row by row."""
     import pyarrow as pa
     import pyarrow.compute as compute
 
     values = rows.with_format("arrow")[column]
     values = values if isinstance(values, pa.ChunkedArray | pa.Array) else values[:]
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        values = compute.list_flatten(values)
+    if nested:
+        values = _flat(values, column, place)
+    if pa.types.is_nested(values.type):
+        raise DataError(f"{place}: column {column!r} holds lists or records; this task takes one label a row")
     distinct = set(compute.unique(values).to_pylist())
     if any(value is None or value != value for value in distinct):
         empty = compute.sum(compute.is_null(values, nan_is_null=True)).as_py()
         raise DataError(f"{place}: column {column!r} is empty in {empty} rows; give them a label or leave them out")
     return distinct
+
+
+def _flat(values: Any, column: str, place: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as compute
+
+    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+        raise DataError(f"{place}: column {column!r} holds {values.type}; this task takes a list of tags in each row")
+    return compute.list_flatten(values)
 
 
 def _check(values: set[Any], column: str, place: str) -> None:

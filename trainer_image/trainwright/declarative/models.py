@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainwright.contract import UserError
@@ -69,54 +70,50 @@ def positions(model: PreTrainedModel) -> int | None:
 
 
 def _base_config(spec: ModelSpec) -> PreTrainedConfig:
-    from transformers import AutoConfig
-
-    changes = dict(spec.from_config or {})
-    model_type = _model_type(spec)
-    try:
-        if model_type:
-            config = AutoConfig.for_model(model_type)
-        else:
-            config = AutoConfig.from_pretrained(
-                spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-            )
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{SOURCE}: {_why_no_model(spec, error)}") from error
-    return _changed(config, changes)
-
-
-def _model_type(spec: ModelSpec) -> str | None:
-    """``source`` where it names an architecture of transformers and no folder: no download is needed then."""
     from transformers import CONFIG_MAPPING
 
-    named = spec.from_config is not None and not os.path.exists(spec.source)
-    return spec.source if named and spec.source in CONFIG_MAPPING else None
+    if _is_model_type(spec):
+        kind = CONFIG_MAPPING[spec.source]
+        return _changed(kind(), {}, spec.from_config or {})
+    config = _saved_config(spec)
+    if not spec.from_config:
+        return config
+    saved, _ = type(config).get_config_dict(spec.source, revision=spec.revision)
+    return _changed(config, saved, spec.from_config)
 
 
-def _changed(config: PreTrainedConfig, changes: dict[str, Any]) -> PreTrainedConfig:
-    """Made anew, so that what a class derives from its fields (a head size) follows the changes."""
-    known = {f.name for f in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else set(config.to_dict())
+def _is_model_type(spec: ModelSpec) -> bool:
+    """Whether ``source`` names an architecture of transformers, and no folder: no download is needed then."""
+    from transformers import CONFIG_MAPPING
+
+    return spec.from_config is not None and spec.source in CONFIG_MAPPING and not os.path.exists(spec.source)
+
+
+def _saved_config(spec: ModelSpec) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{SOURCE}: {_why_no_model(spec, error)}") from error
+
+
+def _changed(config: PreTrainedConfig, stated: Mapping[str, Any], changes: Mapping[str, Any]) -> PreTrainedConfig:
+    """Made anew from what is ``stated`` and the ``changes``, so that what a class derives from them follows."""
+    known = {f.name for f in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else set()
     known |= {*config.attribute_map, *config.to_dict()}
     for key in changes:
         if key not in known:
             raise UserError(
                 f"{CHANGES}.{key}: a configuration of {config.model_type!r} has no such key{did_you_mean(key, known)}"
             )
-    if not changes:
-        return config
     try:
-        return type(config)(**{**_stated(config), **_renamed(config, changes)})
+        return type(config).from_dict({**stated, **_renamed(config, changes)})
     except Exception as error:  # the validators of huggingface_hub have a family of their own
         raise UserError(_invalid_value(error)) from error
 
 
-def _stated(config: PreTrainedConfig) -> dict[str, Any]:
-    """What makes this configuration differ from its class's defaults."""
-    stated = config.to_diff_dict()
-    return {key: value for key, value in stated.items() if key not in ("model_type", "transformers_version")}
-
-
-def _renamed(config: PreTrainedConfig, changes: dict[str, Any]) -> dict[str, Any]:
+def _renamed(config: PreTrainedConfig, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {config.attribute_map.get(key, key): value for key, value in changes.items()}
 
 

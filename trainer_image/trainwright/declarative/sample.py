@@ -13,7 +13,7 @@ SAMPLES = "samples.txt"
 
 def write_samples(model: Any, tokenizer: Any, spec: SampleSpec, seed: int, output: Path) -> str:
     """Writes ``samples.txt`` into the output, and gives its text: each prompt with what follows it."""
-    texts = [generate(model, tokenizer, prompt, spec, seed) for prompt in spec.prompts]
+    texts = [generate(model, tokenizer, prompt, spec, seed + number) for number, prompt in enumerate(spec.prompts)]
     pairs = zip(spec.prompts, texts, strict=True)
     text = "\n".join(
         f"--- prompt {number}: {prompt!r}\n{text}\n" for number, (prompt, text) in enumerate(pairs, start=1)

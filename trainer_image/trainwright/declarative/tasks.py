@@ -106,9 +106,10 @@ TASKS = {
 
 def task_named(name: str | None) -> Task:
     """Raises :class:`UserError` for a name that is no task's."""
+    if name is None:
+        raise UserError(f"spec.task: is missing; say one of {', '.join(TASKS)}")
     if name not in TASKS:
-        hint = did_you_mean(name or "", TASKS)
-        raise UserError(f"spec.task: {name!r} is no task{hint}; the tasks: {', '.join(TASKS)}")
+        raise UserError(f"spec.task: {name!r} is no task{did_you_mean(name, TASKS)}; the tasks: {', '.join(TASKS)}")
     return TASKS[name]
 
 
@@ -150,7 +151,7 @@ def prepare(task: Task, rows: Rows, recipe: Recipe, place: str) -> Rows:
     prepared = rows.map(task.featurize(recipe), **options)
     if not recipe.streaming and len(prepared) == 0:
         raise DataError(
-            f"{place}: its {len(rows)} rows hold fewer tokens than one block; "
+            f"{place}: holds fewer tokens than one block in {len(rows)} rows; "
             f"give more data, or a spec.dataset.blockSize under {recipe.block_size}"
         )
     return prepared
