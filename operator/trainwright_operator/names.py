@@ -17,9 +17,16 @@ MANAGED_BY = "trainwright"
 LABEL_JOB = f"{GROUP}/job"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_SLICE = f"{GROUP}/slice"
+LABEL_JOB_UID = f"{GROUP}/job-uid"
+"""Tells pods of this TrainingJob from pods of a former one with the same name."""
+
+# Inside a pod.
+CONTAINER = "trainer"
+VOLUME_JOB, VOLUME_OUTPUT = "trainwright-job", "trainwright-output"
 
 # Annotations on children.
 ANNOTATION_RESOLVED_JOB = f"{GROUP}/resolved-job"
+ANNOTATION_PROGRESS_CA = f"{GROUP}/progress-ca"
 ANNOTATION_HASH = f"{GROUP}/hash"
 
 # Annotation on the AcceleratorPool that jobs get when they name none.
@@ -41,3 +48,32 @@ class Condition:
     FAILED = "Failed"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+
+
+class Reason:
+    """Reasons of our own in conditions, attempts and events; others are Kubernetes' own words (``Unschedulable``)."""
+
+    PODS_STARTING = "PodsStarting"
+    PODS_REFUSED = "PodsRefused"
+    PODS_READY = "PodsReady"
+    TARGET_RAISED = "TargetRaised"
+    ATTEMPT_FAILED = "AttemptFailed"
+    ATTEMPT_DISRUPTED = "AttemptDisrupted"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    COMPLETED = "TrainingCompleted"
+    BAD_CONFIGURATION = "BadConfiguration"
+    BAD_DATA = "BadData"
+    TOO_MANY_RESTARTS = "TooManyRestarts"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    POOL_NOT_FOUND = "PoolNotFound"
+    POOL_UNUSABLE = "PoolUnusable"
+    NAME_TAKEN = "NameTaken"
+    WAITING_FOR_FORMER = "WaitingForFormerJob"
+    # Why one pod ended.
+    ERROR = "Error"
+    HANG = "Hang"
+    PREEMPTED = "Preempted"
+    POD_DELETED = "PodDeleted"
+    JOB_DELETED = "JobDeleted"
+    UNKNOWN = "Unknown"
