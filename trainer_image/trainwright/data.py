@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -132,8 +132,12 @@ def eval_loader(
     sampler: Any = None,
     input_name: str = "input_ids",
 ) -> DataLoader[Any]:
-    """The evaluation batches of one rank, in the dataset's order (by length when training groups by length)."""
-    sharding = Sharding.of(args, rank, world_size)
+    """The evaluation batches of one rank, in the dataset's order (by length when training groups by length).
+
+    No sample is there twice: the last batch of a rank may be short or missing. Rank 0 reads streams, unless
+    ``dispatch_batches`` is false, and deals None to ranks that it has no sample for.
+    """
+    sharding = replace(Sharding.of(args, rank, world_size), even_batches=False)
     if isinstance(dataset, IterableDataset):
         return _loader(dataset, None, args, batch_size, collate_fn, sharding)
     _check_sized(dataset, "eval_dataset")
@@ -330,14 +334,20 @@ def _open_within(loader: Any, epoch: int, skip: int, saved: dict[str, Any] | Non
 
 
 def _read(iterator: Iterator[Any], position: Position, must_have_one: bool) -> Iterator[Any]:
-    try:
-        for batch in iterator:
-            position.read += 1
-            yield batch
-    except DataError as error:
-        raise DataError(str(error).strip().splitlines()[-1].removeprefix("trainwright.contract.DataError: ")) from error
+    for batch in readable(iterator):
+        position.read += 1
+        yield batch
     if must_have_one and position.read == 0:
         raise DataError("train_dataset: it is empty; give it samples")
+
+
+def readable(iterator: Iterator[Any]) -> Iterator[Any]:
+    """A data worker's error comes with its traceback in the message: leave the one line that is meant to be read."""
+    try:
+        yield from iterator
+    except DataError as error:
+        line = str(error).strip().splitlines()[-1]
+        raise DataError(line.removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from error
 
 
 def _set_loader_epoch(loader: Any, epoch: int) -> None:
@@ -380,6 +390,7 @@ __all__ = [
     "has_length",
     "keep_used_columns",
     "position_of",
+    "readable",
     "resume_at",
     "signature_columns",
     "train_loader",

@@ -28,15 +28,16 @@ class Dealer:
     """Iterates over this rank's samples, batch by batch.
 
     Args:
-        reader: Yields lists of samples; used on rank 0 alone.
+        reader: Yields lists of ``batch_size`` samples; used on rank 0 alone.
         drop_last: Leave out a last round that is not full.
 
     Attributes:
         real: How many samples of the last round, over all ranks, were there for the first time.
     """
 
-    def __init__(self, reader: Any, drop_last: bool, sharding: Sharding) -> None:
+    def __init__(self, reader: Any, batch_size: int, drop_last: bool, sharding: Sharding) -> None:
         self.real = 0
+        self._size = batch_size // sharding.world_size if sharding.split_batches else batch_size
         self._drop_last = drop_last
         self._sharding = sharding
         self._rounds = self._deal(reader) if sharding.rank == 0 else None
@@ -82,8 +83,11 @@ class Dealer:
             yield self._cut(samples, first or samples)
 
     def _cut(self, samples: list[Any], first: list[Any]) -> Round:
-        """Equal shares, filled up from the first samples of all."""
+        """Equal shares, filled up from the first samples of all; or, not to be filled up, one batch after the other."""
         ranks = self._sharding.world_size
+        if not self._sharding.even_batches:
+            size = self._size
+            return [samples[rank * size : (rank + 1) * size] for rank in range(ranks)], len(samples)
         size = -(-len(samples) // ranks)
         filled = samples + [first[i % len(first)] for i in range(size * ranks - len(samples))]
         return [filled[rank * size : (rank + 1) * size] for rank in range(ranks)], len(samples)
@@ -110,7 +114,7 @@ class DispatchingLoader(DataLoader[Any]):
         options: dict[str, Any],
     ) -> None:
         super().__init__(dataset, batch_size=batch_size, collate_fn=collate_fn)
-        self._sharding, self._drop = sharding, drop_last
+        self._sharding, self._size, self._drop = sharding, batch_size, drop_last
         self._reader = _reader(dataset, order, batch_size, drop_last, seed, options)
         self._dealer: Dealer | None = None
 
@@ -141,8 +145,8 @@ class DispatchingLoader(DataLoader[Any]):
         else:  # what opening it draws on rank 0, so that the ranks' generators stay alike
             source = None
             torch.empty((), dtype=torch.int64).random_()
-        self._dealer = Dealer(source, self._drop, self._sharding)
-        return map(self.collate_fn, self._dealer)
+        self._dealer = Dealer(source, self._size, self._drop, self._sharding)
+        return (self.collate_fn(samples) if samples else None for samples in self._dealer)
 
 
 def _reader(

@@ -90,6 +90,7 @@ class StreamShard(IterableDataset[Any]):
         self._round = batch_size * sharding.world_size
         self._start = batch_size * sharding.rank
         self._drop_last = drop_last
+        self._filled = sharding.even_batches
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -118,7 +119,8 @@ class StreamShard(IterableDataset[Any]):
                 current = []
         if current and not self._drop_last:
             first = first or list(current)
-            current += [first[i % len(first)] for i in range(self._round - len(current))]
+            if self._filled:
+                current += [first[i % len(first)] for i in range(self._round - len(current))]
             yield from current[self._start : self._start + self._size]
 
     def _seed_own_generator(self) -> None:

@@ -1,0 +1,306 @@
+"""One pass over an evaluation or test set: losses, outputs and labels of every sample, whatever the number of ranks.
+
+Each rank judges its own samples, and none twice: a last batch is not filled up, so every number is the same with one
+process or many. Where only the loss is asked for the ranks meet once, at the end; else in every round.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainwright.contract import DataError
+from trainwright.data import Loader, has_length, readable
+from trainwright.dispatch import DispatchingLoader
+from trainwright.gathering import (
+    Collector,
+    batch_size_of,
+    detach,
+    gather_objects,
+    gather_rows,
+    map_leaves,
+    pad_across_ranks,
+)
+from trainwright.outputs import EvalLoopOutput, EvalPrediction
+from trainwright.prepare import wrap_for_evaluation
+from trainwright.ranks import Ranks
+
+
+def prediction_step(
+    trainer: Any, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+) -> tuple[Any, Any, Any]:
+    """Loss, outputs and labels of one batch; see ``Trainer.prediction_step``.
+
+    Args:
+        ignore_keys: Outputs to leave out; by default those that the model's configuration names.
+    """
+    names = trainer.label_names
+    has_labels = bool(names) and all(inputs.get(name) is not None for name in names)
+    returns_loss = inputs.get("return_loss")
+    returns_loss = trainer.can_return_loss if returns_loss is None else returns_loss
+    has_loss = has_labels or (not names and returns_loss)
+    inputs = trainer._prepare_inputs(inputs)
+    if ignore_keys is None:
+        ignore_keys = getattr(getattr(trainer.model, "config", None), "keys_to_ignore_at_inference", None) or []
+    labels = _unpacked(detach(tuple(inputs.get(name) for name in names))) if has_loss else None
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        if has_loss:
+            items = trainer._get_num_items_in_batch([inputs], trainer.args.device)
+            loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
+            loss = loss.detach().mean()
+        else:
+            loss, outputs = None, model(**inputs)
+    if prediction_loss_only:
+        return loss, None, None
+    return loss, _unpacked(detach(_logits(outputs, has_loss, ignore_keys))), labels
+
+
+def _logits(outputs: Any, has_loss: bool, ignore_keys: list[str]) -> tuple[Any, ...]:
+    """What the model returns beside the loss."""
+    if isinstance(outputs, dict):
+        left_out = {*ignore_keys, "loss"} if has_loss else set(ignore_keys)
+        return tuple(value for key, value in outputs.items() if key not in left_out)
+    if isinstance(outputs, torch.Tensor):
+        return (outputs,)
+    return tuple(outputs[1:] if has_loss else outputs)
+
+
+def _unpacked(nest: tuple[Any, ...]) -> Any:
+    return nest[0] if len(nest) == 1 else nest
+
+
+def evaluation_loop(
+    trainer: Any,
+    loader: Any,
+    description: str,
+    prediction_loss_only: bool | None = None,
+    ignore_keys: list[str] | None = None,
+    metric_key_prefix: str = "eval",
+) -> EvalLoopOutput:
+    """Judge the model over every batch of ``loader``; all ranks together, each with the whole result.
+
+    Args:
+        description: ``"Evaluation"`` or ``"Prediction"``, which keeps the outputs even with ``batch_eval_metrics``.
+        prediction_loss_only: By default that of the arguments.
+
+    Raises:
+        DataError: The loader has no batch.
+    """
+    if prediction_loss_only is None:
+        prediction_loss_only = trainer.args.prediction_loss_only
+    model, preparation = _prepare(trainer)
+    trainer.callback_handler.eval_dataloader = loader
+    run = _Pass(trainer, model, loader, prediction_loss_only, ignore_keys, description == "Prediction")
+    run.run()
+    metrics = run.metrics()
+    if preparation is not None:
+        metrics["model_preparation_time"] = preparation
+    prefixed = {
+        key if key.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{key}": value
+        for key, value in _plain(metrics).items()
+    }
+    return EvalLoopOutput(run.predictions, run.labels, prefixed, run.num_samples)
+
+
+def _prepare(trainer: Any) -> tuple[nn.Module, float | None]:
+    """The module to call, in evaluation mode; and the seconds that preparing it took, outside of training."""
+    args, preparation = trainer.args, None
+    if trainer.is_in_train:
+        model = trainer.model
+    else:
+        start = time.time()
+        model = wrap_for_evaluation(trainer)
+        dtype = torch.float16 if args.fp16_full_eval else torch.bfloat16 if args.bf16_full_eval else None
+        model = model.to(dtype=dtype, device=args.device) if dtype is not None else model
+        preparation = round(time.time() - start, 4)
+    model.eval()
+    if hasattr(trainer.optimizer, "eval"):  # schedule-free optimizers keep the weights to judge apart
+        trainer.optimizer.eval()
+    return model, preparation
+
+
+class _Pass:
+    """One pass over a loader, and what it collects.
+
+    Attributes:
+        predictions: A nest of arrays with a row for each sample, once the pass is over. So ``labels`` and ``inputs``.
+        num_samples: Over all ranks.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        model: nn.Module,
+        loader: Any,
+        loss_only: bool,
+        ignore_keys: list[str] | None,
+        is_prediction: bool,
+    ) -> None:
+        args = trainer.args
+        self.trainer, self.model, self.loader, self.args = trainer, model, loader, args
+        self.loss_only, self.ignore_keys = loss_only, ignore_keys
+        self.ranks = Ranks.current()
+        self.wants_inputs, self.wants_losses = (name in args.include_for_metrics for name in ("inputs", "loss"))
+        self.by_batch = args.batch_eval_metrics and trainer.compute_metrics is not None
+        self.keeps_outputs = is_prediction or not args.batch_eval_metrics
+        self.batch_metrics: dict[str, Any] | None = None
+        self.losses: list[torch.Tensor] = []
+        self.counts: list[int] = []
+        expected = len(loader.dataset) if has_length(getattr(loader, "dataset", None)) else 0
+        self.collectors = [
+            Collector(args.eval_do_concat_batches, args.eval_accumulation_steps, expected) for _ in range(3)
+        ]
+        self.predictions = self.labels = self.inputs = None
+        self.num_samples = 0
+
+    def run(self) -> None:
+        trainer = self.trainer
+        for batch, is_last in in_step(self.loader, self.ranks):
+            self._judge(batch, is_last)
+            trainer.control = trainer.callback_handler.on_prediction_step(self.args, trainer.state, trainer.control)
+        self.predictions, self.labels, self.inputs = (collector.take() for collector in self.collectors)
+        self.sample_losses = self._losses_of_all()
+
+    def _judge(self, batch: Any, is_last: bool) -> None:
+        """One round; ``batch`` is None where only other ranks have samples left."""
+        loss = logits = labels = inputs = None
+        count = 0
+        if batch is not None:
+            loss, logits, labels = self.trainer.prediction_step(self.model, batch, self.loss_only, self.ignore_keys)
+            count = self._real(batch_size_of(batch) or batch_size_of(logits) or self.args.eval_batch_size)
+            inputs = self.trainer._prepare_input(batch[self._main_input()]) if self.wants_inputs else None
+        self.counts.append(count)
+        if loss is not None:
+            self.losses.append(loss)
+        if not self.loss_only or self.wants_inputs:
+            logits, labels = self._preprocessed(logits, labels)
+            nest = None if batch is None else (logits, labels, inputs)
+            logits, labels, inputs = self._gather(nest) or (None, None, None)
+            if self.keeps_outputs:
+                self._keep(logits, labels, inputs)
+        if self.by_batch:
+            self._compute_batch(batch, loss, count, logits, labels, is_last)
+
+    def _main_input(self) -> str:
+        return getattr(self.trainer.model, "main_input_name", "input_ids")
+
+    def _real(self, count: int) -> int:
+        """Samples of this rank's batch, less those that a loader not of ours filled it up with."""
+        total = self._remainder()
+        return count if total is None else max(0, min(count, total - self.ranks.rank * count))
+
+    def _remainder(self) -> int | None:
+        """Real samples of the last round of a loader that accelerate prepared; None for any other round or loader."""
+        if isinstance(self.loader, Loader | DispatchingLoader) or self.ranks.world_size == 1:
+            return None
+        state = self.trainer.accelerator.gradient_state
+        return state.remainder if state.end_of_dataloader and state.remainder > 0 else None
+
+    def _preprocessed(self, logits: Any, labels: Any) -> tuple[Any, Any]:
+        """As the user's function expects them: as long as on the rank where they are longest."""
+        preprocess = self.trainer.preprocess_logits_for_metrics
+        if preprocess is None or self.loss_only:
+            return logits, labels
+        labels, logits = pad_across_ranks(labels, self.ranks), pad_across_ranks(logits, self.ranks)
+        return (preprocess(logits, labels) if logits is not None else None), labels
+
+    def _gather(self, nest: Any) -> Any:
+        if self.args.eval_use_gather_object:
+            return gather_objects(nest, self.ranks)
+        gathered, total = gather_rows(nest, self.ranks, self.args.device), self._remainder()
+        return gathered if total is None else map_leaves(lambda leaf: leaf[:total], gathered)
+
+    def _keep(self, *nests: Any) -> None:
+        for collector, nest in zip(self.collectors, nests, strict=True):
+            if nest is not None:
+                collector.add(nest)
+
+    def _compute_batch(self, batch: Any, loss: Any, count: int, logits: Any, labels: Any, is_last: bool) -> None:
+        """``batch_eval_metrics``: the user's function sees each round, and says the result at the last one."""
+        losses = None if loss is None else loss.repeat(count)
+        extras = {
+            "losses": self._gather(losses) if self.wants_losses else None,
+            "inputs": self._gather(None if batch is None else dict(batch)) if self.wants_inputs else None,
+        }
+        if logits is not None and labels is not None:
+            prediction = EvalPrediction(predictions=logits, label_ids=labels, **extras)
+            self.batch_metrics = self.trainer.compute_metrics(prediction, compute_result=is_last)
+
+    def _losses_of_all(self) -> np.ndarray | None:
+        """A number for each sample, in the order of the samples; None when there was no loss."""
+        values = torch.stack([loss.float() for loss in self.losses]).cpu().numpy() if self.losses else None
+        parts = self.ranks.gather((values, self.counts))
+        self.num_samples = sum(sum(counts) for _, counts in parts)
+        if all(values is None for values, _ in parts):
+            return None
+        return np.concatenate(
+            [
+                np.repeat(values[number], counts[number])
+                for number in range(max(len(counts) for _, counts in parts))
+                for values, counts in parts
+                if counts[number]
+            ]
+        )
+
+    def metrics(self) -> dict[str, Any]:
+        """The user's metrics and the mean loss, without prefix."""
+        metrics = dict(self.batch_metrics or {})
+        compute = self.trainer.compute_metrics
+        if compute is not None and not self.by_batch and self.predictions is not None and self.labels is not None:
+            losses = self.sample_losses if self.wants_losses else None
+            metrics = dict(compute(EvalPrediction(self.predictions, self.labels, inputs=self.inputs, losses=losses)))
+        if self.sample_losses is not None:
+            metrics["loss"] = self._mean_loss(self.sample_losses)
+        return metrics
+
+    def _mean_loss(self, losses: np.ndarray) -> float:
+        finite = np.isfinite(losses)
+        if self.args.logging_nan_inf_filter and finite.any():
+            losses = losses[finite]
+        return float(losses.mean())
+
+
+def in_step(loader: Any, ranks: Ranks) -> Iterator[tuple[Any, bool]]:
+    """This rank's batches, each with whether it is the last round; None in rounds where only other ranks have one.
+
+    Raises:
+        DataError: There is no batch on any rank.
+    """
+    rounds = max(ranks.gather(len(loader))) if has_length(loader) else None
+    if rounds == 0:
+        raise DataError("eval_dataset: it holds no batch; give it samples, or set dataloader_drop_last to false")
+    batches = readable(iter(loader))
+    if rounds is None:
+        yield from _until_all_end(batches, ranks)
+    else:
+        for number in range(rounds):
+            yield next(batches, None), number == rounds - 1
+
+
+def _until_all_end(batches: Iterator[Any], ranks: Ranks) -> Iterator[tuple[Any, bool]]:
+    """For streams: one batch is read ahead, to know the last one."""
+    current, ended = next(batches, None), object()
+    if not any(ranks.gather(current is not None)):
+        raise DataError("eval_dataset: it is empty; give it samples")
+    while True:
+        upcoming = next(batches, ended)
+        is_last = all(ranks.gather(upcoming is ended))
+        yield current, is_last
+        if is_last:
+            return
+        current = None if upcoming is ended else upcoming
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of Python, which JSON knows, for those of NumPy and torch."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    is_scalar = isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+    return value.item() if is_scalar else value

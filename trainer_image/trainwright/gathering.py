@@ -1,0 +1,273 @@
+"""Nests of tensors among ranks and over batches: gathered in the order of the samples, ragged ones padded.
+
+A nest is a tensor, or a tuple, list or mapping of nests. Rows are along the first dimension. Ranks may hold different
+numbers of rows, and none at all; where other dimensions differ, the shorter is filled with the padding value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+
+from trainwright.contract import UserError
+from trainwright.ranks import Ranks
+
+PADDING = -100
+"""What losses and Hugging Face's metrics take for "no label"."""
+
+
+def map_leaves(change: Callable[[Any], Any], nest: Any) -> Any:
+    """The same nest with every leaf changed; None stays."""
+    if nest is None:
+        return None
+    if isinstance(nest, Mapping):
+        return {key: map_leaves(change, value) for key, value in nest.items()}
+    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
+        return type(nest)(*(map_leaves(change, value) for value in nest))
+    if isinstance(nest, tuple | list):
+        return type(nest)(map_leaves(change, value) for value in nest)
+    return change(nest)
+
+
+def leaves(nest: Any) -> list[Any]:
+    """The leaves in order, None left out."""
+    found: list[Any] = []
+    map_leaves(found.append, nest)
+    return found
+
+
+def with_leaves(nest: Any, values: Sequence[Any]) -> Any:
+    """The same nest with ``values`` for its leaves."""
+    remaining = iter(values)
+    return map_leaves(lambda _: next(remaining), nest)
+
+
+def detach(nest: Any) -> Any:
+    return map_leaves(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, nest)
+
+
+def batch_size_of(nest: Any) -> int | None:
+    """The rows of the first tensor that has any."""
+    sizes = (leaf.shape[0] for leaf in leaves(nest) if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim)
+    return next(sizes, None)
+
+
+def to_numpy(leaf: Any) -> np.ndarray:
+    """On the host; bfloat16, which NumPy has not, as float32."""
+    if isinstance(leaf, torch.Tensor):
+        leaf = leaf.detach().cpu()
+        return (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy()
+    return np.asarray(leaf)
+
+
+def as_rows(leaf: Any) -> torch.Tensor:
+    """A leaf as a tensor with at least one dimension.
+
+    Raises:
+        UserError: It is neither a tensor, an array nor a number.
+    """
+    if isinstance(leaf, torch.Tensor):
+        return leaf if leaf.ndim else leaf.reshape(1)
+    if isinstance(leaf, np.ndarray | int | float | bool | np.generic):
+        return torch.atleast_1d(torch.as_tensor(leaf))
+    raise UserError(
+        f"evaluation: the model returns a {type(leaf).__name__}, which cannot be gathered; name its key in ignore_keys "
+        "(or in config.keys_to_ignore_at_inference), or set eval_use_gather_object"
+    )
+
+
+def pad_to(tensor: torch.Tensor, shape: Sequence[int], value: float = PADDING) -> torch.Tensor:
+    """``tensor`` in the first corner of ``shape``, the rest filled with ``value`` (booleans with False)."""
+    if tuple(tensor.shape) == tuple(shape):
+        return tensor
+    padded = tensor.new_full(tuple(shape), _fill_for(tensor.dtype, value))
+    padded[tuple(slice(size) for size in tensor.shape)] = tensor
+    return padded
+
+
+def _fill_for(dtype: torch.dtype, value: float) -> Any:
+    if dtype == torch.bool:
+        return False
+    return 0 if not dtype.is_signed else value
+
+
+def pad_across_ranks(nest: Any, ranks: Ranks, dim: int = 1) -> Any:
+    """Every leaf as long in ``dim`` as on the rank where it is longest; a rank without samples passes None."""
+    if ranks.world_size == 1:
+        return nest
+    mine = [leaf.shape[dim] if leaf.ndim > dim else 0 for leaf in leaves(nest)]
+    longest = [max(sizes) for sizes in zip(*(sizes for sizes in ranks.gather(mine) if sizes), strict=True)]
+
+    def pad(leaf: torch.Tensor, size: int) -> torch.Tensor:
+        if leaf.ndim <= dim:
+            return leaf
+        return pad_to(leaf, (*leaf.shape[:dim], size, *leaf.shape[dim + 1 :]))
+
+    return with_leaves(nest, [pad(leaf, size) for leaf, size in zip(leaves(nest), longest, strict=False)])
+
+
+def gather_rows(nest: Any, ranks: Ranks, device: torch.device) -> Any:
+    """The rows of all ranks, rank after rank, on every rank. A rank without rows passes None.
+
+    Raises:
+        UserError: The ranks hold nests that cannot be put together.
+    """
+    nest = map_leaves(as_rows, nest)
+    if ranks.world_size == 1:
+        return nest
+    views = ranks.gather(
+        None if nest is None else (_outline(nest), [(leaf.shape, leaf.dtype) for leaf in leaves(nest)])
+    )
+    seen = next((view for view in views if view is not None), None)
+    if seen is None:
+        return None
+    outline, kinds = seen
+    mine: list[Any] = leaves(nest) if nest is not None else [None] * len(kinds)
+    shapes = [[None if view is None else view[1][index][0] for view in views] for index in range(len(kinds))]
+    gathered = [_gather_leaf(leaf, shapes[index], kinds[index][1], device) for index, leaf in enumerate(mine)]
+    return with_leaves(outline, gathered)
+
+
+def _outline(nest: Any) -> Any:
+    """The nest without its tensors: small enough to send."""
+    return map_leaves(lambda _: 0, nest)
+
+
+def _gather_leaf(
+    leaf: torch.Tensor | None, shapes: list[torch.Size | None], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    known = [shape for shape in shapes if shape is not None]
+    if len({len(shape) for shape in known}) > 1:
+        raise UserError(f"evaluation: the ranks return tensors of different dimensions ({known}); pad them alike")
+    largest = [max(sizes) for sizes in zip(*known, strict=True)]
+    mine = leaf if leaf is not None else torch.empty([0] * len(largest), dtype=dtype)
+    sent = pad_to(mine.to(device=device, dtype=dtype), largest).contiguous()
+    received = [torch.empty_like(sent) for _ in shapes]
+    torch.distributed.all_gather(received, sent)
+    rows = [part[: shape[0]] for part, shape in zip(received, shapes, strict=True) if shape is not None]
+    return torch.cat(rows)
+
+
+def gather_objects(nest: Any, ranks: Ranks) -> Any:
+    """Like :func:`gather_rows` for anything that can be pickled: leaves that are no tensors become lists."""
+    nest = map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, nest)
+    parts = [part for part in ranks.gather(nest) if part is not None]
+    if not parts:
+        return None
+    columns = zip(*(leaves(part) for part in parts), strict=True)
+    return with_leaves(parts[0], [_join_objects(column) for column in columns])
+
+
+def _join_objects(parts: Sequence[Any]) -> Any:
+    if not all(isinstance(part, torch.Tensor | np.ndarray) for part in parts):
+        return list(parts)
+    tensors = [as_rows(part) for part in parts]
+    inner = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    return torch.cat([pad_to(tensor, (tensor.shape[0], *inner)) for tensor in tensors])
+
+
+class Rows:
+    """Collects the rows of one leaf in an array that is as large as all of them, where their number is known.
+
+    Args:
+        expected: Rows to make room for at once; more room is made when it does not suffice.
+    """
+
+    def __init__(self, expected: int = 0) -> None:
+        self._expected = expected
+        self._array: np.ndarray | None = None
+        self._filled = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        if self._array is None:
+            capacity = max(self._expected, len(rows))
+            self._array = np.full((capacity, *rows.shape[1:]), _numpy_fill(rows.dtype), dtype=rows.dtype)
+        self._make_room(rows)
+        place = (slice(self._filled, self._filled + len(rows)), *(slice(size) for size in rows.shape[1:]))
+        self._array[place] = rows
+        self._filled += len(rows)
+
+    def _make_room(self, rows: np.ndarray) -> None:
+        array = self._array
+        assert array is not None
+        if rows.ndim != array.ndim:
+            raise UserError(
+                f"evaluation: batches of {array.ndim} and of {rows.ndim} dimensions cannot be put together; return "
+                "tensors of the same dimensions for every batch, or set eval_do_concat_batches to false"
+            )
+        inner = [max(sizes) for sizes in zip(array.shape[1:], rows.shape[1:], strict=True)]
+        needed, capacity = self._filled + len(rows), len(array)
+        if needed > capacity or tuple(inner) != array.shape[1:]:
+            capacity = capacity if needed <= capacity else max(needed, capacity * 3 // 2)
+            grown = np.full((capacity, *inner), _numpy_fill(array.dtype), dtype=array.dtype)
+            grown[(slice(self._filled), *(slice(size) for size in array.shape[1:]))] = array[: self._filled]
+            self._array = grown
+
+    def take(self) -> np.ndarray:
+        """The array, cut to its rows where it stands: a copy would need the memory twice."""
+        assert self._array is not None
+        self._array.resize((self._filled, *self._array.shape[1:]), refcheck=False)
+        return self._array
+
+
+def _numpy_fill(dtype: np.dtype) -> Any:
+    return PADDING if np.issubdtype(dtype, np.signedinteger) or np.issubdtype(dtype, np.inexact) else 0
+
+
+class Collector:
+    """The nests of all batches, on the host, as one nest of arrays (or as the list of them).
+
+    Args:
+        concatenate: Put the batches together; else a list with one nest a batch is kept.
+        every: Batches to hold on the device before they move to the host; None for all of them.
+        expected: Rows in all, where that is known.
+    """
+
+    def __init__(self, concatenate: bool, every: int | None, expected: int = 0) -> None:
+        self._concatenate = concatenate
+        self._every = every
+        self._expected = expected
+        self._held: list[Any] = []
+        self._nest: Any = None
+        self._columns: list[Rows] = []
+        self._batches: list[Any] = []
+
+    def add(self, nest: Any) -> None:
+        """One batch; on the host it is moved at once, as nothing is gained by waiting."""
+        self._held.append(nest)
+        on_host = all(not isinstance(leaf, torch.Tensor) or leaf.device.type == "cpu" for leaf in leaves(nest))
+        if on_host or (self._every is not None and len(self._held) >= self._every):
+            self._flush()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        for nest in held:
+            if self._concatenate and self._is_numeric(nest):
+                self._append(map_leaves(lambda leaf: to_numpy(as_rows(leaf)), nest))
+            else:
+                self._batches.append(map_leaves(_numpy_or_as_is, nest))
+
+    def _is_numeric(self, nest: Any) -> bool:
+        return all(isinstance(leaf, torch.Tensor | np.ndarray) for leaf in leaves(nest))
+
+    def _append(self, nest: Any) -> None:
+        if self._nest is None:
+            self._nest = _outline(nest)
+            self._columns = [Rows(self._expected) for _ in leaves(nest)]
+        for column, rows in zip(self._columns, leaves(nest), strict=True):
+            column.add(rows)
+
+    def take(self) -> Any:
+        """None when nothing was added."""
+        self._flush()
+        if self._nest is not None:
+            return with_leaves(self._nest, [column.take() for column in self._columns])
+        return self._batches or None
+
+
+def _numpy_or_as_is(leaf: Any) -> Any:
+    return to_numpy(leaf) if isinstance(leaf, torch.Tensor) else leaf
