@@ -80,11 +80,13 @@ class Api:
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         return await self._send("GET", resource.path(namespace, name))
 
-    async def list(self, resource: Resource, namespace: str | None = None, selector: str = "") -> Listing:
-        """Everything, in chunks of 500; a list that expires on the way (410) is begun again once."""
+    async def list(
+        self, resource: Resource, namespace: str | None = None, selector: str = "", fields: str = ""
+    ) -> Listing:
+        """All that the label and field selectors take; a list that expires on the way (410) is begun again once."""
         for last in (False, True):
             try:
-                chunks = [chunk async for chunk in self._chunks(resource, namespace, selector)]
+                chunks = [chunk async for chunk in self._chunks(resource, namespace, selector, fields)]
             except ApiError as error:
                 if error.code != 410 or last:
                     raise
@@ -122,9 +124,16 @@ class Api:
         path = resource.path(namespace, name)
         return await self._send("PATCH", path, patch, content_type=MERGE, params={"fieldManager": FIELD_MANAGER})
 
-    async def delete(self, resource: Resource, namespace: str | None, name: str, uid: str | None = None) -> None:
-        """In the background, and only the object of that ``uid``; gone already is fine."""
-        body: Object = {"propagationPolicy": "Background"}
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        uid: str | None = None,
+        propagation: str = "Background",
+    ) -> None:
+        """Only the object of that ``uid``, when one is given; gone already is fine."""
+        body: Object = {"propagationPolicy": propagation}
         if uid:
             body["preconditions"] = {"uid": uid}
         try:
@@ -133,8 +142,14 @@ class Api:
             if error.code != 404:
                 raise
 
-    async def _chunks(self, resource: Resource, namespace: str | None, selector: str) -> AsyncIterator[Object]:
-        params = {"limit": str(CHUNK), **({"labelSelector": selector} if selector else {})}
+    async def _chunks(
+        self, resource: Resource, namespace: str | None, selector: str, fields: str
+    ) -> AsyncIterator[Object]:
+        params = {"limit": str(CHUNK)}
+        if selector:
+            params["labelSelector"] = selector
+        if fields:
+            params["fieldSelector"] = fields
         while True:
             chunk = await self._send("GET", resource.path(namespace), params=params)
             yield chunk

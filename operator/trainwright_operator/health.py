@@ -10,8 +10,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from trainwright_operator.metrics import Metrics
 
 
-def application(metrics: Metrics, alive: Callable[[], bool], ready: Callable[[], bool]) -> web.Application:
-    """``/healthz`` restarts a process that cannot recover; ``/readyz`` is also true of a standby that only waits."""
+def application(
+    metrics: Metrics, alive: Callable[[], bool], ready: Callable[[], bool], refresh: Callable[[], None]
+) -> web.Application:
+    """``/healthz`` restarts a process that cannot recover; ``/readyz`` is also true of a standby that only waits.
+
+    ``refresh`` is called before metrics are shown, for those that are counted only then.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
         return _verdict(alive())
@@ -20,6 +25,7 @@ def application(metrics: Metrics, alive: Callable[[], bool], ready: Callable[[],
         return _verdict(ready())
 
     async def show(_: web.Request) -> web.Response:
+        refresh()
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter as Count
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from trainwright_operator.times import read_time
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 WAITS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -46,3 +53,33 @@ class Metrics:
 
     def api_request(self, verb: str, code: int) -> None:
         self.api_requests.labels(verb, code).inc()
+
+    def count_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """Called when the metrics are read: a gauge that is counted costs nothing in between."""
+        states = Count((job.get("status") or {}).get("state", "Pending") for job in jobs)
+        self.jobs.clear()
+        for state, count in states.items():
+            self.jobs.labels(state).set(count)
+
+    def transition(self, job: Mapping[str, Any], after: Mapping[str, Any], now: datetime) -> None:
+        """What a status write tells: restarts by reason, the time to ready pods and to the first step."""
+        before = job.get("status") or {}
+        attempts, known = after.get("attempts") or [], len(before.get("attempts") or [])
+        if len(attempts) > known > 0:
+            self.restarts.labels(attempts[-2].get("reason", "Unknown")).inc()
+        created = read_time(job["metadata"].get("creationTimestamp"))
+        if created is None:
+            return
+        age = max(0.0, (now - created).total_seconds())
+        if _holds(after, "PodsReady") and not any(one["type"] == "PodsReady" for one in before.get("conditions") or ()):
+            self.pods_seconds.observe(age)
+        if _step(after) and not _step(before):
+            self.first_step_seconds.observe(age)
+
+
+def _holds(status: Mapping[str, Any], condition: str) -> bool:
+    return any(one["type"] == condition and one["status"] == "True" for one in status.get("conditions") or ())
+
+
+def _step(status: Mapping[str, Any]) -> int:
+    return int((status.get("progress") or {}).get("step") or 0)

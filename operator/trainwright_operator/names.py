@@ -17,6 +17,8 @@ MANAGED_BY = "trainwright"
 LABEL_JOB = f"{GROUP}/job"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_SLICE = f"{GROUP}/slice"
+LABEL_LEADER = f"{GROUP}/leader"
+"""On the pod of the operator that leads: the progress Service selects by it."""
 LABEL_JOB_UID = f"{GROUP}/job-uid"
 """Tells pods of this TrainingJob from pods of a former one with the same name."""
 
@@ -68,6 +70,7 @@ class Reason:
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     POOL_NOT_FOUND = "PoolNotFound"
     POOL_UNUSABLE = "PoolUnusable"
+    REFUSED = "Refused"
     NAME_TAKEN = "NameTaken"
     WAITING_FOR_FORMER = "WaitingForFormerJob"
     # Why one pod ended.

@@ -88,6 +88,14 @@ def plan(
     )
 
 
+def refused(job: TrainingJob, observed: Observed, now: datetime, reason: str, message: str, again: float) -> Plan:
+    """In the place of a plan that the API server would not take: tell why, and look ``again`` in so many seconds."""
+    now = now.replace(microsecond=0)
+    verdict = _blocked(adopt(job, Past.of(job.status), observed, now), reason, message)
+    status = render(job.status, job.generation, verdict, None, None, now)
+    return Plan(status=status, events=events(job.status, status), requeue_after=again)
+
+
 def _start(
     job: TrainingJob,
     pool: AcceleratorPool | None,

@@ -12,6 +12,8 @@ PODS = Resource("v1", "Pod", "pods")
 SERVICES = Resource("v1", "Service", "services")
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 EVENTS = Resource("events.k8s.io/v1", "Event", "events")
+CORE_EVENTS = Resource("v1", "Event", "events")
+"""The same Events under the older name, whose field selectors find those of one object."""
 SECRETS = Resource("v1", "Secret", "secrets")
 
 BY_KIND = {resource.kind: resource for resource in (TRAINING_JOBS, POOLS, JOBS, PODS, SERVICES, CONFIG_MAPS)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trainwright_operator.names import Reason
-from trainwright_operator.observe import Attempt, Pod, Wait
+from trainwright_operator.observe import Attempt, Observed, Pod, Wait
 
 PATIENCE = timedelta(seconds=60)
 """How long a pod may fail to start before the job counts as stalled: what it needs may be applied a moment later."""
@@ -37,6 +37,27 @@ class Hold:
     queued: bool = False
     stalled: bool = False
     again: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A Job or pod that waits and does not say why: from ``due`` on, its Events are worth reading."""
+
+    kind: str
+    name: str
+    due: datetime
+
+
+def silent(observed: Observed) -> Silent | None:
+    """The first silent one of the newest attempt, if there is one."""
+    attempt = observed.attempts[-1] if observed.attempts else Attempt(0)
+    for job in attempt.jobs:
+        if job.created and not job.finished and not attempt.pods:
+            return Silent("Job", job.name, job.created + SILENCE)
+    for pod in attempt.pods:
+        if pod.created and pod.wait and pod.wait.reason == "ContainerCreating":
+            return Silent("Pod", pod.name, pod.created + SILENCE)
+    return None
 
 
 def hold(attempt: Attempt, now: datetime) -> Hold | None:

@@ -1,0 +1,126 @@
+"""The operator's process: settings, health, leadership, then the leader's work until it ends or loses the lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+
+from trainwright_operator import handlers, health, logs
+from trainwright_operator.api import Api, ApiError
+from trainwright_operator.connection import NoClusterError, connect
+from trainwright_operator.controller import Controller, utcnow
+from trainwright_operator.lease import Lease, Timing
+from trainwright_operator.metrics import Metrics
+from trainwright_operator.progress import ProgressEndpoint, RateLimit, TokenCheck
+from trainwright_operator.reconciler import Reconciler
+from trainwright_operator.serving import Identity, mark_leader, serving
+from trainwright_operator.settings import Settings, SettingsError, from_environment
+from trainwright_operator.stores import Stores
+
+logger = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> int:
+    """The exit code: 0 when asked to stop, 1 when leadership was lost or a part failed, so that it is restarted."""
+    metrics, stores, stop = Metrics(), Stores(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(Api(connect(), metrics.api_request))
+        app = health.application(
+            metrics,
+            alive=lambda: True,
+            ready=lambda: True,
+            refresh=lambda: metrics.count_jobs(stores.training_jobs),
+        )
+        await stack.enter_async_context(serving(app, settings.http_port))
+        lease = Lease(api, settings.operator_namespace, settings.lease_name, settings.pod_name, _timing(settings))
+        if settings.leader_election:
+            await mark_leader(api, settings, leads=False)
+            if not await _first(lease.hold(), stop.wait()):
+                return 0
+        return await _lead(api, stores, metrics, settings, lease, stop)
+
+
+async def _lead(
+    api: Api, stores: Stores, metrics: Metrics, settings: Settings, lease: Lease, stop: asyncio.Event
+) -> int:
+    """The leader's work; leadership is handed over at once when it ends in order."""
+    identity = Identity(api, settings) if settings.progress_port else None
+    if identity:
+        await identity.load()
+    reconciler = Reconciler(api, stores, settings, metrics, utcnow, identity.endpoint if identity else lambda key: None)
+    controller = Controller(api, stores, reconciler, settings, metrics)
+    await controller.prime()
+    metrics.leading.set(1)
+    async with AsyncExitStack() as stack:
+        parts = [controller.run(), handlers.watch(settings, controller.on_event, stop)]
+        if settings.leader_election:
+            parts.append(lease.keep())
+            stack.push_async_callback(lease.release)
+        if identity:
+            app = _endpoint(api, stores, metrics, settings, controller).application()
+            await stack.enter_async_context(serving(app, settings.progress_port, identity.tls))
+            await mark_leader(api, settings, leads=True)
+            stack.push_async_callback(mark_leader, api, settings, False)
+            parts.append(identity.keep())
+        await _first(stop.wait(), *parts)
+        metrics.leading.set(0)
+    if lease.lost.is_set():
+        logger.error("leadership was lost")
+    return 0 if stop.is_set() and not lease.lost.is_set() else 1
+
+
+def _endpoint(
+    api: Api, stores: Stores, metrics: Metrics, settings: Settings, controller: Controller
+) -> ProgressEndpoint:
+    return ProgressEndpoint(
+        TokenCheck(api),
+        stores.training_jobs,
+        stores.pods,
+        controller.on_progress,
+        lambda result: metrics.progress_pushes.labels(result).inc(),
+        RateLimit(settings.progress_rate),
+        settings.progress_max_bytes,
+    )
+
+
+async def _first(*parts: object) -> bool:
+    """Run all until the first ends, then cancel the rest; True when that was the first of ``parts``."""
+    tasks = [asyncio.ensure_future(part) for part in parts]  # type: ignore[call-overload]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    for task in done:
+        task.result()
+    for task in tasks:
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+    return tasks[0] in done
+
+
+def _timing(settings: Settings) -> Timing:
+    return Timing(settings.lease_duration, settings.lease_renew_deadline, settings.lease_period)
+
+
+def main() -> int:
+    """``python -m trainwright_operator.main``; 2 when it cannot start for a reason that only a person can mend."""
+    try:
+        settings = from_environment()
+        logs.configure(settings.log_level)
+        return asyncio.run(run(settings))
+    except (SettingsError, NoClusterError) as error:
+        print(f"trainwright-operator: {error}", file=sys.stderr)
+        return 2
+    except ApiError as error:
+        print(f"trainwright-operator: the API server refused: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""Merge patches (RFC 7386) between two states of an object, and what kind of change one is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TOLD = frozenset({"progress", "metrics", "best", "checkpoint", "display"})
+"""What trainers tell; everything else in a status is the operator's own and is written at once."""
+
+
+def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The smallest patch that turns ``before`` into ``after``; empty when they are equal."""
+    patch: dict[str, Any] = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        known = before.get(key)
+        if isinstance(value, Mapping) and isinstance(known, Mapping):
+            if below := merge_patch(known, value):
+                patch[key] = below
+        elif key not in before or known != value:
+            patch[key] = value
+    return patch
+
+
+def only_told(patch: Mapping[str, Any]) -> bool:
+    """True for a patch of a status that only brings what trainers told, which can wait for its turn."""
+    return patch.keys() <= TOLD
