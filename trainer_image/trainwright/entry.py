@@ -99,8 +99,10 @@ def _check_script(path: str) -> None:
         compile(Path(path).read_bytes(), path, "exec")
     except OSError as error:
         raise UserError(f"script: cannot read {path} ({error.strerror}); it must be in the image or a volume") from None
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"script: {path} is not Python: {_line(error)}") from error
+    except SyntaxError as error:
+        raise UserError(f"script: {Path(path).name}, line {error.lineno}: {error.msg}") from None
+    except ValueError as error:
+        raise UserError(f"script: {path} is not Python: {error}") from None
 
 
 def _stop(signum: int, frame: FrameType | None) -> NoReturn:

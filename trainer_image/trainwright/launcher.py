@@ -26,6 +26,8 @@ from trainwright.rendezvous import Place, RendezvousFailed, wait_for_master
 from trainwright.verdict import Failure
 from trainwright.watchdog import Watchdog
 
+_LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
+
 
 def main() -> NoReturn:
     """Runs the job of this pod and exits with its code, whatever happens."""
@@ -54,12 +56,21 @@ def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
 
 def meet(place: Place) -> Any:
     """Waits for the master's name while torch is imported; returns the module of the agent."""
-    loading = threading.Thread(target=importlib.import_module, args=("trainwright.agent",), daemon=True)
+    loading = threading.Thread(target=_load_agent, daemon=True)
     loading.start()
     if place.nodes > 1:
         wait_for_master(place)
     loading.join()
     return importlib.import_module("trainwright.agent")
+
+
+def _load_agent() -> None:
+    """Here, not in the ranks, the store warns with a C++ stack of a peer that left: which is said in words anyway."""
+    given = os.environ.get(_LOG_LEVEL)
+    os.environ[_LOG_LEVEL] = given or "ERROR"
+    importlib.import_module("trainwright.agent")
+    if given is None:
+        del os.environ[_LOG_LEVEL]
 
 
 def read_job(environment: Mapping[str, str]) -> ResolvedJob:
