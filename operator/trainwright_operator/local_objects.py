@@ -67,11 +67,12 @@ class Objects:
         told: list[str] = []
         for job in list(self.jobs.values()):
             pods = list(self.pods_of(job))
-            failed = any(pod["status"]["phase"] == "Failed" for pod in pods)
-            if failed and not _has(job, "FailureTarget"):
+            deleting = "deletionTimestamp" in job["metadata"]
+            if not deleting and any(map(_lost, pods)) and not _has(job, "FailureTarget"):
                 _add(job, "FailureTarget", "BackoffLimitExceeded", now)
+            failed = _has(job, "FailureTarget")
             alive = [pod for pod in pods if not _ended(pod)]
-            if failed or "deletionTimestamp" in job["metadata"]:
+            if failed or deleting:
                 told += [pod["metadata"]["name"] for pod in alive if _terminate(pod, now)]
             if not alive:
                 self._finish(job, failed, now)
@@ -117,6 +118,11 @@ def _terminate(pod: Object, now: datetime) -> bool:
     pod["metadata"]["deletionTimestamp"] = write_time(now + timedelta(seconds=grace))
     pod["metadata"]["deletionGracePeriodSeconds"] = grace
     return True
+
+
+def _lost(pod: Object) -> bool:
+    """A pod that is being deleted counts as failed at once, whatever its process does with its grace."""
+    return pod["status"]["phase"] == "Failed" or ("deletionTimestamp" in pod["metadata"] and not _ended(pod))
 
 
 def _ended(pod: Object) -> bool:

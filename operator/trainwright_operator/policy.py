@@ -110,11 +110,12 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
         if not cause and not succeeded(attempt) and (wait := _settling(attempt, now)):
             return _working(past, attempt, again=wait)
         return _close(job, past, attempt, now)
-    again = _look_again(job, past, attempt, now)
+    again = _look_again(attempt, now)
     if stopping:
         message = f"stopping attempt {record.number} after it has saved a checkpoint: {stopping.message}"
         return Verdict(Phase.STOPPING, stopping.reason, message, past, stop=True, again=again)
     decided = any(one.state in (observe.JobState.ENDING, observe.JobState.FAILED) for one in attempt.jobs)
+    again = _soonest(again, _deadline_left(job, past, now))
     return replace(_working(past, attempt, again), stop=bool(cause) and decided)
 
 
@@ -171,9 +172,10 @@ def _without_a_trace(attempt: observe.Attempt) -> Cause:
     return Cause(Outcome.FAILED, Reason.UNKNOWN, "the Job failed and its pods were gone before they could be seen")
 
 
-def _look_again(job: TrainingJob, past: Past, attempt: observe.Attempt, now: datetime) -> timedelta | None:
+def _look_again(attempt: observe.Attempt, now: datetime) -> timedelta | None:
+    """When a terminating pod is given up, or the pods of an ended Job."""
     overdue = [pod.deletion_due + observe.OVERDUE - now for pod in attempt.pods if pod.deletion_due and not pod.end]
-    return _soonest(_deadline_left(job, past, now), _settling(attempt, now), *overdue)
+    return _soonest(_settling(attempt, now), *(left for left in overdue if left > NOW))
 
 
 # Between attempts, and after the last
