@@ -20,7 +20,7 @@ from trainwright_operator.times import read_time, write_time
 Status = dict[str, Any]
 MAX_METRICS = 32
 MAX_NAME, MAX_VALUE, MAX_PATH = 64, 32, 256
-_INT64 = 2**63 - 1
+_INT64 = 2**53 - 1
 _FAR = 3650 * 86_400
 _COUNTERS = {"current_step": "step", "total_steps": "maxSteps", "current_epoch": "epoch"}
 """How the KubeflowCallback of transformers tells the step: among the metrics."""

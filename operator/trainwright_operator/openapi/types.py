@@ -16,7 +16,8 @@ FREE = "x-kubernetes-preserve-unknown-fields"
 INT_OR_STRING = "x-kubernetes-int-or-string"
 
 INT32_MAX = 2**31 - 1
-INT64_MAX = 2**63 - 1
+INT64_MAX = 2**53 - 1
+"""The API server keeps bounds as doubles: 2**63 - 1 would round up to what is no int64 any more."""
 
 
 @dataclass(frozen=True)
