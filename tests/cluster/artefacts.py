@@ -1,4 +1,4 @@
-"""What is left of a failed test to look at: every object of its namespaces, their events, the pods' logs, the programs' logs."""
+"""What is left of a failed test to look at: its objects, their events, the pods' logs and the programs' logs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The control plane alone: etcd, the API server, the controllers and the scheduler as processes on loopback.
 
-No root is needed and nothing is listened on but 127.0.0.1. Nodes are simulated by kwok, with any capacity one likes: the
-scheduler and the Job controller are the real ones, and pods run for as long and end as their annotations say.
+No root is needed and nothing is listened on but 127.0.0.1. Nodes are simulated by kwok, with any capacity one likes:
+the scheduler and the Job controller are the real ones, and pods run for as long and end as their annotations say.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ class ControlPlane:
 
     def restart_api_server(self) -> None:
         """End the API server and start it again on the same port; returns when it is ready."""
-        self._daemon("kube-apiserver").stop()
+        self.stop_api_server()
         self.start_api_server()
 
     def stop_api_server(self) -> None:
         """End the API server: every request is refused until :meth:`start_api_server`."""
-        self._daemon("kube-apiserver").stop()
+        self._daemon("kube-apiserver").stop(grace=1)  # it would wait for its watchers to go
 
     def start_api_server(self) -> None:
         """Start the API server and return when it is ready."""

@@ -77,7 +77,7 @@ class Kube:
     def request(
         self, method: str, path: str, body: Object | None = None, content: str = "application/json", **query: str
     ) -> Any:
-        """One request, never repeated; the answer's JSON. Raises :class:`ApiError`, or urllib3's own when there is no answer."""
+        """One request, never repeated; the answer's JSON. Raises :class:`ApiError`; urllib3's own without an answer."""
         token = self._configuration.get_api_key_with_prefix("authorization")
         answer = self._http.request(
             method,
@@ -103,7 +103,7 @@ class Kube:
     def path(
         self, kind: str, namespace: str | None = "default", name: str | None = None, sub: str | None = None
     ) -> str:
-        """The URL path of an object, a subresource, or (without a name) of the collection. Asks the server for the plural."""
+        """The URL path of an object or its subresource, or of the collection; the server is asked for the plural."""
         version, kind = _split(kind)
         plural, namespaced = self._resource(version, kind)
         root = f"/api/{version}" if "/" not in version else f"/apis/{version}"

@@ -12,7 +12,7 @@ WAIT_FOR_LOCK = "-oDPkg::Lock::Timeout=300"
 
 
 def ensure(*names: str) -> None:
-    """Install what is missing. Services are not started by it: a Docker of the machine's own would be in nobody's hands."""
+    """Install what is missing, without starting services: such a Docker would be in nobody's hands."""
     missing = [name for name in names if not _installed(name)]
     if not missing:
         return

@@ -5,6 +5,7 @@ A process id alone can be another process by tomorrow, so what is kept beside it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -124,7 +125,5 @@ def resident_mib(pid: int) -> float:
 
 def _reap(pid: int) -> None:
     """Collect a child of this very process; one that an earlier command started has init for a parent."""
-    try:
+    with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass

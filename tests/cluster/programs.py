@@ -2,8 +2,8 @@
 
 Each module has a go.mod of its own in ``tools/``: programs that share one can silently downgrade each other. A program
 is built once into the cache, in a folder keyed by everything that decides its bytes, and gets its final name only
-after its own build information shows the pinned version: what is there is whole, and an interrupted build goes on where it was.
-This file needs nothing but the standard library, so that building can start before anything is installed.
+after its own build information shows the pinned version: what is there is whole, and an interrupted build goes on where
+it was. This file needs nothing but the standard library, so that building can start before anything is installed.
 """
 
 from __future__ import annotations
@@ -89,6 +89,12 @@ MODULES = [
     ),
     Module("coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}),
     Module("cri-tools", "sigs.k8s.io/cri-tools", {"crictl": "sigs.k8s.io/cri-tools/cmd/crictl"}),
+    Module(
+        "local-path-provisioner",
+        "github.com/rancher/local-path-provisioner",
+        {"local-path-provisioner": "github.com/rancher/local-path-provisioner"},
+        version_variables={"main.VERSION": "{version}"},
+    ),
     Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}),
     Module("kind", "sigs.k8s.io/kind", {"kind": "sigs.k8s.io/kind"}),
     Module(
@@ -102,6 +108,11 @@ _MODULE_OF = {program: module for module in MODULES for program in module.progra
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
 NODES = (*(p for p in _MODULE_OF if p not in {"etcd", "kwok", "helm"}), "etcd")
 ALL = tuple(_MODULE_OF)
+
+
+def module_of(name: str) -> Module:
+    """The module that a program comes from."""
+    return _MODULE_OF[name]
 
 
 def version(module: Module) -> str:
@@ -217,7 +228,7 @@ def _key(module: Module) -> str:
 
 @contextmanager
 def _lock(module: Module) -> Iterator[None]:
-    """Hold the module's lock: two builds at once would do the same work twice. It goes with the process that holds it."""
+    """Hold the module's lock, for two builds at once would do the same work; it goes with the process that holds it."""
     path = _folder(module).with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

@@ -1,0 +1,161 @@
+"""The Docker that the nodes run in: the machine's own where one runs, else one that belongs to the harness alone.
+
+The harness's Docker sets no firewall rule, no bridge and no forwarding on the machine: nodes talk to each other and
+need nothing from outside. Its images stay in the cache from one cluster to the next; nothing else does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cluster import packages, paths, programs
+from cluster.kind.runtime import lacks_resource_capability, write_wrapper
+from cluster.process import Daemon
+from cluster.say import ClusterError, say
+
+PACKAGES = ("docker.io", "mmdebstrap", "busybox-static")
+CGROUP = "trainwright"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A Docker; ``own`` when the harness started it and has to stop it. ``host`` is empty for the machine's own."""
+
+    client: str
+    host: str = ""
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the harness's."""
+        return bool(self.host)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the client, and for kind, which calls ``docker`` by its name."""
+        path = f"{Path(self.client).parent}:{os.environ.get('PATH', '')}"
+        return {**os.environ, "PATH": path, "DOCKER_BUILDKIT": "1", **({"DOCKER_HOST": self.host} if self.own else {})}
+
+    def run(self, *arguments: str, text: str | None = None) -> str:
+        """One docker command; its output. ``text`` goes to its standard input."""
+        done = self._call(arguments, text)
+        if done.returncode:
+            last = "\n".join(done.stderr.strip().splitlines()[-12:])
+            raise ClusterError(f"`docker {' '.join(arguments[:3])} ...` failed: {last}")
+        return done.stdout.strip()
+
+    def succeeds(self, *arguments: str) -> bool:
+        """Whether the docker command does what it should."""
+        return self._call(arguments, None).returncode == 0
+
+    def pipe(self, *arguments: str, stdin: IO[bytes] | None) -> subprocess.Popen[bytes]:
+        """A docker command that reads bytes from ``stdin``, in the background."""
+        return subprocess.Popen([self.client, *arguments], env=self.environment, stdin=stdin, stdout=subprocess.DEVNULL)
+
+    def write_to(self, file: IO[bytes], *arguments: str) -> None:
+        """A docker command that prints bytes, into ``file``."""
+        subprocess.run([self.client, *arguments], env=self.environment, stdout=file, check=True)
+
+    def _call(self, arguments: tuple[str, ...], text: str | None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.client, *arguments],
+            env=self.environment,
+            input=text,
+            stdin=None if text is not None else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def engine() -> Engine:
+    """The machine's Docker, or else the harness's, which need not run yet."""
+    client = shutil.which("docker")
+    if client and not os.environ.get("TRAINWRIGHT_OWN_DOCKER") and Engine(client).succeeds("info"):
+        return Engine(client)
+    return Engine("/usr/bin/docker", f"unix://{_state() / 'docker.sock'}")
+
+
+def start(docker: Engine) -> None:
+    """Start the harness's Docker where it is needed and does not run."""
+    if not docker.own:
+        return
+    if os.geteuid() != 0:
+        raise ClusterError("no Docker runs here, and only root can start one: start Docker, or run this as root")
+    packages.ensure(*PACKAGES)
+    daemon = _daemon()
+    if not daemon.alive():
+        say("starting a Docker for the tests alone")
+        _clear(_state())
+        _state().mkdir(parents=True, exist_ok=True)
+        daemon.start()
+    daemon.wait_ready(lambda: docker.succeeds("info"), 60)
+
+
+def stop(docker: Engine) -> None:
+    """Stop the harness's Docker and remove what it left: mounts, its cgroup, its socket. Images stay in the cache."""
+    if docker.own:
+        _daemon().stop(grace=30)
+        _clear(_state())
+        _remove_cgroups()
+
+
+def memory_mib(docker: Engine) -> float:
+    """What the harness's Docker holds itself, nodes not counted."""
+    from cluster.process import resident_mib
+
+    pid = _daemon().pid()
+    return resident_mib(pid) if docker.own and pid else 0.0
+
+
+def _state() -> Path:
+    return paths.clusters_dir().parent / "docker"
+
+
+def _daemon() -> Daemon:
+    state = _state()
+    flags = [
+        f"--host=unix://{state / 'docker.sock'}",
+        f"--data-root={paths.cache_dir() / 'docker'}",
+        f"--exec-root={state / 'exec'}",
+        f"--pidfile={state / 'dockerd.pid'}",
+        f"--cgroup-parent={CGROUP}",
+        "--storage-driver=overlay2",
+        "--bridge=none",
+        "--iptables=false",
+        "--ip6tables=false",
+        "--ip-forward=false",
+        "--ip-masq=false",
+    ]
+    if lacks_resource_capability():
+        wrapper = write_wrapper(paths.cache_dir() / "runtime" / "runc", programs.program("runc"))
+        flags += [f"--add-runtime=limited={wrapper}", "--default-runtime=limited"]
+    return Daemon("dockerd", ["/usr/sbin/dockerd", *flags], state)
+
+
+def _clear(folder: Path) -> None:
+    """Unmount what is mounted below the folder, and remove it."""
+    for mount in _mounts_below(folder):
+        ctypes.CDLL(None).umount2(os.fsencode(mount), 2)  # MNT_DETACH
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _mounts_below(folder: Path) -> Iterator[str]:
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    points = [line.split()[1] for line in lines]
+    yield from sorted((point for point in points if point.startswith(f"{folder}/")), reverse=True)
+
+
+def _remove_cgroups() -> None:
+    for root in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
+        folders = sorted((path for path in root.glob("**/") if path.is_dir()), reverse=True)
+        for folder in [*folders, root]:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

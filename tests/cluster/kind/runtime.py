@@ -1,0 +1,44 @@
+"""A container runtime for machines that lack CAP_SYS_RESOURCE.
+
+Docker gives a privileged container every capability there is, and runc fails where the machine itself lacks one. The
+wrapper takes this one capability, and the lowered out-of-memory scores that need it, out of what runc is told.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CAP_SYS_RESOURCE = 24
+
+WRAPPER = """\
+#!/bin/sh
+# runc for a machine without CAP_SYS_RESOURCE: that capability and oomScoreAdj are taken out of the container's and the
+# process's description.
+strip() {
+    [ -f "$1" ] && sed -i -E 's/"CAP_SYS_RESOURCE",?//g; s/,\\]/]/g; s/"oomScoreAdj": ?-?[0-9]+,?//g; s/,\\}/}/g' "$1"
+}
+previous=
+for argument in "$@"; do
+    case "$previous" in
+    --bundle | -b) strip "$argument/config.json" ;;
+    --process | -p) strip "$argument" ;;
+    esac
+    previous=$argument
+done
+exec @RUNC@ "$@"
+"""
+
+
+def lacks_resource_capability() -> bool:
+    """Whether this process, and so everything it starts, is without CAP_SYS_RESOURCE."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    bounding = next(int(line.split()[1], 16) for line in lines if line.startswith("CapBnd:"))
+    return not bounding >> CAP_SYS_RESOURCE & 1
+
+
+def write_wrapper(path: Path, runc: Path) -> Path:
+    """Write the wrapper around the given runc, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(WRAPPER.replace("@RUNC@", str(runc)))
+    path.chmod(0o755)
+    return path
