@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 from trainwright.collators import Collate, GuardedCollate, KeepColumns, default_collator_for, no_columns_left
 from trainwright.contract import DataError
 from trainwright.dispatch import DispatchingLoader
+from trainwright.rebalance import RebalancedBatches
 from trainwright.sampling import (
     FromSampler,
     LengthGrouped,
@@ -110,11 +111,11 @@ def train_loader(
     _check_sized(dataset, "train_dataset")
     seed = args.data_seed if args.data_seed is not None else torch.initial_seed()
     if sampler is None and args.train_sampling_strategy == "batch_rebalance":
-        from trainwright.rebalance import RebalancedBatches
-
         lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name)
         accumulation, drop_last = args.gradient_accumulation_steps, args.dataloader_drop_last
-        batches = RebalancedBatches(lengths, batch_size, accumulation, drop_last, sharding)
+        numbered = args.dataloader_num_workers > 0 and not sharding.dispatch_batches
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        batches = RebalancedBatches(lengths, batch_size, accumulation, drop_last, sharding, seed, numbered)
         return _loader(dataset, batches, args, batch_size, collate_fn, sharding)
     order = _train_order(dataset, args, sharding, batch_size, lengths, sampler, input_name, seed)
     return _loader(dataset, _batches(order, args, batch_size, sharding), args, batch_size, collate_fn, sharding)

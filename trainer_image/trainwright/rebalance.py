@@ -1,0 +1,154 @@
+"""Batches of equal cost rather than of equal size: ``train_sampling_strategy: batch_rebalance``.
+
+The samples of one optimizer step are sorted by length and cut into one group for each micro-batch of each rank. Cuts
+are moved, one sample at a time from the dearest group to the cheapest, until the costs are as even as they get; the
+dearest groups are then the ranks' first micro-batches, the next ones their second, and so on, so that no rank waits
+long for another. All ranks compute the same cuts, without talking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import torch
+
+from trainwright.sampling import Sequential, ShardedBatches, Sharding
+
+QUADRATIC = 0.001
+"""How much the attention's square of the length weighs against the length itself."""
+
+
+class RebalancedBatches(ShardedBatches):
+    """The micro-batches of one rank, ``accumulation`` of them for each optimizer step.
+
+    Args:
+        lengths: Of all samples, in tokens.
+        batch_size: Samples that a micro-batch holds on average.
+        drop_last: Leave out the samples that are too few for a whole step.
+        seed: Of the order, with the epoch.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        accumulation: int,
+        drop_last: bool,
+        sharding: Sharding,
+        seed: int = 42,
+        numbered: bool = False,
+    ) -> None:
+        super().__init__(Sequential(len(lengths)), batch_size, drop_last, sharding, numbered)
+        self._lengths = lengths
+        self._accumulation = accumulation
+        self._groups = accumulation * sharding.world_size
+        self._step_size = batch_size * self._groups
+        self._seed = seed
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self._lengths), self._step_size)
+        return (whole + (rest > 0 and not self.drop_last)) * self._accumulation
+
+    def draw(self) -> None:
+        generator = torch.Generator().manual_seed(self._seed + self.epoch)
+        self._drawn = torch.randperm(len(self._lengths), generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self._drawn is None:
+            self.draw()
+        order, self._drawn = self._drawn, None
+        first, self.skip = self.skip, 0
+        epoch, rank = self.epoch, self.sharding.rank
+        for number in range(first, len(self)):
+            step, slot = divmod(number, self._accumulation)
+            if slot == 0 or number == first:
+                groups = self._groups_of(self._samples_of(order, step))
+            batch = groups[slot * self.sharding.world_size + rank]
+            yield self._number(batch, epoch, number) if self._numbered else batch
+        self.epoch = epoch + 1
+
+    def _samples_of(self, order: list[int], step: int) -> list[int]:
+        """A last step with fewer samples than groups takes more from the start of the epoch."""
+        samples = order[step * self._step_size : (step + 1) * self._step_size]
+        return samples + [order[i % len(order)] for i in range(self._groups - len(samples))]
+
+    def _groups_of(self, samples: list[int]) -> list[list[int]]:
+        """The groups of one step, dearest first."""
+        samples = sorted(samples, key=self._lengths.__getitem__, reverse=True)
+        lengths = [self._lengths[sample] for sample in samples]
+        counts = Cuts(lengths, self._groups, self.sharding.world_size, self._step_size).balanced()
+        starts = [0, *accumulate(counts)]
+        groups = [
+            (samples[start : start + count], _cost(count, lengths[start]))
+            for start, count in zip(starts, counts, strict=False)
+        ]
+        return [group for group, _ in sorted(groups, key=lambda group: group[1], reverse=True)]
+
+
+def _cost(samples: int, longest: int) -> float:
+    """Of a batch whose samples are all padded to the longest one."""
+    return samples * longest + QUADRATIC * samples * longest * longest
+
+
+class Cuts:
+    """Where the samples of one step, sorted by length from the longest on, are cut into groups.
+
+    A *slot* is the groups that the ranks work on at the same time. A dearest group of one sample can become no cheaper:
+    its slot is then filled up to its cost and left alone (frozen), and the search goes on among the others.
+    """
+
+    def __init__(self, lengths: list[int], groups: int, slot_size: int, patience: int) -> None:
+        self._lengths = lengths
+        self._slot_size = slot_size
+        self._rounds = max(groups * 30, patience)
+        even, rest = divmod(len(lengths), groups)
+        self.counts = [even + (group < rest) for group in range(groups)]
+        self._frozen: set[int] = set()
+
+    def costs(self) -> list[float]:
+        starts = [0, *accumulate(self.counts)]
+        return [_cost(count, self._lengths[start]) for start, count in zip(starts, self.counts, strict=False)]
+
+    def balanced(self) -> list[int]:
+        """The most even counts that moving single samples finds, before it goes round in circles."""
+        best, smallest, seen = list(self.counts), float("inf"), set()
+        for _ in range(self._rounds):
+            active = [group for group in range(len(self.counts)) if group not in self._frozen]
+            if tuple(self.counts) in seen or len(active) <= 1:
+                break
+            seen.add(tuple(self.counts))
+            costs = self.costs()
+            dearest, cheapest = max(active, key=costs.__getitem__), min(active, key=costs.__getitem__)
+            spread = costs[dearest] - costs[cheapest]
+            if spread < smallest:
+                best, smallest = list(self.counts), spread
+            if spread == 0:
+                break
+            if self.counts[dearest] > 1:
+                self._move(dearest, cheapest)
+            else:
+                self._freeze_slot_of(dearest, costs)
+        return best
+
+    def _move(self, giver: int, taker: int) -> None:
+        self.counts[giver] -= 1
+        self.counts[taker] += 1
+
+    def _freeze_slot_of(self, dearest: int, costs: list[float]) -> None:
+        ranking = sorted(range(len(costs)), key=costs.__getitem__, reverse=True)
+        start = ranking.index(dearest) // self._slot_size * self._slot_size
+        slot = set(ranking[start : start + self._slot_size])
+        for group in slot:
+            if group not in self._frozen and group != dearest:
+                self._fill(group, costs[dearest], slot)
+        self._frozen |= slot
+
+    def _fill(self, group: int, limit: float, slot: set[int]) -> None:
+        """Take samples from cheaper groups of other slots, as long as ``group`` costs no more than ``limit``."""
+        while _cost(self.counts[group] + 1, self._lengths[sum(self.counts[:group])]) <= limit:
+            costs = self.costs()
+            givers = [g for g in range(len(costs)) if g not in self._frozen | slot and self.counts[g] > 1]
+            if not givers:
+                return
+            self._move(min(givers, key=costs.__getitem__), group)
