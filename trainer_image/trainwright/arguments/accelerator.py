@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .errors import Mistake
+from .names import not_one_of
 
 
 @dataclass
@@ -73,7 +74,7 @@ def _check(settings: Mapping[str, Any]) -> None:
     known = {field.name: field.type for field in fields(AcceleratorConfig)}
     for key, value in settings.items():
         if key not in known:
-            raise Mistake(f"{key!r} is not a setting; there are {', '.join(known)}")
+            raise Mistake(f"{key!r} {not_one_of(key, known)}")
         if key == "gradient_accumulation_kwargs":
             if not (value is None or isinstance(value, Mapping)):
                 raise Mistake(f"{key} must be a mapping, not {value!r}")

@@ -17,7 +17,7 @@ from typing import Any
 from .accelerator import AcceleratorConfig
 from .errors import Mistake, Problem, hidden, shown
 from .fields import FIELDS, FieldInfo
-from .names import nearest
+from .names import not_one_of
 from .shapes import KINDS
 
 
@@ -94,7 +94,7 @@ def _str(info: FieldInfo, value: Any) -> str:
     if not isinstance(value, str):
         raise Mistake(f"must be text, not {_typed(info, value)}")
     if info.pattern is not None and not re.search(info.pattern, value):
-        raise Mistake(f"must be key=value with commas between, not {shown(info.name, value)}")
+        raise Mistake(f"must be {info.form}, not {shown(info.name, value)}")
     return value
 
 
@@ -103,7 +103,7 @@ def _enum(info: FieldInfo, value: Any) -> Any:
     if value is False and "no" in choices:
         raise Mistake('is the boolean false; write "no" in quotes, since a bare no is a boolean in YAML')
     if value not in choices:
-        raise Mistake(f"{shown(info.name, value)} is not one of {', '.join(choices)}{nearest(value, choices)}")
+        raise Mistake(f"{shown(info.name, value)} {not_one_of(value, choices)}")
     return info.enum(value) if info.enum else value
 
 
@@ -127,7 +127,7 @@ def _element(info: FieldInfo, element: Any) -> str:
     if not isinstance(element, str):
         raise Mistake(f"must hold texts only, not {_typed(info, element)}")
     if info.choices and element not in info.choices:
-        raise Mistake(f"{element!r} is not one of {', '.join(info.choices)}{nearest(element, info.choices)}")
+        raise Mistake(f"{element!r} {not_one_of(element, info.choices)}")
     return element
 
 
@@ -184,7 +184,7 @@ def _object_or_path(info: FieldInfo, value: Any) -> Any:
 
 
 def _accelerator_config(info: FieldInfo, value: Any) -> AcceleratorConfig:
-    return AcceleratorConfig.of(_object_or_path(info, value))
+    return AcceleratorConfig.of(value if isinstance(value, type) else _object_or_path(info, value))
 
 
 def _opaque(info: FieldInfo, value: Any) -> Any:

@@ -14,6 +14,7 @@ def group(title: str) -> Callable[[type[T]], type[T]]:
 
     def decorate(cls: type[T]) -> type[T]:
         cls._title = title  # type: ignore[attr-defined]
+        cls.__doc__ = f"{title}."  # otherwise dataclass() works out a signature to put there
         return dataclass(init=False, repr=False, eq=False)(cls)
 
     return decorate

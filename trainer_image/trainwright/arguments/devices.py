@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from trainwright.enums import ParallelMode
 
+from .errors import ArgumentError, Problem
+
 if TYPE_CHECKING:
     import torch
+
+_NO_STATE = "use_configured_state needs an Accelerator or PartialState; make one before, or leave it out"
 
 logger = logging.getLogger("trainwright")
 
@@ -58,10 +62,7 @@ class Devices:
 
         if self.accelerator_config.use_configured_state:
             if not PartialState._shared_state:
-                raise ValueError(
-                    "accelerator_config: use_configured_state needs an Accelerator or PartialState made before; "
-                    "make one first or leave it out"
-                )
+                raise ArgumentError([Problem("accelerator_config", _NO_STATE)])
             return PartialState(cpu=self.use_cpu)
         AcceleratorState._reset_state(reset_partial_state=True)
         return PartialState(cpu=self.use_cpu, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)

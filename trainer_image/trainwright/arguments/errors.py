@@ -34,7 +34,7 @@ def shown(field: str, value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-class Mistake(Exception):
+class Mistake(ValueError):
     """What is wrong with one value; the caller knows which field it belongs to."""
 
 

@@ -17,7 +17,8 @@ class FieldInfo:
 
     ``kind`` is a key of :data:`trainwright.arguments.shapes.KINDS`. ``optional`` means that ``None`` is a value of its
     own: not given. ``choices`` are those of each element where the kind has a list. ``seq2seq`` marks the arguments of
-    ``Seq2SeqTrainingArguments`` alone. Bounds are inclusive but for ``exclusive_*``.
+    ``Seq2SeqTrainingArguments`` alone. Bounds are inclusive but for ``exclusive_*``. ``form`` says in words
+    what ``pattern`` asks for.
     """
 
     name: str
@@ -30,6 +31,7 @@ class FieldInfo:
     exclusive_minimum: float | None
     exclusive_maximum: float | None
     pattern: str | None
+    form: str | None
     description: str
     group: str
     seq2seq: bool
@@ -48,6 +50,7 @@ def _describe(field: Field[Any], shape: Shape, group: type) -> FieldInfo:
         exclusive_minimum=shape.exclusive_minimum,
         exclusive_maximum=shape.exclusive_maximum,
         pattern=shape.pattern,
+        form=shape.form,
         description=field.metadata["help"],
         group=group._title,  # type: ignore[attr-defined]
         seq2seq=group is Generation,

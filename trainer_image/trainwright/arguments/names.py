@@ -37,6 +37,8 @@ FORMER = {
 }
 """Names of older versions of transformers, and what people write by habit -> what to write instead."""
 
+MOST_LISTED = 8
+
 
 def unknown(names: Iterable[str], known: Collection[str]) -> list[Problem]:
     """A problem for each of ``names`` that is not ``known``."""
@@ -45,15 +47,37 @@ def unknown(names: Iterable[str], known: Collection[str]) -> list[Problem]:
 
 def _hint(name: str, known: Collection[str]) -> str:
     if name in FORMER:
-        return f"is not an argument; use {FORMER[name]}"
+        return _former(FORMER[name])
     if name in FIELDS and FIELDS[name].seq2seq:
         return "is an argument of Seq2SeqTrainingArguments"
     return f"is not an argument{nearest(name, known)}"
 
 
+def _former(now: str) -> str:
+    gone = now.removeprefix("nothing: ")
+    return f"is not an argument; use {now}" if gone == now else f"is not needed: {gone}; remove it"
+
+
+def not_one_of(word: Any, choices: Collection[str]) -> str:
+    """What is wrong with ``word``: the choices, or of many the one that is near."""
+    near = nearest(word, choices)
+    if near and len(choices) > MOST_LISTED:
+        return f"is not a choice{near}"
+    return f"is not one of {', '.join(choices)}{near}"
+
+
 def nearest(word: Any, choices: Collection[str]) -> str:
-    """``; did you mean ...?`` when one of ``choices`` is near, otherwise nothing."""
+    """``; did you mean ...?`` when one of ``choices`` begins like ``word`` or is near it, otherwise nothing."""
     from difflib import get_close_matches  # only where something is wrong already
 
-    near = get_close_matches(word, choices, n=1) if isinstance(word, str) else []
-    return f"; did you mean {near[0]}?" if near else ""
+    if not isinstance(word, str):
+        return ""
+    folded, wanted = {_fold(choice): choice for choice in choices}, _fold(word)
+    longer = [name for name in folded if len(wanted) > 2 and name.startswith(wanted)]
+    near = longer or get_close_matches(wanted, folded, n=1, cutoff=0.7)
+    return f"; did you mean {folded[near[0]]}?" if near else ""
+
+
+def _fold(name: str) -> str:
+    """Names that differ in case, dashes and underscores only are the same name."""
+    return name.replace("_", "").replace("-", "").lower()

@@ -52,6 +52,7 @@ REFUSED: dict[str, Refusal] = {
         ("adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"),
     ),
     "optim_target_modules": Refusal("low-rank optimizers are not built yet; leave it out"),
+    "accelerator_config.gradient_accumulation_kwargs": Refusal("not built yet; set gradient_accumulation_steps"),
     "auto_find_batch_size": Refusal("not built yet; set per_device_train_batch_size to what fits"),
     "enable_jit_checkpoint": Refusal("not needed: under the launcher a checkpoint is always written on SIGTERM"),
     "debug": Refusal("not built yet; leave it out"),
@@ -61,27 +62,31 @@ REFUSED: dict[str, Refusal] = {
     "generation_num_beams": _GENERATION,
     "generation_config": _GENERATION,
     "skip_memory_metrics": Refusal("measuring memory is not built yet; leave it out"),
-    "batch_eval_metrics": Refusal("not built yet; lower eval_accumulation_steps to save device memory"),
-    "eval_use_gather_object": Refusal("not built yet; let the model return tensors"),
     "torch_empty_cache_steps": Refusal("not built yet; leave it out"),
     "neftune_noise_alpha": Refusal("not built yet; leave it out"),
     "include_num_input_tokens_seen": Refusal("counting input tokens is not built yet; leave it out", (False,)),
-    "train_sampling_strategy": Refusal("grouping by length is not built yet; use random", ("sequential",)),
     "restore_callback_states_from_checkpoint": Refusal("not built yet; leave it out"),
 }
-"""Field -> why it is refused when set to anything but its default."""
+"""Field, or setting of a field after a point -> why it is refused when set to anything but its default."""
 
 
 def refusals(values: Mapping[str, Any]) -> list[Problem]:
     """One problem for each of ``values`` (field -> value) that asks for an effect that is not built."""
     return [
-        Problem(name, f"{shown(name, values[name])} is not supported: {refusal.reason}")
+        Problem(name, f"{shown(name, value)} is not supported: {refusal.reason}")
         for name, refusal in REFUSED.items()
-        if name in values and not _built(values[name], FIELDS[name].default, refusal)
+        if not _built(name, value := _value(values, name), refusal)
     ]
 
 
-def _built(value: Any, default: Any, refusal: Refusal) -> bool:
+def _value(values: Mapping[str, Any], name: str) -> Any:
+    field, _, setting = name.partition(".")
+    value = values.get(field)
+    return getattr(value, setting, None) if setting else value
+
+
+def _built(name: str, value: Any, refusal: Refusal) -> bool:
+    default = FIELDS[name].default if name in FIELDS else None
     if value is None or value == default or any(value == built for built in refusal.built):
         return True
     return isinstance(value, list) and all(element in refusal.built for element in value)

@@ -20,9 +20,9 @@ from trainwright.enums import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shape:
-    """``kind`` is one of the keys of :data:`KINDS`; bounds hold for numbers, ``pattern`` for text.
+    """``kind`` is one of the keys of :data:`KINDS`; bounds hold for numbers, ``pattern`` for text, ``form`` says it.
 
     Choices may also stand in the field's metadata, where argument parsers look for them.
     """
@@ -36,6 +36,12 @@ class Shape:
     enum: type[Enum] | None = None
     choices: tuple[str, ...] | None = None
     pattern: str | None = None
+    form: str | None = None
+
+    def __repr__(self) -> str:
+        bounds = {name: getattr(self, name) for name in ("minimum", "maximum", "exclusive_maximum")}
+        said = "".join(f", {name}={bound}" for name, bound in bounds.items() if bound is not None)
+        return f"Shape({self.kind!r}{said})"
 
 
 KINDS = {
@@ -80,8 +86,8 @@ Decay = Annotated[float, Shape("float", minimum=0, exclusive_maximum=1)]
 
 Text = Annotated[str, Shape("str")]
 MaybeText = Annotated[str | None, Shape("str", optional=True)]
-MaybePath = Annotated[str | None, Shape("str", optional=True)]
-KeyValues = Annotated[str | None, Shape("str", optional=True, pattern=KEY_VALUES)]
+MaybePath = Annotated[str | None, Shape("str", optional=True, pattern=r"\S", form="a path")]
+KeyValues = Annotated[str | None, Shape("str", optional=True, pattern=KEY_VALUES, form="key=value with commas between")]
 TextOrFlag = Annotated[str | None, Shape("bool|str", optional=True)]
 
 Texts = Annotated[list[str], Shape("list[str]")]

@@ -1,7 +1,5 @@
 """How the arithmetic is done and where: number formats, memory, reproducibility, processes."""
 
-from __future__ import annotations
-
 from trainwright.arguments.declare import argument, group
 from trainwright.arguments.shapes import (
     Count,

@@ -1,7 +1,5 @@
 """How samples become batches."""
 
-from __future__ import annotations
-
 from trainwright.arguments.declare import argument, group
 from trainwright.arguments.shapes import Choice, CountOrNone, Flag, MaybeChoice, MaybeCount, MaybeTexts, Text
 

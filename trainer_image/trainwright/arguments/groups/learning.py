@@ -1,7 +1,5 @@
 """How long to train, how fast, with which optimizer."""
 
-from __future__ import annotations
-
 from trainwright.arguments.declare import argument, group
 from trainwright.arguments.shapes import (
     Count,

@@ -1,7 +1,5 @@
 """What a run leaves behind: checkpoints, the best model, a copy on the Hub."""
 
-from __future__ import annotations
-
 from trainwright.arguments.declare import argument, group
 from trainwright.arguments.shapes import Flag, HubPush, Limit, MaybeFlag, MaybeText, NonNegative, SaveInterval
 

@@ -1,9 +1,7 @@
 """What is for finding faults and for scripts around the Trainer, and what only sequence-to-sequence models have."""
 
-from __future__ import annotations
-
 from trainwright.arguments.declare import argument, group
-from trainwright.arguments.shapes import DebugOptions, Flag, MaybeCount, MaybePath, UnsetOrCount
+from trainwright.arguments.shapes import DebugOptions, Flag, MaybeCount, MaybeText, UnsetOrCount
 from trainwright.arguments.shapes import Generation as GenerationSettings
 
 
@@ -24,7 +22,7 @@ class Diagnosis:
     do_predict: Flag = argument(
         False, "For scripts: whether to predict on test data. The Trainer itself does not look at it."
     )
-    resume_from_checkpoint: MaybePath = argument(
+    resume_from_checkpoint: MaybeText = argument(
         None,
         "For scripts: checkpoint folder to pass to Trainer.train(resume_from_checkpoint=...). The Trainer itself does "
         "not look at it.",

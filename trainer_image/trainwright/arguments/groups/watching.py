@@ -1,7 +1,5 @@
 """What a run says of itself: logs, trackers, evaluation."""
 
-from __future__ import annotations
-
 from trainwright.arguments.declare import argument, group
 from trainwright.arguments.shapes import (
     Choice,

@@ -1,0 +1,207 @@
+"""What arguments become: accepted spellings, plain data and back, copies, pickles."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainwright.arguments import AcceleratorConfig, ArgumentError, Seq2SeqTrainingArguments, TrainingArguments
+from trainwright.arguments.fields import FIELDS, FieldInfo
+from trainwright.arguments.refused import REFUSED
+from trainwright.arguments.shapes import KINDS
+from trainwright.enums import IntervalStrategy
+
+SETTABLE = {name: info for name, info in FIELDS.items() if name not in REFUSED and info.kind != "opaque"}
+
+
+def value_of(info: FieldInfo) -> st.SearchStrategy[Any]:
+    by_kind: dict[str, st.SearchStrategy[Any]] = {
+        "bool": st.booleans(),
+        "int": st.integers(int(info.minimum or 0), 1000),
+        "float": st.one_of(st.integers(0, 1000), st.floats(0, 1000)),
+        "str": st.just("a=1") if info.pattern else st.text(min_size=1),
+        "object": st.dictionaries(st.text(), st.integers()),
+        "list[str]": st.lists(st.text()),
+        "bool|enum": st.booleans(),
+        "bool|str": st.text(),
+        "str|list[str]": st.just([]),
+        "object|path": st.just({"even_batches": False}),
+        "enum": st.nothing(),
+    }
+    if info.choices and info.kind in ("enum", "list[str]"):
+        chosen = st.sampled_from(info.choices)
+        return chosen if info.kind == "enum" else st.lists(chosen)
+    return by_kind[info.kind]
+
+
+@given(st.fixed_dictionaries({}, optional={name: value_of(info) for name, info in SETTABLE.items()}))
+@settings(max_examples=150, deadline=None)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_every_way_there_and_back_gives_the_same(values: dict[str, Any]) -> None:
+    try:
+        args = Seq2SeqTrainingArguments(**values)
+    except ArgumentError:
+        return  # rules that span fields: test_rules
+    assert Seq2SeqTrainingArguments.from_dict(args.to_dict()) == args
+    assert Seq2SeqTrainingArguments.from_json_string(args.to_json_string()) == args
+    assert dataclasses.replace(args) == args
+    assert copy.deepcopy(args) == args
+    assert pickle.loads(pickle.dumps(args)) == args
+    before = args.to_dict()
+    args.check()
+    assert args.to_dict() == before
+
+
+ACCEPTED: list[tuple[str, Any, Any]] = [
+    ("output_dir", Path("a") / "b", "a/b"),
+    ("max_steps", 1e3, 1000),
+    ("max_steps", np.int64(7), 7),
+    ("learning_rate", np.float32(0.5), 0.5),
+    ("learning_rate", 1, 1),
+    ("bf16", np.True_, True),
+    ("eval_strategy", IntervalStrategy.EPOCH, "epoch"),
+    ("label_names", ("a", "b"), ["a", "b"]),
+    ("lr_scheduler_kwargs", '{"num_cycles": "2", "deep": {"on": "False", "x": "0.5", "s": "a.b"}}', None),
+    ("report_to", None, []),
+    ("report_to", ["none"], []),
+    ("debug", None, []),
+    ("include_num_input_tokens_seen", False, "no"),
+    ("hub_token", "<HUB_TOKEN>", None),
+    ("save_steps", 10.0, 10),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "held"), ACCEPTED)
+def test_accepted_spellings(name: str, given: Any, held: Any) -> None:
+    value = getattr(TrainingArguments(**{name: given}), name)
+    if name == "lr_scheduler_kwargs":
+        held = {"num_cycles": 2, "deep": {"on": False, "x": 0.5, "s": "a.b"}}
+    assert value == held
+    assert type(getattr(value, "value", value)) is type(held)
+
+
+def test_enums_compare_with_their_words() -> None:
+    args = TrainingArguments(eval_strategy="steps")
+    assert args.eval_strategy == "steps"
+    assert args.eval_strategy is IntervalStrategy.STEPS
+    with pytest.raises(ValueError, match="please select one of"):
+        IntervalStrategy("sometimes")
+
+
+def test_old_name_of_activation_checkpointing_warns_and_mirrors() -> None:
+    with pytest.warns(FutureWarning, match="activation_checkpointing"):
+        args = TrainingArguments(gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert args.activation_checkpointing is args.gradient_checkpointing is True
+    assert args.activation_checkpointing_kwargs == args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    again = dataclasses.replace(args, activation_checkpointing=False)
+    assert again.gradient_checkpointing is False
+
+
+def test_the_default_output_dir_and_the_home() -> None:
+    assert TrainingArguments().output_dir == "trainer_output"
+    assert TrainingArguments("~/runs").output_dir == str(Path.home() / "runs")
+
+
+def test_accelerator_config_from_every_form(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"even_batches": false}')
+    wanted = AcceleratorConfig(even_batches=False)
+    for form in (path, str(path), {"even_batches": False}, '{"even_batches": false}', wanted):
+        assert TrainingArguments(accelerator_config=form).accelerator_config == wanted  # type: ignore[arg-type]
+    assert AcceleratorConfig.from_json_file(str(path)) == wanted
+    kept = TrainingArguments(accelerator_config={"use_configured_state": True})
+    assert kept.to_dict()["accelerator_config"]["use_configured_state"] is True
+
+
+def test_values_given_are_not_shared() -> None:
+    mine = {"num_cycles": 2}
+    args = TrainingArguments(lr_scheduler_kwargs=mine)
+    assert args.lr_scheduler_kwargs is not None
+    args.lr_scheduler_kwargs["power"] = 1
+    assert mine == {"num_cycles": 2}
+    assert TrainingArguments().include_for_metrics is not TrainingArguments().include_for_metrics
+
+
+def test_a_type_in_a_mapping_is_written_by_its_name() -> None:
+    class DType:
+        def __str__(self) -> str:
+            return "torch.float32"
+
+    args = TrainingArguments(lr_scheduler_kwargs={"deep": {"dtype": DType()}})
+    assert args.to_dict()["lr_scheduler_kwargs"] == {"deep": {"dtype": "float32"}}
+
+
+def test_json_is_plain_and_ordered_as_the_fields() -> None:
+    values = json.loads(Seq2SeqTrainingArguments().to_json_string())
+    assert list(values) == list(FIELDS)
+    assert values["hub_token"] == "<HUB_TOKEN>"
+
+
+def test_what_scripts_read_is_set_and_carried() -> None:
+    args = TrainingArguments(run_name="a", resume_from_checkpoint="out/checkpoint-5", local_rank=1)
+    assert (args.do_train, args.do_eval, args.do_predict) == (False, False, False)
+    args.set_training().set_evaluate("epoch").set_testing()
+    assert (args.do_train, args.do_eval, args.do_predict) == (True, True, True)
+    again = TrainingArguments.from_json_string(args.to_json_string())
+    assert (again.run_name, again.resume_from_checkpoint, again.local_rank) == ("a", "out/checkpoint-5", 1)
+    assert again.do_train
+    assert TrainingArguments(eval_strategy="epoch").do_eval
+
+
+def test_it_prints_like_hugging_face() -> None:
+    text = str(TrainingArguments("x"))
+    assert text.startswith("TrainingArguments(\naccelerator_config=")
+    assert "\nlearning_rate=5e-05,\n" in text
+
+
+def test_mixed_precision_follows_the_formats_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert TrainingArguments().mixed_precision == "bf16"
+    assert TrainingArguments(fp16=True).mixed_precision == "fp16"
+
+
+@pytest.mark.parametrize("info", FIELDS.values(), ids=FIELDS)
+def test_every_field_is_described(info: FieldInfo) -> None:
+    assert info.kind in KINDS
+    assert info.description.endswith(".")
+    assert info.description[0].isupper() or info.name in info.description
+    assert 20 < len(info.description) < 330
+    assert "%" not in info.description  # argparse would take it for a format
+    assert info.choices is None or len(set(info.choices)) == len(info.choices)
+    assert (info.form is None) == (info.pattern is None)
+
+
+@pytest.mark.parametrize("info", FIELDS.values(), ids=FIELDS)
+def test_names_in_descriptions_exist(info: FieldInfo) -> None:
+    words = set(re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b", info.description))
+    elsewhere = {
+        *("trainer_output", "compute_metrics", "min_lr", "num_cycles", "num_decay_steps", "eval_", "use_reentrant"),
+        *(
+            "local_process_index",
+            "cpu_offload",
+            "reshard_after_forward",
+            "auto_wrap_policy",
+            "fused_linear_cross_entropy",
+        ),
+    }
+    settings_of_accelerate = {field.name for field in dataclasses.fields(AcceleratorConfig)}
+    choices = {choice for other in FIELDS.values() for choice in other.choices or ()}
+    assert words <= set(FIELDS) | elsewhere | settings_of_accelerate | choices
+
+
+def test_importing_costs_no_heavy_library() -> None:
+    heavy = ("torch", "transformers", "accelerate", "numpy", "asyncio", "subprocess", "socket", "difflib", "yaml")
+    code = f"import sys, trainwright.arguments; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,96 @@
+"""The manual of the arguments, from their fields.
+
+``python -m trainwright.arguments.manual > docs/training-arguments.md`` writes the committed page; a test finds drift.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from trainwright.rules import RULES
+
+from .fields import FIELDS, FieldInfo
+from .refused import REFUSED
+from .shapes import KINDS
+
+_HEAD = """\
+# Training arguments
+
+The fields of `TrainingArguments` and `Seq2SeqTrainingArguments`: names, types, defaults and choices are those of
+Hugging Face's classes. In a manifest they stand under `spec.trainingArguments` in camelCase
+(`per_device_train_batch_size` is `perDeviceTrainBatchSize`). A field that is left out has its default.
+
+This page is written by `python -m trainwright.arguments.manual`; change the fields, not the page.
+"""
+_RULES_HEAD = """\
+## What must fit together
+
+Checked at construction and by `kubectl apply`, all at once:
+"""
+_REFUSED_HEAD = """\
+## What is not built yet
+
+Setting one of these to anything but its default (and the values named) is an error, never ignored:
+"""
+
+
+def manual() -> str:
+    """The page as Markdown."""
+    groups = groupby(FIELDS.values(), key=lambda info: info.group)
+    return "\n".join([_HEAD, *(_group(title, infos) for title, infos in groups), _rules(), _refused()])
+
+
+def _group(title: str, infos: Any) -> str:
+    return f"## {title}\n\n" + "\n".join(map(_entry, infos))
+
+
+def _entry(info: FieldInfo) -> str:
+    """A field's section: its name in Python, what it does, the facts."""
+    facts = [f"- {name}: {fact}" for name, fact in _facts(info) if fact]
+    return "\n".join([f"### `{info.name}`", "", info.description, "", *facts, ""])
+
+
+def _facts(info: FieldInfo) -> list[tuple[str, str]]:
+    return [
+        ("type", KINDS[info.kind] + (", or left out" if info.optional else "")),
+        ("default", "not set" if info.default is None else f"`{info.default!r}`"),
+        ("bounds", _bounds(info)),
+        ("form", info.form or ""),
+        ("choices", ", ".join(f"`{choice}`" for choice in info.choices or ())),
+        ("class", "`Seq2SeqTrainingArguments`" if info.seq2seq else ""),
+        ("not built", REFUSED[info.name].reason if info.name in REFUSED else ""),
+    ]
+
+
+def _bounds(info: FieldInfo) -> str:
+    bounds = [
+        ("at least", info.minimum),
+        ("above", info.exclusive_minimum),
+        ("at most", info.maximum),
+        ("below", info.exclusive_maximum),
+    ]
+    return ", ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
+
+
+def _rules() -> str:
+    return "\n".join([_RULES_HEAD, *(f"- {rule.message}" for rule in RULES), ""])
+
+
+def _refused() -> str:
+    reasons = dict.fromkeys(refusal.reason for refusal in REFUSED.values())
+    lines = [f"- {', '.join(_refused_for(reason))}: {reason}" for reason in reasons]
+    return "\n".join([_REFUSED_HEAD, *lines])
+
+
+def _refused_for(reason: str) -> list[str]:
+    return [f"`{name}`{_built(refusal.built)}" for name, refusal in REFUSED.items() if refusal.reason == reason]
+
+
+def _built(values: tuple[Any, ...]) -> str:
+    named = ", ".join(f"`{value}`" for value in values if value not in ("", [], False))
+    return f" (but for {named})" if named else ""
+
+
+if __name__ == "__main__":
+    print(manual())
