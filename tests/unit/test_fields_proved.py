@@ -47,7 +47,7 @@ PENDING: set[str] = {
     *("activation_checkpointing", "activation_checkpointing_kwargs"),
     *("torch_compile", "torch_compile_backend", "torch_compile_mode", "use_cache"),
     *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter"),
-    "disable_tqdm",
+    *("disable_tqdm", "batch_eval_metrics", "eval_use_gather_object"),
     *("eval_strategy", "eval_steps", "eval_delay", "per_device_eval_batch_size", "prediction_loss_only"),
     *("eval_on_start", "eval_do_concat_batches", "eval_accumulation_steps", "include_for_metrics"),
     *("save_only_model", "save_strategy", "save_steps", "save_on_each_node", "save_total_limit"),
