@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,8 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
     """Train ``job`` into ``output``; call :func:`~trainwright.declarative.environment.prepare_environment` before."""
     from trainwright import Seq2SeqTrainingArguments, Trainer
 
-    args = Seq2SeqTrainingArguments.from_dict({**job.training_arguments, "output_dir": str(output)})
+    quiet = {} if sys.stderr.isatty() else {"disable_tqdm": True}  # a log is no place for bars that redraw themselves
+    args = Seq2SeqTrainingArguments.from_dict({**quiet, **job.training_arguments, "output_dir": str(output)})
     sample = view(SampleSpec, job.sample, "spec.sample") if job.sample else None
     args.device  # noqa: B018  # joins the ranks
     store = CheckpointStore(output, owner=job.uid, attempt=job.attempt)
@@ -62,6 +64,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
         _write_results(results, output)
         if sample is not None:
             print(write_samples(trainer.model, parts.tokenizer, sample, args.seed, output), flush=True)
+    trainer.end()
 
 
 def assemble(job: ResolvedJob, args: Any) -> Parts:

@@ -52,10 +52,8 @@ def _declared(rows: Any, column: str) -> list[str] | None:
 def _check_declared(datasets: list[Any], column: str, role: str, count: int) -> None:
     """Test splits of the hub hide their labels behind -1, which no model has a class for."""
     for rows in datasets:
-        foreign = {
-            value for value in _distinct(rows, column, f"{PLACE}.{role}", role == "tags") if not 0 <= value < count
-        }
-        if foreign:
+        found = _distinct(rows, column, f"{PLACE}.{role}", role == "tags")
+        if foreign := [value for value in found if not 0 <= value < count]:
             raise DataError(
                 f"{PLACE}.{role}: column {column!r} has the label {min(foreign)}, but {count} classes from 0; "
                 "take a split whose labels are public"
@@ -63,7 +61,7 @@ def _check_declared(datasets: list[Any], column: str, role: str, count: int) -> 
 
 
 def _distinct(rows: Any, column: str, place: str, nested: bool) -> set[Any]:
-    """The distinct values of a column of scalars, or of lists where ``nested``, without reading it into Python row by row."""
+    """The distinct values of a column of scalars, or of lists where ``nested``; no row becomes a Python object."""
     import pyarrow as pa
     import pyarrow.compute as compute
 

@@ -154,7 +154,7 @@ def prepare(task: Task, rows: Rows, recipe: Recipe, place: str) -> Rows:
             f"{place}: holds fewer tokens than one block in {len(rows)} rows; "
             f"give more data, or a spec.dataset.blockSize under {recipe.block_size}"
         )
-    return prepared
+    return prepared.with_format("torch") if task.packs else prepared  # blocks of ints make slow lists
 
 
 def _identity(recipe: Recipe) -> str:
