@@ -47,7 +47,7 @@ class Loaded:
 
 
 def load(paths: Iterable[str], pool_paths: Iterable[str] = ()) -> Loaded:
-    """The jobs of ``paths``, and the pools of both; :class:`InvalidManifests` when anything is wrong or no job there."""
+    """The jobs of ``paths`` and the pools of both; :class:`InvalidManifests` when anything is wrong or no job there."""
     paths = list(paths)
     checked, extra = check(paths), check(pool_paths)
     if mistakes := checked.mistakes + extra.mistakes:

@@ -143,7 +143,7 @@ def _spanning() -> list[Rule]:
         Rule(
             rule.cel,
             rule.camel_message,
-            lambda manifest, rule=rule: rule.predicate(with_defaults(manifest)),
+            lambda manifest, rule=rule: rule.predicate(_seen_by(manifest, rule.fields)),
             field=mirror.camel(rule.fields[0]),
             needs=tuple(map(mirror.camel, rule.fields)),
         )
@@ -154,9 +154,10 @@ def _spanning() -> list[Rule]:
 _DEFAULTS = {name: info.default for name, info in FIELDS.items()}
 
 
-def with_defaults(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments by their Python names: what the manifest states, else the default."""
-    return {**_DEFAULTS, **mirror.to_arguments(manifest)}
+def _seen_by(manifest: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    """What a rule over ``fields`` looks at, by Python's names: what the manifest states, else the default."""
+    stated = {key: manifest[key] for key in map(mirror.camel, fields) if key in manifest}
+    return {**_DEFAULTS, **mirror.to_arguments(stated)}
 
 
 def _not_built() -> list[Rule]:
@@ -232,7 +233,11 @@ def _epochs_go_up() -> Rule:
     return Rule(
         f"{now} >= {before}",
         UPWARD,
-        lambda new, old: with_defaults(new)["num_train_epochs"] >= with_defaults(old)["num_train_epochs"],
+        lambda new, old: _epochs(new) >= _epochs(old),
         field="numTrainEpochs",
         transition=True,
     )
+
+
+def _epochs(manifest: Mapping[str, Any]) -> float:
+    return float(manifest.get("numTrainEpochs", _DEFAULTS["num_train_epochs"]))

@@ -152,7 +152,7 @@ def _choices(schema: Schema) -> str:
 def _string(schema: Schema, value: str, path: str) -> Iterator[Problem]:
     if "enum" in schema:
         if value not in schema["enum"]:
-            yield Problem(path, f"{_shown(value)} is not one of {_choices(schema)}{among(value, schema['enum'])}")
+            yield Problem(path, _not_a_choice(schema, value))
         return
     least, most = schema.get("minLength", 0), schema.get("maxLength")
     if len(value) < least:
@@ -161,6 +161,12 @@ def _string(schema: Schema, value: str, path: str) -> Iterator[Problem]:
         yield Problem(path, f"is {len(value)} characters long, at most {most} fit; shorten it")
     elif "pattern" in schema and not re.fullmatch(schema["pattern"], value):
         yield Problem(path, f"{_shown(value)} is not right; {schema['_words']}")
+
+
+def _not_a_choice(schema: Schema, value: str) -> str:
+    if len(schema["enum"]) == 1:
+        return f"must be {_choices(schema)}, not {_shown(value)}"
+    return f"{_shown(value)} is not one of {_choices(schema)}{among(value, schema['enum'])}"
 
 
 def _number(schema: Schema, value: float, path: str) -> Iterator[Problem]:

@@ -1,0 +1,125 @@
+"""A stand-in for the API server's check of a custom resource: the OpenAPI by jsonschema, the rules by a CEL library.
+
+It reads the CRD as it is written to disk and knows nothing of the code that made it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import cel
+import jsonschema
+
+Schema = dict[str, Any]
+RULES = "x-kubernetes-validations"
+FREE = "x-kubernetes-preserve-unknown-fields"
+
+
+def refused(schema: Schema, value: Any, old: Any = None) -> set[str]:
+    """Paths at which an API server with strict field validation would refuse ``value``."""
+    wrong = {_path(error) for error in _validator(_Hashed(schema)).iter_errors(value)}
+    return wrong or set(_broken_rules(schema, value, old, ""))
+
+
+class _Hashed:
+    """A schema as the key of a cache: by identity."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+
+    def __hash__(self) -> int:
+        return id(self.schema)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.schema is other.schema
+
+
+@functools.cache
+def _validator(key: _Hashed) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(as_json_schema(key.schema))
+
+
+def as_json_schema(schema: Schema) -> Schema:
+    """Kubernetes' dialect in JSON Schema: strict about unknown fields, booleans for exclusive bounds made numbers."""
+    found = {key: schema[key] for key in _SAME if key in schema}
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if schema.get(exclusive):
+            found[exclusive] = found.pop(bound)
+    if "properties" in schema:
+        found["properties"] = {name: as_json_schema(child) for name, child in schema["properties"].items()}
+        found["additionalProperties"] = bool(schema.get(FREE))
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            found[key] = as_json_schema(schema[key])
+    return found
+
+
+_SAME = (
+    *("type", "enum", "minimum", "maximum", "minLength", "maxLength", "pattern", "minItems", "maxItems"),
+    *("minProperties", "maxProperties", "required", "anyOf"),
+)
+
+
+def _path(error: jsonschema.ValidationError) -> str:
+    """The field: a missing or unknown one is named by its parent's error."""
+    path = functools.reduce(_child, error.absolute_path, "")
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        return _child(path, next(name for name in missing if repr(name) in error.message))
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        return _child(path, next(name for name in error.instance if name not in known))
+    return path
+
+
+def _child(path: str, key: str | int) -> str:
+    return f"{path}[{key}]" if isinstance(key, int) else f"{path}.{key}".lstrip(".")
+
+
+def nodes(node: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
+    """Every schema in a schema with its path."""
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from nodes(child, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if isinstance(node.get(key), dict):
+            yield from nodes(node[key], f"{path}[]")
+
+
+def _broken_rules(schema: Schema, value: Any, old: Any, path: str) -> Iterator[str]:
+    for rule in schema.get(RULES, ()):
+        transition = "oldSelf" in rule["rule"]
+        if transition and old is None:
+            continue
+        names = {"self": typed(schema, value)} | ({"oldSelf": typed(schema, old)} if transition else {})
+        if not compiled(rule["rule"]).execute(names):
+            yield (path + rule.get("fieldPath", "")).lstrip(".")
+    yield from _broken_below(schema, value, old, path)
+
+
+def _broken_below(schema: Schema, value: Any, old: Any, path: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, child in schema.get("properties", {}).items():
+            if key in value:
+                before = old.get(key) if isinstance(old, dict) else None
+                yield from _broken_rules(child, value[key], before, _child(path, key))
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _broken_rules(schema["items"], item, None, _child(path, index))
+
+
+@functools.cache
+def compiled(rule: str) -> Any:
+    return cel.compile(rule)
+
+
+def typed(schema: Schema, value: Any) -> Any:
+    """As CEL sees it: a number is a double, even where YAML wrote it without a point."""
+    if schema.get("type") == "number":
+        return float(value)
+    if isinstance(value, dict):
+        fields, rest = schema.get("properties", {}), schema.get("additionalProperties", {})
+        return {key: typed(fields.get(key, rest), item) for key, item in value.items()}
+    return [typed(schema["items"], item) for item in value] if isinstance(value, list) else value
