@@ -22,6 +22,8 @@ DONE, INVALID = 0, 2
 ARGUMENTS = "spec.trainingArguments"
 MOST_WIDE = 100
 MOST_OTHERS = 8
+UNBOUNDED = 2**31 - 1
+"""A bound that is there for the API server alone, and no news to a person."""
 
 
 @dataclass(frozen=True)
@@ -173,9 +175,9 @@ def _bounds(schema: Schema) -> str:
         return ""
     least, most = schema.get("minimum"), schema.get("maximum")
     parts = []
-    if least is not None and least > -(2**31):
+    if least is not None and least > -UNBOUNDED:
         parts.append(f"{'above' if schema.get('exclusiveMinimum') else 'at least'} {least:g}")
-    if most is not None and most < 2**31 - 1:
+    if most is not None and most < UNBOUNDED:
         parts.append(f"{'below' if schema.get('exclusiveMaximum') else 'at most'} {most:g}")
     return ", ".join(parts)
 

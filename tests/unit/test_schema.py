@@ -111,6 +111,12 @@ def test_every_whole_number_is_bounded_and_fits_its_format() -> None:
             assert -most - 1 <= node["minimum"] <= node["maximum"] <= most, path
 
 
+def test_every_number_of_a_spec_is_bounded() -> None:
+    for path, node in SPECS:
+        if node.get("type") == "number" and ".status" not in path:
+            assert -1e12 <= node["minimum"] <= node["maximum"] <= 1e12, path
+
+
 def test_every_field_is_described_in_sentences() -> None:
     for path, node in SPECS:
         if FREE in node and "type" not in node:

@@ -33,6 +33,8 @@ UPWARD = "can only go up after creation; give the new run a new name"
 RAISABLE = ("max_steps", "num_train_epochs")
 
 MAX_TEXT, MAX_ITEMS = 4096, 256
+LARGEST = 1e12
+"""Of a number without a bound of its own: what the rules' ``int()`` can still take."""
 
 
 def training_arguments() -> Schema:
@@ -105,6 +107,7 @@ def _number(info: FieldInfo, about: str) -> Schema:
     )
     least = info.minimum if info.exclusive_minimum is None else info.exclusive_minimum
     most = info.maximum if info.exclusive_maximum is None else info.exclusive_maximum
+    least, most = -LARGEST if least is None else least, LARGEST if most is None else most
     return number(about, least=least, most=most, open_ends=ends)
 
 
