@@ -65,7 +65,9 @@ class Devices:
                 raise ArgumentError([Problem("accelerator_config", _NO_STATE)])
             return PartialState(cpu=self.use_cpu)
         AcceleratorState._reset_state(reset_partial_state=True)
-        return PartialState(cpu=self.use_cpu, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
+        return PartialState(
+            cpu=self.use_cpu or _no_accelerator(), backend=self.ddp_backend, timeout=self.ddp_timeout_delta
+        )
 
     @property
     def device(self) -> torch.device:
@@ -145,3 +147,10 @@ class Devices:
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle finds its own process group: that of this process means nothing elsewhere."""
         return {name: value for name, value in self.__dict__.items() if name != "distributed_state"}
+
+
+def _no_accelerator() -> bool:
+    """accelerate forms a gang of CPU processes only where the CPU was asked for; else each rank would train alone."""
+    import torch
+
+    return not torch.accelerator.is_available()
