@@ -128,11 +128,6 @@ def test_evaluation_keeps_the_order_and_repeats_nothing() -> None:
     assert shares == [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10]]]
 
 
-def test_real_samples_are_told_from_those_that_fill_up() -> None:
-    sampler = ShardedBatches(Sequential(11), 2, False, Sharding(0, 3))
-    assert [sampler.real_samples(number) for number in range(3)] == [6, 5, 0]
-
-
 def test_a_length_grouped_order_is_that_of_transformers() -> None:
     lengths = torch.randint(1, 100, (211,), generator=torch.Generator().manual_seed(1)).tolist()
     theirs = get_length_grouped_indices(lengths, 4, generator=torch.Generator().manual_seed(9))

@@ -210,6 +210,11 @@ def _loader(
     is_stream = batches is None
     dispatched = is_stream if sharding.dispatch_batches is None else sharding.dispatch_batches
     if dispatched and sharding.world_size > 1:
+        if isinstance(batches, RebalancedBatches):
+            raise DataError(
+                "train_sampling_strategy: batch_rebalance deals by cost, which accelerator_config.dispatch_batches "
+                "would undo; leave one of them out"
+            )
         order = None if is_stream else batches.order
         return DispatchingLoader(
             dataset, order, batch_size, args.dataloader_drop_last, args.seed, collate, sharding, options
@@ -236,17 +241,12 @@ def _options(args: Any) -> dict[str, Any]:
 
 
 class Loader(DataLoader[Any]):
-    """torch's loader, which also knows how many samples of a round of batches (one from each rank) are real."""
+    """torch's loader, which can be told the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         if isinstance(self.batch_sampler, ShardedBatches):
             self.batch_sampler.epoch = epoch
         set_epoch(self.dataset, epoch)
-
-    def real_samples(self, number: int) -> int | None:
-        """Samples in round ``number``, over all ranks, less those that only fill it up; None when nobody can tell."""
-        batches = self.batch_sampler
-        return batches.real_samples(number) if isinstance(batches, ShardedBatches) else None
 
 
 # -- epochs
@@ -326,7 +326,7 @@ def _open_within(loader: Any, epoch: int, skip: int, saved: dict[str, Any] | Non
         loader.batch_sampler.skip = skip
         return position, _open(loader)
     if state is not None:
-        loader.dataset.load_state_dict(state)
+        (loader if isinstance(loader, DispatchingLoader) else loader.dataset).load_state_dict(state)
         return position, _open(loader)
     iterator = _open(loader)
     for _ in range(skip):
@@ -361,8 +361,12 @@ def _set_loader_epoch(loader: Any, epoch: int) -> None:
         set_epoch(part, epoch)
 
 
+def _reader_of(loader: Any) -> Any:
+    return loader.reader if isinstance(loader, DispatchingLoader) else loader
+
+
 def _generator_of(loader: Any) -> torch.Generator | None:
-    order = getattr(getattr(loader, "batch_sampler", None), "order", None)
+    order = getattr(getattr(_reader_of(loader), "batch_sampler", None), "order", None)
     return order.generator if isinstance(order, FromSampler) else None
 
 
@@ -378,8 +382,9 @@ def _restore_generator(loader: Any, state: torch.Tensor | None) -> None:
 
 
 def _stream_state(loader: Any) -> Any:
-    dataset = getattr(loader, "dataset", None)
-    if not isinstance(dataset, IterableDataset) or getattr(loader, "num_workers", 0) or not has_state(dataset):
+    """Only of what is read in this process: data workers have copies that cannot be asked."""
+    dataset, reader = getattr(loader, "dataset", None), _reader_of(loader)
+    if not isinstance(dataset, IterableDataset) or getattr(reader, "num_workers", 0) or not has_state(dataset):
         return None
     return dataset.state_dict()
 

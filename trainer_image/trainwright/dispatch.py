@@ -6,6 +6,7 @@ Samples are dealt, not batches: each rank collates its own, so batches of differ
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch.distributed
@@ -15,8 +16,8 @@ from trainwright.contract import DataError
 from trainwright.sampling import Order, ShardedBatches, Sharding
 from trainwright.streams import SeededDataset, SeededStream, set_epoch
 
-Round = tuple[list[list[Any]], int] | None
-"""The samples of each rank, and how many of all of them are real; None at the end."""
+Round = list[list[Any]]
+"""The samples of each rank."""
 
 
 def keep_samples(samples: list[Any]) -> list[Any]:
@@ -24,73 +25,55 @@ def keep_samples(samples: list[Any]) -> list[Any]:
     return samples
 
 
-class Dealer:
-    """Iterates over this rank's samples, batch by batch.
+def rounds_of(reader: Any, size: int, drop_last: bool, sharding: Sharding, first: list[Any]) -> Iterator[Round]:
+    """Cut what rank 0 reads into rounds.
 
     Args:
-        reader: Yields lists of ``batch_size`` samples; used on rank 0 alone.
+        reader: Yields lists of samples: one for each rank, or with ``split_batches`` one for all.
+        size: Samples that a rank gets in a round.
         drop_last: Leave out a last round that is not full.
-
-    Attributes:
-        real: How many samples of the last round, over all ranks, were there for the first time.
+        first: The samples of the first round, when the reader goes on after it; they fill up the last one.
     """
+    batches, wanted = iter(reader), 1 if sharding.split_batches else sharding.world_size
+    while taken := list(islice(batches, wanted)):
+        samples = [sample for batch in taken for sample in batch]
+        if drop_last and len(samples) < size * sharding.world_size:
+            return
+        first = first or samples
+        yield _cut(samples, first, size, sharding)
 
-    def __init__(self, reader: Any, batch_size: int, drop_last: bool, sharding: Sharding) -> None:
-        self.real = 0
-        self._size = batch_size // sharding.world_size if sharding.split_batches else batch_size
-        self._drop_last = drop_last
-        self._sharding = sharding
-        self._rounds = self._deal(reader) if sharding.rank == 0 else None
 
-    def __iter__(self) -> Iterator[list[Any]]:
-        while (share := self._next()) is not None:
-            samples, self.real = share
-            yield samples
+def _cut(samples: list[Any], first: list[Any], size: int, sharding: Sharding) -> Round:
+    """Equal shares, filled up from the first samples of all; or, not to be filled up, one batch after the other."""
+    ranks = sharding.world_size
+    if sharding.even_batches:
+        size = -(-len(samples) // ranks)
+        samples = samples + [first[i % len(first)] for i in range(size * ranks - len(samples))]
+    return [samples[rank * size : (rank + 1) * size] for rank in range(ranks)]
 
-    def _next(self) -> tuple[list[Any], int] | None:
-        """One scatter a round. A failure of the reader is dealt too, or the others would wait for ever."""
-        shares: list[Any] | None = None
-        if self._rounds is not None:
-            shares = self._read_round()
+
+def deal(rounds: Iterator[Round] | None, ranks: int) -> Iterator[list[Any]]:
+    """This rank's samples, one scatter a round; ``rounds`` is given on rank 0 alone.
+
+    A failure of the reader is dealt too, or the other ranks would wait for ever.
+    """
+    while True:
         received: list[Any] = [None]
+        shares = None if rounds is None else _next_shares(rounds, ranks)
         torch.distributed.scatter_object_list(received, shares, src=0)
         if isinstance(received[0], Exception):
             raise received[0]
-        share: tuple[list[Any], int] | None = received[0]
-        return share
+        if received[0] is None:
+            return
+        yield received[0]
 
-    def _read_round(self) -> list[Any]:
-        ranks = self._sharding.world_size
-        try:
-            dealt: Round = next(self._rounds, None)  # type: ignore[arg-type]
-        except Exception as error:
-            kind = DataError if isinstance(error, DataError) else RuntimeError
-            return [error if rank == 0 else kind(f"rank 0: {error}") for rank in range(ranks)]
-        return [None] * ranks if dealt is None else [(samples, dealt[1]) for samples in dealt[0]]
 
-    def _deal(self, reader: Any) -> Iterator[Round]:
-        pending: list[list[Any]] = []
-        first: list[Any] = []
-        batches_a_round = 1 if self._sharding.split_batches else self._sharding.world_size
-        for batch in reader:
-            pending.append(batch)
-            if len(pending) == batches_a_round:
-                samples = [sample for part in pending for sample in part]
-                first, pending = first or samples, []
-                yield self._cut(samples, first)
-        if pending and not self._drop_last:
-            samples = [sample for part in pending for sample in part]
-            yield self._cut(samples, first or samples)
-
-    def _cut(self, samples: list[Any], first: list[Any]) -> Round:
-        """Equal shares, filled up from the first samples of all; or, not to be filled up, one batch after the other."""
-        ranks = self._sharding.world_size
-        if not self._sharding.even_batches:
-            size = self._size
-            return [samples[rank * size : (rank + 1) * size] for rank in range(ranks)], len(samples)
-        size = -(-len(samples) // ranks)
-        filled = samples + [first[i % len(first)] for i in range(size * ranks - len(samples))]
-        return [filled[rank * size : (rank + 1) * size] for rank in range(ranks)], len(samples)
+def _next_shares(rounds: Iterator[Round], ranks: int) -> list[Any]:
+    try:
+        return next(rounds, [None] * ranks)  # type: ignore[list-item]
+    except Exception as error:
+        kind = DataError if isinstance(error, DataError) else RuntimeError
+        return [error if rank == 0 else kind(f"rank 0: {error}") for rank in range(ranks)]
 
 
 class DispatchingLoader(DataLoader[Any]):
@@ -116,7 +99,7 @@ class DispatchingLoader(DataLoader[Any]):
         super().__init__(dataset, batch_size=batch_size, collate_fn=collate_fn)
         self._sharding, self._size, self._drop = sharding, batch_size, drop_last
         self._reader = _reader(dataset, order, batch_size, drop_last, seed, options)
-        self._dealer: Dealer | None = None
+        self._first: list[Any] = []
 
     @property
     def reader(self) -> DataLoader[Any]:
@@ -135,18 +118,21 @@ class DispatchingLoader(DataLoader[Any]):
             self._reader.batch_sampler.epoch = epoch
         set_epoch(self._reader.dataset, epoch)
 
-    def real_samples(self, number: int) -> int | None:
-        """How many samples of the round last dealt are real; see :class:`trainwright.data.Loader`."""
-        return self._dealer.real if self._dealer is not None else None
+    def load_state_dict(self, state: Any) -> None:
+        """Put the stream back; its first round is read again, as the last one is filled up from it."""
+        if self._sharding.rank == 0:
+            self._first = list(islice(self.dataset, self._size * self._sharding.world_size))
+            self.dataset.load_state_dict(state)
 
     def __iter__(self) -> Any:
+        ranks, rounds = self._sharding.world_size, None
+        first, self._first = self._first, []
         if self._sharding.rank == 0:
-            source = iter(self._reader)
-        else:  # what opening it draws on rank 0, so that the ranks' generators stay alike
-            source = None
+            size = self._size // ranks if self._sharding.split_batches else self._size
+            rounds = rounds_of(iter(self._reader), size, self._drop, self._sharding, first)
+        else:  # what opening the reader draws on rank 0, so that the ranks' generators stay alike
             torch.empty((), dtype=torch.int64).random_()
-        self._dealer = Dealer(source, self._size, self._drop, self._sharding)
-        return (self.collate_fn(samples) if samples else None for samples in self._dealer)
+        return (self.collate_fn(samples) if samples else None for samples in deal(rounds, ranks))
 
 
 def _reader(

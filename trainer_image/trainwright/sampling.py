@@ -198,10 +198,6 @@ class ShardedBatches(Sampler[list[int]]):
         rounds, rest = divmod(samples, self.global_batch)
         return rounds + (rest > self.sharding.rank * size)
 
-    def real_samples(self, number: int) -> int:
-        """How many samples of the ``number``-th round are there for the first time, not to fill it up."""
-        return max(0, min(self.global_batch, len(self.order) - number * self.global_batch))
-
     def draw(self) -> None:
         """Draw the order of the next iteration now, while the generators stand where they should."""
         if self.order.draws_from_default and self.sharding.world_size > 1:

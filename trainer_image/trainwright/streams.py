@@ -7,6 +7,7 @@ it and whenever: at its turn in an undisturbed run, or as the first one after a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ class StreamShard(IterableDataset[Any]):
         self._drop_last = drop_last
         self._filled = sharding.even_batches
         self._epoch = 0
+        self._first: list[Any] = []
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -105,11 +107,14 @@ class StreamShard(IterableDataset[Any]):
         return self.dataset.state_dict() if has_state(self.dataset) else None
 
     def load_state_dict(self, state: Any) -> None:
+        """The first round is read again, as the last one is filled up from it."""
+        if self._filled and not self._drop_last:
+            self._first = list(islice(self.dataset, self._round))
         self.dataset.load_state_dict(state)
 
     def __iter__(self) -> Iterator[Any]:
         self._seed_own_generator()
-        first: list[Any] = []
+        first, self._first = self._first, []
         current: list[Any] = []
         for sample in self.dataset:
             current.append(sample)
