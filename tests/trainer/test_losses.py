@@ -12,9 +12,13 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers import Trainer as TheirTrainer
+from transformers import TrainingArguments as TheirArguments
 from transformers.trainer_pt_utils import LabelSmoother as TheirSmoother
 
 from trainwright import losses
@@ -33,6 +37,11 @@ def test_label_smoothing_equals_that_of_transformers(shift, items):
 
 def gpt2():
     return GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=16))
+
+
+def llama():
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=11, num_key_value_heads=2, **sizes))
 
 
 def bert():
@@ -54,22 +63,15 @@ class Plain(nn.Module):
         return (logits.mean(), logits) if labels is not None else (logits,)
 
 
-@pytest.mark.parametrize(
-    ("make", "labels", "kwargs", "shifts", "causal"),
-    [
-        (gpt2, ["labels"], True, True, True),
-        (bert, ["labels"], True, False, False),
-        (t5, ["labels"], True, False, False),
-        (Plain, ["labels"], False, False, False),
-    ],
-)
-def test_what_a_model_takes_is_read_from_it(make, labels, kwargs, shifts, causal):
+@pytest.mark.parametrize(("make", "causal"), [(gpt2, True), (llama, True), (bert, False), (t5, False), (Plain, False)])
+def test_what_a_model_takes_is_read_as_by_transformers(make, causal, tmp_path):
     model = make()
-    assert losses.find_labels(model) == labels
-    assert losses.accepts_loss_kwargs(model) is kwargs
-    assert losses.shifts_labels(model) is shifts
+    reference = TheirTrainer(model, TheirArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"))
+    assert losses.find_labels(model) == reference.label_names
+    assert losses.accepts_loss_kwargs(model) is reference.model_accepts_loss_kwargs
+    assert losses.shifts_labels(model) is reference._loss_shifts_labels
+    assert losses.can_return_loss(model) is reference.can_return_loss
     assert losses.is_causal_lm(model) is causal
-    assert losses.can_return_loss(model) is False
 
 
 def test_items_are_the_labels_that_are_targets():

@@ -56,6 +56,8 @@ PENDING: set[str] = {
     *("dataloader_drop_last", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order"),
     *("remove_unused_columns", "label_names", "train_sampling_strategy", "length_column_name"),
+    *("skip_memory_metrics", "torch_empty_cache_steps", "neftune_noise_alpha", "include_num_input_tokens_seen"),
+    *("restore_callback_states_from_checkpoint", "auto_find_batch_size"),
     *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"),
 }
 """Fields that are accepted and whose test is not named yet."""

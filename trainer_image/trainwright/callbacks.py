@@ -177,6 +177,22 @@ for _event in EVENTS:
     setattr(CallbackHandler, _event, _dispatching(_event))
 
 
+def restore_states(handler: CallbackHandler, control: TrainerControl, states: dict[str, Any]) -> TrainerControl:
+    """Put callbacks, and the control, back into the states that a checkpoint holds, by the names of their classes."""
+    for name, stored in states.items():
+        present = [c for c in [*handler.callbacks, control] if type(c).__name__ == name]
+        if not present:
+            logger.warning("the checkpoint has the state of a %s, which is not among the callbacks", name)
+        for callback, state in zip(present, stored if isinstance(stored, list) else [stored], strict=False):
+            restored = type(callback).from_state(state)
+            if callback is control:
+                control = restored
+            else:
+                handler.callbacks[handler.callbacks.index(callback)] = restored
+    handler.refresh()
+    return control
+
+
 class DefaultFlowCallback(TrainerCallback):
     """When to log, evaluate, save and stop, by the strategies and intervals of the arguments."""
 

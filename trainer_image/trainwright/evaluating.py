@@ -21,6 +21,7 @@ class Evaluating:
     callback_handler: Any
     eval_dataset: Any
     compute_metrics: Any
+    _memory: Any
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -39,29 +40,33 @@ class Evaluating:
             for name, dataset in chosen.items():
                 results |= self.evaluate(dataset if given else name, ignore_keys, f"{metric_key_prefix}_{name}")
             return results
-        loader, start = self.get_eval_dataloader(eval_dataset), time.time()
-        output = self.evaluation_loop(
-            loader,
-            description="Evaluation",
-            prediction_loss_only=True if self.compute_metrics is None else None,
-            ignore_keys=ignore_keys,
-            metric_key_prefix=metric_key_prefix,
-        )
-        self._add_speed(output, metric_key_prefix, start)
-        self.log(output.metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, output.metrics)
+        with self._memory.stage("eval") as measured:
+            loader, start = self.get_eval_dataloader(eval_dataset), time.time()
+            output = self.evaluation_loop(
+                loader,
+                description="Evaluation",
+                prediction_loss_only=True if self.compute_metrics is None else None,
+                ignore_keys=ignore_keys,
+                metric_key_prefix=metric_key_prefix,
+            )
+            self._add_speed(output, metric_key_prefix, start)
+            self.log(output.metrics)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, output.metrics)
+        output.metrics.update(measured)
         return output.metrics
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """The model's outputs for ``test_dataset``, one row per sample, with metrics if it has labels."""
-        loader, start = self.get_test_dataloader(test_dataset), time.time()
-        output = self.evaluation_loop(
-            loader, description="Prediction", ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
-        )
-        self._add_speed(output, metric_key_prefix, start)
-        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)
+        with self._memory.stage("test") as measured:
+            loader, start = self.get_test_dataloader(test_dataset), time.time()
+            output = self.evaluation_loop(
+                loader, description="Prediction", ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
+            )
+            self._add_speed(output, metric_key_prefix, start)
+            self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)
+        output.metrics.update(measured)
         return PredictionOutput(output.predictions, output.label_ids, output.metrics)
 
     def _add_speed(self, output: EvalLoopOutput, prefix: str, start: float) -> None:

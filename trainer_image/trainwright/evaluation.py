@@ -108,7 +108,7 @@ def evaluation_loop(
 
 
 def _prepare(trainer: Any) -> tuple[nn.Module, float | None]:
-    """The module to call, in evaluation mode; and the seconds that preparing it took, outside of training."""
+    """The module to call, in evaluation mode; and the seconds that preparing it took, unless training had done it."""
     args, preparation = trainer.args, None
     if trainer.is_in_train:
         model = trainer.model
@@ -117,7 +117,7 @@ def _prepare(trainer: Any) -> tuple[nn.Module, float | None]:
         model = wrap_for_evaluation(trainer)
         dtype = torch.float16 if args.fp16_full_eval else torch.bfloat16 if args.bf16_full_eval else None
         model = model.to(dtype=dtype, device=args.device) if dtype is not None else model
-        preparation = round(time.time() - start, 4)
+        preparation = None if trainer.is_prepared else round(time.time() - start, 4)
     model.eval()
     if hasattr(trainer.optimizer, "eval"):  # schedule-free optimizers keep the weights to judge apart
         trainer.optimizer.eval()

@@ -16,9 +16,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from trainwright import best
+from trainwright.contract import UserError
 from trainwright.data import batches
 from trainwright.horizon import Horizon
 from trainwright.losses import LossMeter
@@ -57,6 +59,7 @@ class Loop:
         self.no_sync = getattr(model, "no_sync", nullcontext)
         self.meter, self.work = LossMeter(args.logging_nan_inf_filter), Work(trainer)
         self.preemption = Preemption()
+        self.empties_cache_every = args.torch_empty_cache_steps
         self.ignore_keys = ignore_keys
         self.grad_norm: torch.Tensor | None = None
         self.learning_rate = 0.0
@@ -114,6 +117,8 @@ class Loop:
         self.zero_grad()
         state.global_step += 1
         state.epoch = epoch
+        if self.empties_cache_every and state.global_step % self.empties_cache_every == 0:
+            clear_device_cache()
         self.event("on_step_end")
         self.obey()
 
@@ -179,6 +184,7 @@ class Loop:
             logs["grad_norm"] = self.grad_norm.item()
         logs["learning_rate"] = float(self.learning_rate)
         self.logged_step = step
+        self.work.settle()
         trainer.store_flos()
         trainer.log(logs, self.start_time)
 
@@ -190,7 +196,10 @@ class Loop:
 
     def evaluate(self) -> None:
         trainer, args = self.trainer, self.trainer.args
-        metrics = trainer.evaluate(ignore_keys=self.ignore_keys)
+        try:
+            metrics = trainer.evaluate(ignore_keys=self.ignore_keys)
+        except torch.OutOfMemoryError as error:
+            raise UserError("per_device_eval_batch_size: an evaluation did not fit into memory; lower it") from error
         if not self.scheduled:
             self.scheduler.step(best.value_of(args, metrics))
         is_best = best.record(args, trainer.state, metrics)
@@ -198,6 +207,7 @@ class Loop:
             trainer.control.should_save = is_best
 
     def save(self) -> None:
+        self.work.settle()
         self.trainer._save_checkpoint(self.model, trial=None)
         self.saved_step = self.trainer.state.global_step
         self.event("on_save")

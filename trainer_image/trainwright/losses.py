@@ -89,6 +89,10 @@ def check_trainable(model: nn.Module, label_names: Iterable[str]) -> None:
     name = type(model).__name__
     if "label" in label_names:
         raise ModelError(f"label_names: {name}.forward must not call an argument 'label'; call it 'labels'")
+    if getattr(model, "is_quantized", False) and not getattr(model, "_hf_peft_config_loaded", False):
+        quantizer = getattr(model, "hf_quantizer", None)
+        if not callable(getattr(model, "get_base_model", None)) and not getattr(quantizer, "is_qat_trainable", False):
+            raise ModelError(f"model: {name} is quantised, and its weights cannot be trained; add an adapter to it")
     meta = next((n for n, p in model.named_parameters() if p.is_meta), None)
     if meta is not None:
         raise ModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
+from types import MethodType
 from typing import Any
 
 import torch
@@ -39,14 +40,15 @@ def autocast_forward(model: nn.Module, device: torch.device, dtype: torch.dtype 
         return
     original = model.forward
     model._original_forward = original
+    function = getattr(original, "__func__", None) or (lambda self, *args, **kwargs: original(*args, **kwargs))
 
-    @wraps(original)
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    @wraps(function)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(device.type, dtype=dtype):
-            outputs = original(*args, **kwargs)
+            outputs = function(self, *args, **kwargs)
         return to_float32(outputs)
 
-    model.forward = forward
+    model.forward = MethodType(forward, model)  # bound, so that a copy of the model calls itself
 
 
 def to_float32(value: Any) -> Any:

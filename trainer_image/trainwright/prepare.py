@@ -31,11 +31,15 @@ def make_accelerator(args: Any) -> Accelerator:
     )
 
 
-def place_model(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move the model to its device; one that is spread over several stays where it is."""
-    if getattr(model, "hf_device_map", None) is not None or any(p.is_meta for p in model.parameters()):
+def place_model(model: nn.Module, args: Any) -> nn.Module:
+    """Move the model to its device; one that is spread over several stays where it is, and one that ``args`` says."""
+    if (
+        args.place_model_on_device is False
+        or getattr(model, "hf_device_map", None) is not None
+        or any(p.is_meta for p in model.parameters())
+    ):
         return model
-    return model.to(device)
+    return model.to(args.device)
 
 
 def wrap_model(trainer: Any) -> nn.Module:
@@ -60,16 +64,16 @@ def wrap_for_evaluation(trainer: Any) -> nn.Module:
 
 def _data_parallel(model: nn.Module, args: Any) -> nn.Module:
     devices = None if args.device.type == "cpu" else [args.device.index]
-    return DistributedDataParallel(model, device_ids=devices, **ddp_kwargs(model, args))
+    return DistributedDataParallel(model, device_ids=devices, **ddp_kwargs(args))
 
 
-def ddp_kwargs(model: nn.Module, args: Any) -> dict[str, Any]:
+def ddp_kwargs(args: Any) -> dict[str, Any]:
     """The ``ddp_*`` arguments under the names that DistributedDataParallel gives them."""
     find_unused = args.ddp_find_unused_parameters
-    if find_unused is None:  # models of transformers use all their parameters, and checkpointed ones must say so
-        find_unused = not hasattr(model, "config") or not hasattr(model, "save_pretrained")
+    if find_unused is None:  # recomputed activations would look unused
+        find_unused = not args.activation_checkpointing
     given = {
-        "find_unused_parameters": find_unused and not args.ddp_static_graph,
+        "find_unused_parameters": find_unused,
         "bucket_cap_mb": args.ddp_bucket_cap_mb,
         "broadcast_buffers": args.ddp_broadcast_buffers,
         "static_graph": args.ddp_static_graph,

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from trainwright.callbacks import restore_states
 from trainwright.checkpoint import CheckpointStore
 from trainwright.contract import ENV_JOB_FILE, DataError, ResolvedJob, UserError
 from trainwright.horizon import Horizon, length_of
 from trainwright.loop import Loop
 from trainwright.losses import check_trainable
 from trainwright.metrics import speed_metrics
+from trainwright.neftune import add_noise
 from trainwright.outputs import TrainOutput
 from trainwright.prepare import wrap_model
+from trainwright.recompute import recompute_activations
 from trainwright.snapshot import (
     TRAINER_STATE,
     load_training_state,
@@ -22,6 +29,7 @@ from trainwright.snapshot import (
     save_model_files,
     save_snapshot,
 )
+from trainwright.special_tokens import align_special_tokens
 from trainwright.state import TrainerState, export_states, exports_state
 from trainwright.weights import load_weights
 
@@ -43,6 +51,49 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
     checkpoint = find_checkpoint(trainer, resume_from)
     if checkpoint is not None:
         load_weights(trainer.model, checkpoint)
+    if trainer.args.activation_checkpointing:
+        recompute_activations(trainer.model, trainer.args.activation_checkpointing_kwargs)
+    align_special_tokens(trainer.model, trainer.processing_class)
+    with noise_on_embeddings(trainer):
+        while True:
+            try:
+                return train_from(trainer, checkpoint, ignore_keys)
+            except RuntimeError as error:
+                if not (trainer.args.auto_find_batch_size and should_reduce_batch_size(error)):
+                    raise
+            take_smaller_batches(trainer)
+
+
+def take_smaller_batches(trainer: Any) -> None:
+    """After the memory did not suffice: nine tenths of the batch size, and all memory back."""
+    trainer.model_wrapped = trainer.model
+    clear_device_cache(garbage_collection=True)
+    tried, trainer._train_batch_size = trainer._train_batch_size, int(trainer._train_batch_size * 0.9)
+    if trainer._train_batch_size == 0:
+        raise UserError(f"auto_find_batch_size: not even a batch of {tried} fits into memory; take a smaller model")
+    logger.warning("a batch of %d does not fit into memory, trying %d", tried, trainer._train_batch_size)
+
+
+@contextmanager
+def noise_on_embeddings(trainer: Any) -> Iterator[None]:
+    """NEFTune while the run lasts, if it is asked for."""
+    alpha = trainer.args.neftune_noise_alpha
+    handle = add_noise(trainer.model, alpha) if alpha is not None else None
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def train_from(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) -> TrainOutput:
+    with trainer._memory.stage("train") as metrics:
+        loop = run(trainer, checkpoint, ignore_keys)
+    return finish(trainer, loop, metrics)
+
+
+def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) -> Loop:
+    """From the first preparation to the last step."""
     dataloader = trainer.get_train_dataloader()
     horizon = Horizon.of(trainer.args, dataloader, trainer.get_total_train_batch_size(trainer.args))
     first_epoch, skip = begin_state(trainer, horizon, checkpoint)
@@ -50,6 +101,7 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
     if checkpoint is not None:
         load_training_state(trainer, checkpoint)
     loop = Loop(trainer, model, dataloader, horizon, ignore_keys)
+    announce(trainer, horizon, first_epoch, skip)
     loop.zero_grad()
     loop.event("on_train_begin")
     if trainer.args.eval_on_start:
@@ -57,7 +109,19 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
     if checkpoint is not None:
         restore_position(trainer, checkpoint, dataloader)
     loop.run(first_epoch, skip)
-    return finish(trainer, loop)
+    loop.read_losses()
+    return loop
+
+
+def announce(trainer: Any, horizon: Horizon, first_epoch: int, skip: int) -> None:
+    args, numbers = trainer.args, f"{trainer.get_num_trainable_parameters():,}"
+    logger.info("training %s parameters on %s samples, to step %s", numbers, horizon.num_examples, horizon.max_steps)
+    logger.info(
+        "a step takes %d samples: %d a device, %d processes, %d accumulated",
+        horizon.total_batch_size, trainer._train_batch_size, args.world_size, args.gradient_accumulation_steps,
+    )  # fmt: skip
+    if trainer.state.global_step:
+        logger.info("resuming after step %d: epoch %d, %d batches in", trainer.state.global_step, first_epoch, skip)
 
 
 def check_ready(trainer: Any) -> None:
@@ -97,7 +161,9 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None) -> tupl
     state.train_batch_size = trainer._train_batch_size
     state.compute_steps(args, horizon.max_steps)
     state.init_training_references(trainer, horizon.max_steps, horizon.epochs)
-    trainer.state = state
+    trainer.state, trainer._tokens_before = state, state.num_input_tokens_seen
+    if checkpoint is not None and args.restore_callback_states_from_checkpoint:
+        trainer.control = restore_states(trainer.callback_handler, trainer.control, state.stateful_callbacks)
     epoch, step = divmod(state.global_step, horizon.steps_per_epoch)
     return epoch, 0 if args.ignore_data_skip else step * args.gradient_accumulation_steps
 
@@ -105,23 +171,23 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None) -> tupl
 def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
     """Optimizer, wrapped model and schedule, in this order; the callbacks learn of all of them."""
     trainer.make_optimizer_and_scheduler(horizon.max_steps, wrap_model)
-    handler = trainer.callback_handler
+    trainer.is_prepared, handler = True, trainer.callback_handler
     handler.model, handler.optimizer, handler.lr_scheduler = trainer.model, trainer.optimizer, trainer.lr_scheduler
     handler.train_dataloader = dataloader
     handler.refresh()
     return trainer.model_wrapped
 
 
-def finish(trainer: Any, loop: Loop) -> TrainOutput:
+def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
     """Metrics of the whole run, the best model if asked for, and the last event."""
     state, args = trainer.state, trainer.args
-    loop.read_losses()
+    loop.work.settle()
     steps = state.global_step - loop.first_step
     loss = loop.total_loss / max(steps, 0.001)
     samples = loop.horizon.num_train_samples * steps / max(state.max_steps, 1)
     metrics = speed_metrics("train", loop.start_time, num_samples=samples, num_steps=steps)
     trainer.store_flos()
-    metrics |= {"total_flos": state.total_flos, "train_loss": loss}
+    metrics |= {"total_flos": state.total_flos, "train_loss": loss, **measured}
     trainer.is_in_train = False
     trainer.log(metrics)
     if args.load_best_model_at_end and state.best_model_checkpoint is not None:

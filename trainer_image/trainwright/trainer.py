@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from trainwright.evaluating import Evaluating
 from trainwright.feeding import Feeding
 from trainwright.horizon import length_of
 from trainwright.introspection import Introspection, TrainerError
+from trainwright.memory import MemoryTracker
+from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.precision import apply_tf32, make_scaler, map_nested
 from trainwright.schedulers import get_scheduler
@@ -72,9 +75,6 @@ class Trainer(Feeding, Evaluating, Introspection):
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         self.args = args = args if args is not None else _default_arguments()
-        enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
-        apply_tf32(args.tf32)
-        self.accelerator = prepare.make_accelerator(args)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.processing_class, self.model_init = processing_class, model_init
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
@@ -82,15 +82,24 @@ class Trainer(Feeding, Evaluating, Introspection):
         self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
         self._check_arguments(model)
-        self._take_model(model if model is not None else self.call_model_init())
         self.data_collator = data_collator if data_collator is not None else self._default_collator()
         self._check_data()
-        self._start_callbacks(callbacks or [])
+        self._memory = MemoryTracker(args.skip_memory_metrics)
+        with self._memory.stage("init"):
+            self._seed()
+            logging.getLogger("trainwright").setLevel(args.get_process_log_level())
+            apply_tf32(args.tf32)
+            self.accelerator = prepare.make_accelerator(args)
+            self._take_model(model if model is not None else self.call_model_init())
+            self._start_callbacks(callbacks or [])
+
+    def _seed(self) -> None:
+        (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
 
     def _take_model(self, model: nn.Module) -> None:
         """Place a model, and find out once what its forward takes and returns."""
         args = self.args
-        self.model = self.model_wrapped = prepare.place_model(model, args.device)
+        self.model = self.model_wrapped = prepare.place_model(model, args)
         self._moves_inputs = args.device.type != "cpu"
         self._sums_items_over_ranks = args.average_tokens_across_devices and args.world_size > 1
         self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
@@ -102,7 +111,7 @@ class Trainer(Feeding, Evaluating, Introspection):
         if getattr(model, "config", None) is not None:
             model.config.use_cache = args.use_cache
         self.scaler = self.accelerator.scaler = make_scaler(args, args.device)
-        self._owns_scheduler = self._owns_optimizer = False
+        self._owns_scheduler = False
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
         args = self.args
@@ -120,7 +129,7 @@ class Trainer(Feeding, Evaluating, Introspection):
             is_world_process_zero=self.is_world_process_zero(),
             stateful_callbacks=[c for c in [*self.callback_handler.callbacks, self.control] if exports_state(c)],
         )
-        self.is_in_train = False
+        self.is_in_train = self.is_prepared = False
         self.current_flos = 0.0
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         self._train_batch_size = args.train_batch_size
@@ -169,8 +178,6 @@ class Trainer(Feeding, Evaluating, Introspection):
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """The optimizer of the arguments over the parameters of ``model``, unless there is one already."""
-        if self.optimizer is None:
-            self._owns_optimizer = True
         return optim.create_optimizer(self, model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -187,7 +194,7 @@ class Trainer(Feeding, Evaluating, Introspection):
         return self.lr_scheduler
 
     def make_optimizer_and_scheduler(self, num_training_steps: int, wrap: Callable[[Any], nn.Module]) -> None:
-        """For one run of ``train``: those that an earlier run made are made anew, those the user gave are kept."""
+        """For one run of ``train``. An earlier run's schedule is made anew; its optimizer goes on, as does a given one."""
         if self._owns_scheduler:
             self.lr_scheduler, self._owns_scheduler = None, False
         if self.overrides("create_optimizer_and_scheduler"):
@@ -229,7 +236,7 @@ class Trainer(Feeding, Evaluating, Introspection):
         if trial is not None:
             raise NotImplementedError("Trainer.train(trial=...): hyperparameter search is not built yet")
         if self.model_init is not None:
-            set_seed(self.args.seed)
+            self._seed()
             self._take_model(self.call_model_init())
             self.optimizer = self.lr_scheduler = None
         self.is_in_train = self._unproven = True
@@ -251,18 +258,17 @@ class Trainer(Feeding, Evaluating, Introspection):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The next micro-batches, at most ``num_batches``, and the number of items that their loss is averaged over."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        return batches, self._get_num_items_in_batch(batches, device)
+        items = self._get_num_items_in_batch(batches, device)
+        if items is not None and self._sums_items_over_ranks:
+            torch.distributed.all_reduce(items)
+        return batches, items
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor | None:
+        """The targets in this rank's batches; None where no loss is averaged over them."""
         if not (self.model_accepts_loss_kwargs or self.compute_loss_func is not None):
             return None
         items = losses.count_items(batch_samples, self._loss_shifts_labels)
-        if items is None:
-            return None
-        items = items.to(device)
-        if self._sums_items_over_ranks:
-            torch.distributed.all_reduce(items)
-        return items
+        return None if items is None else items.to(device)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch; returns its loss, detached.
@@ -312,7 +318,7 @@ class Trainer(Feeding, Evaluating, Introspection):
             loss = self.label_smoother(outputs, labels, self._smoother_shifts, num_items_in_batch)
         else:
             loss = losses.loss_of(outputs, inputs)
-        if counted and self._sums_items_over_ranks:
+        if counted and self._sums_items_over_ranks and model.training:
             loss = loss * self.args.world_size  # the ranks' gradients are averaged, but their items were summed
         return (loss, outputs) if return_outputs else loss
 
@@ -363,6 +369,10 @@ class Trainer(Feeding, Evaluating, Introspection):
         """Add ``logs`` to the history, with the epoch, and let the callbacks know."""
         if self.state.epoch is not None:
             logs["epoch"] = self.state.epoch
+        if self.args.include_num_input_tokens_seen != "no":
+            seen = logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+            if start_time is not None:
+                logs.update(speed_metrics("train", start_time, num_tokens=seen - self._tokens_before))
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 

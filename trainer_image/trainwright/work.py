@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+logger = logging.getLogger(__name__)
+
 
 class Work:
-    """Counts for one call of ``train`` what this rank's micro-batches hold.
+    """Counts what this rank's micro-batches hold, for one call of ``train``.
 
-    The counts are plain integers. ranks add them up only when something is logged or saved.
+    What can be read from shapes is a plain integer; ranks add up only when something is logged or saved.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.main_input = getattr(trainer.model, "main_input_name", "input_ids")
+        self.kind = trainer.args.include_num_input_tokens_seen
+        self.flos_per_element = 0
         self.count: Callable[[Any], None] = self._decide
+        self._unseen: Any = 0
 
     def _decide(self, batch: Any) -> None:
         """The first micro-batch shows what there is to count."""
         main = batch.get(self.main_input) if hasattr(batch, "get") else None
+        steps = []
         if self.trainer.overrides("floating_point_ops"):
-            self.count = self._ask
-        elif not isinstance(main, torch.Tensor):
-            self.count = _nothing
-        else:
-            self.flos_per_element = self.trainer.floating_point_ops({self.main_input: main}) // main.numel()
-            self.count = self._elements if main.is_floating_point() else self._tokens
+            steps.append(self._ask)
+        elif isinstance(main, torch.Tensor):
+            self.flos_per_element = self.trainer.floating_point_ops({self.main_input: main}) // max(1, main.numel())
+            steps.append(self._elements if main.is_floating_point() else self._tokens)
+        if self.kind != "no":
+            steps.append(self._see if isinstance(main, torch.Tensor) else self._nothing_to_see)
+        self.count = steps[0] if len(steps) == 1 else lambda batch: [step(batch) for step in steps] and None
         self.count(batch)
 
     def _ask(self, batch: Any) -> None:
@@ -42,9 +50,28 @@ class Work:
         self.trainer.state.local_tokens += tokens
         self.trainer.current_flos += self.flos_per_element * tokens
 
+    def _see(self, batch: Any) -> None:
+        self._unseen = self._unseen + self._tokens_in(batch)
 
-def _nothing(batch: Any) -> None:
-    pass
+    def _tokens_in(self, batch: Any) -> Any:
+        """All tokens, or those that are no padding: by the mask, else by the padding token."""
+        main = batch[self.main_input]
+        if self.kind == "all":
+            return main.numel()
+        if "attention_mask" in batch:
+            return batch["attention_mask"].sum()
+        padding = getattr(self.trainer.processing_class, "pad_token_id", None)
+        return main.numel() if padding is None else (main != padding).sum()
+
+    def _nothing_to_see(self, batch: Any) -> None:
+        logger.warning("include_num_input_tokens_seen: the batch has no %s, nothing is counted", self.main_input)
+        self.kind, self.count = "no", self._decide
+
+    def settle(self) -> None:
+        """Add what all ranks have seen to the state; all of them together."""
+        if self.trainer.args.include_num_input_tokens_seen != "no":
+            seen, self._unseen = int(self._unseen), 0
+            self.trainer.state.num_input_tokens_seen += int(sum_over_ranks(seen, self.trainer.args.device))
 
 
 def sum_over_ranks(value: float, device: torch.device) -> float:

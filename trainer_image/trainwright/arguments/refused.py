@@ -53,7 +53,6 @@ REFUSED: dict[str, Refusal] = {
     ),
     "optim_target_modules": Refusal("low-rank optimizers are not built yet; leave it out"),
     "accelerator_config.gradient_accumulation_kwargs": Refusal("not built yet; set gradient_accumulation_steps"),
-    "auto_find_batch_size": Refusal("not built yet; set per_device_train_batch_size to what fits"),
     "enable_jit_checkpoint": Refusal("not needed: under the launcher a checkpoint is always written on SIGTERM"),
     "debug": Refusal("not built yet; leave it out"),
     "sortish_sampler": Refusal("not built yet; leave it out"),
@@ -61,11 +60,6 @@ REFUSED: dict[str, Refusal] = {
     "generation_max_length": _GENERATION,
     "generation_num_beams": _GENERATION,
     "generation_config": _GENERATION,
-    "skip_memory_metrics": Refusal("measuring memory is not built yet; leave it out"),
-    "torch_empty_cache_steps": Refusal("not built yet; leave it out"),
-    "neftune_noise_alpha": Refusal("not built yet; leave it out"),
-    "include_num_input_tokens_seen": Refusal("counting input tokens is not built yet; leave it out", (False,)),
-    "restore_callback_states_from_checkpoint": Refusal("not built yet; leave it out"),
 }
 """Field, or setting of a field after a point -> why it is refused when set to anything but its default."""
 

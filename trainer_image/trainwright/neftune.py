@@ -1,0 +1,32 @@
+"""NEFTune (arXiv:2310.05914): uniform noise on the input embeddings while training, which helps instruction tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from trainwright.losses import ModelError, base_model
+
+
+def add_noise(model: nn.Module, alpha: float) -> RemovableHandle:
+    """Add noise of magnitude ``alpha / sqrt(length x width)`` to what the input embeddings give; undone by ``remove``.
+
+    Raises:
+        ModelError: The model does not tell its input embeddings.
+    """
+    base = base_model(model)
+    get = getattr(base, "get_input_embeddings", None)
+    embeddings = get() if callable(get) else None
+    if embeddings is None:
+        raise ModelError(f"neftune_noise_alpha: {type(base).__name__} has no get_input_embeddings(); define it")
+
+    def noisy(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        if not module.training:
+            return output
+        magnitude = alpha / (output.size(1) * output.size(2)) ** 0.5
+        return output + torch.zeros_like(output).uniform_(-magnitude, magnitude)
+
+    return embeddings.register_forward_hook(noisy)

@@ -1,0 +1,79 @@
+"""Activation checkpointing: layers forget their activations and compute them again in the backward pass."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from functools import wraps
+from types import MethodType
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from trainwright.losses import ModelError
+
+_OWN = ("every_n_layers", "offload")
+"""Keys of ``activation_checkpointing_kwargs`` that are not torch's."""
+
+
+def recompute_activations(model: nn.Module, kwargs: dict[str, Any] | None) -> None:
+    """Turn it on in ``model``: by the model's own method if it has one, else for each layer of its lists of layers.
+
+    Args:
+        kwargs: For ``torch.utils.checkpoint.checkpoint``; and ``every_n_layers``, which leaves layers out.
+
+    Raises:
+        ModelError: The model has neither.
+    """
+    given = dict(kwargs or {})
+    own = {name: given.pop(name) for name in _OWN if name in given}
+    for method, keyword in (
+        ("activation_checkpointing_enable", "activation_checkpointing_kwargs"),
+        ("gradient_checkpointing_enable", "gradient_checkpointing_kwargs"),
+    ):
+        enable = getattr(model, method, None)
+        if enable is not None:
+            takes = inspect.signature(enable).parameters
+            enable(**{keyword: given or None}, **{name: value for name, value in own.items() if name in takes})
+            return
+    _wrap_layers(model, own, given)
+
+
+def _wrap_layers(model: nn.Module, own: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    if own.get("offload"):
+        raise ModelError(f"activation_checkpointing_kwargs: {type(model).__name__} cannot offload; leave offload out")
+    layers = list(layers_of(model))
+    if not layers:
+        raise ModelError(
+            f"activation_checkpointing: {type(model).__name__} has no layers in a ModuleList or Sequential to compute "
+            "again; keep them in one, define gradient_checkpointing_enable, or leave it out"
+        )
+    for layer in layers[:: own.get("every_n_layers", 1)]:
+        _wrap(layer, {"use_reentrant": False, **kwargs})
+
+
+def layers_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The members of the outermost lists that hold at least two modules with parameters."""
+    if isinstance(module, nn.ModuleList | nn.Sequential):
+        members = [member for member in module if any(True for _ in member.parameters())]
+        if len(members) > 1:
+            yield from members
+            return
+    for child in module.children():
+        yield from layers_of(child)
+
+
+def _wrap(layer: nn.Module, kwargs: dict[str, Any]) -> None:
+    if hasattr(layer, "_recomputes"):
+        return
+    function = type(layer).forward
+
+    @wraps(function)
+    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        if not self.training:
+            return function(self, *inputs, **named)
+        return checkpoint(function, self, *inputs, **named, **kwargs)
+
+    layer._recomputes = True
+    layer.forward = MethodType(forward, layer)
