@@ -85,7 +85,7 @@ def test_two_nodes(tmp_path: Path) -> None:
 
 def test_one_node(tmp_path: Path) -> None:
     first, second = ask_two_ranks(
-        tmp_path, (0, 1), log_on_each_node=False, log_level="info", log_level_replica="error", ddp_backend="gloo"
+        tmp_path, (0, 1), log_on_each_node=False, log_level="info", log_level_replica="error", ddp_backend="gloo", use_cpu=False
     )
     assert [told["local_process_index"] for told in (first, second)] == [0, 1]
     assert [told["should_save"] for told in (first, second)] == [True, False]

@@ -14,13 +14,20 @@ from trainwright.arguments import (
     TrainingArguments,
     UnknownArgumentError,
 )
+from trainwright.arguments.fields import FIELDS
+from trainwright.arguments.refused import REFUSED
 from trainwright.contract import ExitCode, UserError
 
 NO = 'is the boolean false; write "no" in quotes, since a bare no is a boolean in YAML'
 
 # field, value, what is said of it
 WRONG_VALUES: list[tuple[str, Any, str]] = [
-    ("learning_rate", "3e-4", "must be a number, not the text '3e-4'; write it without quotes"),
+    (
+        "learning_rate",
+        "3e-4",
+        "must be a number, not the text '3e-4'; write 3.0e-4 without quotes (YAML wants the point)",
+    ),
+    ("learning_rate", "0.1", "must be a number, not the text '0.1'; write it without quotes"),
     ("learning_rate", "fast", "must be a number, not the text 'fast'"),
     ("learning_rate", True, "must be a number, not the boolean True"),
     ("learning_rate", None, "must not be None; leave it out for 5e-05"),
@@ -123,7 +130,7 @@ def test_all_mistakes_come_at_once() -> None:
         )
     assert str(error.value).splitlines() == [
         "max_steps: must be at least -1, not -7",
-        "learning_rate: must be a number, not the text '3e-4'; write it without quotes",
+        "learning_rate: must be a number, not the text '3e-4'; write 3.0e-4 without quotes (YAML wants the point)",
         "fp16 and bf16 exclude each other; keep bf16 where the hardware has it",
         'load_best_model_at_end needs save_strategy to be the same as eval_strategy, or "best"',
         "push_to_hub: True is not supported: uploading to the Hub is not built yet; "
@@ -220,31 +227,66 @@ def test_a_chain_of_setters_may_pass_through_what_does_not_fit() -> None:
     assert args.do_eval
 
 
-@pytest.mark.parametrize(
-    ("values", "field"),
-    [
-        ({"predict_with_generate": True}, "predict_with_generate"),
-        ({"sortish_sampler": True}, "sortish_sampler"),
-        ({"generation_max_length": 3}, "generation_max_length"),
-        ({"generation_config": "path"}, "generation_config"),
-        ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 2}}}, "accelerator_config"),
-        ({"optim": "lomo"}, "optim"),
-        ({"report_to": ["wandb"]}, "report_to"),
-        ({"report_to": "all"}, "report_to"),
-        ({"debug": "underflow_overflow"}, "debug"),
-        ({"hub_strategy": "end"}, "hub_strategy"),
-        ({"project": "mine"}, "project"),
-        ({"fsdp": "full_shard"}, "fsdp"),
-        ({"deepspeed": {"zero_optimization": {}}}, "deepspeed"),
-        ({"skip_memory_metrics": False}, "skip_memory_metrics"),
-        ({"parallelism_config": object()}, "parallelism_config"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_what_is_not_built_is_refused_by_name(values: dict[str, Any], field: str) -> None:
-    from trainwright.arguments.refused import REFUSED
+ASKED_FOR: dict[str, Any] = {
+    "fsdp": "full_shard",
+    "fsdp_config": {"version": 2},
+    "deepspeed": {"zero_optimization": {}},
+    "parallelism_config": object(),
+    "push_to_hub": True,
+    "hub_token": "hf_x",
+    "hub_private_repo": True,
+    "hub_model_id": "me/model",
+    "hub_strategy": "end",
+    "hub_always_push": True,
+    "hub_revision": "main",
+    "report_to": ["wandb"],
+    "project": "mine",
+    "trackio_space_id": "me/space",
+    "trackio_bucket_id": "me/bucket",
+    "trackio_static_space_id": "me/space",
+    "use_liger_kernel": True,
+    "liger_kernel_config": {"rope": True},
+    "optim": "lomo",
+    "optim_target_modules": ["q_proj"],
+    "accelerator_config.gradient_accumulation_kwargs": {"num_steps": 2},
+    "auto_find_batch_size": True,
+    "enable_jit_checkpoint": True,
+    "debug": "underflow_overflow",
+    "sortish_sampler": True,
+    "predict_with_generate": True,
+    "generation_max_length": 3,
+    "generation_num_beams": 2,
+    "generation_config": "folder",
+    "skip_memory_metrics": False,
+    "batch_eval_metrics": True,
+    "eval_use_gather_object": True,
+    "torch_empty_cache_steps": 3,
+    "neftune_noise_alpha": 5,
+    "include_num_input_tokens_seen": "all",
+    "train_sampling_strategy": "group_by_length",
+    "restore_callback_states_from_checkpoint": True,
+}
+"""For each field that was ever refused, a value that asks for its effect."""
 
-    if not any(name.split(".")[0] == field for name in REFUSED):
-        pytest.skip(f"{field} is built")
-    with pytest.raises(NotImplementedError, match=field):
-        Seq2SeqTrainingArguments(**values)
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_built_is_refused_by_name(name: str) -> None:
+    field, _, setting = name.partition(".")
+    value = {setting: ASKED_FOR[name]} if setting else ASKED_FOR[name]
+    with pytest.raises(NotImplementedError) as error:
+        Seq2SeqTrainingArguments(**{field: value})
+    (problem,) = error.value.problems  # type: ignore[attr-defined]
+    assert problem.field == name
+    assert problem.message.endswith(REFUSED[name].reason)
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name in FIELDS])
+def test_what_is_not_built_may_be_said_to_be_off(name: str) -> None:
+    for value in (FIELDS[name].default, *REFUSED[name].built):
+        Seq2SeqTrainingArguments(**{name: value})
+
+
+def test_every_tracker_is_refused_also_among_others() -> None:
+    for trackers in ("all", "tensorboard", ["none", "wandb"]):
+        with pytest.raises(NotImplementedError, match="report_to"):
+            TrainingArguments(report_to=trackers)

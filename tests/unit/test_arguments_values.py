@@ -201,6 +201,29 @@ def test_names_in_descriptions_exist(info: FieldInfo) -> None:
     assert words <= set(FIELDS) | elsewhere | settings_of_accelerate | choices
 
 
+def test_help_tells_what_each_argument_does() -> None:
+    documentation = TrainingArguments.__doc__ or ""
+    assert all(
+        f"\n        {name}: {info.description}\n" in f"{documentation}\n"
+        for name, info in FIELDS.items()
+        if not info.seq2seq
+    )
+    assert "predict_with_generate: " not in documentation
+    assert "predict_with_generate: " in (Seq2SeqTrainingArguments.__doc__ or "")
+
+
+def test_a_subclass_with_a_constructor_of_its_own() -> None:
+    class Mine(TrainingArguments):
+        def __init__(self, corpus: str, **values: Any) -> None:
+            super().__init__(**values)
+            self.corpus = corpus
+
+    args = Mine(corpus="a", max_steps=3)
+    assert (args.corpus, args.max_steps) == ("a", 3)
+    with pytest.raises(TypeError):
+        Mine(corpus="a", lerning_rate=3)
+
+
 def test_importing_costs_no_heavy_library() -> None:
     heavy = ("torch", "transformers", "accelerate", "numpy", "asyncio", "subprocess", "socket", "difflib", "yaml")
     code = f"import sys, trainwright.arguments; print([name for name in {heavy} if name in sys.modules])"

@@ -24,6 +24,10 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{}, {"num_train_epochs": 0.5}, {"num_train_epochs": 0, "max_steps": 1}, {"max_steps": 0}],
         [{"num_train_epochs": 0}, {"num_train_epochs": 0, "max_steps": -1}, {"num_train_epochs": 0, "max_steps": 0}],
     ),
+    "warmup-steps-whole": (
+        [{}, {"warmup_steps": 0.1}, {"warmup_steps": 1}, {"warmup_steps": 100}],
+        [{"warmup_steps": 1.5}, {"warmup_steps": 100.1}],
+    ),
     "one-number-format": (
         [{}, {"fp16": True}, {"bf16": True}, {"bf16": True, "fp16": False}],
         [{"fp16": True, "bf16": True}],

@@ -31,6 +31,7 @@ DEFAULTS: dict[str, str | bool | int | float] = {
     "save_steps": 500.0,
     "save_strategy": "steps",
     "use_cpu": False,
+    "warmup_steps": 0.0,
 }
 """What an absent field means in CEL; the type of the value is the field's type there."""
 
@@ -124,6 +125,13 @@ RULES: tuple[Rule, ...] = (
         lambda v: v["max_steps"] > 0 or v["num_train_epochs"] > 0,
         "{max_steps} > 0 || {num_train_epochs} > 0.0",
         "num_train_epochs is 0 and max_steps gives no length either; set one of them above 0",
+    ),
+    Rule(
+        "warmup-steps-whole",
+        ("warmup_steps",),
+        lambda v: _whole(v["warmup_steps"]),
+        _WHOLE.replace("STEPS", "{warmup_steps}"),
+        "warmup_steps must be a whole number of steps, or a share of all steps below 1",
     ),
     Rule(
         "one-number-format",

@@ -217,8 +217,14 @@ def _typed(info: FieldInfo, value: Any) -> str:
 
 
 def _unquoted_number(value: Any) -> str:
+    """The mend for a text that reads as a number; YAML takes 3e-4 for a text too, as it misses the point."""
+    if not isinstance(value, str):
+        return ""
+    if re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
+        digits, exponent = re.split("[eE]", value)
+        return f"; write {digits}.0e{exponent} without quotes (YAML wants the point)"
     try:
-        float(value) if isinstance(value, str) else float("")
+        float(value)
     except ValueError:
         return ""
     return "; write it without quotes"

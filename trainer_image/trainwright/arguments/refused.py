@@ -25,11 +25,11 @@ class Refusal:
 _HUB = Refusal("uploading to the Hub is not built yet; upload the output folder after the run")
 _TRACKERS = Refusal("no experiment tracker is built yet; the log is in trainer_state.json and in the status")
 _GENERATION = Refusal("generating in evaluation is not built yet; generate from the saved model after the run")
-_SHARDING = Refusal("sharding over processes is not built yet; train data parallel", (False, "", []))
+_SHARDING = Refusal("sharding over processes is not built yet; train data parallel")
 _LIGER = Refusal("Liger kernels are not built in yet; leave it out")
 
 REFUSED: dict[str, Refusal] = {
-    "fsdp": _SHARDING,
+    "fsdp": Refusal(_SHARDING.reason, (False, "")),
     "fsdp_config": _SHARDING,
     "deepspeed": _SHARDING,
     "parallelism_config": _SHARDING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +20,10 @@ class Named:
     """Looks at the names before ``__init__`` does, which would stop at the first unknown one."""
 
     def __new__(cls, *args: Any, **values: Any) -> Any:
-        refuse_unknown(values, cls.__dataclass_fields__)  # type: ignore[attr-defined]
+        if not values.keys() <= cls.__dataclass_fields__.keys():  # type: ignore[attr-defined]
+            parameters = inspect.signature(cls).parameters
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+                refuse_unknown(values, parameters)
         return super().__new__(cls)
 
 
@@ -78,3 +82,13 @@ class TrainingArguments(
 @dataclass(repr=False)
 class Seq2SeqTrainingArguments(groups.Generation, TrainingArguments):
     """:class:`TrainingArguments` and what only models that write a new sequence need."""
+
+
+def _document(cls: type, seq2seq: bool) -> None:
+    """Appends what each argument does, for ``help()`` and notebooks."""
+    lines = (f"{name}: {info.description}" for name, info in FIELDS.items() if info.seq2seq <= seq2seq)
+    cls.__doc__ = "\n    ".join([f"{cls.__doc__}\n\n    Args:", *(f"    {line}" for line in lines)])
+
+
+_document(TrainingArguments, seq2seq=False)
+_document(Seq2SeqTrainingArguments, seq2seq=True)
