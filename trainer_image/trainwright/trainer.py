@@ -194,7 +194,7 @@ class Trainer(Feeding, Evaluating, Introspection):
         return self.lr_scheduler
 
     def make_optimizer_and_scheduler(self, num_training_steps: int, wrap: Callable[[Any], nn.Module]) -> None:
-        """For one run of ``train``. An earlier run's schedule is made anew; its optimizer goes on, as does a given one."""
+        """For one run of ``train``: a schedule that an earlier run made is made anew, its optimizer goes on."""
         if self._owns_scheduler:
             self.lr_scheduler, self._owns_scheduler = None, False
         if self.overrides("create_optimizer_and_scheduler"):
