@@ -19,8 +19,23 @@ FREE = "x-kubernetes-preserve-unknown-fields"
 
 def refused(schema: Schema, value: Any, old: Any = None) -> set[str]:
     """Paths at which an API server with strict field validation would refuse ``value``."""
+    value = _without_nulls(schema, value)
     wrong = {_path(error) for error in _validator(_Hashed(schema)).iter_errors(value)}
     return wrong or set(_broken_rules(schema, value, old, ""))
+
+
+def _without_nulls(schema: Schema, value: Any) -> Any:
+    """An API server drops a null field before it looks at the object; in a list or a free object it stays."""
+    if isinstance(value, list):
+        return [_without_nulls(schema.get("items", {}), item) for item in value]
+    if not isinstance(value, dict) or schema.get(FREE):
+        return value
+    children = {key: schema.get("properties", {}).get(key) or schema.get("additionalProperties") or {} for key in value}
+    return {
+        key: _without_nulls(children[key], item)
+        for key, item in value.items()
+        if item is not None or children[key].get("nullable")
+    }
 
 
 class _Hashed:
@@ -53,7 +68,7 @@ def as_json_schema(schema: Schema) -> Schema:
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
             found[key] = as_json_schema(schema[key])
-    return found
+    return {"anyOf": [found, {"type": "null"}]} if schema.get("nullable") else found
 
 
 _SAME = (

@@ -89,7 +89,7 @@ def plain(text: str) -> Any:
 def _whole(text: str, match: re.Match[str]) -> int | float:
     kind = match.lastgroup or "dec"
     value = int(match[kind], _BASES[kind]) * (-1 if text[0] == "-" else 1)
-    return value if -(2**63) <= value < 2**64 else float(value)
+    return value if -(2**63) <= value < 2**63 else float(value)
 
 
 def _finite(number: float) -> int | float:

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainwright_operator import manifest, names
 from trainwright_operator.openapi import metadata
-from trainwright_operator.openapi.check import check, check_change
+from trainwright_operator.openapi.check import check, check_change, without_nulls
 from trainwright_operator.openapi.job import job_spec
 from trainwright_operator.openapi.nearest import among
 from trainwright_operator.openapi.pool import pool_spec
@@ -80,12 +80,18 @@ def problems(content: Any) -> list[Problem]:
         return [Problem("kind", f"is missing; give kind: {names.JOB_KIND} and apiVersion: {names.API_VERSION}")]
     if kind not in SCHEMAS:
         return [Problem("kind", f"is {kind!r}, not one of {', '.join(SCHEMAS)}{among(str(kind), SCHEMAS)}")]
-    return check(SCHEMAS[kind](), content)
+    return check(SCHEMAS[kind](), as_stored(content))
+
+
+def as_stored(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest of ours as the API server would store it."""
+    stored: dict[str, Any] = without_nulls(SCHEMAS[content["kind"]](), dict(content))
+    return stored
 
 
 def change_problems(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Problem]:
     """What of a change of one object, right before and after, the API server would refuse."""
-    return check_change(SCHEMAS[new["kind"]](), new, old)
+    return check_change(SCHEMAS[new["kind"]](), as_stored(new), as_stored(old))
 
 
 def render(schema: Any) -> Any:

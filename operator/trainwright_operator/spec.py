@@ -126,7 +126,7 @@ class AcceleratorPool:
 
 def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
     """The job of a manifest or of an object from the API server; :class:`SpecError` names every mistake."""
-    _refuse(manifest, names.JOB_KIND)
+    manifest = _accepted(manifest, names.JOB_KIND)
     metadata = manifest["metadata"]
     name = metadata.get("name") or f"{metadata['generateName']}00000"
     return TrainingJob(
@@ -143,12 +143,13 @@ def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
     )
 
 
-def _refuse(manifest: Mapping[str, Any], kind: str) -> None:
+def _accepted(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     problems = schema.problems(manifest)
     if not problems and manifest["kind"] != kind:
         problems = [Problem("kind", f"is {manifest['kind']}, not {kind}")]
     if problems:
         raise SpecError(tuple(problems))
+    return schema.as_stored(manifest)
 
 
 def _job_spec(spec: Mapping[str, Any], name: str) -> JobSpec:
@@ -192,7 +193,7 @@ def _output(output: Mapping[str, Any], name: str) -> Output:
 
 def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:
     """The pool of a manifest; :class:`SpecError` names every mistake."""
-    _refuse(manifest, names.POOL_KIND)
+    manifest = _accepted(manifest, names.POOL_KIND)
     metadata, spec = manifest["metadata"], manifest["spec"]
     return AcceleratorPool(
         name=metadata.get("name") or f"{metadata['generateName']}00000",

@@ -131,9 +131,16 @@ CASES: dict[str, tuple[str, list[str]]] = {
         argument("hubToken: hf_secret"),
         [f'job.yaml:11: {ARGUMENTS}.hubToken: must be an object, not the text "hf_secret"'],
     ),
-    "an empty value": (
-        argument("learningRate:"),
-        [f"job.yaml:11: {ARGUMENTS}.learningRate: is empty; give a value, or remove the line"],
+    "an empty item": (
+        argument("labelNames: [labels, ~]"),
+        [f"job.yaml:11: {ARGUMENTS}.labelNames[1]: is empty; give a value, or remove the line"],
+    ),
+    "an empty value where one is needed": (
+        GOOD.replace("{persistentVolumeClaim: {claimName: runs}}", ""),
+        [
+            "job.yaml:11: spec.output: is missing: say where the model goes, such as "
+            "output: {persistentVolumeClaim: {claimName: runs}}"
+        ],
     ),
     "a key twice": (
         argument("maxSteps: 300"),
@@ -261,7 +268,9 @@ def test_a_mistake_is_told_in_one_line(text: str, said: list[str]) -> None:
     assert lines(text) == said
 
 
-@pytest.mark.parametrize("text", [GOOD, SCRIPT], ids=["declarative", "script"])
+@pytest.mark.parametrize(
+    "text", [GOOD, SCRIPT, argument("learningRate:")], ids=["declarative", "script", "an empty optional field"]
+)
 def test_a_right_manifest_is_not_complained_of(text: str) -> None:
     assert lines(text) == []
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from builders import make_job
-from crd_judge import nodes, refused
+from crd_judge import refused
+from mutations import SPEC, mutated_specs, specs_with_sound_arguments
 from trainwright_operator import schema
-
-Schema = dict[str, Any]
-SPEC = schema.job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-
-# What may change
 
 JOB = make_job().training(maxSteps=200, numTrainEpochs=2.0).manifest()
 
@@ -73,57 +66,13 @@ def same_verdict(spec: Any) -> None:
     assert bool(ours) == bool(theirs), (list(map(str, ours)), theirs)
 
 
-values = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(-3, 5),
-        st.sampled_from([0.0, 0.5, 1.0, 1e300, math.pi, 2**31, 2**63 - 1]),
-        st.sampled_from(
-            ["", "no", "steps", "epoch", "best", "CausalLM", "Seq2SeqLM", "text", "a", "A b", "1Gi", "PET_X"]
-        ),
-    ),
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["name", "key", "x"]), inner, max_size=2)
-    ),
-    max_leaves=3,
-)
-places = st.sampled_from([path for path, _ in nodes(SPEC) if path and "[]" not in path])
-
-
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(places, values), min_size=1, max_size=3))
-def test_validate_and_the_crd_agree_on_mutated_specs(mutations: list[tuple[str, Any]]) -> None:
-    spec = copy.deepcopy(JOB["spec"])
-    for path, value in mutations:
-        *parents, last = path.strip(".").split(".")
-        node = spec
-        for name in parents:
-            if not isinstance(node.get(name), dict):
-                node[name] = {}
-            node = node[name]
-        node[last] = value
+@given(mutated_specs())
+def test_validate_and_the_crd_agree_on_mutated_specs(spec: Any) -> None:
     same_verdict(spec)
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_validate_and_the_crd_agree_on_arguments_of_the_right_type(data: st.DataObject) -> None:
-    """Right by themselves, so that the rules that span them are reached."""
-    arguments = SPEC["properties"]["trainingArguments"]["properties"]
-    chosen = data.draw(st.lists(st.sampled_from(sorted(arguments)), min_size=1, max_size=6, unique=True))
-    stated = {name: data.draw(sound(arguments[name])) for name in chosen}
-    same_verdict(make_job().with_("spec.trainingArguments", stated).manifest()["spec"])
-
-
-def sound(node: Schema) -> st.SearchStrategy[Any]:
-    if "enum" in node:
-        return st.sampled_from(node["enum"])
-    if node["type"] == "integer":
-        return st.sampled_from(
-            [number for number in (-1, 0, 1, 2, 500) if node["minimum"] <= number <= node["maximum"]]
-        )
-    simple = {"boolean": st.booleans(), "number": st.sampled_from([0, 0.5, 1, 1.5, 500]), "string": st.just("x")}
-    if node["type"] == "array":
-        return st.lists(sound(node["items"]), max_size=2)
-    return simple.get(node["type"], st.just({}))
+@given(specs_with_sound_arguments())
+def test_validate_and_the_crd_agree_on_arguments_right_by_themselves(spec: Any) -> None:
+    same_verdict(spec)

@@ -29,6 +29,17 @@ def check(schema: Schema, value: Any, path: str = "") -> list[Problem]:
     return problems + [broken for rule in schema.get(RULES, ()) if (broken := _broken(rule, value, path, problems))]
 
 
+def without_nulls(schema: Schema, value: Any) -> Any:
+    """As an API server stores it: a field that is null is a field that is absent, but for free objects."""
+    if isinstance(value, list) and "items" in schema:
+        return [without_nulls(schema["items"], item) for item in value]
+    if not isinstance(value, dict) or (FREE in schema and "properties" not in schema):
+        return value
+    fields, rest = schema.get("properties", {}), schema.get("additionalProperties", {})
+    kept = {key: item for key, item in value.items() if item is not None or (fields.get(key) or rest).get("nullable")}
+    return {key: without_nulls(fields.get(key, rest), item) for key, item in kept.items()}
+
+
 def check_change(schema: Schema, new: Any, old: Any, path: str = "") -> list[Problem]:
     """What of a change from ``old`` to ``new``, both right by themselves, the API server would refuse."""
     rules = [rule for rule in schema.get(RULES, ()) if rule.transition and not rule.fine(new, old)]

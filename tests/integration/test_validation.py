@@ -1,0 +1,128 @@
+"""The API server takes the CRDs, and its verdict on a manifest is that of ``trainwright validate``."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from builders import make_job
+from cluster import programs
+from cluster.kube import ApiError, Kube, condition_of
+from mutations import mutated_specs, specs_with_sound_arguments
+from trainwright_operator import manifest, schema
+from unit.test_bad_input import CASES
+from unit.test_schema_agreement import CHANGES, JOB
+
+pytestmark = pytest.mark.usefixtures("crds")
+
+KNOWN_TO_CLIENTS = {"a key twice", "a tab", "a kind that does not exist", "a version that does not exist", "no spec"}
+"""Mistakes that a client finds, so that the API server never gets to see them."""
+
+
+def verdict(request: Callable[[], Any]) -> str | None:
+    """The API server's refusal, or None."""
+    try:
+        request()
+    except ApiError as error:
+        if error.code in (400, 422):
+            return str(error)
+        raise
+    return None
+
+
+def creation(kube: Kube, manifest: dict[str, Any]) -> str | None:
+    """The verdict on a new object with strict field validation; nothing is created."""
+    return verdict(lambda: kube.create(manifest, "default", dryRun="All", fieldValidation="Strict"))
+
+
+def change(kube: Kube, namespace: str, spec: Any) -> str | None:
+    """The verdict on a new spec of the object called job; nothing is changed."""
+    stored = kube.get("TrainingJob", "job", namespace) | {"spec": spec}
+    return verdict(lambda: kube.request("PUT", kube.path("TrainingJob", namespace, "job"), stored, dryRun="All"))
+
+
+def bare(spec: Any) -> dict[str, Any]:
+    made = make_job().without("metadata.uid").without("metadata.creationTimestamp").without("metadata.generation")
+    return made.with_("spec", spec).manifest()
+
+
+def test_the_crds_are_structural_and_established(kube: Kube) -> None:
+    for crd in (schema.job_crd(), schema.pool_crd()):
+        found = kube.get("CustomResourceDefinition", crd["metadata"]["name"], None)
+        assert condition_of(found, "Established") == "True"
+        assert condition_of(found, "NonStructuralSchema") is None
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in KNOWN_TO_CLIENTS])
+def test_what_validate_refuses_the_api_server_refuses_at_the_same_place(kube: Kube, name: str) -> None:
+    text, said = CASES[name]
+    (document,) = manifest.read(text, "job.yaml")
+    refusal = creation(kube, document.content)
+    path = said[0].split(": ")[1]
+    assert refusal is not None
+    assert path in refusal or path.replace("[0]", "[]") in refusal
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(spec=mutated_specs())
+def test_both_agree_on_mutated_specs(kube: Kube, spec: Any) -> None:
+    both_agree(kube, spec)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(spec=specs_with_sound_arguments())
+def test_both_agree_on_arguments_right_by_themselves(kube: Kube, spec: Any) -> None:
+    both_agree(kube, spec)
+
+
+def both_agree(kube: Kube, spec: Any) -> None:
+    ours, theirs = schema.problems(bare(spec)), creation(kube, bare(spec))
+    assert bool(ours) == bool(theirs), (list(map(str, ours)), theirs)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_both_agree_on_what_may_change(kube: Kube, namespace: str, name: str) -> None:
+    path, value, allowed = CHANGES[name]
+    kube.create(bare(JOB["spec"]) | {"metadata": {"name": "job"}}, namespace)
+    changed = make_job().with_("spec", JOB["spec"])
+    changed = changed.without(f"spec.{path}") if value is None else changed.with_(f"spec.{path}", value)
+    refusal = change(kube, namespace, changed.manifest()["spec"])
+    place = path if path.startswith("trainingArguments") else path.split(".")[0]
+    assert refusal is None if allowed else f"spec.{place}: " in str(refusal)
+
+
+def test_a_renamed_key_of_the_configuration_is_a_change(kube: Kube, namespace: str) -> None:
+    kube.create(bare(JOB["spec"]) | {"metadata": {"name": "job"}}, namespace)
+    renamed = make_job().with_("spec", JOB["spec"]).with_("spec.model.fromConfig", {"n_layer": 2, "n_embd": 32, "x": 2})
+    assert "spec.model: " in str(change(kube, namespace, renamed.manifest()["spec"]))
+
+
+SCALARS = """
+3e-4 5e-05 1e5 1E5 -1e-3 2.0 -0.0 .5 -.5 +.5 +1 -1 0 00 010 -010 0o10 08 09.5 0x1F 0X1f 0b101 1_000 1__0 _1 1e400x
+1e21 1e20 123456789012345678901 9223372036854775807 18446744073709551615 1. 1.e3 e5 1e 0x 0b2 0o9 + - . +. 1:30 19:20:30
+y Y yes Yes YES yEs n N no No NO on On ON off Off OFF true True TRUE tRUE false null Null NULL ~ nil none None
+2024-01-01 2024-1-1T2:3:4Z 12-34 1.2.3 1/2 v1 = <<x inf nan Infinity "no" '1e5' !!str_1 !!int_"1" !!float_1 !!bool_"yes"
+"""
+
+
+def test_scalars_are_read_as_kubectl_reads_them(kube: Kube) -> None:
+    """kubectl reads the YAML and writes what it understood as JSON."""
+    scalars = [re.sub(r"^(!![a-z]+)_", r"\1 ", scalar) for scalar in SCALARS.split()]
+    lines = "".join(f"  - {scalar}\n" for scalar in scalars)
+    text = f"apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: x}}\nextra:\n  scalars:\n{lines}"
+    kubectl = [str(programs.program("kubectl")), "--kubeconfig", str(kube.kubeconfig)]
+    command = [*kubectl, "create", "--dry-run=client", "--validate=false", "-o", "json", "-f", "-"]
+    out = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+    (document,) = manifest.read(text, "x.yaml")
+    assert document.content["extra"] == json.loads(out, parse_int=as_json_number)["extra"]
+
+
+def as_json_number(digits: str) -> int | float:
+    """Go reads a whole number that fits no int64 as a float."""
+    return int(digits) if -(2**63) <= int(digits) < 2**63 else float(digits)
