@@ -30,7 +30,7 @@ class Gang:
         (folder / "job.json").write_text(resolved.to_json())
         (folder / "output").mkdir(exist_ok=True)
         self.launchers: dict[int, subprocess.Popen[bytes]] = {}
-        self._port = _free_port()
+        self._port = free_port()
 
     def __enter__(self) -> Gang:
         return self
@@ -61,6 +61,8 @@ class Gang:
             "PET_MASTER_ADDR": "127.0.0.1",
             "PET_MASTER_PORT": str(self._port),
             "OMP_NUM_THREADS": "1",
+            # c10d looks up the name of every peer's address; a machine whose DNS does not answer waits 5 s for each.
+            "RES_OPTIONS": "timeout:1 attempts:1",
             "TRAINWRIGHT_JOB_FILE": str(self.folder / "job.json"),
             "TRAINWRIGHT_OUTPUT_DIR": str(self.folder / "output"),
             "TRAINWRIGHT_TERMINATION_FILE": str(self.folder / f"termination-{node}"),
@@ -115,7 +117,7 @@ def _kill_group(pid: int) -> None:
         return
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

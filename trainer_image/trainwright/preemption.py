@@ -15,6 +15,7 @@ main thread computes, waits in a collective, evaluates or saves, so nobody waits
 from __future__ import annotations
 
 import _thread
+import functools
 import itertools
 import os
 import signal
@@ -129,6 +130,12 @@ class Preemption:
         return self._last
 
 
+@functools.lru_cache(maxsize=1)
+def _connections(store: Any) -> tuple[Any, Any]:
+    """Two of our own, one to wait on and one to speak on, for a waiting one is locked; kept for the next run."""
+    return store.clone(), store.clone()
+
+
 class _Gang:
     """The ranks of one run as they talk about stopping: one mailbox a rank, and what each rank had begun."""
 
@@ -142,14 +149,14 @@ class _Gang:
 
     @staticmethod
     def join(run: int) -> _Gang | None:
-        """None when this process trains alone. Each connection is its own: a waiting one is locked."""
+        """None when this process trains alone."""
         distributed = sys.modules.get("torch.distributed")
         if distributed is None or not distributed.is_available() or not distributed.is_initialized():
             return None
         if (world_size := distributed.get_world_size()) == 1:
             return None
         store = distributed.distributed_c10d._get_default_store()
-        ear, mouth = (distributed.PrefixStore(f"preemption/{run}", store.clone()) for _ in range(2))
+        ear, mouth = (distributed.PrefixStore(f"preemption/{run}", own) for own in _connections(store))
         return _Gang(distributed.get_rank(), world_size, ear, mouth)
 
     def ask_all(self) -> None:
