@@ -78,7 +78,7 @@ def problems(content: Any) -> list[Problem]:
     kind = content.get("kind")
     if kind is None:
         return [Problem("kind", f"is missing; give kind: {names.JOB_KIND} and apiVersion: {names.API_VERSION}")]
-    if kind not in SCHEMAS:
+    if not isinstance(kind, str) or kind not in SCHEMAS:
         return [Problem("kind", f"is {kind!r}, not one of {', '.join(SCHEMAS)}{among(str(kind), SCHEMAS)}")]
     return check(SCHEMAS[kind](), as_stored(content))
 

@@ -24,7 +24,7 @@ def in_crd(name: Schema) -> Schema:
 def in_manifest(name: Schema, *, namespaced: bool) -> Schema:
     fields = {
         "name": name,
-        "generateName": string("Beginning of a generated name.", 35, pattern=words.HOST_LABEL),
+        "generateName": string("Beginning of a generated name.", 35, pattern=words.HOST_BEGINNING),
         "labels": map_of("Labels.", string("A value.", 63, pattern=words.LABEL_VALUE), 4096),
         "annotations": map_of("Annotations.", string("A value.", 262144), 4096),
         "finalizers": list_of("Finalizers.", string("A finalizer."), 64),

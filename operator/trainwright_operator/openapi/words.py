@@ -12,6 +12,7 @@ HOST_LABEL = Pattern(
     r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
     "use lower-case letters, digits and '-', beginning with a letter and ending with a letter or digit",
 )
+HOST_BEGINNING = Pattern(r"^[a-z][-a-z0-9]*$", "use lower-case letters, digits and '-', beginning with a letter")
 SUBDOMAIN = Pattern(
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
     "use lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit",
