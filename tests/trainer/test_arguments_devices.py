@@ -69,12 +69,18 @@ def ask_two_ranks(folder: Path, local_ranks: tuple[int, int], **values: Any) -> 
 
 def test_two_nodes(tmp_path: Path) -> None:
     first, second = ask_two_ranks(
-        tmp_path, (0, 0), save_on_each_node=True, log_level="info", log_level_replica="error", ddp_timeout=77
+        tmp_path,
+        (0, 0),
+        save_on_each_node=True,
+        log_on_each_node=False,
+        log_level="info",
+        log_level_replica="error",
+        ddp_timeout=77,
     )
     assert [told["process_index"] for told in (first, second)] == [0, 1]
     assert [told["should_save"] for told in (first, second)] == [True, True]
-    assert [told["should_log"] for told in (first, second)] == [True, True]
-    assert [told["level"] for told in (first, second)] == [20, 20]
+    assert [told["should_log"] for told in (first, second)] == [True, False]
+    assert [told["level"] for told in (first, second)] == [20, 40]
     assert [told["timeout"] for told in (first, second)] == [77, 77]
     assert (first["world_size"], first["parallel_mode"], first["backend"]) == (2, "distributed", "gloo")
     assert first["device"].startswith("cpu")
@@ -85,13 +91,21 @@ def test_two_nodes(tmp_path: Path) -> None:
 
 def test_one_node(tmp_path: Path) -> None:
     first, second = ask_two_ranks(
-        tmp_path, (0, 1), log_on_each_node=False, log_level="info", log_level_replica="error", ddp_backend="gloo", use_cpu=False
+        tmp_path, (0, 1), log_level="info", log_level_replica="error", ddp_backend="gloo", use_cpu=False
     )
     assert [told["local_process_index"] for told in (first, second)] == [0, 1]
     assert [told["should_save"] for told in (first, second)] == [True, False]
     assert [told["should_log"] for told in (first, second)] == [True, False]
     assert [told["level"] for told in (first, second)] == [20, 40]
     assert [told["local"] for told in (first, second)] == [True, True]
+
+
+def test_a_backend_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    gang = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    for name, value in gang.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ArgumentError, match=r"ddp_backend: .*mpi is not available"):
+        _ = TrainingArguments(ddp_backend="mpi", ddp_timeout=1).world_size
 
 
 def test_one_process() -> None:

@@ -156,8 +156,8 @@ def test_what_scripts_read_is_set_and_carried() -> None:
     assert (args.do_train, args.do_eval, args.do_predict) == (True, True, True)
     again = TrainingArguments.from_json_string(args.to_json_string())
     assert (again.run_name, again.resume_from_checkpoint, again.local_rank) == ("a", "out/checkpoint-5", 1)
-    assert again.do_train
-    assert TrainingArguments(eval_strategy="epoch").do_eval
+    assert (again.do_train, again.do_predict) == (True, True)
+    assert TrainingArguments(do_eval=True).do_eval
 
 
 def test_it_prints_like_hugging_face() -> None:

@@ -65,9 +65,13 @@ class Devices:
                 raise ArgumentError([Problem("accelerator_config", _NO_STATE)])
             return PartialState(cpu=self.use_cpu)
         AcceleratorState._reset_state(reset_partial_state=True)
-        return PartialState(
-            cpu=self.use_cpu or _no_accelerator(), backend=self.ddp_backend, timeout=self.ddp_timeout_delta
-        )
+        cpu = self.use_cpu or _no_accelerator()
+        try:
+            return PartialState(cpu=cpu, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
+        except ValueError as error:
+            if self.ddp_backend is None:
+                raise
+            raise ArgumentError([Problem("ddp_backend", f"{error}, or leave it out")]) from error
 
     @property
     def device(self) -> torch.device:
