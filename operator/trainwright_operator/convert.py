@@ -7,9 +7,11 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trainwright.arguments import Seq2SeqTrainingArguments
 from trainwright.arguments.fields import FIELDS
 from trainwright.arguments.names import FORMER, nearest
 from trainwright_operator import loading, manifest, mirror, names, schema
@@ -117,7 +119,7 @@ def _script(file: str) -> str:
 
 
 def _placeholder(what: str, notes: Notes) -> str:
-    notes.add(f"to do: --{what}", f"{PLACEHOLDERS[what]} stands in for your own")
+    notes.add(f"--{what}", f"{PLACEHOLDERS[what]} stands in for your own")
     return PLACEHOLDERS[what]
 
 
@@ -133,25 +135,38 @@ def _name(options: Namespace, arguments: Mapping[str, Any]) -> str:
 def training_arguments(arguments: Mapping[str, Any], notes: Notes) -> Object:
     """What differs from the defaults, in the manifest's names and forms; ``notes`` say what could not come along."""
     found: Object = {}
-    for name, value in modern(arguments, notes).items():
-        default = FIELDS[name].default
-        if value is None or value == default or (name in mirror.ABSENT and name != "parallelism_config"):
+    present = modern(arguments, notes)
+    for name, value in present.items():
+        if _is_default(name, value, present) or (name in mirror.ABSENT and name != "parallelism_config"):
             continue
         try:
-            converted = mirror.from_argument(name, value)
+            found[mirror.camel(name)] = mirror.from_argument(name, _stated(name, value))
         except ValueError as error:
             notes.add(mirror.camel(name), f"left out: {error}")
-            continue
-        if converted != _in_manifest(name, default):
-            found[mirror.camel(name)] = converted
     return found
 
 
-def _in_manifest(name: str, default: Any) -> Any:
-    try:
-        return mirror.from_argument(name, default)
-    except ValueError:
-        return None
+@lru_cache(maxsize=1)
+def _derived() -> Object:
+    """What ``to_dict`` writes of arguments that nobody stated."""
+    return Seq2SeqTrainingArguments().to_dict()
+
+
+def _is_default(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether leaving the argument out means the same: ``to_dict`` writes what was derived as if it were stated."""
+    if name == "eval_steps":
+        return value is None or value == arguments.get("logging_steps", FIELDS["logging_steps"].default)
+    if name == "do_eval" and arguments.get("eval_strategy", "no") != "no":
+        return True
+    return value is None or value in (FIELDS[name].default, _derived().get(name))
+
+
+def _stated(name: str, value: Any) -> Any:
+    """Of the settings of accelerate those that differ from the defaults."""
+    if name != "accelerator_config" or not isinstance(value, dict):
+        return value
+    defaults = _derived()[name]
+    return {key: setting for key, setting in value.items() if setting is not None and setting != defaults.get(key)}
 
 
 def modern(arguments: Mapping[str, Any], notes: Notes) -> Object:
