@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 CACHE_VARIABLES = ("HF_HOME", "HF_DATASETS_CACHE", "HF_HUB_CACHE", "XDG_CACHE_HOME")
@@ -28,11 +28,24 @@ def prepare_environment(offline: bool, environ: MutableMapping[str, str] = os.en
     """Set caches, quiet and offline mode; call it before transformers and datasets are imported."""
     if offline:
         environ.update(OFFLINE)
-    if not any(environ.get(name) for name in CACHE_VARIABLES) and not _writable(Path.home() / ".cache"):
-        environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / f"trainwright-cache-{os.getuid()}")
+    home = _hub_home(environ)
+    scratch = Path(tempfile.gettempdir()) / f"trainwright-cache-{os.getuid()}"
+    if not _writable(home) and not _stated(environ):
+        environ["HF_HOME"] = str(scratch)
+    elif not _writable(Path(environ.get("HF_DATASETS_CACHE") or home / "datasets")):
+        environ["HF_DATASETS_CACHE"] = str(scratch / "datasets")  # models may come from a read-only volume, rows not
     if not sys.stderr.isatty():
         for name, value in QUIET.items():
             environ.setdefault(name, value)
+
+
+def _stated(environ: Mapping[str, str]) -> bool:
+    return any(environ.get(name) for name in CACHE_VARIABLES)
+
+
+def _hub_home(environ: Mapping[str, str]) -> Path:
+    cache = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(environ.get("HF_HOME") or cache / "huggingface")
 
 
 def _writable(folder: Path) -> bool:

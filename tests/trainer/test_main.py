@@ -1,0 +1,184 @@
+"""A declarative job as a rank runs it: from the resolved job to the model in the output, and on in a second attempt."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainwright.contract import ENV_JOB_FILE, ENV_OUTPUT_DIR, ExitCode, ResolvedJob, UserError
+from trainwright.declarative.environment import prepare_environment
+from trainwright.declarative.job import run_declarative
+
+JOB = ResolvedJob(
+    name="small",
+    namespace="default",
+    uid="uid-1",
+    attempt=1,
+    nodes=1,
+    per_node=1,
+    task="CausalLM",
+    model={
+        "source": "gpt2",
+        "fromConfig": {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 32},
+        "tokenizer": "bytes",
+    },
+    dataset={"source": "*.txt", "validationFraction": 0.2},
+    training_arguments={
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 2,
+        "learning_rate": 1e-2,
+        "logging_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "save_steps": 2,
+        "report_to": [],
+        "use_cpu": True,
+    },
+    sample={"prompts": ["line "], "maxNewTokens": 4},
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in "abcde":
+        text = "".join(f"line {number} of {name}\n" for number in range(30))
+        (tmp_path / f"{name}.txt").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".cache")
+    return tmp_path
+
+
+def train(job: ResolvedJob, output: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the job in this process; gives its results."""
+    file = output.parent / "job.json"
+    file.write_text(job.to_json())
+    monkeypatch.setenv(ENV_JOB_FILE, str(file))
+    run_declarative(job, output)
+    return json.loads((output / "all_results.json").read_text())
+
+
+def steps_logged(output: Path, step: int) -> list[int]:
+    state = json.loads((output / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    return [entry["step"] for entry in state["log_history"] if "loss" in entry]
+
+
+def test_the_output_holds_model_tokenizer_results_and_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    output = folder / "out"
+    results = train(JOB, output, monkeypatch)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
+    ids = torch.tensor([tokenizer("line 1")["input_ids"]])
+    assert model(input_ids=ids).logits.shape == (1, 6, 260)
+    assert {"train_loss", "eval_loss", "eval_perplexity", "epoch"} <= set(results)
+    assert json.loads((output / "eval_results.json").read_text())["eval_loss"] == results["eval_loss"] < 5.6
+    assert "line " in (output / "samples.txt").read_text()
+    assert not list(output.rglob("*.arrow")), "prepared data belongs into the cache"
+
+
+def test_a_second_attempt_goes_on_where_the_first_saved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    longer = replace(JOB, training_arguments={**JOB.training_arguments, "max_steps": 6})
+    train(longer, folder / "whole", monkeypatch)
+
+    train(longer, folder / "parted", monkeypatch)
+    checkpoint = folder / "parted" / "checkpoint-6"
+    checkpoint.rename(folder / "lost")  # as if the first attempt had died after step 4
+    train(replace(longer, attempt=2), folder / "parted", monkeypatch)
+
+    assert steps_logged(folder / "parted", 6) == [2, 4, 6]
+    for name in ("whole", "lost"):
+        base = folder / name if name == "lost" else folder / name / "checkpoint-6"
+        assert (base / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+
+
+def test_the_output_of_another_job_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = folder / "out"
+    train(JOB, output, monkeypatch)
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="adopt"):
+        train(replace(JOB, uid="uid-2"), output, monkeypatch)
+    assert before == {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+
+
+def test_a_classifier_tells_its_accuracy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(f"{text},{label}\n" for text, label in [("good", "pos"), ("bad", "neg")] * 10)
+    (folder / "rows.csv").write_text("text,label\n" + rows)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    longer = {"max_steps": 40, "per_device_train_batch_size": 10, "learning_rate": 5e-3, "eval_steps": 20}
+    job = replace(
+        JOB,
+        task="SequenceClassification",
+        model={"source": "bert", "fromConfig": shape, "tokenizer": "bytes"},
+        dataset={"source": "rows.csv", "evalSource": "rows.csv"},
+        training_arguments={**JOB.training_arguments, **longer},
+        sample=None,
+    )
+    results = train(job, folder / "out", monkeypatch)
+    assert results["eval_accuracy"] == results["eval_f1_macro"] == 1.0
+    config = json.loads((folder / "out" / "config.json").read_text())
+    assert config["id2label"] == {"0": "neg", "1": "pos"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dataset": {"source": "*.txt"}}, ["evalStrategy", "nothing to evaluate on"]),
+        ({"dataset": {"source": "*.txt", "evalSource": "a.txt", "streaming": True}}, ["maxSteps", "no length"]),
+        ({"task": "MaskedLM"}, ["spec.sample", "does not write text"]),
+        ({"sample": {"prompt": ["x"]}}, ["spec.sample.prompt", "did you mean 'prompts'?"]),
+    ],
+)
+def test_what_does_not_go_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: list[str]
+) -> None:
+    arguments = {**JOB.training_arguments, "max_steps": -1}
+    with pytest.raises(UserError) as caught:
+        train(replace(JOB, **{"training_arguments": arguments, **change}), folder / "out", monkeypatch)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_mistake_ends_the_rank_with_its_code_and_one_line(folder: Path) -> None:
+    job = replace(JOB, dataset={"source": "*.parquet"}, training_arguments={"use_cpu": True})
+    (folder / "job.json").write_text(job.to_json())
+    environment = {
+        **os.environ,
+        ENV_JOB_FILE: str(folder / "job.json"),
+        ENV_OUTPUT_DIR: str(folder / "out"),
+        "HF_HOME": str(folder / "hub"),
+    }
+    command = [sys.executable, "-m", "trainwright.main"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == ExitCode.BAD_DATA, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert lines[-1].endswith("no file matches '*.parquet'; check the pattern, and that its volume is mounted")
+    assert "Traceback" not in done.stderr
+    assert len(lines) == 1, done.stderr
+
+
+def test_the_environment_is_quiet_offline_and_has_a_cache_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith("/home"))
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("/home"))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    environ: dict[str, str] = {"TRANSFORMERS_VERBOSITY": "info"}
+    prepare_environment(True, environ)
+    assert environ["HF_HUB_OFFLINE"] == environ["HF_DATASETS_OFFLINE"] == "1"
+    assert environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] == "1"
+    assert environ["TRANSFORMERS_VERBOSITY"] == "info"
+    assert environ["HF_HOME"].startswith(str(tmp_path))
+    read_only = {"HF_HOME": "/home/models"}
+    prepare_environment(False, read_only)
+    assert read_only["HF_HOME"] == "/home/models"
+    assert read_only["HF_DATASETS_CACHE"].startswith(str(tmp_path))
+    assert "HF_HUB_OFFLINE" not in read_only
