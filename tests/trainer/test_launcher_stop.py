@@ -21,7 +21,7 @@ def handling(stop: str) -> str:
 
 STOPS = {
     # name: (script, grace period, exit code, seconds it may take)
-    "saves, then says preempted": (handling("time.sleep(1); open('saved', 'w').write('y'); sys.exit(143)"), 30, 143, 15),
+    "saves, then says preempted": (handling("time.sleep(1); open('saved', 'w').close(); exit(143)"), 30, 143, 15),
     "knows nothing of it": (SLEEP, 30, 143, 8),
     "ends with 0": (handling("sys.exit(0)"), 30, 143, 8),
     "will not end": (handling("pass") + "\ntime.sleep(300)", 7, 143, 12),

@@ -97,15 +97,15 @@ def rank_command(job: ResolvedJob, folder: Path) -> list[str]:
 
 
 def script_path(script: Mapping[str, object], folder: Path) -> Path:
-    """The file of a script: its inline text written to ``folder``, the mounted key of a ConfigMap, or its own path."""
+    """The file of a script: its inline text written to ``folder``, its own path, or the mounted key of a ConfigMap."""
     if isinstance(inline := script.get("inline"), str):
         path = folder / "script.py"
         path.write_text(inline)
         return path
+    if isinstance(given := script.get("path"), str):
+        return Path(given)
     if isinstance(config_map := script.get("configMap"), Mapping):
         return Path(contract.SCRIPT_DIR) / str(config_map["key"])
-    if isinstance(path := script.get("path"), str):
-        return Path(path)
     raise UserError("script: needs one of inline, configMap or path")
 
 
