@@ -19,11 +19,12 @@ Object = dict[str, Any]
 
 
 class Objects:
-    """``jobs`` and ``pods`` by name. Times are given by the caller."""
+    """``jobs`` and ``pods`` by name. Times are given by the caller; ``revision`` counts what :meth:`sync` changed."""
 
     def __init__(self, node: str = "local") -> None:
         self.jobs: dict[str, Object] = {}
         self.pods: dict[str, Object] = {}
+        self.revision = 0
         self._node = node
 
     def apply(self, children: Iterable[Object], now: datetime) -> None:
@@ -69,13 +70,14 @@ class Objects:
             pods = list(self.pods_of(job))
             deleting = "deletionTimestamp" in job["metadata"]
             if not deleting and any(map(_lost, pods)) and not _has(job, "FailureTarget"):
-                _add(job, "FailureTarget", "BackoffLimitExceeded", now)
+                self._add(job, "FailureTarget", "BackoffLimitExceeded", now)
             failed = _has(job, "FailureTarget")
             alive = [pod for pod in pods if not _ended(pod)]
             if failed or deleting:
                 told += [pod["metadata"]["name"] for pod in alive if _terminate(pod, now)]
             if not alive:
                 self._finish(job, failed, now)
+        self.revision += bool(told)
         return told
 
     def pods_of(self, job: Object) -> Iterator[Object]:
@@ -87,11 +89,18 @@ class Objects:
             for pod in list(self.pods_of(job)):
                 del self.pods[pod["metadata"]["name"]]
             del self.jobs[job["metadata"]["name"]]
+            self.revision += 1
         elif failed and not _has(job, "Failed"):
-            _add(job, "Failed", "BackoffLimitExceeded", now)
+            self._add(job, "Failed", "BackoffLimitExceeded", now)
         elif not failed and not _has(job, "Complete"):
-            _add(job, "SuccessCriteriaMet", "CompletionsReached", now)
-            _add(job, "Complete", "CompletionsReached", now)
+            self._add(job, "SuccessCriteriaMet", "CompletionsReached", now)
+            self._add(job, "Complete", "CompletionsReached", now)
+
+    def _add(self, job: Object, condition: str, reason: str, now: datetime) -> None:
+        entry = {"type": condition, "status": "True", "reason": reason, "lastTransitionTime": write_time(now)}
+        job["status"].setdefault("conditions", []).append(entry)
+        job["status"]["active"] = 0
+        self.revision += 1
 
 
 def _pods(job: Object, now: datetime) -> Iterator[Object]:
@@ -131,9 +140,3 @@ def _ended(pod: Object) -> bool:
 
 def _has(job: Object, condition: str) -> bool:
     return any(one["type"] == condition for one in job["status"].get("conditions", ()))
-
-
-def _add(job: Object, condition: str, reason: str, now: datetime) -> None:
-    entry = {"type": condition, "status": "True", "reason": reason, "lastTransitionTime": write_time(now)}
-    job["status"].setdefault("conditions", []).append(entry)
-    job["status"]["active"] = 0

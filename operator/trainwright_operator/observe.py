@@ -164,7 +164,7 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         created=read_time(metadata.get("creationTimestamp")),
         ended=read_time(final.get("lastTransitionTime")),
         deleting="deletionTimestamp" in metadata,
-        config_map=_config_map(spec),
+        config_map=config_map_of(spec.get("template", {}).get("spec", {})),
         refused=told.get(("Job", metadata["name"])),
     )
 
@@ -177,9 +177,9 @@ def _job_state(conditions: Mapping[str, Object]) -> JobState:
     return JobState.ENDING if conditions.keys() & {"FailureTarget", "SuccessCriteriaMet"} else JobState.ACTIVE
 
 
-def _config_map(spec: Object) -> str | None:
+def config_map_of(pod_spec: Object) -> str | None:
     """The ConfigMap that the resolved job rides in, when it is too large for an annotation."""
-    volumes = spec.get("template", {}).get("spec", {}).get("volumes") or ()
+    volumes = pod_spec.get("volumes") or ()
     own: Object = next((volume for volume in volumes if volume["name"] == names.VOLUME_JOB), {})
     name = own.get("projected", {}).get("sources", [{}])[0].get("configMap", {}).get("name")
     return str(name) if name else None
