@@ -243,14 +243,14 @@ def documents(what: Object | str | Path) -> list[Object]:
 
 def condition_of(obj: Object, kind: str) -> str | None:
     """The status of a condition: "True", "False", "Unknown", or None when it is not there."""
-    conditions = obj.get("status", {}).get("conditions", [])
+    conditions = obj.get("status", {}).get("conditions") or []
     return next((c["status"] for c in conditions if c["type"] == kind), None)
 
 
 def summary(obj: Object) -> str:
     """What a person would want to know of an object's state, in a line."""
     status = obj.get("status", {})
-    conditions = [f"{c['type']}={c['status']}({c.get('reason', '')})" for c in status.get("conditions", [])]
+    conditions = [f"{c['type']}={c['status']}({c.get('reason', '')})" for c in status.get("conditions") or []]
     counts = [
         f"{key}={status[key]}" for key in ("phase", "state", "active", "ready", "succeeded", "failed") if key in status
     ]

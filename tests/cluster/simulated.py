@@ -1,8 +1,8 @@
 """Simulated nodes, and what becomes of the pods on them.
 
-A pod on such a node runs as soon as it is scheduled. One of a Job ends by itself: after ``RUN_FOR`` (at
-once when absent; ``forever`` runs until it is deleted), with the exit code ``EXIT_CODE`` (0) and the termination message
-``MESSAGE``. All three are annotations, so that they ride in a Job's pod template.
+A pod on such a node runs as soon as it is scheduled. One of a Job ends by itself: after ``RUN_FOR`` (0 when absent;
+``forever`` runs until it is deleted), with the exit code ``EXIT_CODE`` (0) and the termination message ``MESSAGE``. All
+three are annotations, so that they ride in a Job's pod template.
 """
 
 from __future__ import annotations

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from cluster import programs
 from cluster.control_plane import ControlPlane
 from cluster.fixtures import namespace, pytest_runtest_makereport  # noqa: F401
 from cluster.kube import Kube
+from cluster.paths import CHECKOUT
 
 
 def started(cluster: ControlPlane) -> Iterator[ControlPlane]:
@@ -40,3 +42,11 @@ def gang_cluster() -> Iterator[ControlPlane]:
 def kube(cluster: ControlPlane) -> Kube:
     """A client with the administrator's rights."""
     return cluster.kube
+
+
+@pytest.fixture(scope="session")
+def crds(kube: Kube) -> None:
+    """The project's CRDs, established."""
+    for path in sorted((CHECKOUT / "crds").glob("*.yaml")):
+        for crd in kube.apply(path):
+            kube.wait_condition("CustomResourceDefinition", crd["metadata"]["name"], "Established", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from cluster.control_plane import ControlPlane
 from cluster.jobs import indexed_job
 from cluster.kube import ApiError, Kube, WaitError, condition_of

@@ -1,4 +1,4 @@
-"""Image archives for a node's container runtime, each of a few files: the control plane's images are one binary each."""
+"""Image archives for a node's container runtime, of a few files each: the control plane's images are one binary."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from cluster import packages, paths, programs
-from cluster.kind.runtime import lacks_resource_capability, write_wrapper
+from cluster.kind.runtime import lacks_resource_capability, wrapper
 from cluster.process import Daemon
 from cluster.say import ClusterError, say
 
@@ -95,6 +95,9 @@ def start(docker: Engine) -> None:
         say("starting a Docker for the tests alone")
         _clear(_state())
         _state().mkdir(parents=True, exist_ok=True)
+        runtime = _state() / "runc"
+        runtime.write_text(wrapper(str(programs.program("runc"))))
+        runtime.chmod(0o755)
         daemon.start()
     daemon.wait_ready(lambda: docker.succeeds("info"), 60)
 
@@ -135,8 +138,7 @@ def _daemon() -> Daemon:
         "--ip-masq=false",
     ]
     if lacks_resource_capability():
-        wrapper = write_wrapper(paths.cache_dir() / "runtime" / "runc", programs.program("runc"))
-        flags += [f"--add-runtime=limited={wrapper}", "--default-runtime=limited"]
+        flags += [f"--add-runtime=limited={state / 'runc'}", "--default-runtime=limited"]
     return Daemon("dockerd", ["/usr/sbin/dockerd", *flags], state)
 
 

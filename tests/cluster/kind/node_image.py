@@ -13,7 +13,7 @@ from cluster import paths, programs
 from cluster.kind.archive import Image
 from cluster.kind.engine import Engine
 from cluster.kind.rootfs import RootFs
-from cluster.kind.runtime import lacks_resource_capability, write_wrapper
+from cluster.kind.runtime import lacks_resource_capability, wrapper
 from cluster.programs import program
 from cluster.say import timed
 
@@ -38,8 +38,14 @@ BUSYBOX = Path("/bin/busybox")
 
 
 def node_image(docker: Engine) -> str:
-    """The node image's name; made where it is not there."""
-    return _recipe().image(docker)
+    """The node image's name; made where it is not there: Debian's packages, and our programs on top of them."""
+    base, files = RootFs("node-base", PACKAGES).image(docker), _files()
+    name = f"trainwright.test/node:{_digest(base, files)}"
+    if not docker.succeeds("image", "inspect", name):
+        with timed(f"making {name}"), tempfile.TemporaryDirectory(dir=paths.cache_dir()) as context:
+            _stage(Path(context), base, files)
+            docker.run("build", f"--tag={name}", context)
+    return name
 
 
 def archives(docker: Engine, node: str) -> Path:
@@ -53,26 +59,40 @@ def archives(docker: Engine, node: str) -> Path:
     return folder
 
 
-def _recipe() -> RootFs:
-    staged = paths.cache_dir() / "node"
-    files = {
-        HERE / "entrypoint": "/usr/local/bin/entrypoint",
-        _staged(
-            staged / "containerd.toml", (HERE / "containerd.toml").read_text().replace("@PAUSE@", _pause())
-        ): "/etc/containerd/config.toml",
-        _staged(staged / "version", programs.kubernetes_version()): "/kind/version",
-        _staged(
-            staged / "crictl.yaml", "runtime-endpoint: unix:///run/containerd/containerd.sock\n"
-        ): "/etc/crictl.yaml",
-        _staged(staged / "default-storage.yaml", NO_STORAGE): "/kind/manifests/default-storage.yaml",
-        program("runc"): "/usr/local/sbin/runc.real",
-        write_wrapper(staged / "runc", Path("/usr/local/sbin/runc.real")): "/usr/local/sbin/runc",
-        **{program(name): f"/usr/local/bin/{name}" for name in BINARIES},
+def _files() -> dict[str, Path | str]:
+    """What a node has besides Debian's packages, by its place there: files of this machine, or their text."""
+    files: dict[str, Path | str] = {f"/usr/local/bin/{name}": program(name) for name in BINARIES}
+    files |= {
+        "/usr/local/bin/entrypoint": (HERE / "entrypoint").read_text(),
+        "/etc/containerd/config.toml": (HERE / "containerd.toml").read_text().replace("@PAUSE@", _pause()),
+        "/etc/crictl.yaml": "runtime-endpoint: unix:///run/containerd/containerd.sock\n",
+        "/kind/version": programs.kubernetes_version(),
+        "/kind/manifests/default-storage.yaml": NO_STORAGE,
+        "/usr/local/sbin/runc": program("runc"),
     }
-    if not lacks_resource_capability():
-        files = {source: target for source, target in files.items() if target != "/usr/local/sbin/runc"}
-        files[program("runc")] = "/usr/local/sbin/runc"
-    return RootFs("node", PACKAGES, tuple(files.items()), changes=('ENTRYPOINT ["/usr/local/bin/entrypoint"]',))
+    if lacks_resource_capability():
+        real = "/usr/local/sbin/runc.real"
+        files |= {real: program("runc"), "/usr/local/sbin/runc": wrapper(real)}
+    return files
+
+
+def _digest(base: str, files: dict[str, Path | str]) -> str:
+    """A program is known by its place in the cache, which its module's key is a part of."""
+    return hashlib.sha256(
+        f"{base} {sorted((target, str(what)) for target, what in files.items())}".encode()
+    ).hexdigest()[:12]
+
+
+def _stage(context: Path, base: str, files: dict[str, Path | str]) -> None:
+    for target, what in files.items():
+        path = context / "root" / target.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(what, Path):
+            os.link(what, path)
+        else:
+            path.write_text(what)
+            path.chmod(0o755)
+    (context / "Dockerfile").write_text(f'FROM {base}\nCOPY root/ /\nENTRYPOINT ["/usr/local/bin/entrypoint"]\n')
 
 
 def _write_archives(docker: Engine, node: str, folder: Path) -> None:
@@ -127,11 +147,3 @@ def _nft(docker: Engine, node: str) -> bytes:
         docker.write_to(file, "run", "--rm", "--network=none", "--entrypoint=sh", node, "-c", command)
         file.seek(0)
         return file.read()
-
-
-def _staged(path: Path, text: str) -> Path:
-    """A file of this content, written only when it differs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
-    return path

@@ -1,4 +1,4 @@
-"""Root filesystems of Debian packages, as images of the harness's Docker: where no registry of images can be reached."""
+"""Root filesystems of Debian packages as Docker images, for where no registry of images can be reached."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class RootFs:
         return ["mmdebstrap", "--variant=minbase", "--quiet", included, *LEAN, *hooks, SUITE, "-"]
 
     def _digest(self) -> str:
-        parts = [repr((self.packages, self.hooks, self.changes)).encode()]
-        parts += [f"{target}:{_fingerprint(source)}".encode() for source, target in self.files]
+        parts = [repr((SUITE, self.packages, self.hooks, self.changes)).encode()]
+        parts += [target.encode() + source.read_bytes() for source, target in self.files]
         return hashlib.sha256(b"\n".join(parts)).hexdigest()[:12]
 
 
@@ -70,10 +70,3 @@ def python_base() -> RootFs:
         hooks=('ln -s python3 "$1/usr/bin/python"',),
         changes=("CMD python3",),
     )
-
-
-def _fingerprint(path: Path) -> str:
-    """A file that was built is known by its cache folder's key; any other by its content."""
-    if path.stat().st_size > 1 << 20:
-        return f"{path} {path.stat().st_size}"
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -36,9 +36,6 @@ def lacks_resource_capability() -> bool:
     return not bounding >> CAP_SYS_RESOURCE & 1
 
 
-def write_wrapper(path: Path, runc: Path) -> Path:
-    """Write the wrapper around the given runc, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(WRAPPER.replace("@RUNC@", str(runc)))
-    path.chmod(0o755)
-    return path
+def wrapper(runc: str) -> str:
+    """The wrapper's text, for the runc at the given path."""
+    return WRAPPER.replace("@RUNC@", runc)

@@ -1,0 +1,67 @@
+"""The cluster of `make cluster`, or any other that KUBECONFIG points to; skipped in one line where there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.existing import Existing
+from cluster.fixtures import namespace, pytest_runtest_makereport  # noqa: F401
+from cluster.kind.faults import Faults
+from cluster.kind.provider import Kind
+from cluster.kube import Kube
+from cluster.say import ClusterError
+
+NAME = os.environ.get("TRAINWRIGHT_CLUSTER", "trainwright")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Kind | Existing:
+    """A running cluster with the project's images: these tests start none, which takes minutes."""
+    if os.environ.get("KUBECONFIG"):
+        return Existing(NAME)
+    kind = Kind(NAME)
+    if not kind.kubeconfig.exists():
+        pytest.skip(f"no cluster called {NAME} is up: make cluster starts one, or set KUBECONFIG to use any other")
+    try:
+        kind.image("trainer")
+    except (OSError, KeyError):
+        pytest.skip(f"the cluster {NAME} has none of the project's images yet: make images")
+    return kind
+
+
+@pytest.fixture(scope="session")
+def kube(cluster: Kind | Existing) -> Kube:
+    """A client with the rights of the kubeconfig."""
+    return cluster.kube
+
+
+@pytest.fixture(scope="session")
+def trainer_image(cluster: Kind | Existing) -> str:
+    """The trainer image as the nodes know it."""
+    return _image(cluster, "trainer")
+
+
+@pytest.fixture(scope="session")
+def operator_image(cluster: Kind | Existing) -> str:
+    """The operator image as the nodes know it."""
+    return _image(cluster, "operator")
+
+
+@pytest.fixture
+def faults(cluster: Kind | Existing) -> Iterator[Faults]:
+    """Faults of nodes and containers; all of them undone after the test."""
+    if not isinstance(cluster, Kind):
+        pytest.skip("faults are made on a kind cluster alone, never on one that KUBECONFIG points to")
+    made = Faults(cluster)
+    yield made
+    made.heal()
+
+
+def _image(cluster: Kind | Existing, name: str) -> str:
+    try:
+        return cluster.image(name)
+    except ClusterError as error:
+        pytest.skip(str(error))
