@@ -109,8 +109,8 @@ class Reporter(TrainerCallback):
     def close(self) -> None:
         """Writes the last report and pushes it, within :data:`FLUSH_SECONDS`. Called at the end of the process."""
         if self._courier is not None:
-            self._write(self._progress())
             self._courier.close(FLUSH_SECONDS)
+            self._write(self._progress())
 
     def _tell(self, args: Any, state: Any, **news: Any) -> None:
         """Takes note of what happened and lets the courier tell it."""
@@ -195,12 +195,7 @@ class Meter:
             self._samples.append(_Sample(now, state.global_step, _tokens(args, state)))
         while len(self._samples) > 2 and now - self._samples[1].time > RATE_WINDOW_SECONDS:
             self._samples.popleft()
-        if not self._samples:
-            return {"remaining_seconds": None, "samples_per_second": None, "tokens_per_second": None}
-        first, last = self._samples[0], self._samples[-1]
-        elapsed = last.time - first.time
-        steps = (last.step - first.step) / elapsed if elapsed > 0 else 0.0
-        tokens = (last.tokens - first.tokens) / elapsed if elapsed > 0 else 0.0
+        steps, tokens = self._speed()
         per_step = (state.train_batch_size or 0) * args.gradient_accumulation_steps * args.world_size
         left = state.max_steps - state.global_step
         return {
@@ -208,6 +203,14 @@ class Meter:
             "samples_per_second": round(steps * per_step, 3) or None,
             "tokens_per_second": round(tokens, 1) or None,
         }
+
+    def _speed(self) -> tuple[float, float]:
+        """Steps and tokens a second, between the oldest and the newest sample."""
+        if len(self._samples) < 2:
+            return 0.0, 0.0
+        first, last = self._samples[0], self._samples[-1]
+        elapsed = max(last.time - first.time, 1e-9)
+        return (last.step - first.step) / elapsed, (last.tokens - first.tokens) / elapsed
 
 
 def _tokens(args: Any, state: Any) -> int:
