@@ -15,7 +15,12 @@ from builders import make_job
 from trainwright_operator import __version__, manifest
 from trainwright_operator.cli import main
 
-POOLS = "apiVersion: trainwright.dev/v1alpha1\nkind: AcceleratorPool\nmetadata: {name: big}\nspec: {vendor: cpu, perNode: 4}\n"
+POOLS = """\
+apiVersion: trainwright.dev/v1alpha1
+kind: AcceleratorPool
+metadata: {name: big}
+spec: {vendor: cpu, perNode: 4}
+"""
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
 from typing import Any
@@ -10,6 +11,7 @@ from trainwright.arguments.accelerator import AcceleratorConfig
 from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.refused import REFUSED, Refusal
 from trainwright.rules import RULES as SPANNING
+from trainwright.rules import Rule as ArgumentRule
 from trainwright_operator import mirror
 from trainwright_operator.openapi import words
 from trainwright_operator.openapi.types import (
@@ -141,26 +143,20 @@ _SHAPES: dict[str, Callable[[FieldInfo, str], Schema]] = {
 
 
 def _spanning() -> list[Rule]:
-    """The rules of ``trainwright.rules`` that a manifest can break, reported at the first field of each."""
-    return [
-        Rule(
-            rule.cel,
-            rule.camel_message,
-            lambda manifest, rule=rule: rule.predicate(_seen_by(manifest, rule.fields)),
-            field=mirror.camel(rule.fields[0]),
-            needs=tuple(map(mirror.camel, rule.fields)),
-        )
-        for rule in SPANNING
-    ]
+    """The rules of ``trainwright.rules``, each reported at its first field."""
+    return [_manifest_rule(rule, tuple(map(mirror.camel, rule.fields))) for rule in SPANNING]
+
+
+def _manifest_rule(rule: ArgumentRule, keys: tuple[str, ...]) -> Rule:
+    def fine(manifest: Mapping[str, Any]) -> bool:
+        """Only the rule's own fields are read, as others may be wrong; and the defaults alone are right."""
+        stated = {key: manifest[key] for key in keys if key in manifest}
+        return not stated or rule.predicate(ChainMap(mirror.to_arguments(stated), _DEFAULTS))
+
+    return Rule(rule.cel, rule.camel_message, fine, field=keys[0], needs=keys)
 
 
 _DEFAULTS = {name: info.default for name, info in FIELDS.items()}
-
-
-def _seen_by(manifest: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    """What a rule over ``fields`` looks at, by Python's names: what the manifest states, else the default."""
-    stated = {key: manifest[key] for key in map(mirror.camel, fields) if key in manifest}
-    return {**_DEFAULTS, **mirror.to_arguments(stated)}
 
 
 def _not_built() -> list[Rule]:

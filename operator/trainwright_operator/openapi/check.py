@@ -26,7 +26,10 @@ def check(schema: Schema, value: Any, path: str = "") -> list[Problem]:
         return [Problem(path, problem)]
     inspect = _INSPECT["int-or-string"] if INT_OR_STRING in schema else _INSPECT[schema["type"]]
     problems = list(inspect(schema, value, path))
-    return problems + [broken for rule in schema.get(RULES, ()) if (broken := _broken(rule, value, path, problems))]
+    rules = (rule for rule in schema.get(RULES, ()) if not rule.transition)
+    return problems + [
+        Problem(_place(rule, path), rule.message) for rule in rules if _is_broken(rule, value, path, problems)
+    ]
 
 
 def without_nulls(schema: Schema, value: Any) -> Any:
@@ -50,10 +53,8 @@ def check_change(schema: Schema, new: Any, old: Any, path: str = "") -> list[Pro
     return problems
 
 
-def _broken(rule: Rule, value: Any, path: str, known: list[Problem]) -> Problem | None:
-    if rule.transition or _is_spoilt(rule, path, known) or rule.fine(value):
-        return None
-    return Problem(_place(rule, path), rule.message)
+def _is_broken(rule: Rule, value: Any, path: str, known: list[Problem]) -> bool:
+    return not (known and _is_spoilt(rule, path, known)) and not rule.fine(value)
 
 
 def _place(rule: Rule, path: str) -> str:
