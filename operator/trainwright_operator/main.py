@@ -71,7 +71,7 @@ async def _lead(
         metrics.leading.set(0)
     if lease.lost.is_set():
         logger.error("leadership was lost")
-    return 0 if stop.is_set() and not lease.lost.is_set() else 1
+    return int(lease.lost.is_set())
 
 
 def _endpoint(

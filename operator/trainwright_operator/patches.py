@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-TOLD = frozenset({"progress", "metrics", "best", "checkpoint", "display"})
-"""What trainers tell; everything else in a status is the operator's own and is written at once."""
+COUNTS = frozenset({"progress", "metrics", "best", "checkpoint", "display", "nodes"})
+"""What trainers tell, and how many pods there are: it changes all the time, and no condition depends on it."""
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,6 +22,6 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     return patch
 
 
-def only_told(patch: Mapping[str, Any]) -> bool:
-    """True for a patch of a status that only brings what trainers told, which can wait for its turn."""
-    return patch.keys() <= TOLD
+def can_wait(patch: Mapping[str, Any]) -> bool:
+    """True for a patch of a status that only brings newer numbers; a condition or an attempt is written at once."""
+    return patch.keys() <= COUNTS

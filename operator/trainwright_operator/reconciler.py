@@ -17,7 +17,7 @@ from trainwright_operator.cache import ObjectKey
 from trainwright_operator.metrics import Metrics
 from trainwright_operator.names import Reason
 from trainwright_operator.observe import Observed, observe
-from trainwright_operator.patches import merge_patch, only_told
+from trainwright_operator.patches import can_wait, merge_patch
 from trainwright_operator.plan import Delete, Plan, plan, refused
 from trainwright_operator.pods import Endpoint
 from trainwright_operator.pools import choose
@@ -149,8 +149,9 @@ class Reconciler:
         if not patch:
             return None
         wait = self._until_written(key, now)
-        if only_told(patch) and wait > 0:
+        if can_wait(patch) and wait > 0:
             return wait
+        logger.debug("status changes", extra={"patch": patch})
         body = {"metadata": {"resourceVersion": stored["metadata"]["resourceVersion"]}, "status": patch}
         try:
             written = await self._api.patch_status(TRAINING_JOBS, *key, body)

@@ -103,7 +103,7 @@ class FakeApiServer:
         asked = body.get("metadata", {}).pop("resourceVersion", None)
         if asked not in (None, known["metadata"]["resourceVersion"]):
             return _status(409, "Conflict", "the object has been modified")
-        return web.json_response(self.put(target, _merged(known, body)))
+        return web.json_response(self.put(target, merged(known, body)))
 
     def _delete(self, path, _, __):
         if self.objects.pop(path, None) is None:
@@ -124,12 +124,13 @@ def _status(code, reason, message):
     return web.json_response({"kind": "Status", "reason": reason, "message": message}, status=code)
 
 
-def _merged(known, patch):
+def merged(known, patch):
     """A JSON merge patch (RFC 7386)."""
-    if not isinstance(patch, dict) or not isinstance(known, dict):
+    if not isinstance(patch, dict):
         return patch
-    merged = {key: value for key, value in known.items() if patch.get(key, value) is not None}
-    return merged | {key: _merged(known.get(key), value) for key, value in patch.items() if value is not None}
+    base = known if isinstance(known, dict) else {}
+    kept = {key: value for key, value in base.items() if key not in patch}
+    return kept | {key: merged(base.get(key), value) for key, value in patch.items() if value is not None}
 
 
 def _resource(path):

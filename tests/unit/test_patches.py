@@ -1,0 +1,46 @@
+"""Merge patches between two states."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fake.api_server import merged
+from trainwright_operator.patches import can_wait, merge_patch
+
+leaves = st.one_of(st.integers(), st.text(max_size=3), st.booleans(), st.lists(st.integers(), max_size=2))
+objects = st.recursive(leaves, lambda below: st.dictionaries(st.sampled_from("abcd"), below, max_size=3), max_leaves=8)
+states = st.dictionaries(st.sampled_from("abcd"), objects, max_size=4)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "patch"),
+    [
+        pytest.param({"a": 1}, {"a": 1}, {}, id="equal"),
+        pytest.param({}, {"a": {"b": 1}}, {"a": {"b": 1}}, id="added"),
+        pytest.param({"a": 1, "b": 2}, {"b": 2}, {"a": None}, id="removed"),
+        pytest.param({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}}, {"a": {"b": 3}}, id="below"),
+        pytest.param({"a": [1, 2]}, {"a": [2]}, {"a": [2]}, id="lists are whole"),
+        pytest.param({"a": 1}, {"a": {}}, {"a": {}}, id="another kind"),
+    ],
+)
+def test_the_smallest_patch(before, after, patch):
+    assert merge_patch(before, after) == patch
+
+
+@given(states, states)
+def test_applying_the_patch_gives_the_other_state(before, after):
+    assert merged(before, merge_patch(before, after)) == after
+
+
+@pytest.mark.parametrize(
+    ("patch", "waits"),
+    [
+        ({"progress": {"step": 3}, "display": {"step": "3"}}, True),
+        ({"metrics": []}, True),
+        ({"nodes": {"ready": 1}}, True),
+        ({"progress": {}, "conditions": []}, False),
+        ({"state": "Running"}, False),
+    ],
+)
+def test_what_can_wait_for_its_turn(patch, waits):
+    assert can_wait(patch) is waits
