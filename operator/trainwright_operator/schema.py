@@ -23,7 +23,7 @@ from trainwright_operator.openapi.types import Problem, Rule, Schema
 HEADER = "# Written by `make crds` from operator/trainwright_operator/openapi. Edit that, not this.\n"
 
 JOB_COLUMNS = (
-    ("State", ".status.state", "Where the job is.", 0),
+    ("State", ".status.display.state", "Where the job is, and in brackets what holds it up.", 0),
     ("Step", ".status.display.step", "Steps done and to do.", 0),
     ("Loss", ".status.display.loss", "The newest training loss.", 0),
     ("Eval", ".status.display.eval", "The newest evaluation loss.", 0),

@@ -142,6 +142,24 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "output: {persistentVolumeClaim: {claimName: runs}}"
         ],
     ),
+    "an optimizer that does not exist": (
+        argument("optim: adamw"),
+        [
+            f'job.yaml:11: {ARGUMENTS}.optim: "adamw" is not a choice; did you mean adamw_torch? '
+            "(`trainwright explain` lists all)"
+        ],
+    ),
+    "a model by its name alone": (
+        GOOD.replace("{source: gpt2, fromConfig: {n_layer: 2}}", "gpt2"),
+        ['job.yaml:6: spec.model: must be an object, not the text "gpt2"; write model: {source: gpt2}'],
+    ),
+    "an object as text": (
+        argument("lrSchedulerKwargs: '{\"power\": 2}'"),
+        [
+            f"job.yaml:11: {ARGUMENTS}.lrSchedulerKwargs: must be an object, "
+            'not the text "{\\"power\\": 2}"; write the object itself, without quotes'
+        ],
+    ),
     "a key twice": (
         argument("maxSteps: 300"),
         [f"job.yaml:11: {ARGUMENTS}.maxSteps: stands twice; keep one of them"],

@@ -16,6 +16,7 @@ from trainwright_operator.openapi.nearest import among, unknown_field
 from trainwright_operator.openapi.types import FREE, INT_OR_STRING, RULES, Problem, Rule, Schema
 
 LONGEST_SHOWN = 60
+MOST_CHOICES = 20
 
 
 def check(schema: Schema, value: Any, path: str = "") -> list[Problem]:
@@ -134,9 +135,17 @@ def _mend(kind: str, schema: Schema, value: Any, path: str) -> str:
         return "; remove the quotes"
     if kind == "boolean" and isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off"):
         return "; remove the quotes"
+    if kind == "object" and isinstance(value, str):
+        return _as_object(schema, value, key)
     if kind == "array":
         return f"; write {key}: [{_shown(value)}]" if not isinstance(value, dict) else "; begin each item with '- '"
     return ""
+
+
+def _as_object(schema: Schema, value: str, key: str) -> str:
+    if value.startswith("{"):
+        return "; write the object itself, without quotes"
+    return f"; write {key}: {{source: {value}}}" if schema.get("required") == ["source"] else ""
 
 
 def _quote_boolean(schema: Schema, value: bool, key: str) -> str:
@@ -178,7 +187,10 @@ def _string(schema: Schema, value: str, path: str) -> Iterator[Problem]:
 def _not_a_choice(schema: Schema, value: str) -> str:
     if len(schema["enum"]) == 1:
         return f"must be {_choices(schema)}, not {_shown(value)}"
-    return f"{_shown(value)} is not one of {_choices(schema)}{among(value, schema['enum'])}"
+    near = among(value, schema["enum"])
+    if len(schema["enum"]) > MOST_CHOICES and near:
+        return f"{_shown(value)} is not a choice{near} (`trainwright explain` lists all)"
+    return f"{_shown(value)} is not one of {_choices(schema)}{near}"
 
 
 def _number(schema: Schema, value: float, path: str) -> Iterator[Problem]:
