@@ -260,6 +260,7 @@ class Position:
     read: int
     rng: RNGState
     generator: torch.Tensor | None
+    ended: bool = False
 
 
 _positions: WeakKeyDictionary[Any, Position] = WeakKeyDictionary()
@@ -296,6 +297,7 @@ def position_of(loader: Any) -> dict[str, Any] | None:
     return {
         "epoch": position.epoch,
         "read": position.read,
+        "ended": position.ended,
         "rng": position.rng,
         "generator": position.generator,
         "generator_now": _generator_state(loader),
@@ -338,6 +340,7 @@ def _read(iterator: Iterator[Any], position: Position, must_have_one: bool) -> I
     for batch in readable(iterator):
         position.read += 1
         yield batch
+    position.ended = True
     if must_have_one and position.read == 0:
         raise DataError("train_dataset: it is empty; give it samples")
 

@@ -96,10 +96,15 @@ class Loop:
         self.obey()
 
     def global_batches(self, epoch: int, skip: int) -> Iterator[tuple[list[Any], Any]]:
-        """The micro-batches of each step, and the number of items that their loss is averaged over."""
+        """The micro-batches of each step, and the number of items that their loss is averaged over.
+
+        Whoever stops early stops before they are fetched: a checkpoint holds the generators as they stood then.
+        """
         trainer, first = self.trainer, skip // self.accumulation
         iterator = batches(self.dataloader, epoch=epoch, skip=skip)
         for _ in range(first, self.horizon.steps_per_epoch):
+            if self.preemption.begin(trainer.state.global_step + 1):
+                self.yield_to_preemption()
             micro_batches, num_items = trainer.get_batch_samples(iterator, self.accumulation, self.device)
             if not micro_batches:
                 return
@@ -107,8 +112,6 @@ class Loop:
 
     def step(self, micro_batches: list[Any], num_items: Any, epoch: float) -> None:
         state = self.trainer.state
-        if self.preemption.begin(state.global_step + 1):
-            self.yield_to_preemption()
         self.event("on_step_begin")
         self.meter.add(self.forward_backward(micro_batches, num_items))
         self.grad_norm = self.clip()

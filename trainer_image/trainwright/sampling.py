@@ -151,7 +151,7 @@ def lengths_of(dataset: Any, column: str, input_name: str = "input_ids") -> list
             f"length_column_name: the dataset has no column {column!r}, and its samples ({keys}) no {input_name!r} to "
             "measure; add the column or choose another train_sampling_strategy"
         )
-    return [len(sample[input_name]) for sample in dataset]
+    return [len(dataset[index][input_name]) for index in range(len(dataset))]
 
 
 class NumberedBatch(list[int]):

@@ -107,7 +107,7 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     if trainer.args.eval_on_start:
         trainer.evaluate(ignore_keys=ignore_keys)
     if checkpoint is not None:
-        restore_position(trainer, checkpoint, dataloader)
+        first_epoch, skip = restore_position(trainer, checkpoint, dataloader) or (first_epoch, skip)
     loop.run(first_epoch, skip)
     loop.read_losses()
     return loop

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from trainwright.contract import UserError
-from trainwright.data import position_of, resume_at
+from trainwright.data import has_length, position_of, resume_at
 from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rng_state
 from trainwright.weights import load_weights, save_weights
 
@@ -119,8 +119,11 @@ def load_training_state(trainer: Any, folder: Path) -> None:
             part.load_state_dict(_load(folder / name))
 
 
-def restore_position(trainer: Any, folder: Path, loader: Any = None) -> None:
+def restore_position(trainer: Any, folder: Path, loader: Any = None) -> tuple[int, int] | None:
     """Put the data and the random generators where they stood; call it just before the first ``batches(...)``.
+
+    Returns:
+        The epoch and the batches read in it, for a loader without length, whose place no step count can tell; else None.
 
     A checkpoint of another world size has no state for every rank: sample order and step count are kept, the
     generators are seeded anew from (seed, step, rank), and a warning says so; ``full_determinism`` refuses it instead.
@@ -129,13 +132,23 @@ def restore_position(trainer: Any, folder: Path, loader: Any = None) -> None:
     data_file, rng_file = (folder / _of_rank(*name, trainer) for name in (("data_state", "pt"), ("rng_state", "pth")))
     if _world_size(folder) not in (trainer.args.world_size, None):
         _reseed(trainer, folder)
-        return
-    if data_file.is_file() and loader is not None:
-        with _explained(data_file):
-            resume_at(loader, _load(data_file))
+        return None
+    place = _restore_data(data_file, loader) if not trainer.args.ignore_data_skip else None
     if rng_file.is_file():
         with _explained(rng_file):
             set_rng_state(_load(rng_file))
+    return place
+
+
+def _restore_data(file: Path, loader: Any) -> tuple[int, int] | None:
+    if loader is None or not file.is_file():
+        return None
+    with _explained(file):
+        state = _load(file)
+        resume_at(loader, state)
+        if has_length(loader):
+            return None
+        return (state["epoch"] + 1, 0) if state["ended"] else (state["epoch"], state["read"])
 
 
 def _world_size(folder: Path) -> int | None:

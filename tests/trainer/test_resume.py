@@ -1,0 +1,56 @@
+"""An interrupted run ends bit for bit where an undisturbed one does: from every step, whatever draws random numbers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.resume_job import make_trainer, weights
+
+RUNS: dict[str, dict[str, Any]] = {
+    "augmented data, dropout, batch norm": {},
+    "accumulation over an uneven epoch": {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 2},
+    "data workers": {"dataloader_num_workers": 2, "max_steps": 8},
+    "order from the run's generator": {"accelerator_config": {"use_seedable_sampler": False}},
+    "grouped by length": {"train_sampling_strategy": "group_by_length"},
+    "rebalanced": {"train_sampling_strategy": "batch_rebalance", "gradient_accumulation_steps": 2},
+    "fp16 with its scaler": {"fp16": True},
+    "a stream": {"stream": True},
+    "sgd and a cosine": {"optim": "sgd", "lr_scheduler_type": "cosine"},
+    "last batch dropped": {"dataloader_drop_last": True},
+}
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory, where there is one: durability costs time and is not what is tested here."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_from_every_checkpoint_to_the_same_bits(run: str, memory: Path) -> None:
+    arguments = RUNS[run]
+    undisturbed = make_trainer(str(memory / "a"), **arguments)
+    undisturbed.train()
+    expected, last = weights(undisturbed), undisturbed.state.global_step
+    for step in range(1, last):
+        resumed = make_trainer(str(memory / "b"), **{**arguments, "save_strategy": "no"})
+        resumed.train(resume_from_checkpoint=str(memory / "a" / f"checkpoint-{step}"))
+        different = [name for name, tensor in weights(resumed).items() if not torch.equal(tensor, expected[name])]
+        assert not different, f"resumed at step {step} of {last}: {different} differ"
+        assert history(resumed) == history(undisturbed), f"resumed at step {step}"
+
+
+def history(trainer: Any) -> list[Any]:
+    """What was logged at each step; the last entry is the run's own times."""
+    return [
+        {key: entry[key] for key in ("loss", "learning_rate", "grad_norm", "step")}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
