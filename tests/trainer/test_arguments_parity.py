@@ -9,9 +9,11 @@ from typing import Any, get_args
 
 import pytest
 import transformers
+from hypothesis import assume, given, settings
 from transformers import HfArgumentParser
 
 import trainwright.enums
+from argument_values import some_arguments
 from trainwright.arguments import ArgumentError, Seq2SeqTrainingArguments, TrainingArguments
 from trainwright.arguments.fields import FIELDS
 from trainwright.arguments.refused import REFUSED
@@ -149,6 +151,19 @@ def test_from_their_dict_and_json(ours: Any, theirs: Any, values: dict[str, Any]
     assert ours.from_dict(original.to_dict()).to_dict() == original.to_dict()
     assert ours.from_json_string(original.to_json_string()).to_dict() == original.to_dict()
     assert ours(**original.to_dict()) == ours(**values)
+
+
+@given(some_arguments().map(lambda values: values | {"use_cpu": True}))
+@settings(max_examples=200, deadline=None)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_both_accept_is_the_same_and_we_accept_no_more(values: dict[str, Any]) -> None:
+    for name in ("tf32", "dataloader_multiprocessing_context"):  # theirs looks at the hardware
+        values.pop(name, None)
+    try:
+        ours = TrainingArguments(**values).to_dict()
+    except ArgumentError:
+        assume(False)
+    assert ours == transformers.TrainingArguments(**values).to_dict()
 
 
 SETTERS: dict[str, dict[str, Any]] = {

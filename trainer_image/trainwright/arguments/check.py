@@ -12,13 +12,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from .accelerator import AcceleratorConfig
 from .errors import Mistake, Problem, hidden, shown
 from .fields import FIELDS, FieldInfo
 from .names import not_one_of
 from .shapes import KINDS
+
+N = TypeVar("N", int, float)
 
 
 def coerce(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -78,7 +80,7 @@ def _float(info: FieldInfo, value: Any) -> float:
     return _within(info, value)
 
 
-def _within(info: FieldInfo, number: Any) -> Any:
+def _within(info: FieldInfo, number: N) -> N:
     if info.minimum is not None and number < info.minimum:
         raise Mistake(f"must be at least {info.minimum}, not {number}")
     if info.maximum is not None and number > info.maximum:

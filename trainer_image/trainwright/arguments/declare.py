@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
 
+@dataclass_transform()
 def group(title: str) -> Callable[[type[T]], type[T]]:
     """Makes a dataclass of one subject's arguments. It gets no ``__init__``: the class that joins the groups has it."""
 

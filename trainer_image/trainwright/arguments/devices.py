@@ -76,7 +76,8 @@ class Devices:
     @property
     def device(self) -> torch.device:
         """Where this process computes."""
-        return self.distributed_state.device
+        device: torch.device = self.distributed_state.device
+        return device
 
     @property
     def n_gpu(self) -> int:
@@ -94,17 +95,17 @@ class Devices:
     @property
     def world_size(self) -> int:
         """Processes that train together."""
-        return self.distributed_state.num_processes
+        return int(self.distributed_state.num_processes)
 
     @property
     def process_index(self) -> int:
         """Rank of this process among all."""
-        return self.distributed_state.process_index
+        return int(self.distributed_state.process_index)
 
     @property
     def local_process_index(self) -> int:
         """Rank of this process among those of its node."""
-        return self.distributed_state.local_process_index
+        return int(self.distributed_state.local_process_index)
 
     @property
     def should_log(self) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from typing import Any
 
@@ -48,7 +49,7 @@ def _group(title: str, infos: Any) -> str:
 def _entry(info: FieldInfo) -> str:
     """A field's section: its name in Python, what it does, the facts."""
     facts = [f"- {name}: {fact}" for name, fact in _facts(info) if fact]
-    return "\n".join([f"### `{info.name}`", "", info.description, "", *facts, ""])
+    return "\n".join([f"### `{info.name}`", "", _code(info.description), "", *facts, ""])
 
 
 def _facts(info: FieldInfo) -> list[tuple[str, str]]:
@@ -59,7 +60,7 @@ def _facts(info: FieldInfo) -> list[tuple[str, str]]:
         ("form", info.form or ""),
         ("choices", ", ".join(f"`{choice}`" for choice in info.choices or ())),
         ("class", "`Seq2SeqTrainingArguments`" if info.seq2seq else ""),
-        ("not built", REFUSED[info.name].reason if info.name in REFUSED else ""),
+        ("not built", _code(REFUSED[info.name].reason) if info.name in REFUSED else ""),
     ]
 
 
@@ -73,13 +74,18 @@ def _bounds(info: FieldInfo) -> str:
     return ", ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
 
 
+def _code(text: str) -> str:
+    """Names of several words as code."""
+    return re.sub(r"\b[a-z]+(?:_[a-z0-9]+)+\b", r"`\g<0>`", text)
+
+
 def _rules() -> str:
-    return "\n".join([_RULES_HEAD, *(f"- {rule.message}" for rule in RULES), ""])
+    return "\n".join([_RULES_HEAD, *(f"- {_code(rule.message)}" for rule in RULES), ""])
 
 
 def _refused() -> str:
     reasons = dict.fromkeys(refusal.reason for refusal in REFUSED.values())
-    lines = [f"- {', '.join(_refused_for(reason))}: {reason}" for reason in reasons]
+    lines = [f"- {', '.join(_refused_for(reason))}: {_code(reason)}" for reason in reasons]
     return "\n".join([_REFUSED_HEAD, *lines])
 
 

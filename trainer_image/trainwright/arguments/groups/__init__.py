@@ -9,6 +9,27 @@ from .results import BestModel, Checkpoints, Hub
 from .scripts import Diagnosis, Generation
 from .watching import Evaluation, Logging
 
+__all__ = [
+    "GROUPS",
+    "BestModel",
+    "Checkpoints",
+    "DataLoading",
+    "Determinism",
+    "Diagnosis",
+    "DistributedDataParallel",
+    "Duration",
+    "Evaluation",
+    "Generation",
+    "Hub",
+    "LearningRate",
+    "Logging",
+    "Memory",
+    "Optimization",
+    "Precision",
+    "Sharding",
+    "Stability",
+]
+
 GROUPS: tuple[type, ...] = (
     Duration,
     LearningRate,
