@@ -23,6 +23,9 @@ _VALUES = "tests/unit/test_arguments_values.py::"
 _LOG = "tests/trainer/test_parity.py::test_the_log_is_that_of_transformers"
 _ORDER = "tests/trainer/test_data_order.py::test_three_epochs_are_those_of_transformers"
 _LOADER = "tests/trainer/test_data_workers.py::test_settings_reach_torchs_loader"
+_LOOP, _HOOKS = "tests/trainer/test_loop.py::", "tests/trainer/test_loop_hooks.py::"
+_CALLBACKS, _RANKS = "tests/trainer/test_callbacks.py::", "tests/trainer/test_distributed.py::"
+_PRECISION = "tests/trainer/test_precision.py::"
 
 PROVED: dict[str, str] = {
     "do_train": _VALUES + "test_what_scripts_read_is_set_and_carried",
@@ -40,7 +43,6 @@ PROVED: dict[str, str] = {
     "ddp_timeout": _DEVICES + "test_two_nodes",
     "ddp_backend": _DEVICES + "test_a_backend_that_is_not_there",
     # From here on the named case is run by both libraries, and its numbers must be equal.
-    "per_device_train_batch_size": _LOG + "[plain]",
     "num_train_epochs": _LOG + "[plain]",
     "learning_rate": _LOG + "[plain]",
     "logging_steps": _LOG + "[plain]",
@@ -75,54 +77,57 @@ PROVED: dict[str, str] = {
     "dataloader_persistent_workers": _LOADER,
     "dataloader_multiprocessing_context": _LOADER,
     "dataloader_in_order": _LOADER,
-    "disable_tqdm": "tests/trainer/test_callbacks.py::test_the_progress_bar_moves_on_rank_zero",
-    "metric_for_best_model": "tests/trainer/test_callbacks.py::test_early_stopping_stops_a_run",
+    # Effects that only this Trainer is asked about.
+    "disable_tqdm": _CALLBACKS + "test_the_progress_bar_moves_on_rank_zero",
+    "metric_for_best_model": _CALLBACKS + "test_early_stopping_stops_a_run",
+    "output_dir": _LOOP + "TestSaving::test_checkpoints_come_by_steps_and_at_the_end",
+    "per_device_train_batch_size": _LOOP
+    + "TestAccumulation::test_a_loss_without_count_is_averaged_over_the_micro_batches",
+    "average_tokens_across_devices": _RANKS + "test_tokens_are_averaged_by_rank_when_asked",
+    "ddp_find_unused_parameters": _RANKS + "test_ddp_is_set_up_as_the_arguments_say",
+    "ddp_bucket_cap_mb": _RANKS + "test_ddp_is_set_up_as_the_arguments_say",
+    "ddp_broadcast_buffers": _RANKS + "test_ddp_is_set_up_as_the_arguments_say",
+    "ddp_static_graph": _RANKS + "test_ddp_is_set_up_as_the_arguments_say",
+    "fp16": _PRECISION + "test_only_fp16_has_a_scaler",
+    "bf16_full_eval": _PRECISION + "test_full_evaluation_casts_the_model_outside_of_training",
+    "fp16_full_eval": _PRECISION + "test_full_evaluation_casts_the_model_outside_of_training",
+    "tf32": _PRECISION + "test_tf32_is_refused_without_the_gpu_for_it",
+    "activation_checkpointing": _PRECISION + "test_activations_of_a_plain_module_are_computed_again",
+    "activation_checkpointing_kwargs": _PRECISION + "test_activations_of_a_plain_module_are_computed_again",
+    "logging_nan_inf_filter": _LOOP + "TestLogging::test_nan_is_kept_out_of_the_mean_unless_it_is_wanted",
+    "skip_memory_metrics": _LOOP + "TestLogging::test_memory_is_measured_when_it_is_asked_for",
+    "save_strategy": _LOOP + "TestSaving::test_only_better_models_are_saved_by_the_strategy_best",
+    "save_steps": _LOOP + "TestSaving::test_checkpoints_come_by_steps_and_at_the_end",
+    "save_total_limit": _LOOP + "TestSaving::test_checkpoints_come_by_epoch_and_the_oldest_go",
+    "save_only_model": _LOOP + "TestSaving::test_the_model_alone_is_saved_when_asked",
+    "load_best_model_at_end": _LOOP + "TestSaving::test_the_best_model_is_loaded_at_the_end",
+    "save_on_each_node": _DEVICES + "test_two_nodes",
+    "ignore_data_skip": _LOOP + "TestResuming::test_data_is_not_skipped_when_told_so",
+    "auto_find_batch_size": _HOOKS + "TestMemory::test_a_batch_that_does_not_fit_is_made_smaller",
+    "torch_empty_cache_steps": _HOOKS + "TestMemory::test_caches_are_emptied_every_few_steps",
+    "label_names": _HOOKS + "TestContract::test_label_names_are_the_users_to_say",
+    "remove_unused_columns": _HOOKS + "TestContract::test_a_model_that_breaks_it_is_refused_at_the_first_step",
+    "restore_callback_states_from_checkpoint": _CALLBACKS + "test_states_go_into_the_checkpoint_and_come_back",
 }
 """Field -> the test that fails when the field has no effect; ``python tests/prove.py`` shows that it does."""
 
 PENDING: set[str] = {
-    "output_dir",
     "adam_beta2",
-    "average_tokens_across_devices",
-    "fp16",
-    "bf16_full_eval",
-    "fp16_full_eval",
-    "tf32",
-    "activation_checkpointing",
-    "activation_checkpointing_kwargs",
     "torch_compile",
     "torch_compile_backend",
     "torch_compile_mode",
     "use_cache",
-    "logging_nan_inf_filter",
     "batch_eval_metrics",
     "eval_use_gather_object",
-    "auto_find_batch_size",
-    "torch_empty_cache_steps",
-    "skip_memory_metrics",
-    "restore_callback_states_from_checkpoint",
     "per_device_eval_batch_size",
     "prediction_loss_only",
     "eval_do_concat_batches",
     "eval_accumulation_steps",
     "include_for_metrics",
-    "save_only_model",
-    "save_strategy",
-    "save_steps",
-    "save_on_each_node",
-    "save_total_limit",
-    "load_best_model_at_end",
     "greater_is_better",
-    "ignore_data_skip",
     "full_determinism",
     "dataloader_pin_memory",
-    "remove_unused_columns",
-    "label_names",
     "length_column_name",
-    "ddp_find_unused_parameters",
-    "ddp_bucket_cap_mb",
-    "ddp_broadcast_buffers",
-    "ddp_static_graph",
 }
 """Fields that are accepted and whose test is not named yet."""
 
@@ -157,7 +162,7 @@ def test_nothing_is_pending() -> None:
 @pytest.mark.parametrize(("field", "name"), PROVED.items(), ids=PROVED)
 def test_the_named_test_is_there_and_speaks_of_the_field(field: str, name: str) -> None:
     path, _, test = name.partition("::")
-    assert test.partition("[")[0] in functions_of(path), f"{name} does not exist"
+    assert test.partition("[")[0].split("::")[-1] in functions_of(path), f"{name} does not exist"
     assert re.search(rf"\b{field}\b", (ROOT / path).read_text(encoding="utf-8")), f"{path} never says {field}"
 
 
