@@ -80,10 +80,10 @@ PROVED: dict[str, str] = {
     # Effects that only this Trainer is asked about.
     "disable_tqdm": _CALLBACKS + "test_the_progress_bar_moves_on_rank_zero",
     "metric_for_best_model": _CALLBACKS + "test_early_stopping_stops_a_run",
-    "output_dir": _LOOP + "TestSaving::test_checkpoints_come_by_steps_and_at_the_end",
+    "output_dir": _HOOKS + "TestContract::test_an_output_folder_that_is_a_file_is_refused",
     "per_device_train_batch_size": _LOOP
     + "TestAccumulation::test_a_loss_without_count_is_averaged_over_the_micro_batches",
-    "average_tokens_across_devices": _RANKS + "test_tokens_are_averaged_by_rank_when_asked",
+    "average_tokens_across_devices": _RANKS + "test_each_rank_takes_its_own_mean_when_asked",
     "ddp_find_unused_parameters": _RANKS + "test_ddp_is_set_up_as_the_arguments_say",
     "ddp_bucket_cap_mb": _RANKS + "test_ddp_is_set_up_as_the_arguments_say",
     "ddp_broadcast_buffers": _RANKS + "test_ddp_is_set_up_as_the_arguments_say",
