@@ -31,7 +31,7 @@ class Notes:
         self.lines: list[str] = []
 
     def add(self, field: str, note: str) -> None:
-        self.lines.append(f"{field}: {note}")
+        self.lines.append(" ".join(f"{field}: {note}".split()))
 
 
 def main(options: Namespace) -> int:

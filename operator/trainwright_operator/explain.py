@@ -13,7 +13,7 @@ from functools import lru_cache
 from trainwright_operator import mirror, names
 from trainwright_operator.manifest import join
 from trainwright_operator.openapi.job import job_spec
-from trainwright_operator.openapi.nearest import nearest
+from trainwright_operator.openapi.nearest import gone, nearest
 from trainwright_operator.openapi.pool import pool_spec
 from trainwright_operator.openapi.status import job_status
 from trainwright_operator.openapi.types import FREE, INT_OR_STRING, RULES, Rule, Schema
@@ -114,7 +114,10 @@ def _split_kind(query: str) -> tuple[str | None, str]:
 
 
 def _hint(query: str) -> str:
-    near = nearest(query.rpartition(".")[2], dict.fromkeys(field.name for field in fields()))
+    name = query.rpartition(".")[2]
+    if reason := gone(mirror.snake(name)):
+        return f"; {name} {reason}"
+    near = nearest(name, dict.fromkeys(field.name for field in fields()))
     return f"; did you mean {near}?" if near else "; `trainwright explain spec` lists those there are"
 
 

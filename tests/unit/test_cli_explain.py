@@ -57,6 +57,18 @@ def test_a_name_that_does_not_exist(query: str, near: str, capsys: pytest.Captur
     assert capsys.readouterr().err == f"trainwright explain: there is no field {query!r}; did you mean {near}?\n"
 
 
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("outputDir", "is not a field: the operator mounts spec.output and decides it; remove it"),
+        ("evaluation_strategy", "is not a field; use evalStrategy"),
+    ],
+)
+def test_an_argument_that_a_manifest_does_not_have(query: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", query]) == 2
+    assert capsys.readouterr().err == f"trainwright explain: there is no field {query!r}; {query} {why}\n"
+
+
 def test_a_name_that_is_near_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "qqqq"]) == 2
     assert "`trainwright explain spec` lists" in capsys.readouterr().err

@@ -41,7 +41,8 @@ LARGEST = 1e12
 
 def training_arguments() -> Schema:
     return record(
-        "The fields of TrainingArguments and Seq2SeqTrainingArguments, in camelCase.",
+        "The fields of TrainingArguments and Seq2SeqTrainingArguments, in camelCase; all but "
+        f"{', '.join(map(mirror.camel, mirror.ABSENT))}, which a manifest does not have.",
         {mirror.camel(name): _field(info) for name, info in mirror.MIRRORED.items()},
         rules=[*_not_built(), *_spanning(), *_immutability()],
     )

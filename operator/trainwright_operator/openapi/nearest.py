@@ -34,8 +34,8 @@ def _fold(name: str) -> str:
 
 def unknown_field(key: str, fields: dict[str, Any], path: str) -> str:
     """What is wrong with ``key`` in the object at ``path``, whose fields are ``fields``."""
-    if path.endswith("trainingArguments") and (former := _former(mirror.snake(key))):
-        return former
+    if path.endswith("trainingArguments") and (reason := gone(mirror.snake(key))):
+        return reason
     if near := nearest(key, fields):
         return f"is not a field; did you mean {near}?"
     if home := next((place for place, name in _homes() if name == key or name == mirror.camel(key)), None):
@@ -45,7 +45,7 @@ def unknown_field(key: str, fields: dict[str, Any], path: str) -> str:
     return "is not a field; `trainwright explain` lists those there are"
 
 
-def _former(name: str) -> str | None:
+def gone(name: str) -> str | None:
     """What became of an argument that a manifest has no field for, or that older versions of transformers had."""
     from trainwright.arguments.names import FORMER
 
@@ -54,12 +54,9 @@ def _former(name: str) -> str | None:
     former = FORMER.get(name)
     if former is None:
         return None
-    gone = former.removeprefix("nothing: ")
-    return (
-        f"is not needed: {gone}; remove it"
-        if gone != former
-        else f"is not a field; use {mirror.in_manifest_names(former)}"
-    )
+    if former.startswith("nothing: "):
+        return f"is not needed: {former.removeprefix('nothing: ')}; remove it"
+    return f"is not a field; use {mirror.in_manifest_names(former)}"
 
 
 def _homes() -> Iterator[tuple[str, str]]:
