@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from builders import make_job
 from cluster import programs
 from cluster.kube import ApiError, Kube, condition_of
+from cluster.paths import CHECKOUT
 from mutations import mutated_specs, specs_with_sound_arguments
 from trainwright_operator import manifest, schema
+from trainwright_operator.loading import load
+from trainwright_operator.planning import planned
 from unit.test_bad_input import CASES
 from unit.test_schema_agreement import CHANGES, JOB
 
@@ -126,3 +130,12 @@ def test_scalars_are_read_as_kubectl_reads_them(kube: Kube) -> None:
 def as_json_number(digits: str) -> int | float:
     """Go reads a whole number that fits no int64 as a float."""
     return int(digits) if -(2**63) <= int(digits) < 2**63 else float(digits)
+
+
+@pytest.mark.parametrize("example", sorted((CHECKOUT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_and_their_plans_are_taken(kube: Kube, example: Path) -> None:
+    loaded = load([str(example)])
+    refusals = [creation(kube, document.content) for document in loaded.documents]
+    refusals += [creation(kube, child) for child in planned(loaded)]
+    assert len(refusals) >= 2
+    assert set(refusals) == {None}
