@@ -63,6 +63,8 @@ class Kube:
 
     @cached_property
     def _configuration(self) -> client.Configuration:
+        if not self.kubeconfig.exists():
+            raise ClusterError(f"there is no kubeconfig {self.kubeconfig}: the cluster is not up")
         configuration = client.Configuration()
         config.load_kube_config(str(self.kubeconfig), client_configuration=configuration)
         return configuration
