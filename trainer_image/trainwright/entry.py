@@ -54,6 +54,7 @@ def run(main: Callable[[], object]) -> NoReturn:
         code = _settle(error)
         if code != ExitCode.DONE:
             leave(code)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(ExitCode.DONE)
 
 
@@ -72,6 +73,7 @@ def leave(code: int) -> NoReturn:
 
     Threads and collectives may wait for a peer that is gone; a failed rank must not.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is leaving already
     guard = threading.Timer(EXIT_HANDLER_SECONDS, os._exit, (code,))
     guard.daemon = True
     guard.start()

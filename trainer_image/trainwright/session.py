@@ -38,16 +38,31 @@ logger = logging.getLogger(__name__)
 
 def open_store(args: Any) -> CheckpointStore:
     """The checkpoints in ``args.output_dir``, owned by the TrainingJob that this process belongs to, if any."""
+    job = resolved_job()
+    if job is None:
+        return CheckpointStore(args.output_dir)
+    return CheckpointStore(args.output_dir, owner=job.uid, attempt=job.attempt)
+
+
+def resolved_job() -> ResolvedJob | None:
+    """The TrainingJob that this process belongs to, if any."""
     path = os.environ.get(ENV_JOB_FILE)
     if path is None or not os.path.exists(path):
-        return CheckpointStore(args.output_dir)
-    job = ResolvedJob.from_json(Path(path).read_text(encoding="utf-8"))
-    return CheckpointStore(args.output_dir, owner=job.uid, attempt=job.attempt)
+        return None
+    return ResolvedJob.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def claim_output(trainer: Any) -> None:
+    """A job's output is its own before anything in it is read, also where a user's script trains."""
+    job = resolved_job()
+    if job is not None:
+        trainer.checkpoints.claim(adopt=job.adopt_output)
 
 
 def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] | None) -> TrainOutput:
     """Prepare, run the loop, and finish. See ``Trainer.train``."""
     check_ready(trainer)
+    claim_output(trainer)
     checkpoint = find_checkpoint(trainer, resume_from)
     if checkpoint is not None:
         load_weights(trainer.model, checkpoint)
