@@ -21,7 +21,7 @@ Object = dict[str, Any]
 
 
 def service_name(job: TrainingJob) -> str:
-    """With a prefix: a job's name may begin with a digit, and a Service of that very name may serve the model."""
+    """With a prefix: a Service of the job's own name may one day serve the model."""
     return f"tj-{job.name}"
 
 

@@ -65,7 +65,7 @@ def _check_names(volumes: Iterable[str], known: Mapping[str, Object]) -> None:
 
 
 def _folder(volume: Object, scratch: Path) -> Path:
-    name = volume["name"]
+    name = str(volume["name"])
     if "hostPath" in volume:
         return Path(volume["hostPath"]["path"])
     if "emptyDir" in volume:

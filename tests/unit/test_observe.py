@@ -1,0 +1,173 @@
+"""What is seen of Jobs and pods: on what a real cluster gave, and on what it gives rarely."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from builders import make_job
+from fixtures import load, training_job
+from scene import START, Scene
+from trainwright_operator.attempts import Outcome
+from trainwright_operator.judge import judge, succeeded
+from trainwright_operator.observe import JobState, Observed, Wait, observe
+from trainwright_operator.spec import parse_job
+from trainwright_operator.waiting import hold
+
+
+def seen(case: str, moment: str) -> Observed:
+    """A recorded moment as it is observed."""
+    found = load(case)[moment]
+    stored = training_job(case)
+    stored["metadata"]["namespace"] = "default"
+    return observe(parse_job(stored), [found.job], found.pods, found.events)
+
+
+JUDGED = [
+    # case, moment, state of the Job, outcome, reason, exit code
+    ("succeeded", "one pod done", JobState.ACTIVE, None, None, None),
+    ("succeeded", "complete", JobState.COMPLETE, None, None, None),
+    ("failed", "running", JobState.ACTIVE, None, None, None),
+    ("failed", "failing", JobState.ENDING, Outcome.FAILED, "Error", 1),
+    ("failed", "failed", JobState.FAILED, Outcome.FAILED, "Error", 1),
+    ("bad-configuration", "failed", JobState.FAILED, Outcome.FAILED, "BadConfiguration", 64),
+    ("killed", "failed", JobState.FAILED, Outcome.FAILED, "Error", 137),
+    ("out-of-memory", "failed", JobState.FAILED, Outcome.FAILED, "OOMKilled", 137),
+    ("evicted", "terminating", JobState.ACTIVE, Outcome.DISRUPTED, "EvictionByEvictionAPI", None),
+    ("evicted", "failed", JobState.FAILED, Outcome.DISRUPTED, "EvictionByEvictionAPI", 143),
+    ("drained", "failed", JobState.FAILED, Outcome.DISRUPTED, "EvictionByEvictionAPI", 143),
+    ("deleted-exits-0", "counted as done", JobState.ACTIVE, None, None, None),
+]
+
+
+@pytest.mark.parametrize(("case", "moment", "state", "outcome", "reason", "code"), JUDGED)
+def test_recorded_attempts_are_judged(case, moment, state, outcome, reason, code):
+    attempt = seen(case, moment).attempts[0]
+    assert attempt.jobs[0].state is state
+    cause = judge(attempt)
+    assert (cause and cause.outcome, cause and cause.reason, cause and cause.exit_code) == (outcome, reason, code)
+    assert succeeded(attempt) == (state is JobState.COMPLETE)
+
+
+def test_a_recorded_attempt_at_work():
+    attempt = seen("killed", "running").attempts[0]
+    assert attempt.at_work
+    assert [(pod.index, pod.ready, pod.end, pod.wait) for pod in attempt.pods] == [
+        (0, True, None, None),
+        (1, True, None, None),
+    ]
+    assert all(pod.node and pod.created for pod in attempt.pods)
+
+
+def test_a_recorded_termination_message():
+    word = seen("termination-message", "complete").attempts[0].pods[0].end.word
+    assert (word.step, word.max_steps, word.metrics) == (20, 20, {"loss": 1.5})
+    said = judge(seen("bad-configuration", "failed").attempts[0])
+    assert said.message == "trainingArguments.learningRate: negative"
+
+
+def test_recorded_unschedulable_pods():
+    attempt = seen("unschedulable", "waiting").attempts[0]
+    found = hold(attempt, datetime.now(UTC))
+    assert (found.reason, found.queued, found.stalled) == ("Unschedulable", True, False)
+    assert found.message.startswith("2 of 2 pods: Unschedulable: 0/")
+    assert "nodes are available" in found.message
+
+
+# What a cluster gives rarely
+
+
+def waiting_pod(reason: str, message: str = "", **change) -> Scene:
+    scene = Scene(make_job()).settle()
+    state = {"name": "trainer", "state": {"waiting": {"reason": reason, "message": message}}}
+    scene.pod()["status"] = {"phase": "Pending", "containerStatuses": [state], **change}
+    return scene
+
+
+BACK_OFF = 'Back-off pulling image "x:1": ErrImagePull: x:1: not found'
+
+
+@pytest.mark.parametrize(
+    ("scene", "reason", "words", "stalls"),
+    [
+        (waiting_pod("ImagePullBackOff", BACK_OFF), "ImagePullBackOff", "x:1: not found; check the image", True),
+        (waiting_pod("ErrImagePull", "x:1: not found"), "ImagePullBackOff", "x:1: not found; check the image", True),
+        (waiting_pod("InvalidImageName", "bad"), "InvalidImageName", "check the image", True),
+        (
+            waiting_pod("CreateContainerConfigError", 'secret "hub" not found'),
+            "CreateContainerConfigError",
+            'secret "hub" not found; create what is missing',
+            True,
+        ),
+        (waiting_pod("ContainerCreating"), None, "", False),
+    ],
+)
+def test_pods_that_cannot_start(scene, reason, words, stalls):
+    found = hold(scene.observed().attempts[0], scene.now)
+    assert (found and found.reason) == reason
+    if found:
+        assert words in found.message
+        later = hold(scene.observed().attempts[0], scene.now + timedelta(seconds=61))
+        assert (found.stalled, later.stalled) == (False, stalls)
+        assert found.again == timedelta(seconds=60)
+
+
+def test_events_tell_what_a_pod_does_not():
+    scene = waiting_pod("ContainerCreating")
+    event = {
+        "involvedObject": {"kind": "Pod", "name": "gpt-corpus-0-1-0"},
+        "message": 'MountVolume.SetUp failed: configmap "code" not found',
+    }
+    observed = observe(scene.job, scene.objects.jobs.values(), scene.objects.pods.values(), [event])
+    assert 'configmap "code" not found' in hold(observed.attempts[0], scene.now).message
+
+
+def test_a_job_that_may_create_no_pods():
+    scene = Scene(make_job()).settle()
+    scene.objects.pods.clear()
+    event = {"involvedObject": {"kind": "Job", "name": "gpt-corpus-0-1"}, "message": "exceeded quota: cpus"}
+    told = observe(scene.job, scene.objects.jobs.values(), [], [event]).attempts[0]
+    assert hold(told, scene.now).message == "Job gpt-corpus-0-1 may not create its pods: exceeded quota: cpus"
+    untold = scene.observed().attempts[0]
+    assert hold(untold, scene.now) is None
+    assert "kubectl describe job gpt-corpus-0-1" in hold(untold, scene.now + timedelta(seconds=5)).message
+
+
+def test_an_eviction_for_the_pods_own_excess_is_its_own_failure():
+    scene = Scene(make_job()).settle().start_pods()
+    scene.evict(0, "TerminationByKubelet")
+    assert scene.observed().attempts[0].pods[0].disruption == Wait("TerminationByKubelet", "evicted")
+    message = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
+    scene.pod()["status"] |= {"phase": "Failed", "reason": "Evicted", "message": message, "containerStatuses": []}
+    del scene.pod()["metadata"]["deletionTimestamp"]
+    cause = judge(scene.observed().attempts[0])
+    assert (cause.outcome, cause.reason) == (Outcome.FAILED, "Evicted")
+    assert "exceeds the total limit" in cause.message
+
+
+def test_children_of_a_former_job_of_this_name_are_not_ours():
+    scene = Scene(make_job()).settle()
+    newcomer = make_job().with_("metadata.uid", "0d9b8f3e-6a5c-4d1e-9f70-000000000002").build()
+    observed = observe(newcomer, scene.objects.jobs.values(), scene.objects.pods.values())
+    assert observed.attempts == ()
+    assert observed.foreign == {"gpt-corpus-0-1": "TrainingJob/gpt-corpus"}
+
+
+def test_a_pod_of_a_lost_node_is_given_up_after_its_grace():
+    pod = Scene(make_job()).settle().start_pods().delete_pod(0).observed().attempts[0].pods[0]
+    assert pod.deletion_requested == START
+    assert pod.alive(START + timedelta(seconds=59))
+    assert not pod.alive(START + timedelta(seconds=60))
+
+
+def test_a_container_that_has_ended_is_the_end_of_its_pod():
+    scene = Scene(make_job()).settle().start_pods().exit(0, 1)
+    scene.pod()["status"]["phase"] = "Running"
+    assert scene.observed().attempts[0].pods[0].end.exit_code == 1
+
+
+def test_strange_objects_do_not_stop_the_plan():
+    strange = {"metadata": {"name": "x", "labels": {"trainwright.dev/attempt": "one"}}, "status": None, "spec": None}
+    observed = observe(make_job().build(), [strange], [strange])
+    assert (observed.attempts, dict(observed.foreign)) == ((), {"x": "nobody"})

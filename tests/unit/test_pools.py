@@ -1,0 +1,89 @@
+"""Pools: which one a job gets, and what follows from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import make_job
+from trainwright_operator.pools import BUILTIN, PoolError, choose, cores, place, threads
+from trainwright_operator.spec import AcceleratorPool
+
+DEFAULT = {"trainwright.dev/is-default-pool": "true"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pools", "chosen"),
+    [
+        (None, [], "cpu"),
+        ("cpu", [], "cpu"),
+        ("h100", [], None),
+        ("h100", [AcceleratorPool("h100", "nvidia")], "h100"),
+        (None, [AcceleratorPool("h100", "nvidia")], "cpu"),
+        (None, [AcceleratorPool("h100", "nvidia", annotations=DEFAULT)], "h100"),
+        ("cpu", [AcceleratorPool("h100", "nvidia", annotations=DEFAULT)], "cpu"),
+        (None, [AcceleratorPool(name, "cpu", annotations=DEFAULT) for name in ("b", "a")], "a"),
+    ],
+)
+def test_choice(wanted, pools, chosen):
+    job = make_job() if wanted is None else make_job().with_("spec.accelerator.pool", wanted)
+    pool = choose(job.build(), {pool.name: pool for pool in pools})
+    assert (pool and pool.name) == chosen
+
+
+def test_a_clusters_own_cpu_pool_goes_before_the_builtin_one():
+    own = AcceleratorPool("cpu", "cpu", image="mine")
+    assert choose(make_job().build(), {"cpu": own}) is own
+
+
+@pytest.mark.parametrize(
+    ("per_node", "resources", "requests", "omp"),
+    [
+        (None, {}, {"cpu": "1"}, 1),
+        (2, {}, {"cpu": "2"}, 1),
+        (2, {"requests": {"cpu": "8"}}, {"cpu": "8"}, 4),
+        (3, {"requests": {"cpu": 8}}, {"cpu": 8}, 2),
+        (1, {"limits": {"cpu": "2500m"}}, {}, 2),
+        (4, {"requests": {"cpu": "500m"}}, {"cpu": "500m"}, 1),
+        (1, {"requests": {"memory": "1Gi"}}, {"memory": "1Gi", "cpu": "1"}, 1),
+    ],
+)
+def test_cpu_placement(per_node, resources, requests, omp):
+    job = make_job().nodes(2, per_node).with_("spec.podTemplate.resources", resources).build()
+    found = place(job, BUILTIN["cpu"])
+    assert (found.nodes, found.slices, found.requests, found.threads) == (2, 1, requests, omp)
+
+
+def test_pool_and_template_are_merged_and_the_template_wins():
+    taint = {"key": "train", "operator": "Exists"}
+    pool = AcceleratorPool("big", "cpu", node_selector={"a": "1", "b": "1"}, tolerations=(taint,), image="pool")
+    job = make_job().with_("spec.podTemplate", {"nodeSelector": {"b": "2"}, "tolerations": [{"key": "mine"}]})
+    found = place(job.build(), pool)
+    assert found.node_selector == {"a": "1", "b": "2"}
+    assert found.tolerations == (taint, {"key": "mine"})
+    assert found.image == "pool"
+    assert place(job.with_("spec.podTemplate.image", "own").build(), pool).image == "own"
+
+
+def test_a_pools_per_node_is_the_default_and_the_limit():
+    pool = AcceleratorPool("big", "cpu", per_node=4)
+    assert place(make_job().build(), pool).per_node == 4
+    with pytest.raises(PoolError, match=r"spec\.accelerator\.perNode: 8 is more than pool 'big' has in a node \(4\)"):
+        place(make_job().nodes(1, 8).build(), pool)
+
+
+@pytest.mark.parametrize("vendor", ["nvidia", "amd", "tpu"])
+def test_vendors_that_are_not_planned_yet_are_named(vendor):
+    with pytest.raises(PoolError, match=rf"pool 'p': vendor {vendor} cannot be planned"):
+        place(make_job().build(), AcceleratorPool("p", vendor))
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value"), [("4", 4), ("1.5", 1.5), ("500m", 0.5), (2, 2), ("2e3", 2000), ("1k", 1000), ("0.1", 0.1)]
+)
+def test_cpu_quantities(quantity, value):
+    assert cores(quantity) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("cpu", "ranks", "expected"), [("8", 2, 4), ("7", 2, 3), ("500m", 1, 1), ("1", 4, 1)])
+def test_threads_are_each_ranks_whole_share(cpu, ranks, expected):
+    assert threads(cpu, ranks) == expected

@@ -1,0 +1,268 @@
+"""The status: conditions that GitOps tools read, what trainers tell, and the strings of the columns."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builders import make_job
+from scene import START, Scene
+from trainwright.contract import Progress, Termination
+from trainwright_operator import display, schema
+from trainwright_operator.names import Condition
+from trainwright_operator.reported import MAX_METRICS
+from trainwright_operator.status import merge_progress
+
+OPEN = {"attempts": [{"attempt": 2, "startTime": "2026-01-01T00:00:00Z"}]}
+
+
+def kstatus(job: Scene) -> str:
+    """What kstatus computes for any custom resource by its published rules."""
+    status = job.status
+    if status.get("observedGeneration") != job.builder.manifest()["metadata"]["generation"]:
+        return "InProgress"
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "Reconciling" and condition["status"] == "True":
+            return "InProgress"
+        if condition["type"] == "Stalled" and condition["status"] == "True":
+            return "Failed"
+    return "Current"
+
+
+def test_kstatus_at_every_transition():
+    scene = Scene(make_job().nodes(2))
+    scene.step()
+    story = [(scene.state, kstatus(scene))]
+    for act in (
+        lambda: scene.start_pods(),
+        lambda: scene.exit_all(1),
+        lambda: scene.start_pods(),
+        lambda: scene.edit("spec.suspend", True),
+        lambda: scene.exit_all(143),
+        lambda: scene.edit("spec.suspend", False),
+        lambda: scene.start_pods(),
+        lambda: scene.exit_all(0),
+    ):
+        act()
+        scene.wait(3).settle()
+        story.append((scene.state, kstatus(scene)))
+    assert story == [
+        ("Starting", "InProgress"),
+        ("Running", "Current"),
+        ("Restarting", "InProgress"),
+        ("Running", "Current"),
+        ("Stopping", "InProgress"),
+        ("Suspended", "Current"),
+        ("Starting", "InProgress"),
+        ("Running", "Current"),
+        ("Succeeded", "Current"),
+    ]
+    assert kstatus(Scene(make_job().with_("spec.accelerator.pool", "x"), pool=None).settle()) == "Failed"
+
+
+def test_a_pod_that_cannot_start_stalls_in_the_end():
+    scene = Scene(make_job()).settle()
+    waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "s" not found'}}
+    scene.pod()["status"] = {"phase": "Pending", "containerStatuses": [{"name": "trainer", "state": waiting}]}
+    assert kstatus(scene.wait(5).settle()) == "InProgress"
+    assert scene.status["display"]["state"] == "Starting (CreateContainerConfigError)"
+    assert scene.last.requeue_after == 55
+    assert kstatus(scene.wait(55).settle()) == "Failed"
+    assert 'secret "s" not found' in scene.condition(Condition.STALLED)["message"]
+
+
+def test_unschedulable_pods_are_queued():
+    scene = Scene(make_job()).settle()
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no room"}
+    scene.pod()["status"] = {"phase": "Pending", "conditions": [scheduled]}
+    scene.settle()
+    assert scene.state == "Queued"
+    assert "0/3 nodes: no room" in scene.condition(Condition.QUEUED)["message"]
+    scene.start_pods().settle()
+    assert scene.condition(Condition.QUEUED)["status"] == "False"
+
+
+def test_transition_times_move_only_with_the_status():
+    scene = Scene(make_job()).settle()
+    began = scene.condition(Condition.RECONCILING)["lastTransitionTime"]
+    scene.wait(30).edit("spec.maxRestarts", 7).settle()
+    condition = scene.condition(Condition.RECONCILING)
+    assert (condition["lastTransitionTime"], condition["observedGeneration"]) == (began, 2)
+    scene.wait(30).start_pods().settle()
+    assert scene.condition(Condition.RECONCILING)["lastTransitionTime"] == "2026-01-01T00:01:05Z"
+
+
+def test_every_status_fits_its_schema():
+    scene = Scene(make_job().nodes(2).with_("spec.maxRestarts", 20)).settle()
+    for index in range(14):
+        scene.start_pods().settle().push(step=index, maxSteps=20, epoch=0.5).exit_all(1, error="x" * 3000).settle()
+        scene.wait(400).settle()
+        assert schema.problems({**scene.builder.manifest(), "status": scene.status}) == []
+    assert len(scene.status["attempts"]) == 10
+
+
+# What trainers tell
+
+
+def progress(**told) -> dict:
+    return Progress(**told).to_wire("2026-01-01T00:00:00Z")
+
+
+def test_our_own_progress():
+    push = progress(
+        step=140,
+        max_steps=200,
+        epoch=1.5,
+        remaining_seconds=21,
+        tokens_per_second=18_432.0,
+        samples_per_second=144.0,
+        metrics={"loss": 2.1134567, "eval_loss": 2.29},
+        checkpoint={"path": "checkpoint-100", "step": 100, "time": "2026-01-01T00:00:00Z"},
+        best={"metric": "eval_loss", "value": 2.29, "step": 100, "checkpoint": "checkpoint-100"},
+        attempt=2,
+    )
+    status = merge_progress(OPEN, push, START)
+    assert status["progress"] == {
+        "attempt": 2,
+        "step": 140,
+        "maxSteps": 200,
+        "percent": 70,
+        "epoch": 1.5,
+        "samplesPerSecond": 144.0,
+        "tokensPerSecond": 18_432.0,
+        "endTime": "2026-01-01T00:00:26Z",
+        "lastUpdateTime": "2026-01-01T00:00:05Z",
+    }
+    assert status["metrics"] == [{"name": "eval_loss", "value": "2.29"}, {"name": "loss", "value": "2.11346"}]
+    assert status["checkpoint"]["step"] == 100
+    assert status["best"] == {"metric": "eval_loss", "value": "2.29", "step": 100, "checkpoint": "checkpoint-100"}
+    assert status["display"] == {
+        "step": "140/200",
+        "loss": "2.113",
+        "eval": "2.29",
+        "tokensPerSecond": "18.4k",
+        "ends": "00:00 (in ~21s)",
+    }
+
+
+def test_the_kubeflow_callback_of_transformers():
+    told = {
+        "lastUpdatedTime": "2026-01-01T00:00:00+00:00",
+        "progressPercentage": 25,
+        "estimatedRemainingSeconds": 90,
+        "metrics": [
+            {"name": "loss", "value": "1.5"},
+            {"name": "current_step", "value": "5"},
+            {"name": "total_steps", "value": "20"},
+            {"name": "current_epoch", "value": "0.25"},
+        ],
+    }
+    status = merge_progress(OPEN, {"trainerStatus": told, "attempt": 2}, START)
+    assert (status["progress"]["step"], status["progress"]["maxSteps"], status["progress"]["epoch"]) == (5, 20, 0.25)
+    assert status["metrics"] == [{"name": "loss", "value": "1.5"}]
+    assert status["display"]["step"] == "5/20"
+
+
+def test_a_percentage_alone():
+    status = merge_progress(OPEN, {"trainerStatus": {"progressPercentage": 40}}, START)
+    assert status["display"]["step"] == "40%"
+
+
+LATE = {**OPEN, "progress": {"attempt": 2, "step": 50}}
+
+
+@pytest.mark.parametrize(
+    ("before", "push"),
+    [
+        (OPEN, {"attempt": 1, "trainwright": {"step": 3}}),
+        (LATE, {"trainwright": {"step": 49}}),
+        ({}, {"trainwright": {"step": 3}}),
+        ({"attempts": [{**OPEN["attempts"][0], "endTime": "2026-01-01T00:00:01Z"}]}, {"trainwright": {"step": 3}}),
+    ],
+    ids=["a former attempt", "an older push", "nothing was started", "the attempt has ended"],
+)
+def test_pushes_that_change_nothing(before, push):
+    assert merge_progress(before, push, START) == before
+
+
+def test_a_new_attempt_may_go_back():
+    before = {**OPEN, "progress": {"attempt": 1, "step": 50}}
+    assert merge_progress(before, {"trainwright": {"step": 40}}, START)["progress"]["step"] == 40
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = ["step", "maxSteps", "epoch", "samplesPerSecond", "tokensPerSecond", "checkpoint", "best", "attempt"]
+TOLD = ["progressPercentage", "estimatedRemainingSeconds", "metrics"]
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), JSON), st.dictionaries(st.sampled_from(TOLD), JSON))
+def test_whatever_is_pushed_fits_the_schema(own, told):
+    status = merge_progress(OPEN, {"trainwright": own, "trainerStatus": told, "attempt": 2}, START)
+    assert schema.problems({**make_job().manifest(), "status": status}) == []
+    json.dumps(status, allow_nan=False)
+
+
+def test_metrics_are_bounded_and_the_newest_stay():
+    status = merge_progress(OPEN, progress(metrics={f"old{i}": 1.0 for i in range(60)}), START)
+    status = merge_progress(status, progress(metrics={"loss": 1.0}), START)
+    assert len(status["metrics"]) == MAX_METRICS
+    assert {"name": "loss", "value": "1"} in status["metrics"]
+
+
+def test_the_final_word_stands_when_every_push_was_lost():
+    word = Termination(
+        "Completed", 0, step=200, max_steps=200, metrics={"eval_loss": 1.25}, checkpoint="checkpoint-200"
+    )
+    scene = Scene(make_job()).settle().start_pods().settle()
+    scene.objects.ended("gpt-corpus-0-1-0", 0, word.to_json(), scene.now)
+    scene.settle()
+    assert scene.status["display"]["step"] == "200/200"
+    assert scene.status["display"]["eval"] == "1.25"
+    assert scene.status["checkpoint"] == {"path": "checkpoint-200", "step": 200, "time": "2026-01-01T00:00:05Z"}
+    assert scene.status["attempts"][0]["step"] == 200
+
+
+def test_the_end_is_told_of_a_job_at_work_alone():
+    scene = Scene(make_job()).settle().start_pods().settle()
+    scene.push(step=1, maxSteps=2, tokensPerSecond=5.0).settle()
+    scene.status = merge_progress(scene.status, progress(step=1, remaining_seconds=60), scene.now)
+    assert scene.settle().status["display"]["ends"] == "00:01 (in ~60s)".replace("60s", "1m00s")
+    scene.exit_all(1).settle()
+    assert "ends" not in scene.status["display"]
+    assert "tokensPerSecond" not in scene.status["display"]
+    assert scene.status["display"]["step"] == "1/2"
+
+
+# Strings
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (21, "21s"), (60, "1m00s"), (310, "5m10s"), (11_100, "3h05m"), (187_200, "2d04h")],
+)
+def test_durations(seconds, text):
+    assert display.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (0.5, "0.5"), (930, "930"), (999.9, "1k"), (18_432, "18.4k"), (1_250_000, "1.25M"), (3e9, "3G")],
+)
+def test_rates(value, text):
+    assert display.rate(value) == text
+
+
+def test_the_end_is_told_in_the_time_zone_of_now_and_with_a_date_when_it_is_not_today():
+    now = datetime(2026, 1, 1, 22, 0, tzinfo=timezone(timedelta(hours=2)))
+    assert display.ending({"endTime": "2026-01-01T20:42:00Z"}, now) == {"ends": "22:42 (in ~42m00s)"}
+    assert display.ending({"endTime": "2026-01-02T20:42:00Z"}, now.astimezone(UTC)) == {
+        "ends": "Jan 02 20:42 (in ~1d00h)"
+    }
