@@ -10,6 +10,7 @@ import pytest
 from trainwright.contract import DataError, UserError
 from trainwright.declarative.columns import assign
 from trainwright.declarative.manifest import DatasetSpec
+from trainwright.declarative.reach import Unreachable
 from trainwright.declarative.reading import read_splits
 from trainwright.declarative.sources import format_of, resolve
 
@@ -235,3 +236,15 @@ def test_columns_that_do_not_fit(stated: dict[str, str], columns: tuple[str, ...
     with pytest.raises(UserError) as caught:
         assign(("text",), stated, columns)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    ("source", "format"), [("http://127.0.0.1:9/rows.csv", "csv"), ("http://127.0.0.1:9/words.txt", "text")]
+)
+def test_a_store_that_cannot_be_reached_is_no_mistake(folder: Path, source: str, format: str) -> None:
+    """Another attempt may reach it; a mistake would end the job for good."""
+    with pytest.raises(Unreachable) as caught:
+        read(source=source, format=format)
+    assert not isinstance(caught.value, UserError)
+    assert str(caught.value).startswith(PLACE)
+    assert source in str(caught.value)

@@ -7,29 +7,25 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from trainwright.contract import DataError, UserError
+from trainwright.declarative.reach import Unreachable, causes, first_line, refuse
 
 
-def explain(error: BaseException, format: str, files: Iterable[str], place: str) -> DataError:
-    """The :class:`DataError` to raise for what a reader raised."""
-    for cause in _causes(error):
-        if isinstance(cause, DataError):
+def explain(error: BaseException, format: str, files: Iterable[str], place: str) -> Exception:
+    """The :class:`DataError` to raise for what a reader raised, or that a store could not be reached."""
+    for cause in causes(error):
+        if isinstance(cause, UserError | Unreachable):
             return cause
     for file in files:
-        if found := _problem(file, format):
-            return DataError(f"{place}: {file}{found}; mend or remove it")
-    innermost = list(_causes(error))[-1]
-    message = (str(innermost).strip().splitlines() or [type(innermost).__name__])[0]
-    return DataError(f"{place}: cannot be read as {format}: {message}")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or (None if isinstance(cause, UserError) else cause.__context__)
+        try:
+            if found := _problem(file, format):
+                return DataError(f"{place}: {file}{found}; mend or remove it")
+        except (OSError, EOFError) as unreadable:
+            return refuse(unreadable, f"{place}: cannot read {file!r}: {first_line(unreadable)}", DataError)
+    innermost = list(causes(error))[-1]
+    return refuse(error, f"{place}: cannot be read as {format}: {first_line(innermost)}", DataError)
 
 
 def _problem(file: str, format: str) -> str | None:
@@ -41,8 +37,6 @@ def _problem(file: str, format: str) -> str | None:
         return _in_file(file, search)
     except UnicodeDecodeError as error:
         return f": is not UTF-8 ({error.reason} at byte {error.start})"
-    except (OSError, EOFError) as error:
-        return f": cannot be read ({error})"
 
 
 def _in_file(file: str, search: Callable[[str], str | None]) -> str | None:

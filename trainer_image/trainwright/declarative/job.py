@@ -76,8 +76,8 @@ def assemble(job: ResolvedJob, args: Any) -> Parts:
     data_spec = view(DatasetSpec, job.dataset or {}, "spec.dataset")
     _check_run(job, task, data_spec, args)
     with one_rank_at_a_time():
+        config = load_config(model_spec, task.name)
         tokenizer = load_tokenizer(model_spec, task.template)
-        config = load_config(model_spec, task.name, tokenizer)
         splits = read_splits(data_spec, whole_documents=tasks.packs(task, data_spec), seed=args.seed)
         assigned = columns.assign(task.roles, data_spec.columns, splits.train.column_names)
         labels = _labels(task, splits, assigned)

@@ -12,6 +12,7 @@ from trainwright.contract import UserError
 from trainwright.declarative.labels import Labels
 from trainwright.declarative.manifest import ModelSpec
 from trainwright.declarative.nearest import did_you_mean, some
+from trainwright.declarative.reach import first_line, refuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -27,12 +28,10 @@ AUTO_CLASSES = {
 SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
-def load_config(spec: ModelSpec, task: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+def load_config(spec: ModelSpec, task: str) -> PreTrainedConfig:
     """The configuration of ``spec`` for ``task``; raises :class:`UserError` when there is none or it does not fit."""
     config = _base_config(spec)
     _check_task(config, task, spec)
-    if spec.from_config is not None:
-        _follow_tokenizer(config, tokenizer, spec.from_config)
     if task == "CausalLM" and getattr(config, "is_decoder", None) is False and not config.is_encoder_decoder:
         config.is_decoder = True  # an encoder would see the token that it is to predict
     return config
@@ -47,10 +46,12 @@ def build_model(
         config.label2id = {name: index for index, name in enumerate(labels.names)}
     auto = _auto_class(task)
     fresh = spec.from_config is not None
+    if fresh:
+        _follow_tokenizer(config, tokenizer, spec.from_config)
     try:
         model = _fresh(auto, config, spec) if fresh else _saved(auto, config, spec)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise UserError(f"{CHANGES if fresh else SOURCE}: {_first_line(error)}") from error
+        raise refuse(error, f"{CHANGES if fresh else SOURCE}: {first_line(error)}") from error
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     if model.config.get_text_config().pad_token_id is None:
@@ -95,7 +96,7 @@ def _saved_config(spec: ModelSpec) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{SOURCE}: {_why_no_model(spec, error)}") from error
+        raise refuse(error, f"{SOURCE}: {_why_no_model(spec, error)}") from error
 
 
 def _changed(config: PreTrainedConfig, stated: Mapping[str, Any], changes: Mapping[str, Any]) -> PreTrainedConfig:
@@ -120,7 +121,7 @@ def _renamed(config: PreTrainedConfig, changes: Mapping[str, Any]) -> dict[str, 
 def _invalid_value(error: Exception) -> str:
     match = re.search(r"field '(\w+)':?\s*(?:\w+: )?(.*)", str(error), re.DOTALL)
     if match is None:
-        return f"{CHANGES}: {_first_line(error)}"
+        return f"{CHANGES}: {first_line(error)}"
     reason = re.sub(r"^Field '\w+' ", "", " ".join(match[2].split()))
     return f"{CHANGES}.{match[1]}: {reason}"
 
@@ -137,7 +138,7 @@ def _why_no_model(spec: ModelSpec, error: Exception) -> str:
         hint = "; for fresh weights of this model type say fromConfig, which may be {}"
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         return f"no folder {source!r}, and offline nothing is downloaded{hint}"
-    return f"{source!r} is no folder, no model type of transformers, and as a hub id: {_first_line(error)}{hint}"
+    return f"{source!r} is no folder, no model type of transformers, and as a hub id: {first_line(error)}{hint}"
 
 
 def _auto_class(task: str) -> Any:
@@ -189,7 +190,3 @@ def _saved(auto: Any, config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedMo
         trust_remote_code=spec.trust_remote_code,
         ignore_mismatched_sizes=True,  # a head of another number of labels is made anew
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ from trainwright.declarative import textfiles
 from trainwright.declarative.diagnosis import explain
 from trainwright.declarative.manifest import DatasetSpec
 from trainwright.declarative.nearest import did_you_mean, some
+from trainwright.declarative.reach import Unreachable, first_line, refuse
 from trainwright.declarative.sources import Source, resolve
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _read(spec: DatasetSpec, where: Any, split: str | None, place: str, whole_do
     source = resolve(where, spec.format, place)
     try:
         rows = _open(spec, source, split, place, whole_documents)
-    except UserError:
+    except (UserError, Unreachable):
         raise
     except Exception as error:  # the readers raise whatever their file formats raise
         if NO_ROWS not in str(error):
@@ -125,13 +126,12 @@ def _from_hub(spec: DatasetSpec, source: Source, split: str, place: str) -> Rows
     try:
         return load_dataset(hub_id, spec.name, split=split, revision=spec.revision, streaming=spec.streaming)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if "split" in reason.lower():
             names = get_dataset_split_names(hub_id, spec.name, revision=spec.revision)
             reason = f"has no split {split!r}; its splits: {some(names)}{did_you_mean(split, names)}"
-        raise DataError(
-            f"{place}: {hub_id!r} is no file or folder here, and as a dataset on the hub: {reason}"
-        ) from error
+        message = f"{place}: {hub_id!r} is no file or folder here, and as a dataset on the hub: {reason}"
+        raise refuse(error, message, DataError) from error
 
 
 def _slice(rows: Rows, split: str, place: str) -> Rows:

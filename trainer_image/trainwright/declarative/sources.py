@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from trainwright.contract import DataError
 from trainwright.declarative.nearest import did_you_mean, some
+from trainwright.declarative.reach import first_line, refuse
 
 STDLIB = "stdlib://"
 FORMATS = {
@@ -104,7 +105,7 @@ def _remote_files(pattern: str, place: str) -> list[str]:
         system, path = fsspec.core.url_to_fs(pattern)
         matches = sorted(system.unstrip_protocol(name) for name in system.glob(path))
     except (ValueError, ImportError, OSError) as error:
-        raise DataError(f"{place}: cannot list {pattern!r}: {_line(error)}") from error
+        raise refuse(error, f"{place}: cannot list {pattern!r}: {first_line(error)}", DataError) from error
     if not matches:
         raise DataError(f"{place}: no object matches {pattern!r}; check the pattern and the credentials")
     return matches
@@ -131,7 +132,3 @@ def _common_format(files: Sequence[str], place: str) -> str:
         found = some(f"{count} {name}" for name, count in counts.most_common())
         raise DataError(f"{place}: matches files of several formats ({found}); narrow the pattern, or say {setting}")
     return str(next(iter(counts)))
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from trainwright.contract import DataError
+from trainwright.declarative.reach import first_line, refuse
 
 PIECE = 1 << 16
 """Characters of a piece, before the rest of its last line."""
@@ -50,7 +51,7 @@ def _opened(file: str, place: str) -> Iterator[TextIO]:
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: {_undecodable(file)}; save the file as UTF-8 text") from error
     except (OSError, EOFError, ValueError, ImportError) as error:
-        raise DataError(f"{place}: cannot read {file!r}: {error}") from error
+        raise refuse(error, f"{place}: cannot read {file!r}: {first_line(error)}", DataError) from error
 
 
 def _undecodable(file: str) -> str:

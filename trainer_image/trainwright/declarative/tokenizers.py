@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from trainwright.contract import UserError
 from trainwright.declarative.manifest import BYTES, ModelSpec
+from trainwright.declarative.reach import first_line, refuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +38,7 @@ def load_tokenizer(spec: ModelSpec, template: str | None) -> PreTrainedTokenizer
             trust_remote_code=spec.trust_remote_code,
         )
     except Exception as error:  # hub, file and format errors of many kinds
-        raise UserError(f"{PLACE}: {_why(spec, where, error)}") from error
+        raise refuse(error, f"{PLACE}: {_why(spec, where, error)}") from error
     return _with_pad_token(tokenizer)
 
 
@@ -85,12 +85,11 @@ def _with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBa
 
 
 def _why(spec: ModelSpec, where: str, error: Exception) -> str:
-    bytes_hint = f"{BYTES!r} needs no file"
+    hint = f"say a folder or a hub id, or {BYTES!r}, which needs no file"
     if spec.tokenizer is None and spec.from_config is not None and not os.path.isdir(where):
-        return f"fresh weights of {where!r} bring no tokenizer; say a folder or a hub id, or {bytes_hint}"
+        return f"fresh weights of {where!r} bring no tokenizer; {hint}"
     if os.path.isdir(where):
-        return f"the folder {where!r} holds no tokenizer; say another, or {bytes_hint}"
+        return f"the folder {where!r} holds no tokenizer; {hint}"
     if os.environ.get("HF_HUB_OFFLINE") == "1":
-        return f"no folder {where!r}, and offline nothing is downloaded; say a folder, or {bytes_hint}"
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"cannot load {where!r} ({reason}); say a folder or a hub id, or {bytes_hint}"
+        return f"no folder {where!r}, and offline nothing is downloaded; {hint}"
+    return f"cannot load {where!r} ({first_line(error)}); {hint}"
