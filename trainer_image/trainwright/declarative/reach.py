@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 from trainwright.contract import UserError
 
-NETWORK = frozenset(
-    """
-    ConnectError ConnectTimeout ReadError ReadTimeout PoolTimeout ProxyError RemoteProtocolError SSLError
-    ConnectionError ConnectionResetError ConnectionRefusedError TimeoutError
-    ClientConnectorError ClientConnectorDNSError ServerDisconnectedError ServerTimeoutError
-    LocalEntryNotFoundError EndpointConnectionError ConnectTimeoutError
-    """.split()
+NETWORK = re.compile(
+    r"\w*Connect\w*Error|\w*Timeout(Error)?|ReadError|ProxyError|RemoteProtocolError|ServerDisconnectedError|SSLError"
+    r"|LocalEntryNotFoundError|gaierror"
 )
 """Exceptions of the HTTP and storage clients, by name: none of them needs to be installed."""
 BUSY = frozenset({429, 500, 502, 503, 504})
@@ -45,4 +42,4 @@ def first_line(error: BaseException) -> str:
 
 def _of_the_network(error: BaseException) -> bool:
     status = getattr(getattr(error, "response", None), "status_code", None)
-    return type(error).__name__ in NETWORK or status in BUSY
+    return NETWORK.fullmatch(type(error).__name__) is not None or status in BUSY
