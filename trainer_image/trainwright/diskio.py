@@ -27,7 +27,7 @@ _MENDS = {
     errno.ENOTDIR: "it is a file, or lies below one; choose a folder as output_dir",
     errno.EEXIST: "it is a file; choose a folder as output_dir",
 }
-_RUST_ENOSPC = ("os error 28", "os error 122", "os error 27")
+_RUST_ENOSPC = ("os error 28", "os error 122")
 
 
 def flush_tree(folder: Path) -> dict[str, dict[str, Any]]:
@@ -94,11 +94,15 @@ def explained(what: str, aftermath: Callable[[], str]) -> Iterator[None]:
         raise UserError(f"{what}: {mend}; {aftermath()}") from error
 
 
-def _mend(error: Exception) -> str | None:
-    """Writers in C++ and Rust lose the errno on the way and leave only their words."""
-    if isinstance(error, OSError):
-        return _MENDS.get(error.errno or 0)
-    text = str(error)
-    if any(code in text for code in _RUST_ENOSPC) or "No space left" in text:
-        return _MENDS[errno.ENOSPC]
+def _mend(error: BaseException | None) -> str | None:
+    """What to do about an error or about the one behind it.
+
+    torch's writer fails a second time while it closes the file, and writers in Rust leave of the errno only its words.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _MENDS:
+            return _MENDS[error.errno]
+        if any(code in str(error) for code in _RUST_ENOSPC):
+            return _MENDS[errno.ENOSPC]
+        error = error.__cause__ or error.__context__
     return None

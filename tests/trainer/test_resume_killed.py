@@ -1,0 +1,128 @@
+"""SIGKILL, where it hurts: between steps of real ranks, and at every single call that writes a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import resume_job
+from trainer.resume_job import make_trainer, weights
+from trainwright.checkpoint import CheckpointStore
+
+JOB: dict[str, Any] = {"max_steps": 4, "save_total_limit": 1, "save_steps": 2}
+WRITING = ("fsync", "rename", "replace", "unlink", "rmdir", "open")
+LONGEST = 100
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+        yield Path(name)
+
+
+def train_and_die(output: str, at_call: int, counted: Any) -> None:
+    """Train, and kill this process before the ``at_call``-th call that changes a file in ``output``."""
+    torch.set_num_threads(1)
+    for name in WRITING:
+        setattr(os, name, deadly(getattr(os, name), at_call, counted, output))
+    make_trainer(output, **JOB).train()
+
+
+def deadly(call: Any, at_call: int, counted: Any, output: str) -> Any:
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        if isinstance(args[0], int) or output in str(args[0]):
+            counted.value += 1  # without a lock, which would die locked
+            if counted.value == at_call:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+
+    return counting
+
+
+def run(output: Path, at_call: int) -> tuple[int, int]:
+    """Exit code, and how many calls there were."""
+    context = multiprocessing.get_context("fork")
+    counted = context.RawValue("i", 0)
+    process = context.Process(target=train_and_die, args=(str(output), at_call, counted))
+    process.start()
+    process.join(LONGEST)
+    code = process.exitcode
+    process.kill()
+    process.join()
+    assert code is not None, "the training hangs"
+    return code, counted.value
+
+
+def test_killed_at_every_call_that_writes_a_checkpoint(memory: Path) -> None:
+    """What is found afterwards is whole, and going on from it ends with the same bits."""
+    undisturbed = make_trainer(str(memory / "undisturbed"), **JOB)
+    undisturbed.train()
+    expected = weights(undisturbed)
+    code, calls = run(memory / "counted", at_call=0)
+    assert code == 0
+    assert calls > 30
+    steps_found = set()
+    for call in range(1, calls + 1):
+        output = memory / f"killed-{call}"
+        assert run(output, call)[0] == -signal.SIGKILL
+        steps_found.add(check_goes_on(output, expected, f"killed at call {call} of {calls}"))
+        shutil.rmtree(output)
+    assert steps_found == {None, 2, 4}
+
+
+def check_goes_on(output: Path, expected: dict[str, torch.Tensor], case: str) -> int | None:
+    store = CheckpointStore(output)
+    newest = store.newest()
+    assert newest is None or not store.problems(newest, foreign=False), case
+    resumed = make_trainer(str(output), **JOB)
+    resumed.train(resume_from_checkpoint=newest is not None)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items()), case
+    store.claim()
+    assert sorted(os.listdir(output)) == ["checkpoint-4"], case
+    return int(newest.name.rpartition("-")[2]) if newest is not None else None
+
+
+def test_two_ranks_of_which_one_is_killed(memory: Path) -> None:
+    """Under torchrun, with data workers, accumulation and a round of batches that is filled up."""
+    arguments = {
+        "max_steps": 6,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "dataloader_num_workers": 1,
+        "ddp_find_unused_parameters": False,
+    }
+    undisturbed, killed = ({"output": str(memory / name), "arguments": arguments} for name in ("a", "b"))
+    assert torchrun(undisturbed) == 0
+    assert torchrun({**killed, "die_at": 4, "rank": 1}) != 0
+    newest = CheckpointStore(memory / "b").newest()
+    assert newest is not None
+    assert newest.name in ("checkpoint-3", "checkpoint-4")
+    assert sorted(path.name for path in newest.glob("*_[01].*")) == [
+        "data_state_0.pt",
+        "data_state_1.pt",
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    ]
+    assert torchrun({**killed, "resume": True}) == 0
+    expected, resumed = (torch.load(memory / name / "final.pt") for name in ("a", "b"))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in expected.items())
+
+
+def torchrun(job: dict[str, Any]) -> int:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    tests = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tests}
+    command = [sys.executable, *launch, str(resume_job.__file__), json.dumps(job)]
+    return subprocess.run(command, env=environment, timeout=LONGEST, check=False, capture_output=True).returncode
