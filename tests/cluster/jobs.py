@@ -40,3 +40,10 @@ def indexed_job(
             },
         },
     }
+
+
+def spread(name: str) -> dict[str, Any]:
+    """The affinity by which each pod of the Job goes to a node of its own."""
+    selector = {"matchLabels": {"batch.kubernetes.io/job-name": name}}
+    term = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from cluster.jobs import indexed_job
+from cluster.jobs import indexed_job, spread
 from cluster.kube import Kube, Object
 
 TRAIN = """
@@ -41,15 +41,6 @@ def service(name: str) -> Object:
     selector = {"batch.kubernetes.io/job-name": name}
     spec = {"clusterIP": "None", "selector": selector, "publishNotReadyAddresses": True}
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
-
-
-def spread(name: str) -> Object:
-    """One pod of the Job on each node."""
-    term = {
-        "labelSelector": {"matchLabels": {"batch.kubernetes.io/job-name": name}},
-        "topologyKey": "kubernetes.io/hostname",
-    }
-    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
 
 
 def torchrun_job(name: str, image: str, script: str) -> Object:
