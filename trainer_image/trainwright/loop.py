@@ -71,11 +71,15 @@ class Loop:
     def run(self, first_epoch: int, skip: int) -> None:
         """Train from ``skip`` micro-batches into ``first_epoch`` until the control says stop.
 
+        A run that was interrupted after its last step has nothing left to train.
+
         Raises:
             SystemExit: all ranks agreed to stop early; a checkpoint is saved.
         """
         with self.preemption:
             for epoch in range(first_epoch, self.horizon.epochs):
+                if self.trainer.state.global_step >= self.horizon.max_steps:
+                    break
                 self.epoch(epoch, skip)
                 skip = 0
                 if self.trainer.control.should_training_stop:
