@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainwright.contract import UserError
 from trainwright_operator import manifest, schema
+from trainwright_operator.attempts import Past
 from trainwright_operator.loading import InvalidManifests, Loaded, load
 from trainwright_operator.manifest import Document
+from trainwright_operator.policy import target_raised
 from trainwright_operator.pools import BUILTIN, PoolError, choose, place
 from trainwright_operator.spec import AcceleratorPool, TrainingJob, parse_job
 
@@ -150,6 +152,12 @@ def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: a
         uid = uid_of(document.content, prior, output)
         job = replace(job, uid=uid, status=status, generation=(status.get("observedGeneration") or 0) + 1)
         keeper = _Keeper(store, document, job, screen(job.name, console))
+        if status.get("state") == "Succeeded" and not _raised(job):
+            keeper.close(status)
+            print(
+                f"{job.name} is trained already: another --output trains it anew, a raised maxSteps goes on from here"
+            )
+            return _conclude(job, status, output, [])
         _note(job, pool, output)
         setup = Setup(
             pool, output, Path(scratch), _folders(options.volume), _folders(options.config_map), told=keeper.told
@@ -161,6 +169,12 @@ def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: a
         finally:
             keeper.close(runner.status)
     return _conclude(job, final, output, received)
+
+
+def _raised(job: TrainingJob) -> bool:
+    """More is asked of a finished job than it was trained for."""
+    last = Past.of(job.status).last
+    return last is not None and target_raised(job.spec, last)
 
 
 class _Keeper:

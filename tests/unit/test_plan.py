@@ -354,7 +354,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(ACTIONS)
 def test_any_history_ends_with_the_counts_right(actions):
     scene = Scene(make_job().nodes(2).with_("spec.maxRestarts", 2)).settle()
@@ -363,7 +363,7 @@ def test_any_history_ends_with_the_counts_right(actions):
         scene.wait(7).settle()
         _check(scene)
     scene.edit("spec.suspend", False).settle()
-    for _ in range(12):
+    for _ in range(4):
         scene.wait(500).settle().start_pods().settle().exit_all(1).settle().wait(90).settle()
         _check(scene)
     assert scene.state in ENDED
