@@ -20,7 +20,8 @@ FREE = "x-kubernetes-preserve-unknown-fields"
 def refused(schema: Schema, value: Any, old: Any = None) -> set[str]:
     """Paths at which an API server with strict field validation would refuse ``value``."""
     value = _without_nulls(schema, value)
-    wrong = {_path(error) for error in _validator(_Hashed(schema)).iter_errors(value)}
+    doubles = set(_doubles(schema, value, ""))
+    wrong = doubles | {_path(error) for error in _validator(_Hashed(schema)).iter_errors(value)}
     return wrong or set(_broken_rules(schema, value, old, ""))
 
 
@@ -30,12 +31,30 @@ def _without_nulls(schema: Schema, value: Any) -> Any:
         return [_without_nulls(schema.get("items", {}), item) for item in value]
     if not isinstance(value, dict) or schema.get(FREE):
         return value
-    children = {key: schema.get("properties", {}).get(key) or schema.get("additionalProperties") or {} for key in value}
+    unknown = {"nullable": True}
+    children = {
+        key: schema.get("properties", {}).get(key) or schema.get("additionalProperties") or unknown for key in value
+    }
     return {
         key: _without_nulls(children[key], item)
         for key, item in value.items()
         if item is not None or children[key].get("nullable")
     }
+
+
+def _doubles(schema: Schema, value: Any, path: str) -> Iterator[str]:
+    """Items of a list that is a map by some key, where that key was there before."""
+    children: list[tuple[str | int, Schema, Any]] = []
+    if isinstance(value, dict):
+        fields, rest = schema.get("properties", {}), schema.get("additionalProperties") or {}
+        children = [(key, fields.get(key, rest), item) for key, item in value.items()]
+    if isinstance(value, list):
+        children = [(index, schema.get("items", {}), item) for index, item in enumerate(value)]
+        for key in schema.get("x-kubernetes-list-map-keys", ()):
+            names = [item.get(key) if isinstance(item, dict) else None for item in value]
+            yield from (_child(path, i) for i, name in enumerate(names) if name is not None and name in names[:i])
+    for key, child, item in children:
+        yield from _doubles(child, item, _child(path, key))
 
 
 class _Hashed:
@@ -137,4 +156,4 @@ def typed(schema: Schema, value: Any) -> Any:
     if isinstance(value, dict):
         fields, rest = schema.get("properties", {}), schema.get("additionalProperties", {})
         return {key: typed(fields.get(key, rest), item) for key, item in value.items()}
-    return [typed(schema["items"], item) for item in value] if isinstance(value, list) else value
+    return [typed(schema.get("items", {}), item) for item in value] if isinstance(value, list) else value

@@ -4,50 +4,80 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
 
 from builders import make_job
-from crd_judge import nodes
 from trainwright_operator import schema
 
 Schema = dict[str, Any]
 SPEC: Schema = schema.job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 
-_LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 5),
-    st.sampled_from([0.5, 1e300, math.pi, 2**31, 2**63 - 1]),
-    st.sampled_from(["", "no", "steps", "epoch", "CausalLM", "Seq2SeqLM", "text", "a", "A b", "1Gi", "PET_X"]),
+WHOLE = (
+    make_job()
+    .nodes(2, 4)
+    .training(numTrainEpochs=2, evalStrategy="steps", loadBestModelAtEnd=True, labelNames=["y"])
+    .training(lrSchedulerKwargs={"power": 1}, acceleratorConfig={"split_batches": True})
+    .with_("spec.sample", {"prompts": ["Once"], "temperature": 0.5})
+    .with_(
+        "spec.podTemplate",
+        {
+            "metadata": {"labels": {"team": "a"}, "annotations": {"note": "b"}},
+            "imagePullSecrets": [{"name": "pull"}],
+            "resources": {"limits": {"cpu": "1", "memory": 4}},
+            "env": [
+                {"name": "A", "value": "1"},
+                {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+            ],
+            "envFrom": [{"prefix": "P_", "configMapRef": {"name": "c"}}],
+            "volumes": [
+                {"name": "v", "persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
+                {"name": "w", "configMap": {"name": "x", "items": [{"key": "k", "path": "a/b", "mode": 420}]}},
+                {"name": "e", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+            ],
+            "volumeMounts": [{"name": "v", "mountPath": "/data"}, {"name": "w", "mountPath": "/w", "subPath": "x"}],
+            "nodeSelector": {"zone": "a"},
+            "tolerations": [{"key": "k", "value": "v", "effect": "NoExecute", "tolerationSeconds": 3}],
+        },
+    )
+    .manifest()["spec"]
 )
-_VALUES = st.recursive(
-    _LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["name", "key", "x"]), inner, max_size=2)
-    ),
-    max_leaves=3,
-)
-_PLACES = st.sampled_from([path for path, _ in nodes(SPEC) if path and "[]" not in path])
+"""A spec that is right, with something in every corner."""
+
+_TEXTS = ["", "a", "A b", "no", "/x", "../x", "1Gi", "PET_A", "trainwright-x", "x" * 300, "CausalLM", "Seq2SeqLM"]
+_NUMBERS = [0, -1, 1, 2**31, 2**63 - 1, 0.5, 1e13, 1e300, math.pi]
+_SHAPES = [[], ["a"], [None], [[]], {}, {"name": "x"}, {"x": None}, {"a": {"b": 1}}]
+_VALUES = st.sampled_from([None, True, False, *_NUMBERS, *_TEXTS, *_SHAPES])
+_NEW = st.sampled_from(["x", "name", "value", "script", "evalSteps", "deepspeed", "streaming", "emptyDir"])
 
 
 @st.composite
 def mutated_specs(draw: st.DrawFn) -> Any:
-    """A right spec in which one to three fields have been set to anything."""
-    spec = make_job().training(maxSteps=200, numTrainEpochs=2).manifest()["spec"]
-    for path, value in draw(st.lists(st.tuples(_PLACES, _VALUES), min_size=1, max_size=3)):
-        _set(spec, path, copy.deepcopy(value))
+    """A right spec in which one to three things were changed, added, taken away or doubled."""
+    spec = copy.deepcopy(WHOLE)
+    for _ in range(draw(st.integers(1, 3))):
+        parent, key = draw(st.sampled_from(list(_places(spec))))
+        value = copy.deepcopy(draw(_VALUES))
+        change = draw(st.sampled_from(["set", "set", "add", "remove"]))
+        if change == "remove":
+            del parent[key]
+        elif change == "set":
+            parent[key] = value
+        elif isinstance(parent, dict):
+            parent[draw(_NEW)] = value
+        else:
+            parent.append(copy.deepcopy(parent[key]))
     return spec
 
 
-def _set(spec: Any, path: str, value: Any) -> None:
-    *parents, last = path.strip(".").split(".")
-    for name in parents:
-        if not isinstance(spec.get(name), dict):
-            spec[name] = {}
-        spec = spec[name]
-    spec[last] = value
+def _places(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place in a spec as its parent and the key or index there."""
+    for key, child in list(node.items() if isinstance(node, dict) else enumerate(node)):
+        yield node, key
+        if isinstance(child, (dict, list)):
+            yield from _places(child)
 
 
 @st.composite

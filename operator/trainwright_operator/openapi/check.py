@@ -34,14 +34,20 @@ def check(schema: Schema, value: Any, path: str = "") -> list[Problem]:
 
 
 def without_nulls(schema: Schema, value: Any) -> Any:
-    """As an API server stores it: a field that is null is a field that is absent, but for free objects."""
+    """As an API server stores it: a known field that is null is a field that is absent, but in free objects."""
     if isinstance(value, list) and "items" in schema:
         return [without_nulls(schema["items"], item) for item in value]
     if not isinstance(value, dict) or (FREE in schema and "properties" not in schema):
         return value
-    fields, rest = schema.get("properties", {}), schema.get("additionalProperties", {})
-    kept = {key: item for key, item in value.items() if item is not None or (fields.get(key) or rest).get("nullable")}
-    return {key: without_nulls(fields.get(key, rest), item) for key, item in kept.items()}
+    fields, rest = schema.get("properties", {}), schema.get("additionalProperties")
+    shapes = {key: fields.get(key, rest) for key in value}
+    kept = {key: item for key, item in value.items() if item is not None or _keeps_null(shapes[key])}
+    return {key: without_nulls(shapes[key] or {}, item) for key, item in kept.items()}
+
+
+def _keeps_null(schema: Schema | None) -> bool:
+    """An unknown field is unknown, whatever it says."""
+    return schema is None or bool(schema.get("nullable"))
 
 
 def check_change(schema: Schema, new: Any, old: Any, path: str = "") -> list[Problem]:
