@@ -16,6 +16,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from trainer import tiny
 from trainer.runs import logged, make, quiet, trained, weights
 from trainer.world import in_world
+from trainwright import TrainerCallback
 
 GPT2 = {"model": "gpt2", "data": "texts"}
 CASES: dict[str, dict[str, Any]] = {
@@ -66,15 +67,13 @@ def count_exchanges() -> int:
         calls.append(1)
         return allreduce_hook(None, bucket)
 
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make(folder, max_steps=3, gradient_accumulation_steps=4, per_device_train_batch_size=2)
-        prepare = trainer.make_optimizer_and_scheduler
-
-        def hooked(steps: int, wrap: Any) -> None:
-            prepare(steps, wrap)
+    class Register(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
             trainer.model_wrapped.register_comm_hook(None, hook)
 
-        trainer.make_optimizer_and_scheduler = hooked
+    options = {"max_steps": 3, "gradient_accumulation_steps": 4, "per_device_train_batch_size": 2}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make(folder, trainer={"callbacks": [Register]}, **options)
         trainer.train()
     return len(calls)
 

@@ -161,6 +161,15 @@ class TestSaving:
         assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-3"
         assert trainer.model.head.bias[0].item() == 3.0  # what the scoring run writes there
 
+    def test_greater_is_better_says_which_way(self, tmp_path):
+        assert scored(tmp_path, greater_is_better=False).state.best_metric == 1.0
+        assert scored(tmp_path, greater_is_better=True).state.best_metric == 9.0
+
+    def test_a_metric_that_evaluation_does_not_give_is_refused(self, tmp_path):
+        options = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "accuracy"}
+        with pytest.raises(UserError, match=r"metric_for_best_model: no eval_accuracy among the metrics .*: eval_loss"):
+            trained(tmp_path, max_steps=1, **options)
+
     def test_the_best_checkpoint_outlives_the_limit(self, tmp_path):
         scored(tmp_path, save_strategy="steps", save_steps=1, load_best_model_at_end=True, save_total_limit=2)
         assert checkpoints(tmp_path) == [3, 6]

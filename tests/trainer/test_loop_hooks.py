@@ -10,7 +10,7 @@ from torch import nn
 
 from trainer import tiny
 from trainer.runs import logged, make, trained, weights
-from trainwright import Trainer, TrainerCallback, TrainingArguments, session
+from trainwright import Trainer, TrainerCallback, TrainingArguments, default_data_collator, session
 from trainwright.contract import DataError, UserError
 from trainwright.losses import ModelError
 
@@ -190,6 +190,43 @@ class TestConstruction:
         args.save_strategy = "best"
         with pytest.raises(UserError, match="metric_for_best_model: set it, to say what the best model is"):
             Trainer(tiny.classifier(), args)
+
+    @pytest.mark.parametrize("use_cache", [False, True])
+    def test_use_cache_goes_into_the_configuration(self, use_cache, tmp_path):
+        model = tiny.gpt2()
+        model.config.use_cache = not use_cache
+        make(tmp_path, model, tiny.texts(), use_cache=use_cache)
+        assert model.config.use_cache is use_cache
+
+    def test_full_determinism_refuses_what_has_no_deterministic_kernel(self, tmp_path):
+        before = torch.are_deterministic_algorithms_enabled()
+        try:
+            make(tmp_path, full_determinism=True)
+            assert torch.are_deterministic_algorithms_enabled()
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+    def test_a_schedule_of_one_run_is_not_that_of_the_next(self, tmp_path):
+        trainer = trained(tmp_path, max_steps=2)
+        first = trainer.lr_scheduler
+        trainer.train()
+        assert trainer.lr_scheduler is not first
+
+    def test_initial_values_are_those_of_the_run(self, tmp_path):
+        trainer = make(tmp_path, num_train_epochs=2, gradient_accumulation_steps=4)
+        values = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+        assert values == (2, 3, 70, 140, 32, 9, 6)
+
+    def test_special_tokens_of_the_tokenizer_go_into_the_configuration(self, tmp_path):
+        class Tokenizer:
+            eos_token_id, bos_token_id, pad_token_id = 5, None, 7
+            model_input_names = ("input_ids",)
+
+        model = tiny.gpt2()
+        collate = {"data_collator": default_data_collator, "processing_class": Tokenizer()}
+        trained(tmp_path, model, tiny.texts(), max_steps=1, trainer=collate)
+        assert (model.config.eos_token_id, model.config.bos_token_id, model.config.pad_token_id) == (5, 0, 7)
+        assert model.generation_config.eos_token_id == [5, 0]
 
     @pytest.mark.parametrize("name", ["hyperparameter_search", "push_to_hub", "init_hf_repo", "create_model_card"])
     def test_what_is_not_built_says_so(self, name, tmp_path):

@@ -178,6 +178,18 @@ def test_torch_compile_trains_through_the_backend_that_is_named(tmp_path):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"torch_compile_mode": "nonsense"}, "torch_compile_mode: Unrecognized mode=nonsense, should be one of"),
+        ({"torch_compile_backend": "nowhere"}, "torch_compile_backend: Invalid backend: 'nowhere'"),
+    ],
+)
+def test_torch_compile_says_what_it_does_not_know(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        trained(tmp_path, torch_compile=True, **arguments)
+
+
 class Deep(nn.Module):
     """Its layers count how often they compute; they drop at random."""
 

@@ -21,7 +21,7 @@ class Feeding:
     processing_class: Any
     train_dataset: Any
     eval_dataset: Any
-    overrides: Callable[[str], bool]
+    _overrides: Callable[[str], bool]
     _train_batch_size: int
 
     def _default_collator(self) -> Callable[[list[Any]], Any]:
@@ -31,7 +31,7 @@ class Feeding:
 
     def get_train_dataloader(self) -> Any:
         """This rank's training batches. Override it to bring a loader of your own."""
-        sampler = self._get_train_sampler(self.train_dataset) if self.overrides("_get_train_sampler") else None
+        sampler = self._get_train_sampler(self.train_dataset) if self._overrides("_get_train_sampler") else None
         return self._make_loader(train_loader, self.train_dataset, self._train_batch_size, "training", sampler)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -57,7 +57,7 @@ class Feeding:
         return self._evaluation_loader(test_dataset)
 
     def _evaluation_loader(self, dataset: Any) -> Any:
-        sampler = self._get_eval_sampler(dataset) if self.overrides("_get_eval_sampler") else None
+        sampler = self._get_eval_sampler(dataset) if self._overrides("_get_eval_sampler") else None
         return self._make_loader(eval_loader, dataset, self.args.eval_batch_size, "evaluation", sampler)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:

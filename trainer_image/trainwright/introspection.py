@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright import metrics
 from trainwright.contract import UserError
+from trainwright.metrics import log_metrics, metrics_format, save_metrics, save_state
 
 
 class TrainerError(UserError, ValueError):
@@ -18,12 +18,24 @@ class Introspection:
     model: Any
     optimizer: Any
 
-    log_metrics, save_metrics, save_state = metrics.log_metrics, metrics.save_metrics, metrics.save_state
+    log_metrics, save_metrics, save_state = log_metrics, save_metrics, save_state
 
     @staticmethod
-    def metrics_format(metrics_: dict[str, float]) -> dict[str, Any]:
+    def metrics_format(metrics: dict[str, float]) -> dict[str, Any]:
         """See :func:`trainwright.metrics.metrics_format`."""
-        return metrics.metrics_format(metrics_)
+        return metrics_format(metrics)
+
+    def get_tp_size(self) -> int:
+        """Processes that share the matrices of a layer (tensor parallelism); not built yet, so each has its own."""
+        return 1
+
+    def get_cp_size(self) -> int:
+        """Processes that share a sequence as rings (context parallelism); not built yet."""
+        return 1
+
+    def get_sp_size(self) -> int:
+        """Processes that share a sequence (sequence parallelism); not built yet."""
+        return 1
 
     def get_num_trainable_parameters(self) -> int:
         """How many numbers are trained."""

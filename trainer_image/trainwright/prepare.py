@@ -48,18 +48,23 @@ def wrap_model(trainer: Any) -> nn.Module:
     autocast_forward(model, args.device, training_dtype(args))
     if args.world_size > 1:
         model = _data_parallel(model, args)
-    if args.torch_compile:
-        model = torch.compile(model, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
-    return model
+    return _compiled(model, args) if args.torch_compile else model
 
 
 def wrap_for_evaluation(trainer: Any) -> nn.Module:
     """The module that an evaluation outside of training goes through; no rank waits for another in it."""
     args, model = trainer.args, trainer.model
     autocast_forward(model, args.device, training_dtype(args))
-    if args.torch_compile:
-        return torch.compile(model, backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
-    return model
+    return _compiled(model, args) if args.torch_compile else model
+
+
+def _compiled(model: nn.Module, args: Any) -> nn.Module:
+    backend, mode = args.torch_compile_backend or "inductor", args.torch_compile_mode
+    try:
+        return torch.compile(model, backend=backend, mode=mode)
+    except RuntimeError as error:
+        field = "torch_compile_mode" if "mode" in str(error) else "torch_compile_backend"
+        raise UserError(f"{field}: {str(error).splitlines()[0]}") from error
 
 
 def _data_parallel(model: nn.Module, args: Any) -> nn.Module:

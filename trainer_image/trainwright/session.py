@@ -141,7 +141,7 @@ def announce(trainer: Any, horizon: Horizon, first_epoch: int, skip: int) -> Non
 
 def check_ready(trainer: Any) -> None:
     """Raises what can be known to fail before any work is done."""
-    if trainer.train_dataset is None and not trainer.overrides("get_train_dataloader"):
+    if trainer.train_dataset is None and not trainer._overrides("get_train_dataloader"):
         raise DataError("train_dataset: the Trainer was made without one; give it the data to train on")
     if length_of(trainer.train_dataset) == 0:
         raise DataError("train_dataset: it is empty; give it samples to train on")
@@ -185,7 +185,15 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None) -> tupl
 
 def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
     """Optimizer, wrapped model and schedule, in this order; the callbacks learn of all of them."""
-    trainer.make_optimizer_and_scheduler(horizon.max_steps, wrap_model)
+    if trainer._owns_scheduler:  # an earlier run's; its optimizer goes on
+        trainer.lr_scheduler, trainer._owns_scheduler = None, False
+    if trainer._overrides("create_optimizer_and_scheduler"):
+        trainer.create_optimizer_and_scheduler(horizon.max_steps)
+        trainer.model_wrapped = wrap_model(trainer)
+    else:
+        trainer.create_optimizer()
+        trainer.model_wrapped = wrap_model(trainer)
+        trainer.create_scheduler(num_training_steps=horizon.max_steps)
     trainer.is_prepared, handler = True, trainer.callback_handler
     handler.model, handler.optimizer, handler.lr_scheduler = trainer.model, trainer.optimizer, trainer.lr_scheduler
     handler.train_dataloader = dataloader

@@ -20,7 +20,7 @@ from trainwright import losses, optim, prepare, session
 from trainwright.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
 from trainwright.evaluating import Evaluating
 from trainwright.feeding import Feeding
-from trainwright.horizon import length_of
+from trainwright.horizon import Horizon, length_of
 from trainwright.introspection import Introspection, TrainerError
 from trainwright.memory import MemoryTracker
 from trainwright.metrics import speed_metrics
@@ -89,9 +89,13 @@ class Trainer(Feeding, Evaluating, Introspection):
             self._seed()
             logging.getLogger("trainwright").setLevel(args.get_process_log_level())
             apply_tf32(args.tf32)
-            self.accelerator = prepare.make_accelerator(args)
+            self.create_accelerator_and_postprocess()
             self._take_model(model if model is not None else self.call_model_init())
             self._start_callbacks(callbacks or [])
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make accelerate's view of the device and the ranks; override it to change that view."""
+        self.accelerator = prepare.make_accelerator(self.args)
 
     def _seed(self) -> None:
         (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
@@ -153,7 +157,7 @@ class Trainer(Feeding, Evaluating, Introspection):
 
     def _check_data(self) -> None:
         args = self.args
-        if args.eval_strategy != "no" and self.eval_dataset is None and not self.overrides("get_eval_dataloader"):
+        if args.eval_strategy != "no" and self.eval_dataset is None and not self._overrides("get_eval_dataloader"):
             raise TrainerError("eval_dataset: eval_strategy asks for evaluations; give a set, or set it to 'no'")
         if not callable(self.data_collator):
             raise TrainerError("data_collator: it must be callable, from a list of samples to a batch")
@@ -165,7 +169,7 @@ class Trainer(Feeding, Evaluating, Introspection):
         if watched and args.metric_for_best_model is None:
             raise TrainerError("metric_for_best_model: set it, to say what the best model is")
 
-    def overrides(self, name: str) -> bool:
+    def _overrides(self, name: str) -> bool:
         """Whether a subclass, or someone on this instance, replaced the method ``name``."""
         return name in vars(self) or getattr(type(self), name) is not getattr(Trainer, name)
 
@@ -192,18 +196,6 @@ class Trainer(Feeding, Evaluating, Introspection):
                 scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
             )
         return self.lr_scheduler
-
-    def make_optimizer_and_scheduler(self, num_training_steps: int, wrap: Callable[[Any], nn.Module]) -> None:
-        """For one run of ``train``: a schedule that an earlier run made is made anew, its optimizer goes on."""
-        if self._owns_scheduler:
-            self.lr_scheduler, self._owns_scheduler = None, False
-        if self.overrides("create_optimizer_and_scheduler"):
-            self.create_optimizer_and_scheduler(num_training_steps)
-            self.model_wrapped = wrap(self)
-        else:
-            self.create_optimizer()
-            self.model_wrapped = wrap(self)
-            self.create_scheduler(num_training_steps=num_training_steps)
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: nn.Module | None = None) -> tuple[Any, dict[str, Any]]:
@@ -278,7 +270,7 @@ class Trainer(Feeding, Evaluating, Introspection):
         if not self.model.training:
             model.train()
         inputs = self._prepare_inputs(inputs)
-        if self._unproven and not self.overrides("compute_loss"):
+        if self._unproven and not self._overrides("compute_loss"):
             losses.check_batch(self.model, inputs)
         with self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
@@ -350,6 +342,14 @@ class Trainer(Feeding, Evaluating, Introspection):
         """Add the operations since the last call, over all ranks, to the state."""
         flos, self.current_flos = self.current_flos, 0.0
         self.state.total_flos += sum_over_ranks(flos, self.args.device)
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
+        """Epochs, steps an epoch, samples, samples trained on, samples a step, batches an epoch, and steps in all."""
+        horizon = Horizon.of(args, dataloader, self.get_total_train_batch_size(args))
+        return (
+            horizon.epochs, horizon.steps_per_epoch, horizon.num_examples, horizon.num_train_samples,
+            horizon.total_batch_size, horizon.batches_per_epoch, horizon.max_steps,
+        )  # fmt: skip
 
     def get_total_train_batch_size(self, args: Any) -> int:
         """Samples of one optimizer step over all ranks."""

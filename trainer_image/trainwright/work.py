@@ -29,7 +29,7 @@ class Work:
         """The first micro-batch shows what there is to count."""
         main = batch.get(self.main_input) if hasattr(batch, "get") else None
         steps = []
-        if self.trainer.overrides("floating_point_ops"):
+        if self.trainer._overrides("floating_point_ops"):
             steps.append(self._ask)
         elif isinstance(main, torch.Tensor):
             self.flos_per_element = self.trainer.floating_point_ops({self.main_input: main}) // max(1, main.numel())
