@@ -134,12 +134,17 @@ def test_a_classifier_tells_its_accuracy(folder: Path, monkeypatch: pytest.Monke
         ({"dataset": {"source": "*.txt"}}, ["evalStrategy", "nothing to evaluate on"]),
         ({"dataset": {"source": "*.txt", "evalSource": "a.txt", "streaming": True}}, ["maxSteps", "no length"]),
         ({"task": "MaskedLM"}, ["spec.sample", "does not write text"]),
+        (
+            {"dataset": {"source": "a.txt", "evalSource": "other.csv"}, "sample": None},
+            ["columns.text", "to evaluate on", "theirs: a, b"],
+        ),
         ({"sample": {"prompt": ["x"]}}, ["spec.sample.prompt", "did you mean 'prompts'?"]),
     ],
 )
 def test_what_does_not_go_together(
     folder: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: list[str]
 ) -> None:
+    (folder / "other.csv").write_text("a,b\n1,2\n")
     arguments = {**JOB.training_arguments, "max_steps": -1}
     with pytest.raises(UserError) as caught:
         train(replace(JOB, **{"training_arguments": arguments, **change}), folder / "out", monkeypatch)

@@ -34,6 +34,16 @@ def assign(roles: Sequence[str], stated: Mapping[str, str], columns: Sequence[st
     return {role: column for role, column in found.items() if column is not None}
 
 
+def check_evaluation(assigned: Mapping[str, str], columns: Sequence[str]) -> None:
+    """The rows to evaluate on must have the columns that training found."""
+    for role, column in assigned.items():
+        if column not in columns:
+            raise DataError(
+                f"{PLACE}.{role}: the rows to evaluate on have no column {column!r}; theirs: {some(columns)}; "
+                "both need the same names"
+            )
+
+
 def _column(role: str, stated: str | None, columns: Sequence[str], taken: set[str]) -> str | None:
     if stated is not None:
         if stated not in columns:

@@ -80,6 +80,8 @@ def assemble(job: ResolvedJob, args: Any) -> Parts:
         tokenizer = load_tokenizer(model_spec, task.template)
         splits = read_splits(data_spec, whole_documents=tasks.packs(task, data_spec), seed=args.seed)
         assigned = columns.assign(task.roles, data_spec.columns, splits.train.column_names)
+        if splits.eval is not None:
+            columns.check_evaluation(assigned, splits.eval.column_names)
         labels = _labels(task, splits, assigned)
         set_seed(args.seed)
         model = build_model(model_spec, config, task.name, tokenizer, labels)
