@@ -32,6 +32,15 @@ def memory() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The bits depend on the number of threads, and a forked process has only one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def train_and_die(output: str, at_call: int, counted: Any) -> None:
     """Train, and kill this process before the ``at_call``-th call that changes a file in ``output``."""
     torch.set_num_threads(1)
@@ -65,6 +74,7 @@ def run(output: Path, at_call: int) -> tuple[int, int]:
     return code, counted.value
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_killed_at_every_call_that_writes_a_checkpoint(memory: Path) -> None:
     """What is found afterwards is whole, and going on from it ends with the same bits."""
     undisturbed = make_trainer(str(memory / "undisturbed"), **JOB)
@@ -90,7 +100,8 @@ def check_goes_on(output: Path, expected: dict[str, torch.Tensor], case: str) ->
     resumed.train(resume_from_checkpoint=newest is not None)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items()), case
     store.claim()
-    assert sorted(os.listdir(output)) == ["checkpoint-4"], case
+    assert "checkpoint-4" in os.listdir(output), case
+    assert set(os.listdir(output)) <= {"checkpoint-2", "checkpoint-4"}, f"{case}: rubbish is left"
     return int(newest.name.rpartition("-")[2]) if newest is not None else None
 
 

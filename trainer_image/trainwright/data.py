@@ -194,7 +194,7 @@ def _is_plain_shuffle(sampler: Any) -> bool:
 def _batches(order: Order, args: Any, batch_size: int, sharding: Sharding) -> ShardedBatches:
     numbered = args.dataloader_num_workers > 0 and not sharding.dispatch_batches
     batches = ShardedBatches(order, batch_size, args.dataloader_drop_last, sharding, numbered)
-    if len(batches) == 0:
+    if args.dataloader_drop_last and len(order) < batches.global_batch:
         raise DataError(
             f"dataloader_drop_last: {len(order)} samples do not fill one batch of {batches.global_batch}; set it to "
             "false or take a smaller batch"
