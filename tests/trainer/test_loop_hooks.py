@@ -12,7 +12,7 @@ from trainer import tiny
 from trainer.runs import logged, make, trained, weights
 from trainwright import Trainer, TrainerCallback, TrainingArguments, default_data_collator, session
 from trainwright.contract import DataError, UserError
-from trainwright.losses import ModelError
+from trainwright.losses import LossMeter, ModelError
 
 
 class TestOverriding:
@@ -334,6 +334,27 @@ class TestMemory:
         assert trainer.state.global_step == 5
         with pytest.raises(RuntimeError, match="out of memory"):
             trained(tmp_path, Full(), per_device_train_batch_size=20)
+
+    def test_a_resumed_run_begins_with_the_batch_size_that_fitted(self, tmp_path):
+        options = {"per_device_train_batch_size": 20, "save_strategy": "steps", "auto_find_batch_size": True}
+        first = make(tmp_path, max_steps=2, **options)
+        first._train_batch_size = 14
+        first.train()
+        resumed = make(tmp_path, max_steps=3, **options)
+        resumed.train(resume_from_checkpoint=True)
+        assert resumed._train_batch_size == 14
+
+    def test_a_graph_that_a_training_step_returns_is_not_kept(self, tmp_path, monkeypatch):
+        class Careless(Trainer):
+            def training_step(self, model, inputs, num_items_in_batch=None):
+                loss = model(**inputs)[0]
+                loss.backward()
+                return loss
+
+        seen, add = [], LossMeter.add
+        monkeypatch.setattr(LossMeter, "add", lambda meter, losses: seen.extend(losses) or add(meter, losses))
+        trained(tmp_path, kind=Careless, max_steps=2)
+        assert [loss.requires_grad for loss in seen] == [False, False]
 
     def test_there_is_an_end_to_making_it_smaller(self, tmp_path):
         class Fuller(tiny.Classifier):

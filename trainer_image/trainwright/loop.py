@@ -144,7 +144,7 @@ class Loop:
     def micro_step(self, batch: Any, num_items: Any) -> torch.Tensor:
         loss = self.trainer.training_step(self.model, batch, num_items)
         self.work.count(batch)
-        return loss
+        return loss.detach() if loss.requires_grad else loss
 
     def clip(self) -> torch.Tensor:
         """Scale the gradients down to ``max_grad_norm``; returns their norm before that."""

@@ -66,6 +66,9 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
     checkpoint = find_checkpoint(trainer, resume_from)
     if checkpoint is not None:
         load_weights(trainer.model, checkpoint)
+        if trainer.args.auto_find_batch_size:
+            found = TrainerState.load_from_json(checkpoint / TRAINER_STATE).train_batch_size
+            trainer._train_batch_size = found or trainer._train_batch_size
     if trainer.args.activation_checkpointing:
         recompute_activations(trainer.model, trainer.args.activation_checkpointing_kwargs)
     align_special_tokens(trainer.model, trainer.processing_class)
@@ -211,7 +214,6 @@ def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
     metrics = speed_metrics("train", loop.start_time, num_samples=samples, num_steps=steps)
     trainer.store_flos()
     metrics |= {"total_flos": state.total_flos, "train_loss": loss, **measured}
-    trainer.is_in_train = False
     trainer.log(metrics)
     if args.load_best_model_at_end and state.best_model_checkpoint is not None:
         logger.info("loading the best model, %s (%s)", state.best_model_checkpoint, state.best_metric)

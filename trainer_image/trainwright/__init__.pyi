@@ -1,0 +1,130 @@
+"""What ``from trainwright import ...`` gives, for type checkers and editors; a test holds it to the table."""
+
+from trainwright.arguments import (
+    Seq2SeqTrainingArguments as Seq2SeqTrainingArguments,
+)
+from trainwright.arguments import (
+    TrainingArguments as TrainingArguments,
+)
+from trainwright.callbacks import (
+    CallbackHandler as CallbackHandler,
+)
+from trainwright.callbacks import (
+    DefaultFlowCallback as DefaultFlowCallback,
+)
+from trainwright.callbacks import (
+    EarlyStoppingCallback as EarlyStoppingCallback,
+)
+from trainwright.callbacks import (
+    PrinterCallback as PrinterCallback,
+)
+from trainwright.callbacks import (
+    ProgressCallback as ProgressCallback,
+)
+from trainwright.callbacks import (
+    TrainerCallback as TrainerCallback,
+)
+from trainwright.checkpoint import get_last_checkpoint as get_last_checkpoint
+from trainwright.collators import (
+    DataCollatorWithPadding as DataCollatorWithPadding,
+)
+from trainwright.collators import (
+    DefaultDataCollator as DefaultDataCollator,
+)
+from trainwright.collators import (
+    default_data_collator as default_data_collator,
+)
+from trainwright.contract import (
+    DataError as DataError,
+)
+from trainwright.contract import (
+    UserError as UserError,
+)
+from trainwright.enums import (
+    HubStrategy as HubStrategy,
+)
+from trainwright.enums import (
+    IntervalStrategy as IntervalStrategy,
+)
+from trainwright.enums import (
+    OptimizerNames as OptimizerNames,
+)
+from trainwright.enums import (
+    ParallelMode as ParallelMode,
+)
+from trainwright.enums import (
+    SaveStrategy as SaveStrategy,
+)
+from trainwright.enums import (
+    SchedulerType as SchedulerType,
+)
+from trainwright.losses import LabelSmoother as LabelSmoother
+from trainwright.metrics import speed_metrics as speed_metrics
+from trainwright.optim import Adafactor as Adafactor
+from trainwright.outputs import (
+    EvalLoopOutput as EvalLoopOutput,
+)
+from trainwright.outputs import (
+    EvalPrediction as EvalPrediction,
+)
+from trainwright.outputs import (
+    PredictionOutput as PredictionOutput,
+)
+from trainwright.outputs import (
+    TrainOutput as TrainOutput,
+)
+from trainwright.schedulers import (
+    GreedyLR as GreedyLR,
+)
+from trainwright.schedulers import (
+    get_constant_schedule as get_constant_schedule,
+)
+from trainwright.schedulers import (
+    get_constant_schedule_with_warmup as get_constant_schedule_with_warmup,
+)
+from trainwright.schedulers import (
+    get_cosine_schedule_with_warmup as get_cosine_schedule_with_warmup,
+)
+from trainwright.schedulers import (
+    get_cosine_with_hard_restarts_schedule_with_warmup as get_cosine_with_hard_restarts_schedule_with_warmup,
+)
+from trainwright.schedulers import (
+    get_cosine_with_min_lr_schedule_with_warmup as get_cosine_with_min_lr_schedule_with_warmup,
+)
+from trainwright.schedulers import (
+    get_cosine_with_min_lr_schedule_with_warmup_lr_rate as get_cosine_with_min_lr_schedule_with_warmup_lr_rate,
+)
+from trainwright.schedulers import (
+    get_inverse_sqrt_schedule as get_inverse_sqrt_schedule,
+)
+from trainwright.schedulers import (
+    get_linear_schedule_with_warmup as get_linear_schedule_with_warmup,
+)
+from trainwright.schedulers import (
+    get_polynomial_decay_schedule_with_warmup as get_polynomial_decay_schedule_with_warmup,
+)
+from trainwright.schedulers import (
+    get_reduce_on_plateau_schedule as get_reduce_on_plateau_schedule,
+)
+from trainwright.schedulers import (
+    get_scheduler as get_scheduler,
+)
+from trainwright.schedulers import (
+    get_wsd_schedule as get_wsd_schedule,
+)
+from trainwright.seeding import (
+    enable_full_determinism as enable_full_determinism,
+)
+from trainwright.seeding import (
+    set_seed as set_seed,
+)
+from trainwright.state import (
+    ExportableState as ExportableState,
+)
+from trainwright.state import (
+    TrainerControl as TrainerControl,
+)
+from trainwright.state import (
+    TrainerState as TrainerState,
+)
+from trainwright.trainer import Trainer as Trainer
