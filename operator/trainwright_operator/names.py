@@ -71,6 +71,7 @@ class Reason:
     POOL_NOT_FOUND = "PoolNotFound"
     POOL_UNUSABLE = "PoolUnusable"
     REFUSED = "Refused"
+    INVALID_SPEC = "InvalidSpec"
     NAME_TAKEN = "NameTaken"
     WAITING_FOR_FORMER = "WaitingForFormerJob"
     # Why one pod ended.

@@ -6,7 +6,7 @@ local runner and ``trainwright plan`` carry out the same plan; planning again ov
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,7 +21,7 @@ from trainwright_operator.pods import Endpoint
 from trainwright_operator.policy import FINISHED, Phase, Verdict, adopt, decide
 from trainwright_operator.pools import PoolError, place
 from trainwright_operator.reported import Status, merge_final_word
-from trainwright_operator.spec import AcceleratorPool, TrainingJob
+from trainwright_operator.spec import AcceleratorPool, JobSpec, Output, TrainingJob
 from trainwright_operator.status import render
 from trainwright_operator.times import read_time
 from trainwright_operator.waiting import hold
@@ -94,6 +94,18 @@ def refused(job: TrainingJob, observed: Observed, now: datetime, reason: str, me
     verdict = _blocked(adopt(job, Past.of(job.status), observed, now), reason, message)
     status = render(job.status, job.generation, verdict, None, None, now)
     return Plan(status=status, events=events(job.status, status), requeue_after=again)
+
+
+def unreadable(stored: Mapping[str, Any], problems: str, now: datetime) -> Plan:
+    """For an object that an older CRD let in and this release cannot read; an attempt at work is left alone."""
+    meta, status = stored["metadata"], dict(stored.get("status") or {})
+    if Past.of(status).open:
+        return Plan(status=status)
+    bare = JobSpec(output=Output(volume={}, sub_path=""))
+    job = TrainingJob(meta["name"], bare, meta["namespace"], meta["uid"], meta.get("generation", 1), status=status)
+    verdict = _blocked(Past.of(status), Reason.INVALID_SPEC, problems)
+    status = render(status, job.generation, verdict, None, None, now.replace(microsecond=0))
+    return Plan(status=status, events=events(job.status, status))
 
 
 def _start(

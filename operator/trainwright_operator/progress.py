@@ -101,7 +101,7 @@ class TokenCheck:
 
 
 def caller_of(status: dict[str, Any], wanted_audience: str) -> Caller | None:
-    """The pod in a TokenReview's status; None when it is not authenticated, for another audience, or bound to no pod."""
+    """The pod in a TokenReview's status; None if it is not authenticated, for another audience, or bound to no pod."""
     user = status.get("user") or {}
     extra = user.get("extra") or {}
     username = str(user.get("username", ""))

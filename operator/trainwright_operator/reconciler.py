@@ -18,13 +18,13 @@ from trainwright_operator.metrics import Metrics
 from trainwright_operator.names import Reason
 from trainwright_operator.observe import Observed, observe
 from trainwright_operator.patches import can_wait, merge_patch
-from trainwright_operator.plan import Delete, Plan, plan, refused
+from trainwright_operator.plan import Delete, Plan, plan, refused, unreadable
 from trainwright_operator.pods import Endpoint
 from trainwright_operator.pools import choose
 from trainwright_operator.recorder import record
 from trainwright_operator.resources import BY_KIND, CORE_EVENTS, EVENTS, JOBS, TRAINING_JOBS
 from trainwright_operator.settings import Settings
-from trainwright_operator.spec import AcceleratorPool, TrainingJob, parse_job
+from trainwright_operator.spec import AcceleratorPool, SpecError, TrainingJob, parse_job
 from trainwright_operator.status import merge_progress
 from trainwright_operator.stores import Stores
 from trainwright_operator.waiting import silent
@@ -79,8 +79,12 @@ class Reconciler:
             return None
         now = self._now()
         report = self._reports.get(key)
-        job = self._with_report(parse_job(stored), report)
-        planned = await self._planned(key, job, now)
+        try:
+            job = self._with_report(parse_job(stored), report)
+        except SpecError as error:
+            planned = unreadable(stored, str(error), now)
+        else:
+            planned = await self._planned(key, job, now)
         again = await self._write(key, stored, planned, now)
         if again is None and self._reports.get(key) is report:
             self._reports.pop(key, None)

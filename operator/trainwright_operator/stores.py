@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from trainwright_operator.api import Object, Resource
 from trainwright_operator.cache import ObjectKey, Store, key_of
 from trainwright_operator.names import LABEL_JOB, LABEL_MANAGED_BY, MANAGED_BY
 from trainwright_operator.resources import JOBS, PODS, POOLS, TRAINING_JOBS
-from trainwright_operator.spec import AcceleratorPool, parse_pool
+from trainwright_operator.spec import AcceleratorPool, SpecError, parse_pool
 
 SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 WATCHED: dict[Resource, str] = {TRAINING_JOBS: "", POOLS: "", JOBS: SELECTOR, PODS: SELECTOR}
@@ -29,6 +30,7 @@ class Stores:
         self.pools = Store()
         self.jobs = Store(group_by=owner_of)
         self.pods = Store(group_by=owner_of)
+        self._parsed_pools: dict[str, AcceleratorPool] | None = None
         self._of = {TRAINING_JOBS: self.training_jobs, POOLS: self.pools, JOBS: self.jobs, PODS: self.pods}
 
     def take(self, resource: Resource, obj: Object, deleted: bool = False) -> list[ObjectKey]:
@@ -50,12 +52,19 @@ class Stores:
         return {"generation": job["metadata"].get("generation", 0), "attempt": attempts[-1]["attempt"]}
 
     def accelerator_pools(self) -> dict[str, AcceleratorPool]:
-        return {pool.name: pool for pool in map(parse_pool, self.pools)}
+        """The pools that can be used; one that an older CRD let in and this release cannot read counts as missing."""
+        if self._parsed_pools is None:
+            self._parsed_pools = {}
+            for pool in self.pools:
+                with suppress(SpecError):
+                    self._parsed_pools[pool["metadata"]["name"]] = parse_pool(pool)
+        return self._parsed_pools
 
     def _concerned(self, resource: Resource, objects: Iterable[Object]) -> list[ObjectKey]:
         if resource is TRAINING_JOBS:
             return [key_of(obj) for obj in objects]
         if resource is POOLS:
+            self._parsed_pools = None
             return [key_of(job) for job in self.training_jobs if waits_for_attempt(job)] if list(objects) else []
         return [key for key in map(owner_of, objects) if key is not None]
 
