@@ -8,6 +8,7 @@ real one.
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections import Counter
 from contextlib import asynccontextmanager
@@ -42,9 +43,10 @@ class FakeApiServer:
 
     def put(self, path, obj):
         self.version += 1
-        obj["metadata"]["resourceVersion"] = str(self.version)
-        self.objects[path] = obj
-        return obj
+        kept = copy.deepcopy(obj)
+        kept["metadata"]["resourceVersion"] = str(self.version)
+        self.objects[path] = kept
+        return kept
 
     @asynccontextmanager
     async def serve(self):

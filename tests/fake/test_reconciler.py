@@ -1,0 +1,179 @@
+"""The reconciler against an API server that fails between any two of its writes."""
+
+import asyncio
+import copy
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from builders import make_job
+from fake.api_server import FakeApiServer
+from trainwright_operator.api import Api, ApiError
+from trainwright_operator.metrics import Metrics
+from trainwright_operator.reconciler import Reconciler
+from trainwright_operator.resources import TRAINING_JOBS
+from trainwright_operator.settings import Settings
+from trainwright_operator.stores import Stores
+
+PATH = "/apis/trainwright.dev/v1alpha1/namespaces/default/trainingjobs/train"
+JOB_PATH = "/apis/batch/v1/namespaces/default/jobs/train-0-1"
+KEY = ("default", "train")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class World:
+    """One TrainingJob of two pods in the fake, and the reconciler that serves it; ``now`` moves when a test says so."""
+
+    def __init__(self, api, server):
+        self.api, self.server, self.now = api, server, START
+        self.restart()
+
+    def restart(self):
+        """As the operator's process does: everything that was only in memory is gone."""
+        self.stores = Stores()
+        self.metrics = Metrics()
+        self.reconciler = Reconciler(self.api, self.stores, Settings(), self.metrics, lambda: self.now)
+        self.see()
+
+    def see(self):
+        """What a watch would bring."""
+        self.stores.take(TRAINING_JOBS, copy.deepcopy(self.server.objects[PATH]))
+        for path, obj in list(self.server.objects.items()):
+            if "/jobs/" in path:
+                self.stores.jobs.put(obj)
+
+    async def reconcile(self):
+        self.see()
+        return await self.reconciler.reconcile(KEY)
+
+    @property
+    def status(self):
+        return self.server.objects[PATH].get("status", {})
+
+    def condition(self, kind):
+        found = {one["type"]: one for one in self.status.get("conditions", [])}
+        return found.get(kind, {})
+
+    def count(self, verb, resource):
+        return self.server.requests[verb, resource]
+
+
+def play(scene, job=None):
+    async def run():
+        server = FakeApiServer()
+        manifest = (job or make_job("train").nodes(2)).manifest()
+        server.put(PATH, manifest)
+        async with server.serve() as connection, Api(connection) as api:
+            await scene(World(api, server), server)
+
+    asyncio.run(run())
+
+
+def test_a_new_job_takes_three_writes_and_looking_again_takes_none():
+    async def scene(world, server):
+        await world.reconcile()
+        assert {(verb, what): n for (verb, what), n in server.requests.items() if what != "events"} == {
+            ("POST", "services"): 1,
+            ("POST", "jobs"): 1,
+            ("PATCH", "trainingjobs"): 1,
+        }
+        before = sum(server.requests.values())
+        for _ in range(5):
+            await world.reconcile()
+        world.restart()
+        await world.reconcile()
+        assert sum(server.requests.values()) == before
+
+    play(scene)
+
+
+@pytest.mark.parametrize("died_after", ["the Service", "the Job"])
+def test_a_crash_between_two_writes_is_made_good(died_after):
+    async def scene(world, server):
+        fails = {"the Service": ("POST", "/jobs"), "the Job": ("PATCH", "/status")}[died_after]
+        server.fail(fails[0], 503, times=4, path=fails[1])
+        with pytest.raises(ApiError):
+            await world.reconcile()
+        world.restart()
+        await world.reconcile()
+        assert [path for path in server.objects if "/jobs/" in path] == [JOB_PATH]
+        assert [one["attempt"] for one in world.status["attempts"]] == [1]
+        assert world.status["state"] == "Starting"
+
+    play(scene)
+
+
+def test_a_job_that_was_created_but_not_yet_seen_is_adopted():
+    async def scene(world, server):
+        await world.reconcile()
+        made = server.objects[JOB_PATH]
+        server.objects[PATH].pop("status")
+        server.put(PATH, server.objects[PATH])
+        world.restart()
+        world.stores.jobs.remove(made)
+        await world.reconciler.reconcile(KEY)
+        assert server.objects[JOB_PATH]["metadata"]["uid"] == made["metadata"]["uid"]
+        assert world.status["state"] == "Starting"
+
+    play(scene)
+
+
+def test_a_status_that_changed_meanwhile_is_not_overwritten():
+    async def scene(world, server):
+        world.see()
+        server.put(PATH, {**server.objects[PATH], "status": {"state": "Elsewhere"}})
+        with pytest.raises(ApiError, match="409"):
+            await world.reconciler.reconcile(KEY)
+        assert world.status == {"state": "Elsewhere"}
+
+    play(scene)
+
+
+def test_what_an_admission_webhook_refuses_is_told_and_tried_again_later():
+    async def scene(world, server):
+        server.fail("POST", 403, times=1, path="/jobs")
+        again = await world.reconcile()
+        assert again == 30.0
+        assert (world.condition("Stalled")["reason"], world.condition("Stalled")["message"]) == ("Refused", "injected")
+        await world.reconcile()
+        assert JOB_PATH in server.objects
+        assert world.condition("Stalled")["status"] == "False"
+
+    play(scene)
+
+
+def test_a_spec_that_this_release_cannot_read_is_told_and_not_tried_for_ever():
+    async def scene(world, server):
+        assert await world.reconcile() is None
+        assert world.condition("Stalled")["reason"] == "InvalidSpec"
+        assert "spec.trainingArguments.maxStepz" in world.condition("Stalled")["message"]
+        assert await world.reconcile() is None
+        assert world.count("PATCH", "trainingjobs") == 1
+
+    play(scene, make_job("train").training(maxStepz=3))
+
+
+def test_pushes_are_written_at_most_once_in_an_interval_and_the_newest_wins():
+    async def scene(world, server):
+        await world.reconcile()
+        world.now += timedelta(seconds=20)
+        for step in (10, 11, 12):
+            world.reconciler.report(KEY, {"trainerStatus": {}, "trainwright": {"step": step}, "attempt": 1})
+            again = await world.reconcile()
+        assert world.status["progress"]["step"] == 10
+        assert 0 < again <= 15
+        world.now += timedelta(seconds=15)
+        await world.reconcile()
+        assert world.status["progress"]["step"] == 12
+        assert world.count("PATCH", "trainingjobs") == 3
+
+    play(scene)
+
+
+def test_an_event_that_cannot_be_written_does_not_stop_the_work():
+    async def scene(world, server):
+        server.fail("POST", 403, times=10, path="/events")
+        await world.reconcile()
+        assert world.status["state"] == "Starting"
+
+    play(scene)
