@@ -291,7 +291,7 @@ def batches(loader: Any, *, epoch: int, skip: int = 0) -> Iterator[Any]:
 
 def position_of(loader: Any) -> dict[str, Any] | None:
     """What a checkpoint has to hold of a loader, beside the generators: tensors and plain values."""
-    position = _positions.get(loader)
+    position = _positions.get(loader) if loader is not None else None
     if position is None:
         return None
     return {

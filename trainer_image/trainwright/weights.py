@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ def read_weights(folder: Path) -> dict[str, Any]:
             return {name: tensor for shard in sorted(shards) for name, tensor in load_file(folder / shard).items()}
         if (folder / PICKLED).is_file():
             return torch.load(folder / PICKLED, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+    except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, KeyError) as error:
         words = _first_line(error)
         raise UserError(f"{folder}: the weights cannot be read ({words}); use another checkpoint") from error
     raise UserError(f"{folder}: holds no weights ({WEIGHTS}); give the path of a checkpoint-N folder")

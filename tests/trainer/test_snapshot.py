@@ -1,0 +1,264 @@
+"""What a checkpoint holds, read by transformers too; and what is said of one that does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_model
+from torch import nn
+
+from trainer.resume_job import Net, make_trainer, weights
+from trainwright.arguments import TrainingArguments
+from trainwright.contract import UserError
+from trainwright.snapshot import load_snapshot, restore_position, save_snapshot
+from trainwright.trainer import Trainer
+from trainwright.weights import load_weights, save_weights
+
+
+class Tied(nn.Module):
+    """Two names for one tensor, two views of one storage, and state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embedding.weight
+        both = torch.arange(6.0)
+        self.register_buffer("left", both[:4])
+        self.register_buffer("right", both[2:])
+        self.note = "none"
+
+    def get_extra_state(self) -> Any:
+        return {"note": self.note}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.note = state["note"]
+
+
+def gpt2() -> Any:
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=6)
+    )
+
+
+def test_tied_weights_are_stored_once_and_come_back_tied(tmp_path: Path) -> None:
+    model = Tied()
+    model.note = "kept"
+    save_weights(model, tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert sorted(file.keys()) == ["embedding.weight", "left", "right"]
+    other = Tied()
+    load_weights(other, tmp_path)
+    assert torch.equal(other.head.weight, model.embedding.weight)
+    assert other.head.weight is other.embedding.weight
+    assert torch.equal(other.right, torch.tensor([2.0, 3.0, 4.0, 5.0]))
+    assert other.note == "kept"
+
+
+def test_safetensors_own_loader_reads_a_plain_module(tmp_path: Path) -> None:
+    model, other = Net(), Net()
+    save_weights(model, tmp_path)
+    load_model(other, str(tmp_path / "model.safetensors"))
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_wrapped_model_is_saved_under_its_own_names(tmp_path: Path) -> None:
+    model = Net()
+    save_weights(nn.DataParallel(model), tmp_path)
+    load_weights(model, tmp_path)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_transformers_model_is_read_by_from_pretrained(sharded: bool, tmp_path: Path) -> None:
+    model, other = gpt2(), gpt2()
+    if sharded:
+        model.save_pretrained(tmp_path, max_shard_size="1KB")
+        assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    else:
+        save_weights(model, tmp_path)
+    load_weights(other, tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value)
+        assert torch.equal(theirs.state_dict()[name], value)
+
+
+def test_weights_of_older_checkpoints_are_read_without_running_code(tmp_path: Path) -> None:
+    model, other = Net(), Net()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    load_weights(other, tmp_path)
+    assert torch.equal(other.outer.weight, model.outer.weight)
+    torch.save({"x": Path("/")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="the weights cannot be read"):
+        load_weights(other, tmp_path)
+
+
+def test_another_models_checkpoint_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    class Larger(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outer, self.more = nn.Linear(16, 4), nn.Linear(2, 2)
+
+    save_weights(Net(), tmp_path)
+    model = Larger()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        load_weights(model, tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: is a checkpoint of another model: missing more.weight; missing more.bias; outer.bias is (3,) "
+        "there and (4,) here; outer.weight is (3, 16) there and (4, 16) here; build the model as it was trained, or "
+        "train from the start in another output_dir"
+    )
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_of_many_differences_ten_are_listed(tmp_path: Path) -> None:
+    save_weights(nn.Sequential(*(nn.Linear(1, 1) for _ in range(9))), tmp_path)
+    with pytest.raises(UserError, match=r"unexpected 4.weight and 8 more; build"):
+        load_weights(nn.Sequential(), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("trained")
+    make_trainer(str(output), max_steps=2, save_steps=2, fp16=True).train()
+    return output / "checkpoint-2"
+
+
+@pytest.fixture
+def checkpoint(trained: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trained, tmp_path / "checkpoint-2")
+    return tmp_path / "checkpoint-2"
+
+
+def test_the_files_are_hugging_faces(checkpoint: Path) -> None:
+    names = {path.name for path in checkpoint.iterdir()}
+    ours = {"trainwright_manifest.json", "training_args.json", "data_state.pt"}
+    theirs = {"model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json"}
+    assert names == ours | theirs
+    state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    assert (state.global_step, state.max_steps, len(state.log_history)) == (2, 2, 2)
+    assert json.loads((checkpoint / "training_args.json").read_text())["max_steps"] == 2
+
+
+def test_nothing_secret_is_saved(tmp_path: Path) -> None:
+    trainer = make_trainer(str(tmp_path))
+    trainer.args.hub_token = "hf_secret"
+    save_snapshot(trainer, folder_in(tmp_path))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()]
+
+
+def folder_in(parent: Path) -> Path:
+    (parent / "snapshot").mkdir()
+    return parent / "snapshot"
+
+
+SHARED: dict[str, Any] = {
+    "max_steps": 5,
+    "save_steps": 2,
+    "per_device_train_batch_size": 2,
+    "logging_steps": 1,
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+SAMPLES = [{"input_ids": [i % 11, 1, 2], "labels": [i % 11, 1, 2]} for i in range(9)]
+
+
+@pytest.mark.parametrize("interrupted_run_is_ours", [True, False])
+def test_either_trainer_goes_on_from_the_others_checkpoint(interrupted_run_is_ours: bool, tmp_path: Path) -> None:
+    """To the weights that it would have had itself: the same order, dropout, optimizer and schedule."""
+    ours, theirs = (Trainer, TrainingArguments), (transformers.Trainer, transformers.TrainingArguments)
+    first, second = (ours, theirs) if interrupted_run_is_ours else (theirs, ours)
+    torch.manual_seed(0)
+    model = gpt2()
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    started = first[0](model, first[1](str(tmp_path / "first"), **SHARED), train_dataset=SAMPLES)
+    started.train()
+    other = gpt2()
+    other.load_state_dict(initial)
+    resumed = second[0](other, second[1](str(tmp_path / "second"), **SHARED), train_dataset=SAMPLES)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-2"))
+    assert resumed.state.global_step == 5
+    for name, value in started.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value)
+
+
+def test_the_model_alone(tmp_path: Path) -> None:
+    make_trainer(str(tmp_path), max_steps=2, save_only_model=True, save_steps=2).train()
+    folder = tmp_path / "checkpoint-2"
+    assert not {"optimizer.pt", "rng_state.pth"} & {path.name for path in folder.iterdir()}
+    with pytest.warns(UserWarning, match="holds the model alone"):
+        make_trainer(str(tmp_path), max_steps=3).train(resume_from_checkpoint=str(folder))
+
+
+DAMAGES = ["optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "data_state.pt", "trainer_state.json"]
+
+
+@pytest.mark.parametrize("name", [*DAMAGES, "model.safetensors"])
+def test_a_damaged_file_is_named_in_one_line(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "trainwright_manifest.json").unlink()  # whose hashes would tell first
+    (checkpoint / name).write_bytes(b"{not what it was")
+    trainer = make_trainer(str(tmp_path / "out"), fp16=True)
+    with pytest.raises(UserError) as caught:
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert name.split(".")[0] in str(caught.value) or "weights cannot be read" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_optimizer_of_another_kind_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(str(tmp_path / "out"), fp16=True, weight_decay=0.1)
+    trainer.create_optimizer()
+    trainer.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    trainer.lr_scheduler = None
+    with pytest.raises(UserError, match=r"optimizer.pt: does not fit this run or is damaged"):
+        load_snapshot(trainer, checkpoint)
+
+
+def test_another_world_size_draws_new_numbers_and_says_so(checkpoint: Path, tmp_path: Path) -> None:
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    trainer = make_trainer(str(tmp_path / "out"))
+    with pytest.warns(UserWarning, match="was written by 2 processes, this run has 1: the sample order goes on"):
+        restore_position(trainer, checkpoint)
+    first = torch.rand(3)
+    with pytest.warns(UserWarning, match="was written by 2 processes"):
+        restore_position(trainer, checkpoint)
+    assert torch.equal(torch.rand(3), first)
+    trainer.args.full_determinism = True
+    with pytest.raises(UserError, match="full_determinism asks for the same bits, which takes 2 processes again"):
+        restore_position(trainer, checkpoint)
+
+
+def test_ignore_data_skip_starts_the_epoch_again(checkpoint: Path, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"fp16": True, "max_steps": 3, "save_strategy": "no"}
+    skipping, ignoring = (
+        make_trainer(str(tmp_path / "out"), ignore_data_skip=ignore, **arguments) for ignore in (False, True)
+    )
+    for trainer in (skipping, ignoring):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert not torch.equal(weights(skipping)["inner.weight"], weights(ignoring)["inner.weight"])
+
+
+def test_tokenizer_and_configuration_are_beside_the_weights(tmp_path: Path) -> None:
+    class Tokenizer:
+        def save_pretrained(self, folder: Any) -> None:
+            (Path(folder) / "tokenizer.json").write_text("{}")
+
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    trainer = Trainer(gpt2(), args, processing_class=Tokenizer(), train_dataset=[1])
+    trainer.save_model()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "training_args.json",
+    } <= names
