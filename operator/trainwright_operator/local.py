@@ -30,12 +30,13 @@ from trainwright_operator.pools import BUILTIN, PoolError, choose, place
 from trainwright_operator.spec import AcceleratorPool, TrainingJob, parse_job
 
 if TYPE_CHECKING:
-    from trainwright_operator.live import Screen
-    from trainwright_operator.local_run import Runner
+    from trainwright_operator.local_run import Runner, Setup
     from trainwright_operator.local_store import Store
 
 DONE, FAILED, INVALID = 0, 1, 2
 MAX_SAMPLE_LINES = 30
+_NO_RESULTS = ("_runtime", "_per_second", "learning_rate", "grad_norm")
+"""Metrics that tell how the training went rather than what came of it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,37 +139,35 @@ def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPo
 
 
 def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from trainwright_operator.live import screen
-    from trainwright_operator.local_run import Runner, Setup
+    from trainwright_operator.local_run import Setup
     from trainwright_operator.local_store import Store, status_to_go_on, uid_of
 
     output = Path(options.output or Path("runs") / job.name).absolute()
-    console = Console(highlight=False)
+    volumes, config_maps = _folders(options.volume), _folders(options.config_map)
     with Store(output) as store, tempfile.TemporaryDirectory(prefix="trainwright-run-") as scratch:
         prior = store.prior()
         status = status_to_go_on(document, prior, store, datetime.now().astimezone())
         uid = uid_of(document.content, prior, output)
         job = replace(job, uid=uid, status=status, generation=(status.get("observedGeneration") or 0) + 1)
-        keeper = _Keeper(store, document, job, screen(job.name, console))
         if status.get("state") == "Succeeded" and not _raised(job):
-            keeper.close(status)
-            print(
-                f"{job.name} is trained already: another --output trains it anew, a raised maxSteps goes on from here"
-            )
+            print(f"{job.name} is trained already: another --output trains it anew, a raised maxSteps trains it on")
             return _conclude(job, status, output, [])
         _note(job, pool, output)
-        setup = Setup(
-            pool, output, Path(scratch), _folders(options.volume), _folders(options.config_map), told=keeper.told
-        )
-        runner = Runner(job, setup)
-        try:
-            with _stopped_by_signals(runner) as received:
-                final = runner.run()
-        finally:
-            keeper.close(runner.status)
+        setup = Setup(pool, output, Path(scratch), volumes, config_maps)
+        final, received = _train(job, setup, _Keeper(store, document, job))
     return _conclude(job, final, output, received)
+
+
+def _train(job: TrainingJob, setup: Setup, keeper: _Keeper) -> tuple[dict[str, Any], list[int]]:
+    """The final status, and the signals that came meanwhile."""
+    from trainwright_operator.local_run import Runner
+
+    runner = Runner(job, setup, keeper.told)
+    try:
+        with _stopped_by_signals(runner) as received:
+            return runner.run(), received
+    finally:
+        keeper.close(runner.status)
 
 
 def _raised(job: TrainingJob) -> bool:
@@ -180,10 +179,14 @@ def _raised(job: TrainingJob) -> bool:
 class _Keeper:
     """Shows every status, and saves those that would be missed: not every step is one."""
 
-    def __init__(self, store: Store, document: Document, job: TrainingJob, shown: Screen) -> None:
+    def __init__(self, store: Store, document: Document, job: TrainingJob) -> None:
+        from rich.console import Console
+
+        from trainwright_operator.live import screen
+
         metadata = {**document.content["metadata"], "namespace": job.namespace, "uid": job.uid}
         self._content = {**document.content, "metadata": {**metadata, "generation": job.generation}}
-        self._store, self._screen = store, shown
+        self._store, self._screen = store, screen(job.name, Console(highlight=False))
         self._saved: tuple[Any, ...] = ()
 
     def told(self, status: dict[str, Any], events: Any) -> None:
@@ -275,6 +278,7 @@ def _summary(job: TrainingJob, status: Mapping[str, Any], output: Path) -> Itera
     yield f"  model    {output}"
     yield f"  status   {output / 'trainingjob.yaml'}"
     yield f"  logs     {output / 'logs'}"
+    metrics = {name: value for name, value in metrics.items() if not name.endswith(_NO_RESULTS)}
     if metrics:
         yield "  metrics  " + "  ".join(f"{name} {value}" for name, value in metrics.items())
     if (sample := output / "samples.txt").is_file():

@@ -34,6 +34,7 @@ from trainwright_operator.status import merge_progress
 
 Status = dict[str, Any]
 Happening = Callable[[], None]
+Told = Callable[[Status, tuple[Event, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,13 @@ class Setup:
     scratch: Path
     volumes: Mapping[str, Path]
     config_maps: Mapping[str, Path]
-    told: Callable[[Status, tuple[Event, ...]], None]
 
 
 class Runner:
     """Runs one job to its end. ``stop`` may be called from a signal handler; a second call kills."""
 
-    def __init__(self, job: TrainingJob, setup: Setup) -> None:
-        self.job, self._setup = job, setup
+    def __init__(self, job: TrainingJob, setup: Setup, told: Told) -> None:
+        self.job, self._setup, self._told = job, setup, told
         self._objects = Objects()
         self._happened: queue.SimpleQueue[Happening] = queue.SimpleQueue()
         self._processes: dict[str, Process] = {}
@@ -95,7 +95,7 @@ class Runner:
         observed = observe(self.job, self._objects.jobs.values(), self._objects.pods.values())
         made = plan(self.job, self._setup.pool, observed, now)
         self.job = replace(self.job, status=made.status)
-        self._setup.told(made.status, made.events)
+        self._told(made.status, made.events)
         self._refuse_what_only_a_person_can_mend(made.status)
         self._carry_out(made, now)
         return made

@@ -184,8 +184,10 @@ def _look_again(attempt: observe.Attempt, now: datetime) -> timedelta | None:
 def _at_rest(job: TrainingJob, past: Past, number: int, now: datetime) -> Verdict:
     """What follows when no attempt is at work; ``number`` is the highest one ever used."""
     last = past.last
-    if last and last.outcome is Outcome.SUCCEEDED and not target_raised(job.spec, last):
-        return Verdict(Phase.SUCCEEDED, Reason.COMPLETED, _done_words(last), past)
+    if last and last.outcome is Outcome.SUCCEEDED:
+        if not target_raised(job.spec, last):
+            return Verdict(Phase.SUCCEEDED, Reason.COMPLETED, _done_words(last), past)
+        past = replace(past, started=None)  # the deadline of what is added counts anew
     if last and (verdict := _given_up(job, past, last)):
         return verdict
     if job.spec.suspend:

@@ -220,6 +220,13 @@ def test_raising_the_target_of_a_finished_job_trains_on(before, after, goes_on):
     assert scene.status["restarts"]["total"] == 0
 
 
+def test_the_deadline_of_what_is_added_counts_anew():
+    scene = running(make_job().with_("spec.activeDeadlineSeconds", 60)).exit_all(0).settle().wait(9999)
+    assert scene.settle().state == "Succeeded"
+    scene.edit("spec.trainingArguments.maxSteps", 400).settle()
+    assert (scene.state, scene.applied[-1]) == ("Starting", "gpt-corpus-0-2")
+
+
 def test_raising_the_target_of_a_job_at_work_takes_effect_when_its_attempt_ends():
     scene = running(make_job()).edit("spec.trainingArguments.maxSteps", 400).settle()
     assert scene.applied == ["gpt-corpus-0-1"]
