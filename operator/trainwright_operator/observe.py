@@ -126,7 +126,7 @@ def observe(
     job: TrainingJob, jobs: Iterable[Object], pods: Iterable[Object], events: Iterable[Object] = ()
 ) -> Observed:
     """What the cluster holds of ``job``; ``events`` (core/v1) may add why pods are refused or stuck."""
-    told = {_involved(event): event.get("message") or "" for event in events}
+    told = {_involved(event): event.get("message") or "" for event in events if _tells_why(event)}
     foreign: dict[str, str] = {}
     by_attempt: dict[int, tuple[list[Job], list[Pod]]] = {}
     for item in jobs:
@@ -267,6 +267,12 @@ def _number(item: Object, label: str) -> int | None:
 def _controller(item: Object) -> Object:
     owners = item["metadata"].get("ownerReferences") or ()
     return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def _tells_why(event: Object) -> bool:
+    """A warning; of a Job's, only the one that its pods may not be created: others tell of the pods' end."""
+    of_job = _involved(event)[0] == "Job"
+    return event.get("type") == "Warning" and (not of_job or event.get("reason") == "FailedCreate")
 
 
 def _involved(event: Object) -> tuple[str, str]:

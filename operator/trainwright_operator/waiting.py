@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trainwright_operator.names import Reason
-from trainwright_operator.observe import Attempt, Observed, Pod, Wait
+from trainwright_operator.observe import Attempt, JobState, Observed, Pod, Wait
 
 PATIENCE = timedelta(seconds=60)
 """How long a pod may fail to start before the job counts as stalled: what it needs may be applied a moment later."""
@@ -82,9 +82,9 @@ def hold(attempt: Attempt, now: datetime) -> Hold | None:
 
 
 def _refused(attempt: Attempt, now: datetime) -> Hold | None:
-    if not attempt.jobs or len(attempt.pods) >= attempt.desired:
+    if len(attempt.pods) >= attempt.desired:
         return None
-    for job in attempt.jobs:
+    for job in (job for job in attempt.jobs if job.state is JobState.ACTIVE):
         told = f"Job {job.name} may not create its pods: {job.refused}"
         if job.refused:
             return Hold(Reason.PODS_REFUSED, told, queued=True)

@@ -38,6 +38,11 @@ JUDGED = [
     ("evicted", "failed", JobState.FAILED, Outcome.DISRUPTED, "EvictionByEvictionAPI", 143),
     ("drained", "failed", JobState.FAILED, Outcome.DISRUPTED, "EvictionByEvictionAPI", 143),
     ("deleted-exits-0", "counted as done", JobState.ACTIVE, None, None, None),
+    ("deleted", "failing", JobState.ENDING, Outcome.DISRUPTED, "PodDeleted", None),
+    ("deleted", "failed", JobState.FAILED, None, None, None),  # its pods are gone: what was seen before decides
+    ("node-lost", "not ready", JobState.ACTIVE, None, None, None),
+    ("node-lost", "terminating", JobState.ACTIVE, Outcome.DISRUPTED, "DeletionByTaintManager", None),
+    ("node-lost", "failing", JobState.ENDING, Outcome.DISRUPTED, "DeletionByTaintManager", None),
 ]
 
 
@@ -73,6 +78,17 @@ def test_recorded_unschedulable_pods():
     assert (found.reason, found.queued, found.stalled) == ("Unschedulable", True, False)
     assert found.message.startswith("2 of 2 pods: Unschedulable: 0/")
     assert "nodes are available" in found.message
+
+
+def test_recorded_images_that_cannot_be_pulled_do_not_flap():
+    refused, backing_off = (seen("image-missing", moment).attempts[0] for moment in ("refused", "backing off"))
+    now = refused.pods[0].created
+    assert hold(refused, now) == hold(backing_off, now)
+    assert "no-such-image:1: not found; check the image" in hold(refused, now).message
+
+
+def test_the_events_of_an_ended_job_hold_nothing_up():
+    assert hold(seen("deleted", "failed").attempts[0], datetime.now(UTC)) is None
 
 
 # What a cluster gives rarely
@@ -116,6 +132,7 @@ def test_pods_that_cannot_start(scene, reason, words, stalls):
 def test_events_tell_what_a_pod_does_not():
     scene = waiting_pod("ContainerCreating")
     event = {
+        "type": "Warning",
         "involvedObject": {"kind": "Pod", "name": "gpt-corpus-0-1-0"},
         "message": 'MountVolume.SetUp failed: configmap "code" not found',
     }
@@ -126,7 +143,13 @@ def test_events_tell_what_a_pod_does_not():
 def test_a_job_that_may_create_no_pods():
     scene = Scene(make_job()).settle()
     scene.objects.pods.clear()
-    event = {"involvedObject": {"kind": "Job", "name": "gpt-corpus-0-1"}, "message": "exceeded quota: cpus"}
+    involved = {"kind": "Job", "name": "gpt-corpus-0-1"}
+    event = {
+        "type": "Warning",
+        "reason": "FailedCreate",
+        "involvedObject": involved,
+        "message": "exceeded quota: cpus",
+    }
     told = observe(scene.job, scene.objects.jobs.values(), [], [event]).attempts[0]
     assert hold(told, scene.now).message == "Job gpt-corpus-0-1 may not create its pods: exceeded quota: cpus"
     untold = scene.observed().attempts[0]
