@@ -9,6 +9,7 @@ from trainwright.collators import DataCollatorWithPadding, default_data_collator
 from trainwright.data import eval_loader, keep_used_columns, signature_columns, train_loader
 from trainwright.horizon import num_examples
 from trainwright.introspection import TrainerError
+from trainwright.sampling import column_lengths
 
 
 class Feeding:
@@ -69,7 +70,7 @@ class Feeding:
         return None
 
     def _make_loader(self, make: Any, dataset: Any, batch_size: int, description: str, sampler: Any) -> Any:
-        collate = self.data_collator
+        collate, lengths = self.data_collator, column_lengths(dataset, self.args)
         if self.args.remove_unused_columns:
             columns = signature_columns(self.model, self.label_names)
             name = type(self.model).__name__
@@ -81,6 +82,7 @@ class Feeding:
             collate_fn=collate,
             rank=self.args.process_index,
             world_size=self.args.world_size,
+            lengths=lengths,
             sampler=sampler,
             input_name=(getattr(self.processing_class, "model_input_names", None) or ["input_ids"])[0],
         )

@@ -140,6 +140,13 @@ class LengthGrouped:
         return [index for group in groups for index in group]
 
 
+def column_lengths(dataset: Any, args: Any) -> list[int] | None:
+    """The lengths in ``length_column_name``, asked for before that column is dropped as one the model does not take."""
+    is_there = args.length_column_name in (getattr(dataset, "column_names", None) or ())
+    wanted = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+    return lengths_of(dataset, args.length_column_name) if is_there and wanted and hasattr(dataset, "__len__") else None
+
+
 def lengths_of(dataset: Any, column: str, input_name: str = "input_ids") -> list[int]:
     """The length of every sample: from a column, or else by looking at each sample's ``input_name``."""
     if column in (getattr(dataset, "column_names", None) or ()):

@@ -53,10 +53,13 @@ def resolved_job() -> ResolvedJob | None:
 
 
 def claim_output(trainer: Any) -> None:
-    """A job's output is its own before anything in it is read, also where a user's script trains."""
+    """A job's output is its own before anything in it is read, also where a user's script trains.
+
+    A run without a job claims nothing; it clears what a writer that was killed left behind.
+    """
     job = resolved_job()
-    if job is not None:
-        trainer.checkpoints.claim(adopt=job.adopt_output)
+    if job is not None or trainer.args.save_strategy != "no":
+        trainer.checkpoints.claim(adopt=job is not None and job.adopt_output)
 
 
 def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] | None) -> TrainOutput:

@@ -54,7 +54,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
         processing_class=parts.tokenizer,
         **tasks.metric_functions(parts.task),
     )
-    newest = store.newest()
+    newest = store.newest(foreign=job.adopt_output)
     result = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     trainer.save_model(str(output))
     results = {"train": dict(result.metrics)}
