@@ -13,7 +13,7 @@ from typing import Any
 
 from trainwright.contract import ResolvedJob, Termination
 
-LONGEST = 60.0
+LONGEST = 120.0
 
 
 class Gang:

@@ -22,7 +22,7 @@ def test_a_hang_is_seen_and_shown(nodes, per_node, tmp_path):
     with Gang(
         tmp_path, BEATING + "train(); wait_for_ever()", nodes=nodes, per_node=per_node, hang_timeout_seconds=2
     ) as gang:
-        assert gang.run(40) == [124] * nodes, gang.log()
+        assert gang.run() == [124] * nodes, gang.log()
     logs = "".join(gang.log(node) for node in range(nodes))
     for rank in range(2):
         assert f"--- stacks of rank {rank} ---" in logs
@@ -42,10 +42,10 @@ QUIET = {
 @pytest.mark.parametrize("name", QUIET)
 def test_what_is_no_hang(name, tmp_path):
     with Gang(tmp_path, BEATING + QUIET[name], hang_timeout_seconds=1) as gang:
-        assert gang.run(40) == [0], gang.log()
+        assert gang.run() == [0], gang.log()
 
 
 def test_one_rank_that_moves_is_enough(tmp_path):
     script = BEATING + "train()\nif os.environ['RANK'] == '0': time.sleep(3)\nelse:\n    for _ in range(12): train()"
     with Gang(tmp_path, script, per_node=2, hang_timeout_seconds=2) as gang:
-        assert gang.run(40) == [0], gang.log()
+        assert gang.run() == [0], gang.log()

@@ -23,6 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig
 
 from trainwright.overseer import Overseer
 from trainwright.peers import Peers
+from trainwright.rank_log import RankLog
 from trainwright.rendezvous import Place, RendezvousFailed
 
 TICK_SECONDS = 0.1
@@ -53,22 +54,33 @@ class PodAgent(LocalElasticAgent):
             time.sleep(TICK_SECONDS)
 
 
-class InheritedStreams(LogsSpecs):
-    """Ranks write to the pod's own log: no files that grow with the run, no threads that follow them."""
+class PodStreams(LogsSpecs):
+    """Ranks write to the pod's own log; each line of several ranks says whose it is."""
+
+    def __init__(self, log: RankLog | None = None) -> None:
+        super().__init__()
+        self._log = log
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         for environment in envs.values():
             environment["TORCHELASTIC_ERROR_FILE"] = ""
-        ours = dict.fromkeys(envs, "")
-        return LogsDest(ours, dict(ours), {}, {}, dict.fromkeys(envs, os.devnull))
+        outputs, errors = (self._streams(envs, name) for name in ("stdout", "stderr"))
+        return LogsDest(outputs, errors, {}, {}, dict.fromkeys(envs, os.devnull))
+
+    def _streams(self, envs: dict[int, dict[str, str]], name: str) -> dict[int, str]:
+        if self._log is None:
+            return dict.fromkeys(envs, "")
+        return {local_rank: self._log.pipe(int(envs[local_rank]["RANK"]), name) for local_rank in envs}
 
     @property
     def root_log_dir(self) -> str:
         return os.devnull
 
 
-def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer) -> None:
+def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer) -> PodAgent:
     """Runs ``command`` (arguments to Python) in every rank of this node until the last one ended.
+
+    On node 0 the store lives as long as the agent that is returned: the other nodes may still need it.
 
     Raises:
         RendezvousFailed: the store could not be made or reached in time.
@@ -76,17 +88,24 @@ def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer) -
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others are the launcher's
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    agent = PodAgent(_spec(place, run_id, command), InheritedStreams(), overseer, place)
+    log = RankLog(overseer.folder) if place.per_node > 1 else None
+    agent = PodAgent(_spec(place, run_id, command), PodStreams(log), overseer, place)
     try:
+        if log is not None:
+            log.start()
         agent.run()
+        return agent
     except RuntimeError as error:
         if overseer.starting:
             raise
         raise RendezvousFailed(f"node {place.node_rank}: {place.master}:{place.port}: {_first_line(error)}") from error
+    finally:
+        if log is not None:
+            log.close()
 
 
 def _spec(place: Place, run_id: str, command: Sequence[str]) -> WorkerSpec:
-    config = LaunchConfig(place.nodes, place.nodes, place.per_node, logs_specs=InheritedStreams())
+    config = LaunchConfig(place.nodes, place.nodes, place.per_node, logs_specs=PodStreams())
     parameters = RendezvousParameters(
         backend="static",
         endpoint=f"{place.master}:{place.port}",

@@ -146,8 +146,7 @@ def _record(code: int, line: str, secondary: bool = False) -> None:
 
 
 def _print(text: str) -> None:
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    print(f"[rank {os.environ.get('RANK', '0')}] {text}" if several else text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def _shown(trace: TracebackType | None) -> TracebackType | None:

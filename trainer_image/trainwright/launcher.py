@@ -48,9 +48,10 @@ def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
     overseer = Overseer(folder, job.grace_period_seconds, Watchdog(job.hang_timeout_seconds))
     listen_for_stop(overseer)
     command = rank_command(job, folder)
-    meet(place).run(place, f"{job.name}-{job.attempt}", command, overseer)
+    agent = meet(place).run(place, f"{job.name}-{job.attempt}", command, overseer)
     end = overseer.result()
     overseer.sweep()
+    del agent  # and with it the store, that node 0 keeps for the others
     return verdict.termination(end, nodefiles.read_report(folder), overseer.last_step())
 
 

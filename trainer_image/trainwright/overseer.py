@@ -129,7 +129,7 @@ class Overseer:
         if first is not None and not first.secondary:
             self._tell(verdict.as_failure(first))
         news = self._news()
-        if news is not None and news.code == ExitCode.HANG:
+        if news is not None and news.code == ExitCode.HANG and self._hung is None:
             self._show_stacks()
         return first is not None or (news is not None and news.code != ExitCode.PREEMPTED)
 

@@ -18,7 +18,7 @@ from trainwright.verdict import Failure
 
 DELIVERY_SECONDS = 0.3
 """How long node 0 keeps the store after it told of a failure."""
-_FOREVER = timedelta(days=3650)
+_FOREVER = timedelta(days=20)  # milliseconds are counted in 32 bits
 
 
 class Peers:
@@ -37,7 +37,8 @@ class Peers:
             self._ear.wait([key], _FOREVER)
             self.news = Failure(**json.loads(self._ear.get(key)))
         except RuntimeError:
-            self.news = Failure(1, "node 0 is gone: its pod ended without a word", node=0)
+            if not self._done:  # else node 0 has left, as it may
+                self.news = Failure(1, "node 0 is gone: its pod ended without a word", node=0)
 
     def tell(self, failure: Failure) -> None:
         """Tells every other node, once; a store that is gone has no listeners left."""
@@ -51,10 +52,10 @@ class Peers:
     def all_done(self) -> bool:
         """Says that this node is done; whether it may leave: node 0, which keeps the store, only after all others."""
         try:
-            done = int(self._mouth.add("done", 0 if self._done else 1))
+            said, self._done = self._done, True
+            done = int(self._mouth.add("done", 0 if said else 1))
         except RuntimeError:
             return True
-        self._done = True
         return self._node_rank != 0 or done >= self._nodes
 
     def leave(self) -> None:

@@ -30,7 +30,7 @@ from trainwright.contract import ExitCode
 AGREEMENT_SECONDS = 15.0
 """How long to wait for the other ranks' listeners, which answer at once unless their process is gone."""
 
-_FOREVER = timedelta(days=3650)
+_FOREVER = timedelta(days=20)  # milliseconds are counted in 32 bits
 _JOIN_SECONDS = 2.0
 _runs = itertools.count()
 
