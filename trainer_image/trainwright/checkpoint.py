@@ -1,7 +1,7 @@
 """Checkpoints on disk: whole or not there at all, never two writers in one folder, and nothing saved ever lost.
 
-A checkpoint is written aside, flushed, listed in a manifest with sizes and hashes, and renamed to ``checkpoint-N``; a
-killed writer leaves only rubbish that the next run removes. Every rank writes its own files; the *leader* of each
+A checkpoint is written aside, flushed, listed in a manifest with sizes and checksums, and renamed to ``checkpoint-N``:
+a killed writer leaves only rubbish that the next run removes. Every rank writes its own files; the *leader* of each
 output (rank 0, or one rank of every node where the nodes' outputs are not shared) moves them together and commits.
 
 An output that a TrainingJob uses carries its owner and the newest attempt that claimed it; see
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from trainwright.diskio import explained, flush_folder, flush_tree, sha256_of
+from trainwright.diskio import crc32_of, explained, flush_folder, flush_tree
 from trainwright.fence import Fence
 from trainwright.ranks import Ranks
 
@@ -173,7 +173,7 @@ class CheckpointStore:
         return not problems
 
     def problems(self, folder: Path, foreign: bool = True) -> list[str]:
-        """Why a checkpoint cannot be trusted, in words; empty when every file is there with its size and hash."""
+        """Why a checkpoint cannot be trusted, in words; empty when every file is there with its size and checksum."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             return _compare(folder, manifest["files"])
@@ -312,7 +312,7 @@ class CheckpointStore:
 
 
 def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-    """Sizes first, as they cost nothing; hashes only where all sizes agree."""
+    """Sizes first, as they cost nothing; checksums only where all sizes agree."""
     problems = []
     for name, entry in files.items():
         try:
@@ -323,9 +323,9 @@ def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
             if size != entry["size"]:
                 problems.append(f"{name} has {size} bytes of {entry['size']}")
     return problems or [
-        f"{name} is damaged (its hash differs)"
+        f"{name} is damaged (its checksum differs)"
         for name, entry in files.items()
-        if sha256_of(folder / name) != entry["sha256"]
+        if crc32_of(folder / name) != entry["crc32"]
     ]
 
 

@@ -1,14 +1,15 @@
 """Bytes that are really on the disk, and one clear line when they cannot be.
 
-Flushing waits for the device and hashing for the processor, so each file is hashed in one thread while another waits
-for its flush: on a machine with SHA instructions the hash costs no time of its own.
+Flushing waits for the device and summing for the processor, so each file is summed up in one thread while another waits
+for its flush. The sum is CRC-32, as in the files that torch writes: it shall tell what a crash or a disk damaged, not
+withstand an attacker, and SHA-256 is four times slower (1.6 against 6.7 GiB/s on a machine with SHA instructions).
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,18 +32,18 @@ _RUST_ENOSPC = ("os error 28", "os error 122")
 
 
 def flush_tree(folder: Path) -> dict[str, dict[str, Any]]:
-    """Flush every file below ``folder`` to the disk. Returns ``{relative name: {"size", "sha256"}}``."""
+    """Flush every file below ``folder`` to the disk. Returns ``{relative name: {"size", "crc32"}}``."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="flush") as pool:
         flushes = [pool.submit(_flush_file, path) for path in files]
-        hashes = list(pool.map(sha256_of, files))
+        sums = list(pool.map(crc32_of, files))
         for flush in flushes:
             flush.result()
     for inner in {path.parent for path in files}:
         flush_folder(inner)
     return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": digest}
-        for path, digest in zip(files, hashes, strict=True)
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "crc32": checksum}
+        for path, checksum in zip(files, sums, strict=True)
     }
 
 
@@ -63,10 +64,13 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sha256_of(path: Path) -> str:
-    """The hash that ``sha256sum`` prints."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def crc32_of(path: Path) -> str:
+    """Eight hexadecimal digits."""
+    checksum, buffer = 0, bytearray(1 << 20)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            checksum = zlib.crc32(memoryview(buffer)[:count], checksum)
+    return f"{checksum:08x}"
 
 
 def write_durably(path: Path, text: str) -> None:
