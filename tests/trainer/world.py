@@ -32,8 +32,8 @@ def in_world(size: int, target: str, argument: Any = None) -> list[Any]:
 
 
 def _environment(rank: int, size: int) -> dict[str, str]:
-    tests = str(Path(__file__).parent.parent)
-    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "OMP_NUM_THREADS": 1, "PYTHONPATH": tests}
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "OMP_NUM_THREADS": 1, "PYTHONPATH": paths}
     own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}  # accelerate asks for them; the ranks met by a file
     return {**os.environ, **{key: str(value) for key, value in own.items()}}
 
