@@ -12,8 +12,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+BRIEF = ("-q", "-x", "--no-header", "-p", "no:cacheprovider")
 TESTS_FAILED = 1  # pytest's exit code; others mean that nothing was run
 
 
@@ -38,10 +41,12 @@ def proved() -> dict[str, str]:
 
 def verdict(field: str, test: str) -> str:
     """``proved``, or what is wrong with ``test``."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", test]
+    place = (f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}")
+    command = [sys.executable, "-m", "pytest", *BRIEF, *place, str(ROOT / test)]
     paths = f"{TESTS / 'proof'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     environment = {**os.environ, "FORGOTTEN_ARGUMENT": field, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, env=environment, cwd=TESTS.parent, capture_output=True, text=True)
+    with TemporaryDirectory() as elsewhere:  # a forgotten output_dir makes a folder where the test runs
+        run = subprocess.run(command, env=environment, cwd=elsewhere, capture_output=True, text=True)
     if run.returncode == TESTS_FAILED:
         return "proved"
     return "passes without it" if run.returncode == 0 else f"did not run: {run.stdout.strip().splitlines()[-1:]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -288,7 +289,7 @@ def test_a_subclass_with_fields_of_its_own() -> None:
 
 
 def test_choices_are_theirs() -> None:
-    with open("tests/fixtures/training_arguments.json", encoding="utf-8") as file:
+    with (Path(__file__).parents[1] / "fixtures" / "training_arguments.json").open(encoding="utf-8") as file:
         table = json.load(file)
     for entry in table:
         if entry["choices"]:
