@@ -61,6 +61,7 @@ class Gang:
             "PET_MASTER_ADDR": "127.0.0.1",
             "PET_MASTER_PORT": str(self._port),
             "OMP_NUM_THREADS": "1",
+            "TMPDIR": str(self.folder),  # a launcher that is killed leaves its folder behind
             # c10d looks up the name of every peer's address; a machine whose DNS does not answer waits 5 s for each.
             "RES_OPTIONS": "timeout:1 attempts:1",
             "TRAINWRIGHT_JOB_FILE": str(self.folder / "job.json"),
