@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ from safetensors import safe_open
 from safetensors.torch import load_model
 from torch import nn
 
+from trainer.data_cases import loader_for
 from trainer.resume_job import Net, make_trainer, weights
 from trainwright.arguments import TrainingArguments
 from trainwright.contract import UserError
+from trainwright.data import batches, position_of
+from trainwright.seeding import rng_state
 from trainwright.snapshot import load_snapshot, restore_position, save_snapshot
 from trainwright.trainer import Trainer
 from trainwright.weights import load_weights, save_weights
@@ -234,6 +238,25 @@ def test_another_world_size_draws_new_numbers_and_says_so(checkpoint: Path, tmp_
     trainer.args.full_determinism = True
     with pytest.raises(UserError, match="full_determinism asks for the same bits, which takes 2 processes again"):
         restore_position(trainer, checkpoint)
+
+
+def test_another_world_size_keeps_the_order_of_the_samples(tmp_path: Path) -> None:
+    def loader(rank: int, world_size: int, batch_size: int) -> Any:
+        torch.manual_seed(42)
+        return loader_for(list(range(16)), rank, world_size, batch_size)
+
+    alone = loader(0, 1, 4)
+    order = [sample for batch in batches(alone, epoch=0) for sample in batch]
+    torch.save(position_of(alone), tmp_path / "data_state.pt")
+    torch.save(rng_state(), tmp_path / "rng_state.pth")
+    shares = []
+    for rank in range(2):
+        resumed = loader(rank, 2, 2)
+        args = SimpleNamespace(world_size=2, process_index=rank, seed=42, full_determinism=False)
+        with pytest.warns(UserWarning, match="was written by 1 processes, this run has 2"):
+            restore_position(SimpleNamespace(args=args, state=SimpleNamespace(global_step=2)), tmp_path, resumed)
+        shares.append(list(batches(resumed, epoch=0, skip=2)))
+    assert [sample for turn in zip(*shares, strict=True) for batch in turn for sample in batch] == order[8:]
 
 
 def test_ignore_data_skip_starts_the_epoch_again(checkpoint: Path, tmp_path: Path) -> None:

@@ -123,9 +123,10 @@ def restore_position(trainer: Any, folder: Path, loader: Any = None) -> tuple[in
     """Put the data and the random generators where they stood; call it just before the first ``batches(...)``.
 
     Returns:
-        The epoch and the batches read in it, for a loader without length, whose place no step count can tell; else None.
+        The epoch and the batches read in it, for a loader without length, whose place no step count tells; else None.
 
-    A checkpoint of another world size has no state for every rank: sample order and step count are kept, the
+    A checkpoint of another world size has no state for every rank: the order of the samples (by the seed or the
+    dataset; orders by length depend on the batch) and the step count are kept, the
     generators are seeded anew from (seed, step, rank), and a warning says so; ``full_determinism`` refuses it instead.
     """
     folder = Path(folder)

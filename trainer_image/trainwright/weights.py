@@ -82,10 +82,6 @@ def _without_overlap(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     return result
 
 
-def has_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in (WEIGHTS, INDEX, PICKLED))
-
-
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Load the weights of a checkpoint into ``model``, in place.
 
