@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from cluster.control_plane import ControlPlane
 from cluster.jobs import indexed_job
 from cluster.kube import ApiError, Kube, WaitError, condition_of
+from cluster.process import start_time
 from cluster.simulated import EXIT_CODE, FOREVER, MESSAGE, RUN_FOR, simulated_node
 
 
@@ -77,3 +80,24 @@ def test_a_gang_starts_as_a_whole_or_not_at_all(gang_cluster: ControlPlane) -> N
     assert not any(pod["spec"].get("nodeName") for pod in pods), "one of two pods was started alone"
     gang_cluster.add_node(simulated_node("gpu-1", {"nvidia.com/gpu": "4"}))
     kube.wait_list("Pod", namespace, lambda pods: all(p["status"]["phase"] == "Running" for p in pods))
+
+
+def test_down_leaves_nothing_and_up_is_idempotent() -> None:
+    other = ControlPlane(f"down-{os.getpid()}", nodes=1)
+    try:
+        other.up()
+        pids = [daemon.pid() for daemon in other.daemons()]
+        other.up()
+        assert [daemon.pid() for daemon in other.daemons()] == pids, "a second up started programs again"
+    finally:
+        other.down()
+    assert all(pid and start_time(pid) is None for pid in pids), "a program still runs"
+    assert not other.state.exists()
+
+
+def test_a_program_that_crashed_is_started_again_by_up(cluster: ControlPlane, kube: Kube) -> None:
+    scheduler = next(daemon for daemon in cluster.daemons() if daemon.name == "kube-scheduler")
+    scheduler.kill()
+    cluster.up()
+    assert scheduler.alive()
+    assert kube.ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cluster import paths
+from cluster.kind import node_image, registry
 from cluster.kind.engine import Engine
 from cluster.kind.rootfs import python_base
 from cluster.say import timed
@@ -17,6 +18,18 @@ def build(docker: Engine) -> dict[str, str]:
     return {name: _build(docker, name, base) for name in IMAGES}
 
 
+def prune(docker: Engine, node: str) -> None:
+    """Remove what earlier versions left in the harness's own Docker; nobody else's is touched."""
+    if not docker.own:
+        return
+    kept = {node, node_image.BASE.image_name, python_base().image_name, registry.IMAGE, *map(local_name, IMAGES)}
+    ours = docker.run("images", "--format={{.Repository}}:{{.Tag}}", "trainwright.test/*").split()
+    for image in set(ours) - kept:
+        docker.succeeds("rmi", image)  # one that a container uses stays
+    docker.run("image", "prune", "--force")
+    docker.run("builder", "prune", "--force", "--keep-storage=4GB")
+
+
 def base_image(docker: Engine) -> str:
     """The official Python image where Docker has it or can pull it, else one of the same shape."""
     if not docker.own and (
@@ -26,9 +39,14 @@ def base_image(docker: Engine) -> str:
     return python_base().image(docker)
 
 
+def local_name(name: str) -> str:
+    """What Docker calls the image here; the nodes know it by its digest."""
+    return f"trainwright.test/{name}:local"
+
+
 def _build(docker: Engine, name: str, base: str) -> str:
     dockerfile, target = IMAGES[name]
-    tag = f"trainwright.test/{name}:local"
+    tag = local_name(name)
     options = [f"--build-arg=BASE={base}", f"--tag={tag}", *([f"--target={target}"] if target else [])]
     with timed(f"building the {name} image"):
         docker.run("build", "--network=host", f"--file={paths.CHECKOUT / dockerfile}", *options, str(paths.CHECKOUT))

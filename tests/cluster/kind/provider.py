@@ -86,6 +86,12 @@ class Kind:
             with timed(f"starting the cluster {self.name}"):
                 self._start_nodes()
             self._bring(built.result())
+        images.prune(self.docker, node_image.node_image(self.docker))
+
+    def up_without_images(self) -> None:
+        """The nodes alone, from programs and images that are there already."""
+        engine.start(self.docker)
+        self._start_nodes()
 
     def images(self) -> dict[str, str]:
         """Build what changed of the project's images and bring it to the workers; their names there."""

@@ -22,7 +22,7 @@ storage:
   delete: {{enabled: true}}
 http: {{addr: ":{PORT}"}}
 """
-_NAME = f"{DOMAIN}/registry:{programs.version(programs.module_of('registry'))}"
+IMAGE = f"{DOMAIN}/registry:{programs.version(programs.module_of('registry'))}"
 
 
 def start(docker: Engine, cluster: str) -> None:
@@ -35,7 +35,7 @@ def start(docker: Engine, cluster: str) -> None:
     storage = paths.cache_dir() / "registry"
     storage.mkdir(parents=True, exist_ok=True)
     volume = f"--volume={storage}:/var/lib/registry"
-    docker.run("run", "--detach", f"--name={name}", f"--net={cluster}", f"--publish=127.0.0.1::{PORT}", volume, _NAME)
+    docker.run("run", "--detach", f"--name={name}", f"--net={cluster}", f"--publish=127.0.0.1::{PORT}", volume, IMAGE)
 
 
 def remove(docker: Engine, cluster: str) -> None:
@@ -70,13 +70,13 @@ def push(docker: Engine, cluster: str, image: str) -> str:
 
 
 def _load_image(docker: Engine) -> None:
-    if docker.succeeds("image", "inspect", _NAME):
+    if docker.succeeds("image", "inspect", IMAGE):
         return
     config = paths.cache_dir() / "registry.yml"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(CONFIG)
     archive = paths.cache_dir() / "registry.tar"
     files = {"/usr/local/bin/registry": programs.program("registry"), "/etc/registry.yml": config}
-    Image(_NAME, files, ("registry", "serve", "/etc/registry.yml")).write(archive)
+    Image(IMAGE, files, ("registry", "serve", "/etc/registry.yml")).write(archive)
     docker.run("load", "--quiet", "--input", str(archive))
     archive.unlink()

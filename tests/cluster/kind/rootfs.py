@@ -26,9 +26,14 @@ class RootFs:
     hooks: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
 
+    @property
+    def image_name(self) -> str:
+        """The name of what this recipe makes; another recipe has another one."""
+        return f"trainwright.test/{self.name}:{self._digest()}"
+
     def image(self, docker: Engine) -> str:
         """The image's name; made now where it is not there, from a recipe that has changed too."""
-        name = f"trainwright.test/{self.name}:{self._digest()}"
+        name = self.image_name
         if not docker.succeeds("image", "inspect", name):
             with timed(f"making {name} of Debian packages"):
                 self._make(docker, name)
