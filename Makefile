@@ -2,10 +2,13 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(CURDIR)/$(VENV)/bin
+CLUSTER := cd tests && $(BIN)/python -m cluster
+NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test unit trainer lint format crds bench clean
+.PHONY: help setup quickstart test unit fake trainer local integration e2e lint format crds manual bench bench-operator \
+	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -18,11 +21,33 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+quickstart: setup ## train a small GPT here, in two pods without a cluster
+	$(BIN)/trainwright run examples/gpt-on-stdlib.yaml
+
+# Tests
+
+test: setup cluster-tools ## every test that this machine can run; what it could not is said in one line
+	$(BIN)/pytest tests/unit tests/fake -q -n 2
+	$(BIN)/pytest tests/trainer tests/local -q -n 2
+	$(BIN)/pytest tests/integration tests/e2e -q
+
 unit: setup ## the pure rooms, in seconds
 	$(BIN)/pytest tests/unit -q -n 2
 
-trainer: setup ## the Trainer, one process and several
+fake: setup ## the operator's shell against an API server that fails on cue
+	$(BIN)/pytest tests/fake -q -n 2
+
+trainer: setup ## the Trainer and the launcher, one process and several
 	$(BIN)/pytest tests/trainer -q -n 2
+
+local: setup ## jobs without a cluster: real processes and signals
+	$(BIN)/pytest tests/local -q -n 2
+
+integration: setup cluster-tools ## the real API server, controllers and scheduler
+	$(BIN)/pytest tests/integration -q
+
+e2e: setup ## real pods on the cluster of `make cluster`, or on any other by KUBECONFIG
+	$(BIN)/pytest tests/e2e -q
 
 lint: setup ## ruff, mypy on the operator, the layers
 	$(BIN)/ruff check .
@@ -34,8 +59,41 @@ format: setup ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: setup ## speed and memory of the Trainer, as ratios
+	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m bench.bench_step
+	cd tests && $(BIN)/python -m bench.bench_import
+
+bench-operator: setup cluster-tools ## what the operator costs, on a control plane on loopback
+	cd tests && $(BIN)/python -m bench.bench_operator
+
+# What is generated
+
 crds: setup ## write crds/ from the Python types
 	$(BIN)/python -m trainwright_operator.schema crds
+
+manual: setup ## write docs/training-arguments.md from the fields
+	$(BIN)/python -m trainwright.arguments.manual > docs/training-arguments.md
+
+# Clusters of the tests
+
+cluster-tools: setup ## build etcd, the API server, the controllers and kwok once for this machine, where Go is at hand
+	@if command -v go > /dev/null; then $(CLUSTER) build --programs control-plane; fi
+
+cluster: setup ## a real cluster of three nodes with the project's images
+	$(CLUSTER) up --provider kind --name $(NAME)
+	$(CLUSTER) images --name $(NAME)
+
+cluster-down: setup ## remove every trace of it
+	$(CLUSTER) down --provider kind --name $(NAME)
+
+cluster-status: setup ## what runs, and its memory
+	$(CLUSTER) status --provider kind --name $(NAME)
+
+kubeconfig: setup ## print the path of its kubeconfig
+	@$(CLUSTER) kubeconfig --provider kind --name $(NAME)
+
+images: setup ## build the images again and bring them to the nodes
+	$(CLUSTER) images --name $(NAME)
 
 clean: ## remove what setup and runs made
 	rm -rf $(VENV) runs artefacts
