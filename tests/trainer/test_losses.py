@@ -81,6 +81,8 @@ def test_items_are_the_labels_that_are_targets():
     assert losses.count_items([{"labels": labels, "shift_labels": labels[:, :1]}], shifted=True) == 2
     assert losses.count_items([{"x": labels}], shifted=False) is None
     assert losses.count_items([{"labels": [{"boxes": 1}]}], shifted=False) is None
+    assert losses.count_items([(labels, labels)], shifted=False) is None
+    assert losses.count_items([], shifted=False) is None
 
 
 def test_meter_sums_and_starts_anew():

@@ -73,6 +73,15 @@ def test_a_copy_of_a_model_under_autocast_is_its_own(tmp_path):
     assert outputs["logits"].dtype == torch.float32
 
 
+def test_a_forward_that_was_set_on_the_instance_keeps_its_parameters(tmp_path):
+    model = Seeing()
+    original = model.forward
+    model.forward = lambda x, labels=None: original(x, labels)
+    trainer = trained(tmp_path, model, bf16=True)
+    assert set(model.seen) == {torch.bfloat16}
+    assert "eval_loss" in trainer.evaluate()  # no column was taken for unused
+
+
 def test_only_fp16_has_a_scaler(tmp_path):
     assert make(tmp_path, bf16=True).scaler is None
     assert make(tmp_path).scaler is None

@@ -110,6 +110,7 @@ def test_plateau_follows_the_metric():
         ),
         ("warmup_stable_decay", {}, "lr_scheduler_kwargs: .*num_decay_steps"),
         ("linear", {"cycles": 3}, "lr_scheduler_kwargs: .*cycles"),
+        ("constant", {"cycles": 3}, "the schedule 'constant' takes none, not cycles"),
         ("greedy", {"factor": 2.0}, "factor must be below 1, got 2.0"),
     ],
 )

@@ -201,7 +201,7 @@ class LabelSmoother:
 
 def count_items(batches: list[Any], shifted: bool) -> torch.Tensor | None:
     """The number of targets in ``batches``: labels other than -100. None where labels are no tensors."""
-    if not batches or "labels" not in batches[0]:
+    if not batches or not isinstance(batches[0], Mapping) or "labels" not in batches[0]:
         return None
     try:
         return sum(_targets(batch, shifted).ne(IGNORE_INDEX).sum() for batch in batches)  # type: ignore[return-value]

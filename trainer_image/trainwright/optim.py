@@ -59,42 +59,39 @@ def _flag(text: str) -> bool:
     return text.lower() in ("true", "1", "yes")
 
 
-def _adamw(args: Any) -> tuple[Any, dict[str, Any]]:
-    kwargs = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-    return torch.optim.AdamW, kwargs | ({"fused": True} if args.optim == "adamw_torch_fused" else {})
-
-
-def _torch_optimizer(optimizer: Any, **readers: Callable[[str], Any]) -> Callable[[Any], tuple[Any, dict[str, Any]]]:
-    """``readers``: the ``optim_args`` that it takes, and how each is read from its text."""
-
-    def handler(args: Any) -> tuple[Any, dict[str, Any]]:
-        given = parse_optim_args(args.optim_args)
-        if unknown := sorted(given.keys() - readers.keys()):
-            raise OptimizerError(f"optim_args: {args.optim} knows {', '.join(readers)}, not {', '.join(unknown)}")
-        return optimizer, {name: readers[name](value) for name, value in given.items()}
-
-    return handler
-
-
-HANDLERS: dict[str, Callable[[Any], tuple[Any, dict[str, Any]]]] = {
-    "adamw_torch": _adamw,
-    "adamw_torch_fused": _adamw,
-    "adafactor": lambda args: (Adafactor, {"scale_parameter": False, "relative_step": False}),
-    "sgd": _torch_optimizer(torch.optim.SGD, momentum=float, dampening=float, weight_decay=float, nesterov=_flag),
-    "adagrad": _torch_optimizer(torch.optim.Adagrad, lr_decay=float, weight_decay=float, eps=float),
-    "rmsprop": _torch_optimizer(
-        torch.optim.RMSprop, momentum=float, alpha=float, eps=float, weight_decay=float, centered=_flag
-    ),
+CLASSES = {
+    "adamw_torch": "AdamW",
+    "adamw_torch_fused": "AdamW",
+    "adafactor": "Adafactor",
+    "sgd": "SGD",
+    "adagrad": "Adagrad",
+    "rmsprop": "RMSprop",
 }
+"""Name -> class: torch's own, but for Adafactor."""
+
+READERS: dict[str, dict[str, Callable[[str], Any]]] = {
+    "sgd": {"momentum": float, "dampening": float, "weight_decay": float, "nesterov": _flag},
+    "adagrad": {"lr_decay": float, "weight_decay": float, "eps": float},
+    "rmsprop": {"momentum": float, "alpha": float, "eps": float, "weight_decay": float, "centered": _flag},
+}
+"""Name -> the ``optim_args`` that it takes, and how each is read from its text."""
 
 
 def get_optimizer_cls_and_kwargs(args: Any) -> tuple[Any, dict[str, Any]]:
     """The class that ``args.optim`` names and its keyword arguments, the learning rate among them."""
     name = getattr(args.optim, "value", args.optim)
-    if name not in HANDLERS:
-        raise NotImplementedError(f"optim={name!r} is not built yet; built are {', '.join(HANDLERS)}")
-    optimizer, kwargs = HANDLERS[name](args)
-    return optimizer, {"lr": args.learning_rate, **kwargs}
+    if name not in CLASSES:
+        raise NotImplementedError(f"optim={name!r} is not built yet; built are {', '.join(CLASSES)}")
+    readers, given = READERS.get(name, {}), parse_optim_args(args.optim_args)
+    if unknown := [key for key in given if key not in readers]:
+        raise OptimizerError(f"optim_args: {name} takes {', '.join(readers) or 'none'}, not {', '.join(unknown)}")
+    kwargs = {"lr": args.learning_rate, **{key: readers[key](value) for key, value in given.items()}}
+    if name == "adafactor":
+        return Adafactor, kwargs | {"scale_parameter": False, "relative_step": False}
+    if CLASSES[name] == "AdamW":
+        kwargs |= {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+        kwargs |= {"fused": True} if name == "adamw_torch_fused" else {}
+    return getattr(torch.optim, CLASSES[name]), kwargs
 
 
 def create_optimizer(trainer: Any, model: nn.Module | None = None) -> Any:

@@ -40,15 +40,16 @@ def autocast_forward(model: nn.Module, device: torch.device, dtype: torch.dtype 
         return
     original = model.forward
     model._original_forward = original
-    function = getattr(original, "__func__", None) or (lambda self, *args, **kwargs: original(*args, **kwargs))
+    function = getattr(original, "__func__", None)
 
-    @wraps(function)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    @wraps(function or original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast(device.type, dtype=dtype):
-            outputs = function(self, *args, **kwargs)
+            outputs = (function or original)(*args, **kwargs)
         return to_float32(outputs)
 
-    model.forward = MethodType(forward, model)  # bound, so that a copy of the model calls itself
+    # bound, so that a copy of the model calls itself
+    model.forward = forward if function is None else MethodType(forward, model)
 
 
 def to_float32(value: Any) -> Any:

@@ -453,7 +453,9 @@ def get_scheduler(
     if name not in TYPE_TO_SCHEDULER_FUNCTION:
         raise ScheduleError(f"lr_scheduler_type: {name!r} is none of {', '.join(TYPE_TO_SCHEDULER_FUNCTION)}")
     make = TYPE_TO_SCHEDULER_FUNCTION[name]
-    kwargs = {} if name in _WITHOUT_KWARGS else dict(scheduler_specific_kwargs or {})
+    kwargs = dict(scheduler_specific_kwargs or {})
+    if kwargs and name in _WITHOUT_KWARGS:
+        raise ScheduleError(f"lr_scheduler_kwargs: the schedule {name!r} takes none, not {', '.join(kwargs)}")
     accepted = inspect.signature(make).parameters
     steps = {"num_warmup_steps": num_warmup_steps, "num_training_steps": num_training_steps}
     for parameter, value in steps.items():

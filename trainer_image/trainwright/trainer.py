@@ -134,7 +134,7 @@ class Trainer(Feeding, Evaluating, Introspection):
             stateful_callbacks=[c for c in [*self.callback_handler.callbacks, self.control] if exports_state(c)],
         )
         self.is_in_train = self.is_prepared = False
-        self.current_flos = 0.0
+        self.current_flos, self._tokens_before = 0.0, 0
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
         self._train_batch_size = args.train_batch_size
         self._unproven = False
