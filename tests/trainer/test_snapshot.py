@@ -228,6 +228,7 @@ def test_an_optimizer_of_another_kind_is_refused(checkpoint: Path, tmp_path: Pat
 def test_another_world_size_draws_new_numbers_and_says_so(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
     shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    (checkpoint / "trainwright_manifest.json").unlink()
     trainer = make_trainer(str(tmp_path / "out"))
     with pytest.warns(UserWarning, match="was written by 2 processes, this run has 1: the sample order goes on"):
         restore_position(trainer, checkpoint)
@@ -238,6 +239,18 @@ def test_another_world_size_draws_new_numbers_and_says_so(checkpoint: Path, tmp_
     trainer.args.full_determinism = True
     with pytest.raises(UserError, match="full_determinism asks for the same bits, which takes 2 processes again"):
         restore_position(trainer, checkpoint)
+
+
+def test_on_a_nodes_own_disk_the_manifest_tells_the_world_size(checkpoint: Path, tmp_path: Path) -> None:
+    """Of four ranks on two nodes, rank 3 finds only the files of its node."""
+    manifest = checkpoint / "trainwright_manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "worldSize": 4}))
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_3.pth")
+    args = SimpleNamespace(world_size=4, process_index=3, ignore_data_skip=False)
+    torch.manual_seed(1)
+    restore_position(SimpleNamespace(args=args), checkpoint)
+    saved = torch.load(checkpoint / "rng_state_3.pth", weights_only=False)
+    assert torch.equal(torch.get_rng_state(), saved["cpu"])
 
 
 def test_another_world_size_keeps_the_order_of_the_samples(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainwright.checkpoint import MANIFEST
 from trainwright.contract import UserError
 from trainwright.data import has_length, position_of, resume_at
 from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rng_state
@@ -125,9 +126,9 @@ def restore_position(trainer: Any, folder: Path, loader: Any = None) -> tuple[in
     Returns:
         The epoch and the batches read in it, for a loader without length, whose place no step count tells; else None.
 
-    A checkpoint of another world size has no state for every rank: the order of the samples (by the seed or the
-    dataset; orders by length depend on the batch) and the step count are kept, the
-    generators are seeded anew from (seed, step, rank), and a warning says so; ``full_determinism`` refuses it instead.
+    A checkpoint of another world size has no state for every rank: the order of the samples (that by seed or dataset;
+    orders by length depend on the batch) and the step count are kept, the generators are seeded anew from (seed, step,
+    rank), and a warning says so; ``full_determinism`` refuses it instead.
     """
     folder = Path(folder)
     data_file, rng_file = (folder / _of_rank(*name, trainer) for name in (("data_state", "pt"), ("rng_state", "pth")))
@@ -153,7 +154,13 @@ def _restore_data(file: Path, loader: Any) -> tuple[int, int] | None:
 
 
 def _world_size(folder: Path) -> int | None:
-    """How many ranks wrote a checkpoint; None when it holds no random state at all."""
+    """How many ranks wrote a checkpoint; None when it holds no random state at all.
+
+    A node's own disk holds the files of its own ranks alone, so the manifest is asked first.
+    """
+    if (folder / MANIFEST).is_file() and any(folder.glob("rng_state*.pth")):
+        size: int = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["worldSize"]
+        return size
     if (folder / "rng_state.pth").is_file():
         return 1
     return len(list(folder.glob("rng_state_*.pth"))) or None
