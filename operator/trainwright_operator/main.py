@@ -29,7 +29,10 @@ async def run(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        api = await stack.enter_async_context(Api(connect(), metrics.api_request))
+        connection = connect()
+        api = await stack.enter_async_context(Api(connection, metrics.api_request))
+        # On connections of its own: a renewal must not queue behind the writes of a burst.
+        lease_api = await stack.enter_async_context(Api(connection, metrics.api_request))
         app = health.application(
             metrics,
             alive=lambda: True,
@@ -37,7 +40,7 @@ async def run(settings: Settings) -> int:
             refresh=lambda: metrics.count_jobs(stores.training_jobs),
         )
         await stack.enter_async_context(serving(app, settings.http_port))
-        lease = Lease(api, settings.operator_namespace, settings.lease_name, settings.pod_name, _timing(settings))
+        lease = Lease(lease_api, settings.operator_namespace, settings.lease_name, settings.pod_name, _timing(settings))
         if settings.leader_election:
             await mark_leader(api, settings, leads=False)
             if not await _first(lease.hold(), stop.wait()):
