@@ -110,6 +110,7 @@ def test_adafactor_steps_like_that_of_transformers(kwargs, dtype):
     ("name", "optim_args", "error", "message"),
     [
         ("sgd", "momentum", optim.OptimizerError, "not of the form key=value"),
+        ("sgd", "momentum=fast", optim.OptimizerError, "optim_args: momentum=fast is no number"),
         ("sgd", "speed=3", optim.OptimizerError, "sgd takes momentum, dampening, weight_decay, nesterov, not speed"),
         ("adamw_torch", "fast=1", optim.OptimizerError, "optim_args: adamw_torch takes none, not fast"),
         ("lomo", None, NotImplementedError, "optim='lomo' is not built yet"),

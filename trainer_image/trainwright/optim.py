@@ -59,6 +59,13 @@ def _flag(text: str) -> bool:
     return text.lower() in ("true", "1", "yes")
 
 
+def _read(reader: Callable[[str], Any], key: str, text: str) -> Any:
+    try:
+        return reader(text)
+    except ValueError:
+        raise OptimizerError(f"optim_args: {key}={text} is no number") from None
+
+
 CLASSES = {
     "adamw_torch": "AdamW",
     "adamw_torch_fused": "AdamW",
@@ -85,7 +92,7 @@ def get_optimizer_cls_and_kwargs(args: Any) -> tuple[Any, dict[str, Any]]:
     readers, given = READERS.get(name, {}), parse_optim_args(args.optim_args)
     if unknown := [key for key in given if key not in readers]:
         raise OptimizerError(f"optim_args: {name} takes {', '.join(readers) or 'none'}, not {', '.join(unknown)}")
-    kwargs = {"lr": args.learning_rate, **{key: readers[key](value) for key, value in given.items()}}
+    kwargs = {"lr": args.learning_rate, **{key: _read(readers[key], key, value) for key, value in given.items()}}
     if name == "adafactor":
         return Adafactor, kwargs | {"scale_parameter": False, "relative_step": False}
     if CLASSES[name] == "AdamW":
