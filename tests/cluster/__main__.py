@@ -44,6 +44,8 @@ def cluster_of(arguments: argparse.Namespace) -> Cluster:
 
 def _up(arguments: argparse.Namespace) -> None:
     paths.checked(arguments.name)
+    if arguments.provider == "control-plane":
+        programs.build(programs.CONTROL_PLANE)
     cluster_of(arguments).up()
 
 
@@ -65,7 +67,7 @@ def _kubeconfig(arguments: argparse.Namespace) -> None:
 def _images(arguments: argparse.Namespace) -> None:
     from cluster.kind.provider import Kind
 
-    print("\n".join(Kind(arguments.name, arguments.nodes).images()))
+    print("\n".join(Kind(arguments.name, arguments.nodes).images().values()))
 
 
 def _build(arguments: argparse.Namespace) -> None:

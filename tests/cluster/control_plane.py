@@ -13,7 +13,7 @@ import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ USERS = {
     # A service account for each controller would take 4 s of the start; one user for all needs all rights.
     "kube-controller-manager": ("system:kube-controller-manager", "system:masters"),
     "kube-scheduler": ("system:kube-scheduler", None),
+}
+HEALTH = {
+    "kube-controller-manager": ("https", "controllers"),
+    "kube-scheduler": ("https", "scheduler"),
+    "kwok": ("http", "kwok"),
 }
 GANG = "GenericWorkload=true"
 
@@ -157,7 +162,7 @@ class ControlPlane:
         for index in range(self.nodes):
             self.add_node(simulated_node(f"node-{index}"))
         for daemon in others:
-            daemon.wait_ready(lambda port=self._port_of[daemon.name]: _healthy(port, self._trust), 30)
+            daemon.wait_ready(partial(self._healthy, daemon), 30)
         self.kube.wait_for("ServiceAccount", "default", "default", seconds=30)
         for index in range(self.nodes):
             self.kube.wait_condition("Node", f"node-{index}", "Ready", namespace=None, seconds=30)
@@ -178,14 +183,9 @@ class ControlPlane:
     def _ports(self) -> dict[str, int]:
         return json.loads((self.state / "ports.json").read_text())
 
-    @property
-    def _port_of(self) -> dict[str, int]:
-        ports = self._ports
-        return {
-            "kube-controller-manager": ports["controllers"],
-            "kube-scheduler": ports["scheduler"],
-            "kwok": -ports["kwok"],
-        }
+    def _healthy(self, daemon: Daemon) -> bool:
+        scheme, port = HEALTH[daemon.name]
+        return _answers(f"{scheme}://127.0.0.1:{self._ports[port]}/healthz", self._trust)
 
     def _api_ready(self) -> bool:
         return self.kube.ready()
@@ -273,10 +273,9 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _healthy(port: int, context: ssl.SSLContext) -> bool:
-    """Whether /healthz answers 200: over TLS, or over plain HTTP for a port given as negative."""
-    url = f"https://127.0.0.1:{port}/healthz" if port > 0 else f"http://127.0.0.1:{-port}/healthz"
+def _answers(url: str, trust: ssl.SSLContext) -> bool:
+    """Whether a GET is answered with 200."""
     try:
-        return urllib.request.urlopen(url, timeout=2, context=context if port > 0 else None).status == 200
+        return urllib.request.urlopen(url, timeout=2, context=trust).status == 200
     except (urllib.error.URLError, OSError):
         return False

@@ -50,12 +50,18 @@ def operator_image(cluster: Kind | Existing) -> str:
     return _image(cluster, "operator")
 
 
-@pytest.fixture
-def faults(cluster: Kind | Existing) -> Iterator[Faults]:
-    """Faults of nodes and containers; all of them undone after the test."""
+@pytest.fixture(scope="session")
+def kind(cluster: Kind | Existing) -> Kind:
+    """A cluster whose nodes are ours to change and to break, never one that KUBECONFIG points to."""
     if not isinstance(cluster, Kind):
-        pytest.skip("faults are made on a kind cluster alone, never on one that KUBECONFIG points to")
-    made = Faults(cluster)
+        pytest.skip("nodes are changed and broken on a kind cluster alone, never on one that KUBECONFIG points to")
+    return cluster
+
+
+@pytest.fixture
+def faults(kind: Kind) -> Iterator[Faults]:
+    """Faults of nodes and containers; all of them undone after the test."""
+    made = Faults(kind)
     yield made
     made.heal()
 

@@ -10,7 +10,7 @@ from cluster.kind.provider import Kind
 from cluster.kube import Kube
 
 
-def test_nothing_is_left_of_a_cluster_that_is_down(cluster: Kind, kube: Kube) -> None:
+def test_nothing_is_left_of_a_cluster_that_is_down(kind: Kind, kube: Kube) -> None:
     before = interfaces()
     gone = Kind(f"gone-{os.getpid()}", nodes=1)
     try:

@@ -97,8 +97,8 @@ def test_a_cut_node_is_not_reached_until_it_is_mended(
     wait_for_log(kube, near, "reached")
 
 
-def test_a_paused_node_is_silent_until_it_goes_on(kube: Kube, cluster: Kind, faults: Faults) -> None:
-    node = cluster.workers[-1]
+def test_a_paused_node_is_silent_until_it_goes_on(kube: Kube, kind: Kind, faults: Faults) -> None:
+    node = kind.workers[-1]
     faults.pause(node)
     before = renewed(kube, node)
     time.sleep(12)  # a kubelet renews its lease every 10 s
@@ -113,11 +113,11 @@ def renewed(kube: Kube, node: str) -> str:
     return kube.get("Lease", node, "kube-node-lease")["spec"]["renewTime"]
 
 
-def test_a_slowed_node_is_slower(kube: Kube, cluster: Kind, faults: Faults) -> None:
-    node, payload = cluster.workers[0], "head -c 400000 /dev/zero"
-    quick = seconds_to_send(cluster, node, payload)
+def test_a_slowed_node_is_slower(kube: Kube, kind: Kind, faults: Faults) -> None:
+    node, payload = kind.workers[0], "head -c 400000 /dev/zero"
+    quick = seconds_to_send(kind, node, payload)
     faults.slow(node, delay="200ms", rate="1mbit")
-    slow = seconds_to_send(cluster, node, payload)
+    slow = seconds_to_send(kind, node, payload)
     faults.hasten(node)
     assert slow > 5 * quick
 
@@ -138,9 +138,9 @@ except OSError as error:
 
 
 def test_a_full_disk_refuses_to_be_written(
-    kube: Kube, cluster: Kind, namespace: str, operator_image: str, faults: Faults
+    kube: Kube, kind: Kind, namespace: str, operator_image: str, faults: Faults
 ) -> None:
-    node = cluster.workers[0]
+    node = kind.workers[0]
     faults.small_claim("small", namespace, node)
     faults.fill("small", namespace, node)
     volumes = [{"name": "output", "persistentVolumeClaim": {"claimName": "small"}}]
@@ -157,9 +157,9 @@ def test_a_full_disk_refuses_to_be_written(
 
 @pytest.mark.parametrize("resource", ["nvidia.com/gpu", "amd.com/gpu", "google.com/tpu"])
 def test_a_pod_for_accelerators_runs_on_the_node_that_says_it_has_them(
-    kube: Kube, cluster: Kind, namespace: str, operator_image: str, resource: str
+    kube: Kube, kind: Kind, namespace: str, operator_image: str, resource: str
 ) -> None:
-    node = cluster.workers[1]
+    node = kind.workers[1]
     advertise(kube, node, resource, 4)
     try:
         pods = start(
@@ -193,9 +193,9 @@ def wait_for_log(kube: Kube, pod: Object, word: str, seconds: float = 30) -> Non
     raise AssertionError(f"waited {seconds:g} s for a line {word!r}; last saw {line!r}")
 
 
-def seconds_to_send(cluster: Kind, node: str, payload: str) -> float:
+def seconds_to_send(kind: Kind, node: str, payload: str) -> float:
     """How long the node takes to send bytes to the control plane's node."""
-    docker, other = cluster.docker, cluster.control_plane
+    docker, other = kind.docker, kind.control_plane
     docker.run("exec", "--detach", other, "timeout", "60", "socat", "-u", "TCP-LISTEN:7777,reuseaddr", "OPEN:/dev/null")
     started = time.monotonic()
     docker.run("exec", node, "sh", "-c", f"{payload} | socat -u - TCP:{other}:7777,retry=20,interval=0.1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from trainwright_operator.loading import load
 from trainwright_operator.planning import planned
 from unit.test_bad_input import CASES
 from unit.test_schema_agreement import CHANGES, JOB
+
+MUTATIONS = int(os.environ.get("TRAINWRIGHT_MUTATIONS", "1000"))
+"""How many mutated manifests both are asked about; 10000 takes minutes."""
 
 pytestmark = pytest.mark.usefixtures("crds")
 
@@ -73,13 +77,13 @@ def test_what_validate_refuses_the_api_server_refuses_at_the_same_place(kube: Ku
     assert path in refusal or path.replace("[0]", "[]") in refusal
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=MUTATIONS // 2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spec=mutated_specs())
 def test_both_agree_on_mutated_specs(kube: Kube, spec: Any) -> None:
     both_agree(kube, spec)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=MUTATIONS // 2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spec=specs_with_sound_arguments())
 def test_both_agree_on_arguments_right_by_themselves(kube: Kube, spec: Any) -> None:
     both_agree(kube, spec)
