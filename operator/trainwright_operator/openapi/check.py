@@ -94,7 +94,10 @@ def _type_problem(schema: Schema, value: Any, path: str) -> str | None:
 
 
 def _is_whole(value: Any) -> bool:
-    return not isinstance(value, bool) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
+    """As the API server sees it: a number with a point or an exponent is whole up to 2^53 - 1 at most."""
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) <= 2**53 - 1
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 _IS: dict[str, Callable[[Any], bool]] = {
