@@ -109,6 +109,8 @@ def stop(docker: Engine) -> None:
         _daemon().stop(grace=30)
         _clear(_state())
         _remove_cgroups()
+        with contextlib.suppress(OSError):
+            Path("/lib/modules").rmdir()  # kind mounts it into every node, and Docker makes it where there is none
 
 
 def memory_mib(docker: Engine) -> float:
@@ -145,11 +147,11 @@ def _daemon() -> Daemon:
 
 def _share_of_cpu() -> None:
     """All nodes together are one group to the kernel: without this, they get as little as any one process outside."""
-    for path, value in (("cpu/{}/cpu.shares", "8192"), ("{}/cpu.weight", "800")):
-        file = Path("/sys/fs/cgroup") / path.format(CGROUP)
-        with contextlib.suppress(OSError):
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(value)
+    for root, name, value in (("/sys/fs/cgroup/cpu", "cpu.shares", "8192"), ("/sys/fs/cgroup", "cpu.weight", "800")):
+        if (Path(root) / "cgroup.procs").exists():  # version 1 has it in the first, version 2 in the second
+            group = Path(root) / CGROUP
+            group.mkdir(exist_ok=True)
+            (group / name).write_text(value)
 
 
 def _clear(folder: Path) -> None:
