@@ -23,6 +23,15 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def skip_as_one(config: pytest.Config, items: list[pytest.Item], skipped: list[pytest.Item], reason: str) -> None:
+    """Skip tests for a reason that they share, in one line: the first stands for all of them."""
+    if skipped:
+        skipped[0].add_marker(pytest.mark.skip(reason=f"{len(skipped)} tests: {reason}"))
+        gone = set(skipped[1:])
+        config.hook.pytest_deselected(items=list(gone))
+        items[:] = [item for item in items if item not in gone]
+
+
 @pytest.fixture
 def namespace(kube: Kube, cluster, request) -> Iterator[str]:
     """A new namespace that enforces restricted Pod Security; gone after the test, saved before when it failed."""

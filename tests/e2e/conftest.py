@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cluster.existing import Existing
-from cluster.fixtures import namespace, pytest_runtest_makereport  # noqa: F401
+from cluster.fixtures import namespace, pytest_runtest_makereport, skip_as_one  # noqa: F401
 from cluster.kind.faults import Faults
 from cluster.kind.provider import Kind
 from cluster.kube import Kube
@@ -17,14 +18,25 @@ from cluster.say import ClusterError
 NAME = os.environ.get("TRAINWRIGHT_CLUSTER", "trainwright")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say once why tests cannot run here."""
+    mine = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+    if os.environ.get("KUBECONFIG"):
+        ours = [item for item in mine if "kind" in item.fixturenames]
+        skip_as_one(
+            config, items, ours, "nodes are changed and broken on a kind cluster alone, never on one of KUBECONFIG"
+        )
+    elif not Kind(NAME).kubeconfig.exists():
+        reason = f"no cluster called {NAME} is up (make cluster starts one; or set KUBECONFIG to use any other)"
+        skip_as_one(config, items, mine, reason)
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Kind | Existing:
     """A running cluster with the project's images: these tests start none, which takes minutes."""
     if os.environ.get("KUBECONFIG"):
         return Existing(NAME)
     kind = Kind(NAME)
-    if not kind.kubeconfig.exists():
-        pytest.skip(f"no cluster called {NAME} is up: make cluster starts one, or set KUBECONFIG to use any other")
     try:
         kind.image("trainer")
     except (OSError, KeyError):
@@ -53,8 +65,7 @@ def operator_image(cluster: Kind | Existing) -> str:
 @pytest.fixture(scope="session")
 def kind(cluster: Kind | Existing) -> Kind:
     """A cluster whose nodes are ours to change and to break, never one that KUBECONFIG points to."""
-    if not isinstance(cluster, Kind):
-        pytest.skip("nodes are changed and broken on a kind cluster alone, never on one that KUBECONFIG points to")
+    assert isinstance(cluster, Kind)
     return cluster
 
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cluster import programs
 from cluster.control_plane import ControlPlane
-from cluster.fixtures import namespace, pytest_runtest_makereport  # noqa: F401
+from cluster.fixtures import namespace, pytest_runtest_makereport, skip_as_one  # noqa: F401
 from cluster.kube import Kube
 from cluster.paths import CHECKOUT
 
 
-def started(cluster: ControlPlane) -> Iterator[ControlPlane]:
-    """The cluster while the tests run, and no trace of it afterwards."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say once why these tests cannot run here."""
     absent = programs.missing(programs.CONTROL_PLANE)
     if absent:
-        pytest.skip(f"not built yet: {', '.join(absent)} (make cluster-tools builds them once; it needs Go)")
+        mine = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
+        reason = f"not built yet: {', '.join(absent)} (make cluster-tools builds them once; it needs Go)"
+        skip_as_one(config, items, mine, reason)
+
+
+def started(cluster: ControlPlane) -> Iterator[ControlPlane]:
+    """The cluster while the tests run, and no trace of it afterwards."""
     try:
         cluster.up()
         yield cluster
