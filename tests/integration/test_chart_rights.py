@@ -1,0 +1,170 @@
+"""The operator with the rights of the chart's ServiceAccount: enough for everything it does, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from cluster import programs
+from cluster.control_plane import ControlPlane, free_ports
+from cluster.kube import Kube
+from integration import charts
+from integration.conftest import started
+from integration.operators import Operator
+from integration.test_operator import job, state
+
+pytestmark = pytest.mark.skipif(
+    bool(programs.missing(("helm",))), reason="helm is not built (python -m cluster build builds it)"
+)
+
+MODES = {"one namespace": True, "the whole cluster": False}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ControlPlane]:
+    """One of its own: the chart brings the CRDs, and an operator for the whole cluster disturbs others' jobs."""
+    yield from started(ControlPlane("chart-rights"))
+
+
+@pytest.fixture(scope="module")
+def kube(cluster: ControlPlane) -> Kube:
+    return cluster.kube
+
+
+@dataclass
+class Installed:
+    """The chart's objects in a cluster, and an operator process that acts as its first pod."""
+
+    kube: Kube
+    home: str
+    jobs: str
+    operator: Operator
+    pod: str
+
+    def may(self, verb: str, what: str, namespace: str, name: str = "") -> bool:
+        """Whether the API server would let the operator; ``what`` is ``[group:]resource[/subresource]``."""
+        group, _, resource = what.rpartition(":")
+        resource, _, sub = resource.partition("/")
+        asked = {"verb": verb, "group": group, "resource": resource, "subresource": sub, "name": name}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "metadata": {},
+            "spec": {
+                "user": f"system:serviceaccount:{self.home}:{charts.RELEASE}",
+                "groups": ["system:serviceaccounts", "system:authenticated"],
+                "resourceAttributes": {"namespace": namespace, **asked},
+            },
+        }
+        path = self.kube.path("authorization.k8s.io/v1/SubjectAccessReview")
+        return self.kube.request("POST", path, review)["status"]["allowed"]
+
+
+@pytest.fixture(scope="module", params=MODES)
+def chart(request, kube: Kube, tmp_path_factory) -> Iterator[Installed]:
+    folder = tmp_path_factory.mktemp("chart")
+    word = "one" if MODES[request.param] else "all"
+    home, jobs = kube.namespace(f"home-{word}"), kube.namespace(f"jobs-{word}")
+    objects = charts.installed(charts.render(home, *(["--set", f"namespaces={{{jobs}}}"] if word == "one" else [])))
+    for obj in objects:
+        kube.apply(obj)
+    for name in ("trainingjobs", "acceleratorpools"):
+        kube.wait_condition("CustomResourceDefinition", f"{name}.trainwright.dev", "Established", None)
+    pods = kube.wait_list("Pod", home, lambda found: len(found) == 2, labels="app.kubernetes.io/name")
+    pod = pods[0]["metadata"]["name"]
+    own = charts.as_service_account(kube, home, charts.RELEASE, folder / "kubeconfig")
+    operator = Operator(own, jobs, folder, {**settings(objects), **settled(home, pod)}).start().wait_leading()
+    yield Installed(kube, home, jobs, operator, pod)
+    operator.stop()
+    for obj in objects:
+        if obj["kind"].startswith("ClusterRole"):
+            kube.delete(obj["kind"], obj["metadata"]["name"], None)
+
+
+def settings(objects) -> dict[str, str]:
+    """The operator's own variables, as the Deployment gives them to its pods."""
+    (container,) = charts.only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return {one["name"].removeprefix("TRAINWRIGHT_"): one["value"] for one in container["env"] if "value" in one}
+
+
+def settled(home: str, pod: str) -> dict[str, str]:
+    """What the downward API would have set, and a port that is free here."""
+    return {"OPERATOR_NAMESPACE": home, "POD_NAME": pod, "PROGRESS_PORT": str(free_ports(1)[0])}
+
+
+def test_it_does_all_its_work_and_is_refused_nothing(chart: Installed) -> None:
+    kube, jobs = chart.kube, chart.jobs
+    large = "x = 1\n" * 10_000
+    scripted = job("scripted").script(inline=large).without("spec.trainingArguments")
+    kube.apply(job("two", run_for="1s").manifest(), jobs)
+    kube.apply(scripted.manifest(), jobs)
+    kube.apply(
+        job("gone").with_("spec.ttlSecondsAfterFinished", 0).with_("spec.deleteAfterFinished", True).manifest(), jobs
+    )
+    state(kube, jobs, "Succeeded", "two")
+    state(kube, jobs, "Succeeded", "scripted")
+    assert any("scripted" in one["metadata"]["name"] for one in kube.list("ConfigMap", jobs))
+    kube.wait_gone("TrainingJob", "gone", jobs, seconds=20)
+    refused = [name for name in chart.operator.metrics() or {} if 'code="403"' in name]
+    assert refused == []
+    assert "forbidden" not in chart.operator.log.read_text().lower()
+
+
+def test_it_reads_why_pods_are_refused(chart: Installed) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    chart.kube.apply(quota, chart.jobs)
+    chart.kube.apply(job("waits").manifest(), chart.jobs)
+    queued = chart.kube.wait_condition("TrainingJob", "waits", "Queued", chart.jobs, seconds=15)
+    message = {one["type"]: one["message"] for one in queued["status"]["conditions"]}["Queued"]
+    assert "exceeded quota: none" in message
+    chart.kube.delete("ResourceQuota", "none", chart.jobs)
+
+
+def test_the_leader_marks_its_own_pod_and_fills_the_one_secret(chart: Installed) -> None:
+    pod = chart.kube.get("Pod", chart.pod, chart.home)
+    assert pod["metadata"]["labels"]["trainwright.dev/leader"] == "true"
+    service = chart.kube.get("Service", "trainwright-progress", chart.home)
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    assert {"tls.crt", "tls.key"} <= set(chart.kube.get("Secret", "trainwright-progress-tls", chart.home)["data"])
+
+
+FORBIDDEN = [
+    ("get", "secrets", "home", "another"),
+    ("list", "secrets", "home", ""),
+    ("watch", "secrets", "home", ""),
+    ("create", "secrets", "home", ""),
+    ("delete", "secrets", "home", "trainwright-progress-tls"),
+    ("get", "secrets", "jobs", "trainwright-progress-tls"),
+    ("list", "secrets", "jobs", ""),
+    ("get", "coordination.k8s.io:leases", "home", "another"),
+    ("update", "coordination.k8s.io:leases", "jobs", "trainwright"),
+    ("create", "pods", "jobs", ""),
+    ("delete", "pods", "jobs", "any"),
+    ("patch", "pods", "jobs", "any"),
+    ("create", "pods/exec", "jobs", "any"),
+    ("get", "pods/log", "jobs", "any"),
+    ("delete", "pods", "home", "any"),
+    ("list", "configmaps", "jobs", ""),
+    ("update", "trainwright.dev:trainingjobs", "jobs", "any"),
+    ("patch", "trainwright.dev:trainingjobs", "jobs", "any"),
+    ("create", "trainwright.dev:trainingjobs", "jobs", ""),
+    ("patch", "trainwright.dev:acceleratorpools", "jobs", "any"),
+    ("create", "apps:deployments", "jobs", ""),
+    ("create", "rbac.authorization.k8s.io:rolebindings", "jobs", ""),
+    ("impersonate", "users", "jobs", "anyone"),
+    ("list", "nodes", "jobs", ""),
+]
+
+
+@pytest.mark.parametrize(("verb", "what", "where", "name"), FORBIDDEN)
+def test_what_stays_forbidden(chart: Installed, verb: str, what: str, where: str, name: str) -> None:
+    assert not chart.may(verb, what, getattr(chart, where), name)
+
+
+def test_it_may_serve_its_namespaces_and_no_others(chart: Installed) -> None:
+    everywhere = chart.jobs == "jobs-all"
+    assert chart.may("list", "trainwright.dev:trainingjobs", chart.jobs)
+    assert chart.may("list", "trainwright.dev:trainingjobs", "default") is everywhere
+    assert chart.may("create", "batch:jobs", "default") is everywhere
