@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from trainer import tiny
-from trainwright import Trainer, UserError, evaluation
+from trainwright import PrinterCallback, ProgressCallback, Trainer, UserError, evaluation
 from trainwright.arguments import TrainingArguments
 from trainwright.gathering import leaves
 
 
 def trainer_for(folder: Path, model: Any = None, **arguments: Any) -> Trainer:
-    args = TrainingArguments(str(folder), use_cpu=True, disable_tqdm=True, **arguments)
+    args = TrainingArguments(str(folder), use_cpu=True, **{"disable_tqdm": True, **arguments})
     samples = tiny.vectors(12)
     return Trainer(model or tiny.classifier(), args, train_dataset=samples, eval_dataset=samples)
 
@@ -48,6 +48,20 @@ def test_batches_are_pinned_where_an_accelerator_takes_them(
     trainer.args.check()
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert trainer.get_train_dataloader().pin_memory is pin
+
+
+def test_predictions_of_batches_are_joined_unless_they_are_wanted_apart(tmp_path: Path) -> None:
+    joined = trainer_for(tmp_path).predict(tiny.vectors(12)).predictions
+    apart = trainer_for(tmp_path, eval_do_concat_batches=False).predict(tiny.vectors(12)).predictions
+    assert joined.shape == (12, 4)
+    assert [batch.shape for batch in apart] == [(8, 4), (4, 4)]
+
+
+def test_without_a_bar_the_log_is_printed(tmp_path: Path) -> None:
+    for disabled, wanted in ((True, PrinterCallback), (False, ProgressCallback)):
+        callbacks = trainer_for(tmp_path, disable_tqdm=disabled).callback_handler.callbacks
+        shown = [type(each) for each in callbacks if isinstance(each, PrinterCallback | ProgressCallback)]
+        assert shown == [wanted]
 
 
 def test_objects_are_gathered_when_asked(tmp_path: Path) -> None:
