@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from cluster import programs
-from cluster.kube import Kube, documents
+from cluster.kube import Kube
 from cluster.paths import CHECKOUT
+from trainwright_operator.manifest import read
 
 CHART = CHECKOUT / "charts" / "trainwright"
 RELEASE = "trainwright"
@@ -35,7 +36,8 @@ def run(program: str, *arguments: object, kubeconfig: Path | None = None) -> str
 
 def render(namespace: str = "trainwright-system", *arguments: str, chart: Path = CHART) -> list[dict[str, Any]]:
     """The objects that the chart would install; ``arguments`` are helm's, such as ``--set``."""
-    return documents(run("helm", "template", RELEASE, chart, "--namespace", namespace, *arguments))
+    text = run("helm", "template", RELEASE, chart, "--namespace", namespace, *arguments)
+    return [document.content for document in read(text, str(chart))]
 
 
 def installed(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:

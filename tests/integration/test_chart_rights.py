@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -74,8 +76,14 @@ def chart(request, kube: Kube, tmp_path_factory) -> Iterator[Installed]:
         kube.wait_condition("CustomResourceDefinition", f"{name}.trainwright.dev", "Established", None)
     pods = kube.wait_list("Pod", home, lambda found: len(found) == 2, labels="app.kubernetes.io/name")
     pod = pods[0]["metadata"]["name"]
+    if MODES[request.param]:
+        assert settings(objects)["NAMESPACES"] == jobs
     own = charts.as_service_account(kube, home, charts.RELEASE, folder / "kubeconfig")
-    operator = Operator(own, jobs, folder, {**settings(objects), **settled(home, pod)}).start().wait_leading()
+    operator = (
+        Operator(own, jobs, folder, {"NAMESPACES": "", **settings(objects), **settled(home, pod)})
+        .start()
+        .wait_leading()
+    )
     yield Installed(kube, home, jobs, operator, pod)
     operator.stop()
     for obj in objects:
@@ -168,3 +176,15 @@ def test_it_may_serve_its_namespaces_and_no_others(chart: Installed) -> None:
     assert chart.may("list", "trainwright.dev:trainingjobs", chart.jobs)
     assert chart.may("list", "trainwright.dev:trainingjobs", "default") is everywhere
     assert chart.may("create", "batch:jobs", "default") is everywhere
+
+
+def test_what_helm_test_asks_is_answered(chart: Installed) -> None:
+    (container,) = charts.only(charts.render(chart.home), "Pod")["spec"]["containers"]
+    asked = subprocess.run(
+        [sys.executable, *container["command"][1:], *container["args"]],
+        env={"OPERATOR": f"http://127.0.0.1:{chart.operator.http_port}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (asked.returncode, asked.stdout) == (0, "the operator is ready and tells its metrics\n"), asked.stderr

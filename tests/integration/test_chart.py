@@ -1,0 +1,231 @@
+"""The chart with the real helm, and the manifests made from it with the real kubectl."""
+
+from __future__ import annotations
+
+import runpy
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from builders import make_job
+from cluster import programs
+from cluster.control_plane import ControlPlane
+from cluster.kube import Kube, documents
+from cluster.paths import CHECKOUT
+from integration import charts
+from integration.charts import CHART, Helm, ProgramError
+from integration.conftest import started
+from trainwright_operator.settings import PREFIX, Settings
+
+pytestmark = pytest.mark.skipif(
+    bool(programs.missing(("helm", "kubectl"))), reason="helm is not built (python -m cluster build builds it)"
+)
+BUNDLE = CHECKOUT / "charts" / "bundle" / "trainwright.yaml"
+POOL = ("--set", "pools.big.spec.vendor=cpu", "--set", "pools.big.default=true")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ControlPlane]:
+    """One of its own, for the chart brings the CRDs."""
+    yield from started(ControlPlane("chart"))
+
+
+@pytest.fixture(scope="module")
+def kube(cluster: ControlPlane) -> Kube:
+    return cluster.kube
+
+
+@pytest.fixture
+def helm(kube: Kube, namespace: str) -> Iterator[Helm]:
+    """Helm in a namespace that enforces restricted Pod Security; nothing of the chart is left afterwards."""
+    helm = Helm(kube, namespace)
+    yield helm
+    if charts.RELEASE in helm.run("list", "--short"):
+        helm.uninstall()
+    for name in ("trainingjobs", "acceleratorpools"):
+        kube.delete("CustomResourceDefinition", f"{name}.trainwright.dev", None)
+        kube.wait_gone("CustomResourceDefinition", f"{name}.trainwright.dev", None)
+
+
+def own_job() -> dict:
+    return make_job("train").without("metadata.namespace").without("metadata.uid").manifest()
+
+
+def previous_chart(folder: Path) -> Path:
+    """The chart of a release whose TrainingJob had no `hangTimeoutSeconds`."""
+    shutil.copytree(CHART, folder / "trainwright", symlinks=False)
+    path = folder / "trainwright" / "files" / "crds" / "trainwright.dev_trainingjobs.yaml"
+    crd = yaml.safe_load(path.read_text())
+    del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][
+        "hangTimeoutSeconds"
+    ]
+    path.write_text(yaml.safe_dump(crd, sort_keys=False))
+    return folder / "trainwright"
+
+
+def spec_of_crd(kube: Kube) -> dict:
+    crd = kube.get("CustomResourceDefinition", "trainingjobs.trainwright.dev", None)
+    return crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+
+
+# What needs no cluster
+
+REFUSED = {
+    "replica=3": "at '': additional properties 'replica' not allowed",
+    "image.tagg=x": "at '/image': additional properties 'tagg' not allowed",
+    "image.digest=latest": "at '/image/digest'",
+    "replicas=0": "at '/replicas': minimum: got 0, want 1",
+    "progress.port=80": "at '/progress/port': minimum",
+    "logLevel=info": "at '/logLevel': value must be one of 'DEBUG', 'INFO', 'WARNING', 'ERROR'",
+    "namespaces={No}": "at '/namespaces/0'",
+    "extraEnv[0].nam=x": "at '/extraEnv/0': additional properties 'nam' not allowed",
+    "resources.limits.memory=lots": "at '/resources/limits/memory'",
+    "tolerations[0].efect=NoSchedule": "at '/tolerations/0': additional properties 'efect' not allowed",
+    "pools.h100.spec.vendor=intel": "at '/pools/h100/spec/vendor': value must be one of 'cpu', 'nvidia', 'amd', 'tpu'",
+    "pools.h100.vendor=nvidia": "at '/pools/h100': additional properties 'vendor' not allowed",
+}
+
+
+@pytest.mark.parametrize("value", REFUSED)
+def test_values_that_are_refused_with_their_place(value: str) -> None:
+    with pytest.raises(ProgramError) as refused:
+        charts.render("home", "--set", value)
+    assert REFUSED[value] in str(refused.value)
+
+
+def test_lint_finds_nothing() -> None:
+    assert "0 chart(s) failed" in charts.run("helm", "lint", "--strict", CHART)
+
+
+def test_every_variable_that_the_deployment_sets_is_a_setting() -> None:
+    deployment = charts.only(charts.render(), "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    known = {PREFIX + one.name.upper() for one in fields(Settings)}
+    assert {one["name"] for one in container["env"]} <= known
+
+
+@pytest.mark.parametrize("kind", ["ServiceMonitor", "PrometheusRule", "ConfigMap"])
+def test_monitoring_comes_on_request(kind: str) -> None:
+    asked = {"ServiceMonitor": "serviceMonitor", "PrometheusRule": "prometheusRule", "ConfigMap": "grafanaDashboard"}
+    found = charts.only(charts.render("home", "--set", f"{asked[kind]}.enabled=true"), kind)
+    assert found["metadata"]["namespace"] == "home"
+    assert kind not in {obj["kind"] for obj in charts.render("home")}
+
+
+def test_the_text_of_the_crds_is_that_of_the_project_but_for_the_annotation_that_keeps_them() -> None:
+    rendered = {obj["metadata"]["name"]: obj for obj in charts.render() if obj["kind"] == "CustomResourceDefinition"}
+    for path in sorted((CHECKOUT / "crds").glob("*.yaml")):
+        (crd,) = documents(path)
+        kept = rendered.pop(crd["metadata"]["name"])
+        assert kept["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        assert kept == crd
+    assert rendered == {}
+
+
+def test_the_bundle_is_what_the_chart_says() -> None:
+    generate = runpy.run_path(str(BUNDLE.with_name("generate.py")))["bundle"]
+    assert BUNDLE.read_text() == generate(charts.render()), "the chart has changed since: make chart"
+
+
+def test_the_kustomize_base_is_the_bundle() -> None:
+    rendered = documents(charts.run("kubectl", "kustomize", CHECKOUT / "charts" / "kustomize"))
+
+    def by_name(objects):
+        return {(obj["kind"], obj["metadata"]["name"]): obj.get("spec") or obj.get("rules") for obj in objects}
+
+    assert by_name(rendered) == by_name(documents(BUNDLE))
+
+
+# With a cluster
+
+
+def test_the_bundle_is_applied_by_kubectl_alone_and_leaves_no_difference(kube: Kube, helm: Helm) -> None:
+    bundled = ("--filename", BUNDLE)
+    assert "deployment.apps/trainwright created" in charts.run("kubectl", "apply", *bundled, kubeconfig=kube.kubeconfig)
+    try:
+        kube.wait_for("Deployment", "trainwright", "trainwright-system", lambda obj: obj["status"].get("readyReplicas"))
+        assert charts.run("kubectl", "diff", *bundled, kubeconfig=kube.kubeconfig) == ""
+    finally:
+        charts.run("kubectl", "delete", "--wait", *bundled, kubeconfig=kube.kubeconfig)
+
+
+def test_helm_test_runs_the_question(kube: Kube, helm: Helm) -> None:
+    helm.install()
+    with ThreadPoolExecutor(1) as aside:
+        asked = aside.submit(helm.run, "test", charts.RELEASE, "--timeout", "60s")
+        kube.wait_for("Pod", "trainwright-test", helm.namespace, lambda pod: pod["status"].get("phase") == "Running")
+        kube.patch("Pod", "trainwright-test", {"status": {"phase": "Succeeded"}}, helm.namespace, "status")
+        assert "Succeeded" in asked.result()
+
+
+def test_an_upgrade_brings_the_new_crd_and_keeps_the_jobs(kube: Kube, helm: Helm, tmp_path: Path) -> None:
+    helm.install(chart=previous_chart(tmp_path))
+    assert "hangTimeoutSeconds" not in spec_of_crd(kube)
+    kube.apply(own_job(), helm.namespace)
+    before = kube.get("TrainingJob", "train", helm.namespace)
+    helm.upgrade()
+    assert "hangTimeoutSeconds" in spec_of_crd(kube)
+    assert kube.get("TrainingJob", "train", helm.namespace) == before
+
+
+def test_uninstall_leaves_jobs_crds_and_pools_and_installing_again_takes_them_over(kube: Kube, helm: Helm) -> None:
+    helm.install(*POOL)
+    kube.apply(own_job(), helm.namespace)
+    job, pool = kube.get("TrainingJob", "train", helm.namespace), kube.get("AcceleratorPool", "big", None)
+    helm.uninstall()
+    assert kube.list("Deployment", helm.namespace) == []
+    assert kube.get("TrainingJob", "train", helm.namespace)["metadata"]["uid"] == job["metadata"]["uid"]
+    helm.install(*POOL)
+    assert kube.get("AcceleratorPool", "big", None)["metadata"]["uid"] == pool["metadata"]["uid"]
+    assert kube.get("TrainingJob", "train", helm.namespace) == job
+
+
+def test_pools_come_with_the_first_install_and_change_in_place(kube: Kube, helm: Helm) -> None:
+    notes = helm.install(*POOL)
+    assert "kubectl get acceleratorpools" in notes
+    made = kube.get("AcceleratorPool", "big", None)
+    assert made["metadata"]["annotations"]["trainwright.dev/is-default-pool"] == "true"
+    helm.upgrade("--set", "pools.big.spec.vendor=cpu", "--set", "pools.big.spec.perNode=4")
+    changed = kube.get("AcceleratorPool", "big", None)
+    assert changed["spec"] == {"vendor": "cpu", "perNode": 4}
+    assert changed["metadata"]["uid"] == made["metadata"]["uid"], "it was never gone"
+    assert "trainwright.dev/is-default-pool" not in changed["metadata"]["annotations"]
+
+
+def test_an_upgrade_leaves_the_certificate_alone(kube: Kube, helm: Helm) -> None:
+    helm.install()
+    kube.patch("Secret", "trainwright-progress-tls", {"data": {"tls.crt": "eA=="}}, helm.namespace)
+    helm.upgrade("--set", "logLevel=DEBUG")
+    assert kube.get("Secret", "trainwright-progress-tls", helm.namespace)["data"] == {"tls.crt": "eA=="}
+
+
+@pytest.mark.parametrize(
+    ("role", "may"), [("view", {"get", "list"}), ("edit", {"get", "list", "create", "patch", "delete"})]
+)
+def test_people_may_what_their_roles_let_them(kube: Kube, helm: Helm, role: str, may: set[str]) -> None:
+    helm.install()
+    who = {"kind": "User", "name": "ada", "apiGroup": "rbac.authorization.k8s.io"}
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "ada"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [who],
+    }
+    kube.apply(binding, helm.namespace)
+    kube.wait_for("ClusterRole", role, None, lambda obj: "trainwright.dev" in str(obj["rules"]), 20)
+    asked = ("get", "list", "create", "patch", "delete")
+    assert {verb for verb in asked if allowed(kube, verb, helm.namespace)} == may
+
+
+def allowed(kube: Kube, verb: str, namespace: str) -> bool:
+    answer = ("auth", "can-i", verb, "trainingjobs.trainwright.dev", "--as", "ada", "--namespace", namespace)
+    try:
+        return charts.run("kubectl", *answer, kubeconfig=kube.kubeconfig).strip() == "yes"
+    except ProgramError:
+        return False
