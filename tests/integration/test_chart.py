@@ -57,20 +57,24 @@ def own_job() -> dict:
 
 
 def previous_chart(folder: Path) -> Path:
-    """The chart of a release whose TrainingJob had no `hangTimeoutSeconds`."""
+    """The chart of a release whose TrainingJob had no `schedulerName`."""
     shutil.copytree(CHART, folder / "trainwright", symlinks=False)
     path = folder / "trainwright" / "files" / "crds" / "trainwright.dev_trainingjobs.yaml"
     crd = yaml.safe_load(path.read_text())
-    del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][
-        "hangTimeoutSeconds"
-    ]
+    del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["podTemplate"][
+        "properties"
+    ]["schedulerName"]
     path.write_text(yaml.safe_dump(crd, sort_keys=False))
     return folder / "trainwright"
 
 
-def spec_of_crd(kube: Kube) -> dict:
-    crd = kube.get("CustomResourceDefinition", "trainingjobs.trainwright.dev", None)
-    return crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+def fields_of_template(crd: dict) -> dict:
+    job = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return job["properties"]["spec"]["properties"]["podTemplate"]["properties"]
+
+
+def stored_fields(kube: Kube) -> dict:
+    return fields_of_template(kube.get("CustomResourceDefinition", "trainingjobs.trainwright.dev", None))
 
 
 # What needs no cluster
@@ -165,11 +169,11 @@ def test_helm_test_runs_the_question(kube: Kube, helm: Helm) -> None:
 
 def test_an_upgrade_brings_the_new_crd_and_keeps_the_jobs(kube: Kube, helm: Helm, tmp_path: Path) -> None:
     helm.install(chart=previous_chart(tmp_path))
-    assert "hangTimeoutSeconds" not in spec_of_crd(kube)
+    assert "schedulerName" not in stored_fields(kube)
     kube.apply(own_job(), helm.namespace)
     before = kube.get("TrainingJob", "train", helm.namespace)
     helm.upgrade()
-    assert "hangTimeoutSeconds" in spec_of_crd(kube)
+    assert "schedulerName" in stored_fields(kube)
     assert kube.get("TrainingJob", "train", helm.namespace) == before
 
 
