@@ -22,6 +22,7 @@ from trainwright.state import TrainerControl
 from trainwright.trainer import Trainer
 
 SAMPLES = 22
+WRITING = ("fsync", "rename", "replace", "unlink", "rmdir", "open")
 
 
 class Net(nn.Module):
@@ -105,6 +106,25 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=job.get("resume", False))
     if trainer.is_world_process_zero():
         torch.save(weights(trainer), os.path.join(job["output"], "final.pt"))
+
+
+def train_and_die(output: str, job: dict[str, Any], at_call: int, counted: Any) -> None:
+    """Train, and kill this process before the ``at_call``-th call that changes a file in ``output``."""
+    torch.set_num_threads(1)
+    for name in WRITING:
+        setattr(os, name, deadly(getattr(os, name), at_call, counted, output))
+    make_trainer(output, **job).train()
+
+
+def deadly(call: Any, at_call: int, counted: Any, output: str) -> Any:
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        if isinstance(args[0], int) or output in str(args[0]):
+            counted.value += 1  # without a lock, which would die locked
+            if counted.value == at_call:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+
+    return counting
 
 
 if __name__ == "__main__":

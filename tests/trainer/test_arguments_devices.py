@@ -108,6 +108,11 @@ def test_a_backend_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         _ = TrainingArguments(ddp_backend="mpi", ddp_timeout=1).world_size
 
 
+def test_a_backend_does_not_matter_to_one_process() -> None:
+    args = TrainingArguments(use_cpu=True, ddp_backend="gloo")
+    assert (args.world_size, args.parallel_mode) == (1, ParallelMode.NOT_PARALLEL)
+
+
 def test_one_process() -> None:
     args = TrainingArguments(use_cpu=True, per_device_train_batch_size=3, per_device_eval_batch_size=5)
     assert (args.world_size, args.process_index, args.local_process_index) == (1, 0, 0)

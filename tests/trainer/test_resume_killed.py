@@ -18,12 +18,14 @@ import pytest
 import torch
 
 from trainer import resume_job
-from trainer.resume_job import make_trainer, weights
+from trainer.resume_job import make_trainer, train_and_die, weights
 from trainwright.checkpoint import CheckpointStore
 
 JOB: dict[str, Any] = {"max_steps": 4, "save_total_limit": 1, "save_steps": 2}
-WRITING = ("fsync", "rename", "replace", "unlink", "rmdir", "open")
 LONGEST = 100
+# Forks of a process that has imported everything and computed nothing: autograd does not survive a fork.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["trainer.resume_job", "trainwright.trainer", "trainwright.session"])
 
 
 @pytest.fixture
@@ -34,37 +36,17 @@ def memory() -> Iterator[Path]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """The bits depend on the number of threads, and a forked process has only one."""
+    """The bits depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def train_and_die(output: str, at_call: int, counted: Any) -> None:
-    """Train, and kill this process before the ``at_call``-th call that changes a file in ``output``."""
-    torch.set_num_threads(1)
-    for name in WRITING:
-        setattr(os, name, deadly(getattr(os, name), at_call, counted, output))
-    make_trainer(output, **JOB).train()
-
-
-def deadly(call: Any, at_call: int, counted: Any, output: str) -> Any:
-    def counting(*args: Any, **kwargs: Any) -> Any:
-        if isinstance(args[0], int) or output in str(args[0]):
-            counted.value += 1  # without a lock, which would die locked
-            if counted.value == at_call:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **kwargs)
-
-    return counting
-
-
 def run(output: Path, at_call: int) -> tuple[int, int]:
     """Exit code, and how many calls there were."""
-    context = multiprocessing.get_context("fork")
-    counted = context.RawValue("i", 0)
-    process = context.Process(target=train_and_die, args=(str(output), at_call, counted))
+    counted = FORKS.RawValue("i", 0)
+    process = FORKS.Process(target=train_and_die, args=(str(output), JOB, at_call, counted))
     process.start()
     process.join(LONGEST)
     code = process.exitcode
