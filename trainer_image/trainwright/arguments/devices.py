@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -66,10 +67,11 @@ class Devices:
             return PartialState(cpu=self.use_cpu)
         AcceleratorState._reset_state(reset_partial_state=True)
         cpu = self.use_cpu or _no_accelerator()
+        backend = self.ddp_backend if _launched() else None  # a process alone talks to nobody
         try:
-            return PartialState(cpu=cpu, backend=self.ddp_backend, timeout=self.ddp_timeout_delta)
+            return PartialState(cpu=cpu, backend=backend, timeout=self.ddp_timeout_delta)
         except ValueError as error:
-            if self.ddp_backend is None:
+            if backend is None:
                 raise
             raise ArgumentError([Problem("ddp_backend", f"{error}, or leave it out")]) from error
 
@@ -152,6 +154,11 @@ class Devices:
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle finds its own process group: that of this process means nothing elsewhere."""
         return {name: value for name, value in self.__dict__.items() if name != "distributed_state"}
+
+
+def _launched() -> bool:
+    """Whether a launcher started this process as one of several, by torchrun's environment or by MPI's."""
+    return any(name in os.environ for name in ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
 
 
 def _no_accelerator() -> bool:
