@@ -48,7 +48,9 @@ def replace(library: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source, made, script = (Path(scratch) / name for name in ("stub.s", "stub.o", "versions"))
         source.write_text(assembly(sorted(set().union(*versions.values()))))
-        script.write_text("".join(f'{version} {{ {node(names)} }};\n' for version, names in versions.items() if version))
+        script.write_text(
+            "".join(f"{version} {{ {node(names)} }};\n" for version, names in versions.items() if version)
+        )
         output("as", "-o", str(made), str(source))
         versioned = ["--version-script", str(script)] if any(versions) else []
         output("ld", "-shared", "-soname", soname(library), *versioned, "-o", str(library), str(made))

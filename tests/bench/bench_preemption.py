@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from trainwright.nodefiles import Heartbeat
+from trainwright.launch.nodefiles import Heartbeat
 from trainwright.preemption import Preemption
 
 WORLD_SIZE = 2

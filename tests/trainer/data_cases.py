@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from trainer.settings import settings
-from trainwright.data import batches, eval_loader, position_of, resume_at, train_loader
+from trainwright.data.loaders import batches, eval_loader, position_of, resume_at, train_loader
 
 
 def as_list(samples: list[Any]) -> list[Any]:

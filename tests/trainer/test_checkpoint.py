@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainer.world import in_world
-from trainwright.checkpoint import MANIFEST, CheckpointStore, get_last_checkpoint
+from trainwright.checkpoint.store import MANIFEST, CheckpointStore, get_last_checkpoint
 from trainwright.contract import UserError
 from trainwright.ranks import Ranks
 

@@ -12,7 +12,8 @@ import torch
 import transformers
 
 from trainer.resume_job import Net, make_trainer
-from trainwright.collators import (
+from trainwright.contract import DataError
+from trainwright.data.collators import (
     DataCollatorWithPadding,
     DefaultDataCollator,
     GuardedCollate,
@@ -20,8 +21,7 @@ from trainwright.collators import (
     default_collator_for,
     default_data_collator,
 )
-from trainwright.contract import DataError
-from trainwright.data import keep_used_columns, signature_columns
+from trainwright.data.loaders import keep_used_columns, signature_columns
 
 BATCHES: dict[str, list[Any]] = {
     "lists and an integer label": [{"x": [1, 2], "label": 1}, {"x": [3, 4], "label": 0}],

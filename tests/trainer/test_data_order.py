@@ -14,9 +14,9 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grou
 
 from trainer.settings import settings
 from trainwright.contract import DataError
-from trainwright.data import batches, eval_loader, train_loader
-from trainwright.rebalance import RebalancedBatches
-from trainwright.sampling import LengthGrouped, Sequential, ShardedBatches, Sharding, Shuffled
+from trainwright.data.loaders import batches, eval_loader, train_loader
+from trainwright.data.rebalance import RebalancedBatches
+from trainwright.data.sampling import LengthGrouped, Sequential, ShardedBatches, Sharding, Shuffled
 
 
 def as_list(samples: list[Any]) -> list[Any]:

@@ -13,9 +13,9 @@ from accelerate.data_loader import IterableDatasetShard
 from trainer.data_cases import StatefulStream, Stream, as_list, loader_for
 from trainer.world import in_world
 from trainwright.contract import DataError
-from trainwright.data import batches, position_of, resume_at
-from trainwright.sampling import Sharding
-from trainwright.streams import StreamShard, has_state
+from trainwright.data.loaders import batches, position_of, resume_at
+from trainwright.data.sampling import Sharding
+from trainwright.data.streams import StreamShard, has_state
 
 
 def test_a_stream_without_length_needs_max_steps() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from trainer.data_cases import Noisy, Stream, as_list, loader_for, pad_only_to_four
 from trainwright.contract import DataError
-from trainwright.data import batches, position_of, resume_at
+from trainwright.data.loaders import batches, position_of, resume_at
 
 
 @pytest.mark.parametrize("persistent", [False, True])

@@ -13,7 +13,7 @@ import transformers
 from trainer.evaluation_cases import Nested, RunningAccuracy, accuracy, evaluate_cases, make_trainer, pad, sample
 from trainer.world import in_world
 from trainwright.contract import DataError, UserError
-from trainwright.gathering import Collector, leaves
+from trainwright.evaluation.gathering import Collector, leaves
 
 CASES: dict[str, dict[str, Any]] = {
     "even": {"length": 10},

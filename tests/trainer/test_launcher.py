@@ -132,7 +132,7 @@ dist.destroy_process_group()
 def test_the_last_report_is_the_final_word(tmp_path):
     script = """
 import json, os, pathlib
-from trainwright import nodefiles
+from trainwright.launch import nodefiles
 folder = nodefiles.node_dir()
 nodefiles.report_path(folder).write_text(json.dumps({"step": 9, "max_steps": 10, "epoch": 0.9, "metrics": {"loss": 2.5},
     "checkpoint": {"path": "checkpoint-8", "step": 8}, "best": {"metric": "loss", "value": 2.5}}))

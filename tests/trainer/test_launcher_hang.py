@@ -6,7 +6,7 @@ from trainer.gangs import Gang
 
 BEATING = """
 import os, time
-from trainwright import nodefiles
+from trainwright.launch import nodefiles
 beat = nodefiles.Heartbeat(nodefiles.heartbeat_path(nodefiles.node_dir(), nodefiles.local_rank())).beat
 def train():
     for step in range(1, 6):

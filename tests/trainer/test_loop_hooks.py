@@ -10,9 +10,10 @@ from torch import nn
 
 from trainer import tiny
 from trainer.runs import logged, make, trained, weights
-from trainwright import Trainer, TrainerCallback, TrainingArguments, default_data_collator, session
+from trainwright import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 from trainwright.contract import DataError, UserError
-from trainwright.losses import LossMeter, ModelError
+from trainwright.training import session
+from trainwright.training.losses import LossMeter, ModelError
 
 
 class TestOverriding:
@@ -302,7 +303,7 @@ class TestContract:
         assert "test_loss" in output.metrics
 
     def test_it_is_checked_once(self, tmp_path, monkeypatch):
-        from trainwright import losses
+        from trainwright.training import losses
 
         calls = []
         check = losses.check_loss
@@ -365,7 +366,7 @@ class TestMemory:
             trained(tmp_path, Fuller(), per_device_train_batch_size=3, auto_find_batch_size=True)
 
     def test_caches_are_emptied_every_few_steps(self, tmp_path, monkeypatch):
-        from trainwright import loop
+        from trainwright.training import loop
 
         calls = []
         monkeypatch.setattr(loop, "clear_device_cache", lambda: calls.append(1))

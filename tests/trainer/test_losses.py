@@ -21,8 +21,8 @@ from transformers import Trainer as TheirTrainer
 from transformers import TrainingArguments as TheirArguments
 from transformers.trainer_pt_utils import LabelSmoother as TheirSmoother
 
-from trainwright import losses
 from trainwright.contract import DataError
+from trainwright.training import losses
 
 
 @pytest.mark.parametrize("shift", [False, True])

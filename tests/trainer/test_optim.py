@@ -12,7 +12,7 @@ from transformers import Trainer as TheirTrainer
 from transformers.optimization import Adafactor as TheirAdafactor
 from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS, OptimizerContext, _parse_optim_args
 
-from trainwright import optim
+from trainwright.training import optim
 
 
 def arguments(name, **kwargs):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from trainer.receiver import Receiver, make_certificate
-from trainwright import nodefiles
 from trainwright.contract import UserError
+from trainwright.launch import nodefiles
 from trainwright.push import Endpoint, Poster, Refused
 from trainwright.report import Meter, Reporter, merged
 from trainwright.state import TrainerControl, TrainerState

@@ -19,13 +19,13 @@ import torch
 
 from trainer import resume_job
 from trainer.resume_job import make_trainer, train_and_die, weights
-from trainwright.checkpoint import CheckpointStore
+from trainwright.checkpoint.store import CheckpointStore
 
 JOB: dict[str, Any] = {"max_steps": 4, "save_total_limit": 1, "save_steps": 2}
 LONGEST = 100
 # Forks of a process that has imported everything and computed nothing: autograd does not survive a fork.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["trainer.resume_job", "trainwright.trainer", "trainwright.session"])
+FORKS.set_forkserver_preload(["trainer.resume_job", "trainwright.trainer", "trainwright.training.session"])
 
 
 @pytest.fixture

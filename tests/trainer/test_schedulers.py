@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import optimization as theirs
 
-from trainwright import schedulers as ours
+from trainwright.training import schedulers as ours
 
 STEPS = 40
 

@@ -18,12 +18,12 @@ from torch import nn
 from trainer.data_cases import loader_for
 from trainer.resume_job import Net, make_trainer, weights
 from trainwright.arguments import TrainingArguments
+from trainwright.checkpoint.snapshot import load_snapshot, restore_position, save_snapshot
+from trainwright.checkpoint.weights import load_weights, save_weights
 from trainwright.contract import UserError
-from trainwright.data import batches, position_of
+from trainwright.data.loaders import batches, position_of
 from trainwright.seeding import rng_state
-from trainwright.snapshot import load_snapshot, restore_position, save_snapshot
 from trainwright.trainer import Trainer
-from trainwright.weights import load_weights, save_weights
 
 
 class Tied(nn.Module):

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from trainwright.contract import MASTER_PORT, UserError
-from trainwright.rendezvous import RENDEZVOUS_SECONDS, Place, RendezvousFailed, wait_for_master
+from trainwright.launch.rendezvous import RENDEZVOUS_SECONDS, Place, RendezvousFailed, wait_for_master
 
 TWO = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_NPROC_PER_NODE": "4", "PET_MASTER_ADDR": "job-0-1-0.job"}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from trainwright.contract import MAX_TERMINATION_BYTES, ExitCode
-from trainwright.verdict import Failure, RankExit, in_words, judge, termination
+from trainwright.launch.verdict import Failure, RankExit, in_words, judge, termination
 
 DONE = RankExit(0, 0, 1.0)
 PREEMPTED = RankExit(0, 143, 2.0)

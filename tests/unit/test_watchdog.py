@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainwright.nodefiles import RESTING, Heartbeat, Pulse, heartbeat_path, read_pulse
-from trainwright.watchdog import Watchdog
+from trainwright.launch.nodefiles import RESTING, Heartbeat, Pulse, heartbeat_path, read_pulse
+from trainwright.launch.watchdog import Watchdog
 
 
 def moving(beats: int) -> Pulse:

@@ -19,8 +19,8 @@ _HOMES = {
         "ProgressCallback",
         "TrainerCallback",
     ),
-    "trainwright.checkpoint": ("get_last_checkpoint",),
-    "trainwright.collators": ("DataCollatorWithPadding", "DefaultDataCollator", "default_data_collator"),
+    "trainwright.checkpoint.store": ("get_last_checkpoint",),
+    "trainwright.data.collators": ("DataCollatorWithPadding", "DefaultDataCollator", "default_data_collator"),
     "trainwright.contract": ("DataError", "UserError"),
     "trainwright.enums": (
         "HubStrategy",
@@ -30,11 +30,11 @@ _HOMES = {
         "SaveStrategy",
         "SchedulerType",
     ),
-    "trainwright.losses": ("LabelSmoother",),
+    "trainwright.training.losses": ("LabelSmoother",),
     "trainwright.metrics": ("speed_metrics",),
-    "trainwright.optim": ("Adafactor",),
+    "trainwright.training.optim": ("Adafactor",),
     "trainwright.outputs": ("EvalLoopOutput", "EvalPrediction", "PredictionOutput", "TrainOutput"),
-    "trainwright.schedulers": (
+    "trainwright.training.schedulers": (
         "GreedyLR",
         "get_constant_schedule",
         "get_constant_schedule_with_warmup",

@@ -24,21 +24,21 @@ from trainwright.callbacks import (
 from trainwright.callbacks import (
     TrainerCallback as TrainerCallback,
 )
-from trainwright.checkpoint import get_last_checkpoint as get_last_checkpoint
-from trainwright.collators import (
-    DataCollatorWithPadding as DataCollatorWithPadding,
-)
-from trainwright.collators import (
-    DefaultDataCollator as DefaultDataCollator,
-)
-from trainwright.collators import (
-    default_data_collator as default_data_collator,
-)
+from trainwright.checkpoint.store import get_last_checkpoint as get_last_checkpoint
 from trainwright.contract import (
     DataError as DataError,
 )
 from trainwright.contract import (
     UserError as UserError,
+)
+from trainwright.data.collators import (
+    DataCollatorWithPadding as DataCollatorWithPadding,
+)
+from trainwright.data.collators import (
+    DefaultDataCollator as DefaultDataCollator,
+)
+from trainwright.data.collators import (
+    default_data_collator as default_data_collator,
 )
 from trainwright.enums import (
     HubStrategy as HubStrategy,
@@ -58,9 +58,7 @@ from trainwright.enums import (
 from trainwright.enums import (
     SchedulerType as SchedulerType,
 )
-from trainwright.losses import LabelSmoother as LabelSmoother
 from trainwright.metrics import speed_metrics as speed_metrics
-from trainwright.optim import Adafactor as Adafactor
 from trainwright.outputs import (
     EvalLoopOutput as EvalLoopOutput,
 )
@@ -72,45 +70,6 @@ from trainwright.outputs import (
 )
 from trainwright.outputs import (
     TrainOutput as TrainOutput,
-)
-from trainwright.schedulers import (
-    GreedyLR as GreedyLR,
-)
-from trainwright.schedulers import (
-    get_constant_schedule as get_constant_schedule,
-)
-from trainwright.schedulers import (
-    get_constant_schedule_with_warmup as get_constant_schedule_with_warmup,
-)
-from trainwright.schedulers import (
-    get_cosine_schedule_with_warmup as get_cosine_schedule_with_warmup,
-)
-from trainwright.schedulers import (
-    get_cosine_with_hard_restarts_schedule_with_warmup as get_cosine_with_hard_restarts_schedule_with_warmup,
-)
-from trainwright.schedulers import (
-    get_cosine_with_min_lr_schedule_with_warmup as get_cosine_with_min_lr_schedule_with_warmup,
-)
-from trainwright.schedulers import (
-    get_cosine_with_min_lr_schedule_with_warmup_lr_rate as get_cosine_with_min_lr_schedule_with_warmup_lr_rate,
-)
-from trainwright.schedulers import (
-    get_inverse_sqrt_schedule as get_inverse_sqrt_schedule,
-)
-from trainwright.schedulers import (
-    get_linear_schedule_with_warmup as get_linear_schedule_with_warmup,
-)
-from trainwright.schedulers import (
-    get_polynomial_decay_schedule_with_warmup as get_polynomial_decay_schedule_with_warmup,
-)
-from trainwright.schedulers import (
-    get_reduce_on_plateau_schedule as get_reduce_on_plateau_schedule,
-)
-from trainwright.schedulers import (
-    get_scheduler as get_scheduler,
-)
-from trainwright.schedulers import (
-    get_wsd_schedule as get_wsd_schedule,
 )
 from trainwright.seeding import (
     enable_full_determinism as enable_full_determinism,
@@ -128,3 +87,44 @@ from trainwright.state import (
     TrainerState as TrainerState,
 )
 from trainwright.trainer import Trainer as Trainer
+from trainwright.training.losses import LabelSmoother as LabelSmoother
+from trainwright.training.optim import Adafactor as Adafactor
+from trainwright.training.schedulers import (
+    GreedyLR as GreedyLR,
+)
+from trainwright.training.schedulers import (
+    get_constant_schedule as get_constant_schedule,
+)
+from trainwright.training.schedulers import (
+    get_constant_schedule_with_warmup as get_constant_schedule_with_warmup,
+)
+from trainwright.training.schedulers import (
+    get_cosine_schedule_with_warmup as get_cosine_schedule_with_warmup,
+)
+from trainwright.training.schedulers import (
+    get_cosine_with_hard_restarts_schedule_with_warmup as get_cosine_with_hard_restarts_schedule_with_warmup,
+)
+from trainwright.training.schedulers import (
+    get_cosine_with_min_lr_schedule_with_warmup as get_cosine_with_min_lr_schedule_with_warmup,
+)
+from trainwright.training.schedulers import (
+    get_cosine_with_min_lr_schedule_with_warmup_lr_rate as get_cosine_with_min_lr_schedule_with_warmup_lr_rate,
+)
+from trainwright.training.schedulers import (
+    get_inverse_sqrt_schedule as get_inverse_sqrt_schedule,
+)
+from trainwright.training.schedulers import (
+    get_linear_schedule_with_warmup as get_linear_schedule_with_warmup,
+)
+from trainwright.training.schedulers import (
+    get_polynomial_decay_schedule_with_warmup as get_polynomial_decay_schedule_with_warmup,
+)
+from trainwright.training.schedulers import (
+    get_reduce_on_plateau_schedule as get_reduce_on_plateau_schedule,
+)
+from trainwright.training.schedulers import (
+    get_scheduler as get_scheduler,
+)
+from trainwright.training.schedulers import (
+    get_wsd_schedule as get_wsd_schedule,
+)

@@ -20,8 +20,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-from trainwright import nodefiles
 from trainwright.contract import ExitCode, UserError
+from trainwright.launch import nodefiles
 
 DUMP_SIGNAL = signal.SIGUSR1
 """Asks a rank for the stacks of all its threads."""

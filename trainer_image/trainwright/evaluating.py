@@ -83,7 +83,7 @@ class Evaluating:
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """One pass over ``dataloader``; what ``evaluate`` and ``predict`` have in common."""
-        from trainwright.evaluation import evaluation_loop
+        from trainwright.evaluation.passes import evaluation_loop
 
         return evaluation_loop(self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
 
@@ -91,6 +91,6 @@ class Evaluating:
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Any, Any, Any]:
         """Loss, logits and labels of one batch; None for what there is not, or what ``prediction_loss_only`` omits."""
-        from trainwright.evaluation import prediction_step
+        from trainwright.evaluation.passes import prediction_step
 
         return prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trainwright.collators import DataCollatorWithPadding, default_data_collator
-from trainwright.data import eval_loader, keep_used_columns, signature_columns, train_loader
-from trainwright.horizon import num_examples
+from trainwright.data.collators import DataCollatorWithPadding, default_data_collator
+from trainwright.data.loaders import eval_loader, keep_used_columns, signature_columns, train_loader
+from trainwright.data.sampling import column_lengths
 from trainwright.introspection import TrainerError
-from trainwright.sampling import column_lengths
+from trainwright.training.horizon import num_examples
 
 
 class Feeding:

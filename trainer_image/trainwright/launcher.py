@@ -19,12 +19,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from trainwright import contract, nodefiles, reaper, verdict
+from trainwright import contract
 from trainwright.contract import ExitCode, ResolvedJob, Termination, UserError
-from trainwright.overseer import Overseer
-from trainwright.rendezvous import Place, RendezvousFailed, wait_for_master
-from trainwright.verdict import Failure
-from trainwright.watchdog import Watchdog
+from trainwright.launch import nodefiles, reaper, verdict
+from trainwright.launch.overseer import Overseer
+from trainwright.launch.rendezvous import Place, RendezvousFailed, wait_for_master
+from trainwright.launch.verdict import Failure
+from trainwright.launch.watchdog import Watchdog
 
 _LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 
@@ -62,14 +63,14 @@ def meet(place: Place) -> Any:
     if place.nodes > 1:
         wait_for_master(place)
     loading.join()
-    return importlib.import_module("trainwright.agent")
+    return importlib.import_module("trainwright.launch.agent")
 
 
 def _load_agent() -> None:
     """Here, not in the ranks, the store warns with a C++ stack of a peer that left: which is said in words anyway."""
     given = os.environ.get(_LOG_LEVEL)
     os.environ[_LOG_LEVEL] = given or "ERROR"
-    importlib.import_module("trainwright.agent")
+    importlib.import_module("trainwright.launch.agent")
     if given is None:
         del os.environ[_LOG_LEVEL]
 

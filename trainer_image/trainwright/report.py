@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainwright import nodefiles
 from trainwright.callbacks import TrainerCallback
 from trainwright.contract import (
     ENV_JOB_FILE,
@@ -30,6 +29,7 @@ from trainwright.contract import (
     Progress,
     UserError,
 )
+from trainwright.launch import nodefiles
 from trainwright.push import Courier, Endpoint, Poster
 
 INTERVAL_SECONDS = 5.0

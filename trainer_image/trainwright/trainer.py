@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainwright import losses, optim, prepare, session
 from trainwright.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
 from trainwright.evaluating import Evaluating
 from trainwright.feeding import Feeding
-from trainwright.horizon import Horizon, length_of
 from trainwright.introspection import Introspection, TrainerError
-from trainwright.memory import MemoryTracker
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
-from trainwright.precision import apply_tf32, make_scaler, map_nested
-from trainwright.schedulers import get_scheduler
 from trainwright.seeding import enable_full_determinism, set_seed
 from trainwright.state import TrainerControl, TrainerState, exports_state
-from trainwright.work import sum_over_ranks
+from trainwright.training import losses, optim, prepare, session
+from trainwright.training.horizon import Horizon, length_of
+from trainwright.training.memory import MemoryTracker
+from trainwright.training.precision import apply_tf32, make_scaler, map_nested
+from trainwright.training.schedulers import get_scheduler
+from trainwright.training.work import sum_over_ranks
 
 
 class Trainer(Feeding, Evaluating, Introspection):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainwright.checkpoint import CheckpointStore
+from trainwright.checkpoint.store import CheckpointStore
 from trainwright.contract import ResolvedJob, UserError
 from trainwright.declarative import columns, tasks
 from trainwright.declarative.features import Recipe

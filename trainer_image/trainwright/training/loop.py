@@ -19,14 +19,14 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from trainwright import best
 from trainwright.contract import UserError
-from trainwright.data import batches
-from trainwright.horizon import Horizon
-from trainwright.losses import LossMeter
+from trainwright.data.loaders import batches
 from trainwright.preemption import Preemption
-from trainwright.schedulers import follows_metric
-from trainwright.work import Work, sum_over_ranks
+from trainwright.training import best
+from trainwright.training.horizon import Horizon
+from trainwright.training.losses import LossMeter
+from trainwright.training.schedulers import follows_metric
+from trainwright.training.work import Work, sum_over_ranks
 
 logger = logging.getLogger(__name__)
 

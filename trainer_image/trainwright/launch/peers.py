@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
-from trainwright.verdict import Failure
+from trainwright.launch.verdict import Failure
 
 DELIVERY_SECONDS = 0.3
 """How long node 0 keeps the store after it told of a failure."""

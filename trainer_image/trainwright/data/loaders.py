@@ -3,8 +3,8 @@
 Randomness. The order of an epoch depends on seed and epoch (or, where the user asks for that, on torch's default
 generator as it stood when the epoch began: its state is kept for a resume). Without data workers, datasets and
 collators draw from the run's own generators, which a checkpoint holds, and no batch is fetched before it is wanted.
-Data workers seed themselves for each batch (see :mod:`trainwright.streams`). Opening a fresh epoch draws one number
-from the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging Face;
+Data workers seed themselves for each batch (see :mod:`trainwright.data.streams`). Opening a fresh epoch draws one
+number from the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging Face;
 opening one in the middle leaves every generator as it was.
 """
 
@@ -20,11 +20,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
-from trainwright.collators import Collate, GuardedCollate, KeepColumns, default_collator_for, no_columns_left
 from trainwright.contract import DataError
-from trainwright.dispatch import DispatchingLoader
-from trainwright.rebalance import RebalancedBatches
-from trainwright.sampling import (
+from trainwright.data.collators import Collate, GuardedCollate, KeepColumns, default_collator_for, no_columns_left
+from trainwright.data.dispatch import DispatchingLoader
+from trainwright.data.rebalance import RebalancedBatches
+from trainwright.data.sampling import (
     FromSampler,
     LengthGrouped,
     Order,
@@ -35,8 +35,8 @@ from trainwright.sampling import (
     lengths_of,
     unseeded,
 )
+from trainwright.data.streams import SeededDataset, SeededStream, has_state, set_epoch, share_of_stream
 from trainwright.seeding import RNGState, preserved_rng, rng_state, set_rng_state
-from trainwright.streams import SeededDataset, SeededStream, has_state, set_epoch, share_of_stream
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainwright.nodefiles import Pulse
+from trainwright.launch.nodefiles import Pulse
 
 
 class Watchdog:

@@ -12,8 +12,8 @@ import json
 import os
 from pathlib import Path
 
+from trainwright.checkpoint.diskio import flush_folder, write_durably
 from trainwright.contract import UserError
-from trainwright.diskio import flush_folder, write_durably
 
 FOLDER = ".trainwright"
 OWNER_FILE = "owner.json"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from trainwright.sampling import NumberedBatch, Sharding
+from trainwright.data.sampling import NumberedBatch, Sharding
 from trainwright.seeding import derived_seed, seed_everything
 
 

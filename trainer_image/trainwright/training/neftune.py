@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from trainwright.losses import ModelError, base_model
+from trainwright.training.losses import ModelError, base_model
 
 
 def add_noise(model: nn.Module, alpha: float) -> RemovableHandle:

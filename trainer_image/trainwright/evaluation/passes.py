@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from trainwright.contract import DataError
-from trainwright.data import Loader, has_length, readable
-from trainwright.dispatch import DispatchingLoader
-from trainwright.gathering import (
+from trainwright.data.dispatch import DispatchingLoader
+from trainwright.data.loaders import Loader, has_length, readable
+from trainwright.evaluation.gathering import (
     Collector,
     batch_size_of,
     detach,
@@ -27,8 +27,8 @@ from trainwright.gathering import (
     pad_across_ranks,
 )
 from trainwright.outputs import EvalLoopOutput, EvalPrediction
-from trainwright.prepare import wrap_for_evaluation
 from trainwright.ranks import Ranks
+from trainwright.training.prepare import wrap_for_evaluation
 
 
 def prediction_step(

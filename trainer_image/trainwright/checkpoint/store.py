@@ -5,7 +5,7 @@ a killed writer leaves only rubbish that the next run removes. Every rank writes
 output (rank 0, or one rank of every node where the nodes' outputs are not shared) moves them together and commits.
 
 An output that a TrainingJob uses carries its owner and the newest attempt that claimed it; see
-:mod:`trainwright.fence`.
+:mod:`trainwright.checkpoint.fence`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from trainwright.diskio import crc32_of, explained, flush_folder, flush_tree
-from trainwright.fence import Fence
+from trainwright.checkpoint.diskio import crc32_of, explained, flush_folder, flush_tree
+from trainwright.checkpoint.fence import Fence
 from trainwright.ranks import Ranks
 
 PREFIX = "checkpoint"

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainwright.contract import UserError
-from trainwright.precision import autocast_forward, training_dtype
+from trainwright.training.precision import autocast_forward, training_dtype
 
 
 def make_accelerator(args: Any) -> Accelerator:

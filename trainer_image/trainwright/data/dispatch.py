@@ -13,8 +13,8 @@ import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 from trainwright.contract import DataError
-from trainwright.sampling import Order, ShardedBatches, Sharding
-from trainwright.streams import SeededDataset, SeededStream, set_epoch
+from trainwright.data.sampling import Order, ShardedBatches, Sharding
+from trainwright.data.streams import SeededDataset, SeededStream, set_epoch
 
 Round = list[list[Any]]
 """The samples of each rank."""

@@ -21,10 +21,10 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import create_rdzv_handler
 from torch.distributed.launcher.api import LaunchConfig
 
-from trainwright.overseer import Overseer
-from trainwright.peers import Peers
-from trainwright.rank_log import RankLog
-from trainwright.rendezvous import Place, RendezvousFailed
+from trainwright.launch.overseer import Overseer
+from trainwright.launch.peers import Peers
+from trainwright.launch.rank_log import RankLog
+from trainwright.launch.rendezvous import Place, RendezvousFailed
 
 TICK_SECONDS = 0.1
 

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainwright.checkpoint import MANIFEST
+from trainwright.checkpoint.store import MANIFEST
+from trainwright.checkpoint.weights import load_weights, save_weights
 from trainwright.contract import UserError
-from trainwright.data import has_length, position_of, resume_at
+from trainwright.data.loaders import has_length, position_of, resume_at
 from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rng_state
-from trainwright.weights import load_weights, save_weights
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 TRAINER_STATE = "trainer_state.json"
@@ -39,7 +39,7 @@ def save_snapshot(trainer: Any, folder: Path, leader: bool = True) -> None:
 
     Args:
         trainer: A Trainer between two steps.
-        folder: Where to; see :meth:`trainwright.checkpoint.CheckpointStore.write`.
+        folder: Where to; see :meth:`trainwright.checkpoint.store.CheckpointStore.write`.
         leader: Whether this rank also writes what all ranks share.
     """
     folder = Path(folder)

@@ -12,26 +12,26 @@ from typing import Any
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from trainwright.callbacks import restore_states
-from trainwright.checkpoint import CheckpointStore
-from trainwright.contract import ENV_JOB_FILE, DataError, ResolvedJob, UserError
-from trainwright.horizon import Horizon, length_of
-from trainwright.loop import Loop
-from trainwright.losses import check_trainable
-from trainwright.metrics import speed_metrics
-from trainwright.neftune import add_noise
-from trainwright.outputs import TrainOutput
-from trainwright.prepare import wrap_model
-from trainwright.recompute import recompute_activations
-from trainwright.snapshot import (
+from trainwright.checkpoint.snapshot import (
     TRAINER_STATE,
     load_training_state,
     restore_position,
     save_model_files,
     save_snapshot,
 )
-from trainwright.special_tokens import align_special_tokens
+from trainwright.checkpoint.store import CheckpointStore
+from trainwright.checkpoint.weights import load_weights
+from trainwright.contract import ENV_JOB_FILE, DataError, ResolvedJob, UserError
+from trainwright.metrics import speed_metrics
+from trainwright.outputs import TrainOutput
 from trainwright.state import TrainerState, export_states, exports_state
-from trainwright.weights import load_weights
+from trainwright.training.horizon import Horizon, length_of
+from trainwright.training.loop import Loop
+from trainwright.training.losses import check_trainable
+from trainwright.training.neftune import add_noise
+from trainwright.training.prepare import wrap_model
+from trainwright.training.recompute import recompute_activations
+from trainwright.training.special_tokens import align_special_tokens
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainwright import nodefiles, reaper, verdict
 from trainwright.contract import ExitCode
 from trainwright.entry import DUMP_SIGNAL
-from trainwright.peers import Peers
-from trainwright.verdict import Failure, RankExit
-from trainwright.watchdog import Watchdog
+from trainwright.launch import nodefiles, reaper, verdict
+from trainwright.launch.peers import Peers
+from trainwright.launch.verdict import Failure, RankExit
+from trainwright.launch.watchdog import Watchdog
 
 LINGER_SECONDS = 3.0
 """What the others get when a rank failed: enough to fail by themselves and say why, too little to be waited for."""
