@@ -7,7 +7,7 @@ CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test unit fake trainer local integration e2e lint format crds manual bench bench-operator \
+.PHONY: help setup quickstart test unit fake trainer local integration e2e lint format crds manual prove bench bench-operator \
 	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
@@ -26,10 +26,11 @@ quickstart: setup ## train a small GPT here, in two pods without a cluster
 
 # Tests
 
-test: setup cluster-tools ## every test that this machine can run; what it could not is said in one line
+test: ## every test that this machine can run; what it could not is said in one line
+	@$(MAKE) --no-print-directory -j 2 setup cluster-tools
 	$(BIN)/pytest tests/unit tests/fake -q -n 2
 	$(BIN)/pytest tests/trainer tests/local -q -n 2
-	$(BIN)/pytest tests/integration tests/e2e -q
+	$(BIN)/pytest tests/cluster tests/integration tests/e2e -q
 
 unit: setup ## the pure rooms, in seconds
 	$(BIN)/pytest tests/unit -q -n 2
@@ -44,7 +45,7 @@ local: setup ## jobs without a cluster: real processes and signals
 	$(BIN)/pytest tests/local -q -n 2
 
 integration: setup cluster-tools ## the real API server, controllers and scheduler
-	$(BIN)/pytest tests/integration -q
+	$(BIN)/pytest tests/cluster tests/integration -q
 
 e2e: setup ## real pods on the cluster of `make cluster`, or on any other by KUBECONFIG
 	$(BIN)/pytest tests/e2e -q
@@ -71,17 +72,19 @@ bench-operator: setup cluster-tools ## what the operator costs, on a control pla
 crds: setup ## write crds/ from the Python types
 	$(BIN)/python -m trainwright_operator.schema crds
 
+prove: setup ## let every process forget an argument, and demand that the test named for it fails
+	$(BIN)/python tests/prove.py
+
 manual: setup ## write docs/training-arguments.md from the fields
 	$(BIN)/python -m trainwright.arguments.manual > docs/training-arguments.md
 
 # Clusters of the tests
 
-cluster-tools: setup ## build etcd, the API server, the controllers and kwok once for this machine, where Go is at hand
-	@if command -v go > /dev/null; then $(CLUSTER) build --programs control-plane; fi
+cluster-tools: ## build etcd, the API server, the controllers and kwok once for this machine, where Go is at hand
+	@if command -v go > /dev/null; then cd tests && $(PYTHON) -m cluster build --programs control-plane; fi
 
 cluster: setup ## a real cluster of three nodes with the project's images
 	$(CLUSTER) up --provider kind --name $(NAME)
-	$(CLUSTER) images --name $(NAME)
 
 cluster-down: setup ## remove every trace of it
 	$(CLUSTER) down --provider kind --name $(NAME)

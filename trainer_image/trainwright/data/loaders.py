@@ -4,8 +4,8 @@ Randomness. The order of an epoch depends on seed and epoch (or, where the user 
 generator as it stood when the epoch began: its state is kept for a resume). Without data workers, datasets and
 collators draw from the run's own generators, which a checkpoint holds, and no batch is fetched before it is wanted.
 Data workers seed themselves for each batch (see :mod:`trainwright.data.streams`). Opening a fresh epoch draws one
-number from the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging Face;
-opening one in the middle leaves every generator as it was.
+number from the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging
+Face; opening one in the middle leaves every generator as it was.
 """
 
 from __future__ import annotations
