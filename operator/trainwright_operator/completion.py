@@ -39,6 +39,8 @@ def commands() -> Iterator[Command]:
 def _words(command: str, positional: argparse.Action | None) -> tuple[str, ...] | None:
     if command == "explain":
         return tuple(dict.fromkeys(field.name for field in fields() if field.path.startswith("spec")))
+    if positional is not None and positional.metavar == "NAME":  # of a job in a cluster: no file
+        return ()
     return tuple(positional.choices) if positional and positional.choices else None
 
 

@@ -1,0 +1,138 @@
+"""What a watch shows: one live table of all jobs in a terminal, one line for each change in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from trainwright_operator import display
+from trainwright_operator.events import Event, events
+from trainwright_operator.live import COLUMNS, Lines
+from trainwright_operator.names import Condition
+from trainwright_operator.policy import Phase
+from trainwright_operator.remote.feed import Key
+from trainwright_operator.remote.states import UNSEEN, condition, status_of
+
+Object = Mapping[str, Any]
+STYLES = {
+    Phase.RUNNING.value: "cyan",
+    Phase.SUCCEEDED.value: "green",
+    Phase.FAILED.value: "red",
+    Phase.RESTARTING.value: "yellow",
+    "Queued": "yellow",
+}
+TROUBLE = (Condition.FAILED, Condition.STALLED, Condition.QUEUED, Condition.RESTARTING)
+
+
+class Board(Protocol):
+    def told(self, key: Key, before: Object | None, job: Object) -> None:
+        """A job as it is now; ``before`` is what was known of it, None when it is new."""
+
+    def gone(self, key: Key) -> None: ...
+
+    def say(self, message: str) -> None:
+        """Something about the connection, not about a job."""
+
+    def close(self) -> None: ...
+
+
+def board(console: Console, *, namespaced: bool) -> Board:
+    """``namespaced`` shows the namespace beside the name."""
+    return LiveTable(console, namespaced) if console.is_terminal else PlainLines(console, namespaced)
+
+
+def label(key: Key, namespaced: bool) -> str:
+    return "/".join(key) if namespaced else key[1]
+
+
+def news(before: Object | None, job: Object) -> tuple[Event, ...]:
+    """What happened since; nothing of what had happened before the job was first seen."""
+    return events(status_of(before), status_of(job)) if before else ()
+
+
+class PlainLines:
+    """The lines of a local run, each with the name of its job."""
+
+    def __init__(self, console: Console, namespaced: bool) -> None:
+        self._console, self._namespaced = console, namespaced
+        self._jobs: dict[Key, Lines] = {}
+
+    def told(self, key: Key, before: Object | None, job: Object) -> None:
+        lines = self._jobs.setdefault(key, Lines(label(key, self._namespaced), self._console))
+        lines.told(status_of(job), news(before, job))
+
+    def gone(self, key: Key) -> None:
+        self.say(f"{label(key, self._namespaced)}: deleted")
+
+    def say(self, message: str) -> None:
+        self._console.print(f"{datetime.now():%H:%M:%S} {message}", markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class LiveTable:
+    """The columns of ``kubectl get trainingjobs`` and a bar; above them what happened, below them what is wrong."""
+
+    def __init__(self, console: Console, namespaced: bool) -> None:
+        self._console, self._namespaced = console, namespaced
+        self._jobs: dict[Key, Object] = {}
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
+        self._live.start()
+
+    def told(self, key: Key, before: Object | None, job: Object) -> None:
+        self._jobs = dict(sorted({**self._jobs, key: job}.items()))
+        for event in news(before, job):
+            style = "yellow" if event.type == "Warning" else "dim"
+            text = f"{datetime.now():%H:%M:%S} {label(key, self._namespaced)}: {event.message}"
+            self._console.print(Text(text, style=style))
+
+    def gone(self, key: Key) -> None:
+        self._jobs = {other: job for other, job in self._jobs.items() if other != key}
+        self.say(f"{label(key, self._namespaced)}: deleted")
+
+    def say(self, message: str) -> None:
+        self._console.print(Text(f"{datetime.now():%H:%M:%S} {message}", style="yellow"))
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def _render(self) -> RenderableType:
+        return render(self._jobs, datetime.now().astimezone(), self._namespaced)
+
+
+def render(jobs: Mapping[Key, Object], now: datetime, namespaced: bool) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in (*(["NAMESPACE"] if namespaced else []), "NAME", *COLUMNS, ""):
+        table.add_column(heading, no_wrap=True)
+    for key, job in jobs.items():
+        table.add_row(*(key if namespaced else key[1:]), *_cells(status_of(job), now))
+    return Group(table, *_troubles(jobs, namespaced))
+
+
+def _cells(status: Mapping[str, Any], now: datetime) -> list[RenderableType]:
+    progress = status.get("progress") or {}
+    shown = dict(status["display"])
+    if status["state"] == Phase.RUNNING:
+        shown |= display.ending(progress, now)
+    style = STYLES.get(status["state"], "")
+    texts = [Text(shown.get(field, ""), style=style if field == "state" else "") for field in COLUMNS.values()]
+    return [*texts, ProgressBar(total=100, completed=progress.get("percent", 0), width=20)]
+
+
+def _troubles(jobs: Mapping[Key, Object], namespaced: bool) -> list[Text]:
+    found = []
+    for key, job in jobs.items():
+        holding = next((one for kind in TROUBLE if (one := condition(job, kind))), None)
+        if holding:
+            found.append(Text(f"{label(key, namespaced)}: {holding['message']}", style="yellow"))
+        elif status_of(job) is UNSEEN:
+            found.append(Text(f"{label(key, namespaced)}: no operator has looked at it yet", style="dim"))
+    return found

@@ -1,0 +1,161 @@
+"""``trainwright describe``: why a job is not running, then what the cluster holds of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from trainwright_operator import display
+from trainwright_operator.names import API_VERSION, CONTAINER, POOL_PLURAL
+from trainwright_operator.remote.board import STYLES
+from trainwright_operator.remote.cluster import Cluster
+from trainwright_operator.remote.command import DONE, command, show
+from trainwright_operator.remote.diagnosis import Facts, Finding, diagnose
+from trainwright_operator.remote.errors import RemoteError, Unreachable
+from trainwright_operator.remote.jobs import core_path, find_job, find_pods
+from trainwright_operator.remote.states import Object, status_of
+from trainwright_operator.remote.tables import section
+from trainwright_operator.times import read_time
+
+MOST_EVENTS = 12
+
+
+@command
+def main(cluster: Cluster, options: argparse.Namespace) -> int:
+    facts = gather(cluster, options.name, datetime.now().astimezone())
+    show(render(facts, diagnose(facts)))
+    return DONE
+
+
+def gather(cluster: Cluster, name: str, now: datetime) -> Facts:
+    """All that may be read; what is forbidden is named in ``hidden``."""
+    job = find_job(cluster, name)
+    hidden: list[str] = []
+
+    def readable(what: str, read: Callable[[], Sequence[Object]]) -> Sequence[Object] | None:
+        try:
+            return read()
+        except Unreachable:
+            raise
+        except RemoteError:
+            hidden.append(what)
+            return None
+
+    namespace = job["metadata"]["namespace"]
+    pods = readable("pods", lambda: find_pods(cluster, job))
+    events = readable("events", lambda: cluster.items(core_path(namespace, "events")))
+    claims = readable("persistentvolumeclaims", lambda: cluster.items(core_path(namespace, "persistentvolumeclaims")))
+    quotas = readable("resourcequotas", lambda: cluster.items(core_path(namespace, "resourcequotas")))
+    pools = readable(POOL_PLURAL, lambda: cluster.items(f"/apis/{API_VERSION}/{POOL_PLURAL}"))
+    about = [event for event in events or () if _about(event, job, pods or ())] if events is not None else None
+    return Facts(job, now, pods or (), about, claims, quotas, pools, tuple(hidden))
+
+
+def _about(event: Object, job: Object, pods: Sequence[Object]) -> bool:
+    """Of the job, its pods, or the Jobs of its attempts, which bear its name."""
+    who, name = event.get("involvedObject") or {}, job["metadata"]["name"]
+    if who.get("kind") == job["kind"]:
+        return who.get("uid") in (None, job["metadata"]["uid"])
+    if who.get("kind") == "Job":
+        owned, _, rest = str(who.get("name", "")).rpartition(f"{name}-")
+        return owned == "" and rest.replace("-", "").isdigit()
+    return who.get("kind") == "Pod" and who.get("uid") in {pod["metadata"]["uid"] for pod in pods}
+
+
+# What is shown
+
+
+def render(facts: Facts, findings: list[Finding]) -> RenderableType:
+    return Group(*_parts(facts, findings))
+
+
+def _parts(facts: Facts, findings: list[Finding]) -> Iterator[RenderableType]:
+    status, meta = status_of(facts.job), facts.job["metadata"]
+    title = Text(meta["name"], style="bold")
+    title.append(f"  namespace {meta.get('namespace', 'default')}  ", style="dim")
+    title.append(status["display"]["state"], style=STYLES.get(status["state"], ""))
+    yield title
+    for finding in findings:
+        yield ""
+        yield Text(finding.what)
+        if finding.mend:
+            yield Text(f"  -> {finding.mend}", style="bold")
+    if not findings:
+        yield Text(_well(facts))
+    yield from _conditions(facts)
+    yield from _pods(facts)
+    yield from _events(facts)
+    if facts.hidden:
+        yield Text(f"\nnot shown, for you may not read them: {', '.join(facts.hidden)}", style="dim")
+
+
+def _well(facts: Facts) -> str:
+    state = status_of(facts.job)["state"]
+    shown = status_of(facts.job)["display"]
+    words = {
+        "Running": f"it runs: step {shown.get('step') or 'not told yet'}",
+        "Succeeded": "it has trained to its end",
+    }
+    return words.get(state, "nothing is wrong; it is on its way")
+
+
+def _conditions(facts: Facts) -> Iterator[RenderableType]:
+    holding = [one for one in status_of(facts.job).get("conditions") or () if one["status"] == "True"]
+    rows = [(one["type"], _ago(one["lastTransitionTime"], facts.now), one["reason"], one["message"]) for one in holding]
+    yield from section(("CONDITION", "SINCE", "REASON", "MESSAGE"), rows)
+
+
+def _pods(facts: Facts) -> Iterator[RenderableType]:
+    rows = [
+        (
+            pod["metadata"]["name"],
+            (pod.get("spec") or {}).get("nodeName") or "",
+            _pod_state(pod),
+            _ago(pod["metadata"].get("creationTimestamp"), facts.now),
+        )
+        for pod in sorted(facts.pods, key=lambda pod: str(pod["metadata"]["name"]))
+    ]
+    yield from section(("POD", "NODE", "STATE", "AGE"), rows)
+
+
+def _pod_state(pod: Object) -> str:
+    """``Running``, ``Pending (ImagePullBackOff)``, ``Failed (Error, exit code 137)``."""
+    status = pod.get("status") or {}
+    phase = "Terminating" if "deletionTimestamp" in pod["metadata"] else status.get("phase", "Pending")
+    states = (one.get("state") or {} for one in status.get("containerStatuses") or () if one["name"] == CONTAINER)
+    state = next(states, {})
+    if reason := (state.get("waiting") or {}).get("reason"):
+        return f"{phase} ({reason})"
+    if ended := state.get("terminated"):
+        code = ended.get("exitCode", 0)
+        return f"{phase} ({ended.get('reason', 'ended')}, exit code {code})" if code else str(phase)
+    return str(phase)
+
+
+def _events(facts: Facts) -> Iterator[RenderableType]:
+    newest = sorted(facts.events or (), key=_time)[-MOST_EVENTS:]
+    rows = [
+        (
+            _ago(_time(event), facts.now),
+            event.get("type", ""),
+            event.get("reason", ""),
+            f"{event['involvedObject']['kind']}/{event['involvedObject'].get('name', '')}",
+            " ".join(str(event.get("message", "")).split()),
+        )
+        for event in newest
+    ]
+    yield from section(("EVENT", "TYPE", "REASON", "OBJECT", "MESSAGE"), rows)
+
+
+def _time(event: Object) -> str:
+    times = (event.get("lastTimestamp"), event.get("eventTime"), event.get("firstTimestamp"))
+    return str(next((time for time in times if time), event["metadata"].get("creationTimestamp") or ""))
+
+
+def _ago(time: str | None, now: datetime) -> str:
+    moment = read_time(time)
+    return display.duration(max(0, round((now - moment).total_seconds()))) if moment else ""

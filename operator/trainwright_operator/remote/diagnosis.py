@@ -1,0 +1,197 @@
+"""Why a job is not running, in words and with the mend: from what the cluster holds about it, and nothing else.
+
+The operator's conditions say what it knows; this goes one step further, to what the person who asks can see and the
+operator may not: claims, quotas, the taints and labels behind a scheduler's message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from trainwright_operator.names import Condition, Reason
+from trainwright_operator.policy import Phase
+from trainwright_operator.remote.states import condition, status_of, up_to_date
+from trainwright_operator.times import read_time
+
+Object = Mapping[str, Any]
+
+UNSEEN_AFTER = timedelta(seconds=10)
+QUIET_AFTER = timedelta(minutes=10)
+OPERATOR = (
+    "see that the operator runs and serves this namespace: "
+    "kubectl get pods -A -l app.kubernetes.io/name=trainwright-operator"
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was read of the cluster; None for what may not be read."""
+
+    job: Object
+    now: datetime
+    pods: Sequence[Object] = ()
+    events: Sequence[Object] | None = ()
+    claims: Sequence[Object] | None = ()
+    quotas: Sequence[Object] | None = ()
+    pools: Sequence[Object] | None = ()
+    hidden: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        return str(self.job["metadata"]["name"])
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    mend: str = ""
+
+
+def diagnose(facts: Facts) -> list[Finding]:
+    """The findings, the plainest cause first; empty for a job that runs as it should or has succeeded."""
+    return [*_unseen(facts), *_state(facts), *_claims(facts), *_quotas(facts)]
+
+
+def _unseen(facts: Facts) -> Iterator[Finding]:
+    if up_to_date(facts.job):
+        return
+    created = read_time(facts.job["metadata"].get("creationTimestamp")) or facts.now
+    if not facts.job.get("status"):
+        if facts.now - created >= UNSEEN_AFTER:
+            yield Finding("no operator has looked at this job since it was created", OPERATOR)
+    else:
+        yield Finding("the operator has not seen the newest change of its spec", OPERATOR)
+
+
+def _state(facts: Facts) -> Iterator[Finding]:
+    state = status_of(facts.job)["state"]
+    if state == Phase.FAILED:
+        yield from _failed(facts)
+    elif state == Phase.SUSPENDED:
+        patch = '{"spec":{"suspend":false}}'
+        mend = f"go on with it: kubectl -n {_namespace(facts)} patch tj {facts.name} --type merge -p '{patch}'"
+        yield Finding("it is suspended", mend)
+    elif state == Phase.RUNNING:
+        yield from _quiet(facts)
+    else:
+        yield from _held(facts)
+
+
+_FAILED = {
+    Reason.BAD_CONFIGURATION: "correct it in a manifest with a new metadata.name: what is trained cannot change",
+    Reason.BAD_DATA: "correct the data, then apply the manifest under a new metadata.name",
+    Reason.TOO_MANY_RESTARTS: "mend the cause, then raise spec.maxRestarts: it goes on from its newest checkpoint",
+    Reason.DEADLINE_EXCEEDED: "raise spec.activeDeadlineSeconds: it goes on from its newest checkpoint",
+}
+
+
+def _failed(facts: Facts) -> Iterator[Finding]:
+    holding = condition(facts.job, Condition.FAILED) or {}
+    attempts = status_of(facts.job).get("attempts") or ()
+    logs = f"trainwright logs {facts.name} --attempt {attempts[-1]['attempt']}" if attempts else ""
+    mend = "; ".join(part for part in (logs, _FAILED.get(holding.get("reason", ""), "")) if part)
+    yield Finding(f"it has failed: {holding.get('message', '')}", mend)
+
+
+def _quiet(facts: Facts) -> Iterator[Finding]:
+    told = read_time((status_of(facts.job).get("progress") or {}).get("lastUpdateTime"))
+    if told and facts.now - told >= QUIET_AFTER:
+        minutes = int((facts.now - told).total_seconds() // 60)
+        mend = f"see what it does: trainwright logs {facts.name} --follow; spec.hangTimeoutSeconds restarts what hangs"
+        yield Finding(f"it runs, but has told no progress for {minutes} minutes", mend)
+
+
+def _held(facts: Facts) -> Iterator[Finding]:
+    """What the operator says stands in the way, and what to do where that takes more than its message says."""
+    order = (Condition.STALLED, Condition.QUEUED, Condition.RESTARTING, Condition.RECONCILING)
+    holding = next((one for kind in order if (one := condition(facts.job, kind))), None)
+    if holding is None:
+        return
+    reason, message = holding["reason"], holding["message"]
+    if reason == Reason.POOL_NOT_FOUND:
+        yield Finding(message, _pools(facts))
+    elif reason == "Unschedulable":
+        yield Finding(message, "; ".join(_room(message)))
+    elif reason == Reason.INVALID_SPEC:
+        yield Finding(message, "an older release let it in: correct it in a manifest with a new metadata.name")
+    else:
+        yield Finding(message)
+
+
+def _pools(facts: Facts) -> str:
+    names = sorted(pool["metadata"]["name"] for pool in facts.pools or ())
+    return f"there are {', '.join(names)} and cpu" if names else "without pools there is only cpu"
+
+
+_ROOM = (
+    (
+        r"Insufficient ([\w./-]+)",
+        "ask for less {0} (accelerator, podTemplate.resources), or wait for room, or add nodes",
+    ),
+    (
+        r"untolerated taint\(?s?\)? ?\{([^:}]+)",
+        "tolerate the taint {0}: podTemplate.tolerations, or the pool's tolerations",
+    ),
+    (
+        r"node affinity/selector",
+        "no node with room carries the labels asked for: compare the pool's nodeSelector with kubectl get nodes -L",
+    ),
+    (
+        r'persistentvolumeclaim "([^"]+)" not found',
+        "create the PersistentVolumeClaim {0} in this namespace, or name another",
+    ),
+    (r"unbound immediate PersistentVolumeClaims", "a claim has no volume yet: see its events, and its storage class"),
+    (r"volume node affinity conflict", "the volume is in another zone than the nodes with room"),
+    (r"Too many pods", "the nodes hold as many pods as they may: add nodes"),
+)
+
+
+def _room(message: str) -> Iterator[str]:
+    """The mends of what the scheduler says, each once."""
+    for pattern, mend in _ROOM:
+        found = list(dict.fromkeys(re.findall(pattern, message)))
+        if found:
+            yield mend.format(", ".join(found))
+
+
+# What the operator may not see
+
+
+def claim_names(job: Object) -> list[str]:
+    """The PersistentVolumeClaims that its pods mount, the output's first."""
+    spec = job["spec"]
+    volumes = [spec.get("output") or {}, *((spec.get("podTemplate") or {}).get("volumes") or ())]
+    found = [(volume.get("persistentVolumeClaim") or {}).get("claimName") for volume in volumes]
+    return list(dict.fromkeys(name for name in found if name))
+
+
+def _claims(facts: Facts) -> Iterator[Finding]:
+    if facts.claims is None or status_of(facts.job)["state"] in (Phase.SUCCEEDED, Phase.RUNNING):
+        return
+    known = {claim["metadata"]["name"]: claim for claim in facts.claims}
+    for name in claim_names(facts.job):
+        if name not in known:
+            yield Finding(f"its PersistentVolumeClaim {name} does not exist", "create it in this namespace")
+        elif (phase := (known[name].get("status") or {}).get("phase")) == "Lost":
+            yield Finding(f"its PersistentVolumeClaim {name} has lost its volume ({phase})", "name another claim")
+
+
+def _quotas(facts: Facts) -> Iterator[Finding]:
+    """Quotas that are used up, where pods are missing."""
+    holding = condition(facts.job, Condition.QUEUED)
+    if not holding or holding["reason"] != Reason.PODS_REFUSED:
+        return
+    for quota in facts.quotas or ():
+        status = quota.get("status") or {}
+        hard, used = status.get("hard") or {}, status.get("used") or {}
+        shown = ", ".join(f"{name} {used.get(name, '0')} of {limit}" for name, limit in sorted(hard.items()))
+        mend = "wait until other pods end, ask for less, or have the quota raised"
+        yield Finding(f"quota {quota['metadata']['name']}: {shown} used", mend)
+
+
+def _namespace(facts: Facts) -> str:
+    return str(facts.job["metadata"].get("namespace", "default"))

@@ -1,0 +1,83 @@
+"""A collection as it changes: the whole of it, again after every change, whatever happens to the connection."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from trainwright_operator.remote.cluster import Cluster, Object
+from trainwright_operator.remote.errors import Expired, RemoteError, Unreachable
+
+Key = tuple[str, str]
+"""Namespace and name."""
+WATCH_SECONDS = 300
+RETRY_SECONDS = 2.0
+
+
+def key_of(obj: Mapping[str, Any]) -> Key:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+
+def snapshots(
+    cluster: Cluster, path: str, interrupted: Callable[[str], None], **query: str
+) -> Iterator[dict[Key, Object]]:
+    """All objects at ``path`` by their keys, first as they are and then after each change, without end.
+
+    The first list must succeed. A connection that is lost later is told to ``interrupted`` once, and made anew until it
+    is there again: training goes on for days, and a laptop sleeps.
+    """
+    known, version = _list(cluster, path, query)
+    yield dict(known)
+    told = False
+    while True:
+        try:
+            for reached in _changes(cluster, path, query, version, known):
+                version, told = reached, False
+                yield dict(known)
+        except Expired:
+            known, version = _list_again(cluster, path, query, interrupted)
+            yield dict(known)
+        except Unreachable as error:
+            if not told:
+                interrupted(f"{error}; trying again")
+            told = True
+            time.sleep(RETRY_SECONDS)
+
+
+def _list(cluster: Cluster, path: str, query: Mapping[str, str]) -> tuple[dict[Key, Object], str]:
+    listing = cluster.get(path, **query)
+    return {key_of(obj): obj for obj in listing["items"]}, listing["metadata"]["resourceVersion"]
+
+
+def _list_again(
+    cluster: Cluster, path: str, query: Mapping[str, str], interrupted: Callable[[str], None]
+) -> tuple[dict[Key, Object], str]:
+    while True:
+        try:
+            return _list(cluster, path, query)
+        except Unreachable as error:
+            interrupted(f"{error}; trying again")
+            time.sleep(RETRY_SECONDS)
+
+
+def _changes(
+    cluster: Cluster, path: str, query: Mapping[str, str], version: str, known: dict[Key, Object]
+) -> Iterator[str]:
+    """Take each change into ``known`` and give the version reached; ends when the server ends the watch."""
+    asked = {**query, "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
+    for line in cluster.lines(path, timeoutSeconds=str(WATCH_SECONDS), **asked):
+        event = json.loads(line)
+        kind, obj = event["type"], event["object"]
+        if kind == "ERROR":
+            raise _error(obj)
+        if kind == "DELETED":
+            known.pop(key_of(obj), None)
+        elif kind != "BOOKMARK":
+            known[key_of(obj)] = obj
+        yield obj["metadata"]["resourceVersion"]
+
+
+def _error(status: Object) -> RemoteError:
+    return Expired("too old") if status.get("code") == 410 else Unreachable(str(status.get("message", "watch failed")))

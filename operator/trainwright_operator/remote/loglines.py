@@ -1,0 +1,105 @@
+"""Lines of several pods put in one order, each saying whose it is.
+
+The kubelet gives every line the time at which it was written. Clocks of nodes that agree within a second order lines of
+two nodes within a second; lines of one pod are never put in another order than their own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainwright_operator import names
+from trainwright_operator.observe import COMPLETION_INDEX
+
+_RANK = re.compile(r"^\[rank (\d+)\] ?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pod as its log is read: the ranks ``first`` to ``first + ranks - 1`` of the attempt write into it."""
+
+    pod: str
+    attempt: int
+    first: int
+    ranks: int
+    started: bool = True
+    running: bool = False
+    waiting: str = ""
+
+    def has(self, rank: int) -> bool:
+        return self.first <= rank < self.first + self.ranks
+
+
+@dataclass(frozen=True, order=True)
+class Line:
+    """``rank`` is None for what a launcher of several ranks says itself."""
+
+    time: str
+    source: str
+    rank: int | None
+    text: str
+
+
+def sources(pods: Iterable[Mapping[str, Any]]) -> list[Source]:
+    """The pods by attempt and rank; a pod that names no attempt is no pod of a job."""
+    found = [_source(pod) for pod in pods if _label(pod, names.LABEL_ATTEMPT)]
+    return sorted(found, key=lambda one: (one.attempt, one.first))
+
+
+def _source(pod: Mapping[str, Any]) -> Source:
+    container = next(one for one in pod["spec"]["containers"] if one["name"] == names.CONTAINER)
+    env = {one["name"]: one.get("value") for one in container.get("env") or ()}
+    nodes, per_node = int(env.get("PET_NNODES") or 1), int(env.get("PET_NPROC_PER_NODE") or 1)
+    index = int((pod["metadata"].get("annotations") or {}).get(COMPLETION_INDEX) or 0)
+    node = int(_label(pod, names.LABEL_SLICE) or 0) * nodes + index
+    state = _state(pod)
+    return Source(
+        pod=pod["metadata"]["name"],
+        attempt=int(_label(pod, names.LABEL_ATTEMPT)),
+        first=node * per_node,
+        ranks=per_node,
+        started="running" in state or "terminated" in state,
+        running="running" in state,
+        waiting=(state.get("waiting") or {}).get("reason") or "Pending",
+    )
+
+
+def _label(pod: Mapping[str, Any], name: str) -> str:
+    return str((pod["metadata"].get("labels") or {}).get(name) or "")
+
+
+def _state(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((one.get("state") or {} for one in statuses if one["name"] == names.CONTAINER), {})
+
+
+def read(source: Source, text: str) -> Line:
+    """A line as the API server gives it with ``timestamps=true``."""
+    time, _, said = text.partition(" ")
+    if source.ranks == 1:
+        return Line(time, source.pod, source.first, said)
+    marked = _RANK.match(said)
+    return (
+        Line(time, source.pod, int(marked[1]), said[marked.end() :]) if marked else Line(time, source.pod, None, said)
+    )
+
+
+def merged(logs: Iterable[Iterator[Line]]) -> Iterator[Line]:
+    """All lines by time, with one line of each log held at once, however long they are."""
+    return heapq.merge(*logs, key=lambda line: line.time)
+
+
+def printer(chosen: list[Source], *, timestamps: bool, alone: bool) -> Callable[[Line], str]:
+    """How lines are shown: with their rank, unless there is only one or only one was asked for."""
+    several = not alone and sum(source.ranks for source in chosen) > 1
+    width = len(str(max((source.first + source.ranks - 1 for source in chosen), default=0)))
+
+    def text(line: Line) -> str:
+        who = f"[rank {line.rank:>{width}}] " if line.rank is not None else f"[{line.source}] "
+        return f"{line.time + ' ' if timestamps else ''}{who if several else ''}{line.text}"
+
+    return text

@@ -1,0 +1,139 @@
+"""A run in brief: what was asked, what came of each attempt, what was measured, what is left of it.
+
+One description of plain values (:func:`summarize`), from which text, Markdown and JSON are made, so that they never
+disagree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from trainwright_operator import display
+from trainwright_operator.attempts import Record
+from trainwright_operator.policy import words
+from trainwright_operator.remote.states import condition, status_of
+from trainwright_operator.times import read_time
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    number: int
+    start: str
+    seconds: int
+    steps: int | None
+    outcome: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``spec`` and ``arguments`` are what was asked for, ``metrics`` the newest value of each; times are RFC 3339."""
+
+    name: str
+    namespace: str
+    state: str
+    message: str
+    spec: dict[str, str]
+    arguments: dict[str, Any]
+    created: str | None
+    started: str | None
+    completed: str | None
+    seconds: int | None
+    progress: dict[str, Any]
+    metrics: dict[str, str]
+    best: dict[str, Any]
+    checkpoint: dict[str, Any]
+    restarts: dict[str, int]
+    attempts: list[Attempt]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def summarize(job: Object, now: datetime) -> Summary:
+    meta, spec, status = job["metadata"], job["spec"], status_of(job)
+    started, completed = read_time(status.get("startTime")), read_time(status.get("completionTime"))
+    return Summary(
+        name=meta["name"],
+        namespace=meta.get("namespace", "default"),
+        state=status["state"],
+        message=_message(job),
+        spec=dict(_spec(spec)),
+        arguments=dict(spec.get("trainingArguments") or {}),
+        created=meta.get("creationTimestamp"),
+        started=status.get("startTime"),
+        completed=status.get("completionTime"),
+        seconds=round(((completed or now) - started).total_seconds()) if started else None,
+        progress=dict(status.get("progress") or {}),
+        metrics={one["name"]: one["value"] for one in status.get("metrics") or ()},
+        best=dict(status.get("best") or {}),
+        checkpoint=dict(status.get("checkpoint") or {}),
+        restarts=dict(status.get("restarts") or {}),
+        attempts=[_attempt(Record.from_dict(entry), now) for entry in status.get("attempts") or ()],
+    )
+
+
+def _message(job: Object) -> str:
+    """What there is to say of the state: of the condition that holds for it, or of what stands in the way."""
+    kinds = ("Stalled", "Queued", status_of(job)["state"], "Reconciling")
+    return next((str(one["message"]) for kind in kinds if (one := condition(job, kind)) and one["message"]), "")
+
+
+def _attempt(record: Record, now: datetime) -> Attempt:
+    return Attempt(
+        number=record.number,
+        start=record.start.isoformat().replace("+00:00", "Z"),
+        seconds=round(((record.end or now) - record.start).total_seconds()),
+        steps=record.step,
+        outcome=record.outcome.value if record.outcome else "at work",
+        why=words(record).partition(": ")[2] if record.cause else "",
+    )
+
+
+def _spec(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The parts of a spec, each in a phrase."""
+    if script := spec.get("script"):
+        yield "script", _script(script)
+    if model := spec.get("model"):
+        origin = "from its configuration" if "fromConfig" in model else f"at {model.get('revision', 'main')}"
+        yield "model", f"{model['source']} {'' if model['source'].startswith('/') else origin}".strip()
+    if dataset := spec.get("dataset"):
+        named = [dataset["source"], *(dataset[key] for key in ("name", "split") if key in dataset)]
+        yield "dataset", " ".join(named)
+    if task := spec.get("task"):
+        yield "task", task
+    wanted = spec.get("accelerator") or {}
+    nodes, per_node = wanted.get("nodes", 1), wanted.get("perNode", 1)
+    pool = f"pool {wanted['pool']}" if "pool" in wanted else "the default pool"
+    yield "accelerator", f"{pool}, {_count(nodes, 'node')} of {_count(per_node, 'rank')}"
+    yield "output", _output(spec.get("output") or {})
+
+
+def _script(script: Mapping[str, Any]) -> str:
+    source = script.get("configMap") or {}
+    where = script.get("path") or (f"{source.get('key')} of ConfigMap {source.get('name')}" if source else "inline")
+    return " ".join([where, *script.get("args", [])])
+
+
+def _output(output: Mapping[str, Any]) -> str:
+    if claim := output.get("persistentVolumeClaim"):
+        where = f"claim {claim['claimName']}"
+    elif path := output.get("hostPath"):
+        where = f"{path['path']} on the node"
+    else:
+        where = "a folder that goes with the pod"
+    return f"{where}, {output['subPath']}" if output.get("subPath") else where
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def duration(seconds: int | None) -> str:
+    return display.duration(seconds) if seconds is not None else ""
