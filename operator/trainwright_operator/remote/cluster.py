@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+import yaml
+
 from trainwright_operator.remote.errors import RemoteError, Silent, Unreachable, refusal
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
         own = _configure(configuration, kubeconfig, context)
     except ConfigException as error:
         raise RemoteError(_words(str(error), context)) from None
+    except (OSError, yaml.YAMLError, TypeError, AttributeError, KeyError, ValueError) as error:
+        raise RemoteError(f"the kubeconfig cannot be read: {' '.join(str(error).split())}") from None
     return Cluster(configuration, namespace or own or "default", _http(configuration))
 
 

@@ -33,7 +33,7 @@ def main(cluster: Cluster, options: argparse.Namespace) -> int:
             watch.look(jobs)
             if watch.over:
                 break
-    if not watch.seen:
+    if not watch.seen and not watch.lost:
         raise RemoteError(f"there is no {JOB_KIND} in {f'namespace {namespace}' if namespace else 'any namespace'}")
     return FAILED if watch.failed else DONE
 
