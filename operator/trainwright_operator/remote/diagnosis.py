@@ -21,6 +21,7 @@ Object = Mapping[str, Any]
 
 UNSEEN_AFTER = timedelta(seconds=10)
 QUIET_AFTER = timedelta(minutes=10)
+WAITING = frozenset({Phase.PENDING.value, "Queued", Phase.STARTING.value, Phase.RESTARTING.value})
 OPERATOR = (
     "see that the operator runs and serves this namespace: "
     "kubectl get pods -A -l app.kubernetes.io/name=trainwright-operator"
@@ -170,7 +171,7 @@ def claim_names(job: Object) -> list[str]:
 
 
 def _claims(facts: Facts) -> Iterator[Finding]:
-    if facts.claims is None or status_of(facts.job)["state"] in (Phase.SUCCEEDED, Phase.RUNNING):
+    if facts.claims is None or status_of(facts.job)["state"] not in WAITING:
         return
     known = {claim["metadata"]["name"]: claim for claim in facts.claims}
     for name in claim_names(facts.job):

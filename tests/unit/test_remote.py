@@ -1,0 +1,293 @@
+"""What is shown of jobs in a cluster, without one: tables, summaries, diagnoses, and lines of several pods in order."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from builders import make_job
+from scene import Scene
+from trainwright_operator.remote import board, diagnosis, loglines, rendering
+from trainwright_operator.remote.diagnosis import Facts, diagnose
+from trainwright_operator.remote.errors import Absent, Expired, refusal
+from trainwright_operator.remote.loglines import Line, Source
+from trainwright_operator.remote.states import finished
+from trainwright_operator.remote.summary import summarize
+from trainwright_operator.remote.watching import Watch
+
+NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
+
+
+def stored(scene: Scene) -> dict:
+    """The object as the API server would hold it."""
+    return {**scene.builder.manifest(), "status": scene.status}
+
+
+def running() -> Scene:
+    return Scene(make_job().nodes(2)).settle().start_pods().settle()
+
+
+def with_condition(kind: str, reason: str, message: str, state: str = "Queued", **spec) -> dict:
+    job = make_job().manifest()
+    job["spec"] |= spec
+    listed = [{"type": kind, "status": "True", "reason": reason, "message": message}]
+    return {
+        **job,
+        "status": {"state": state, "display": {"state": state}, "observedGeneration": 1, "conditions": listed},
+    }
+
+
+def printed(what, width: int = 160) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(what)
+    return console.file.getvalue()
+
+
+# watch
+
+
+class Said:
+    """A board that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def told(self, key, before, job) -> None:
+        self.lines.append(f"{key[1]} {board.status_of(job)['state']}")
+
+    def gone(self, key) -> None:
+        self.lines.append(f"{key[1]} gone")
+
+    def say(self, message) -> None:
+        self.lines.append(message)
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+KEY = ("default", "gpt-corpus")
+
+
+def failed_scene() -> Scene:
+    return running().exit_all(64).settle()
+
+
+def test_a_watch_is_over_when_all_have_finished_and_tells_only_changes() -> None:
+    said = Said()
+    watch = Watch(said, {KEY})
+    scene = running()
+    watch.look({KEY: stored(scene), ("default", "other"): stored(scene)})
+    watch.look({KEY: stored(scene)})
+    assert not watch.over
+    watch.look({KEY: stored(scene.exit_all(0).settle())})
+    assert watch.over
+    assert watch.failed == set()
+    assert said.lines == ["gpt-corpus Running", "gpt-corpus Succeeded"]
+
+
+def test_a_job_that_had_failed_before_counts_only_when_it_is_named() -> None:
+    for wanted, failed in ((set(), set()), ({KEY}, {KEY})):
+        watch = Watch(Said(), wanted)
+        watch.look({KEY: stored(failed_scene())})
+        assert (watch.over, watch.failed) == (True, failed)
+
+
+def test_a_job_that_vanishes_before_its_end_counts_as_failed() -> None:
+    watch = Watch(Said(), set())
+    watch.look({KEY: stored(running())})
+    watch.look({})
+    assert (watch.over, watch.failed) == (True, {KEY})
+
+
+def test_a_target_that_was_raised_is_not_finished() -> None:
+    scene = running().exit_all(0).settle()
+    assert finished(stored(scene))
+    assert not finished(stored(scene.edit("spec.trainingArguments.maxSteps", 400)))
+
+
+def test_the_table_has_the_columns_of_kubectl_and_says_what_is_wrong() -> None:
+    scene = running().push(step=140, maxSteps=200, tokensPerSecond=18400.0)
+    queued = with_condition("Queued", "Unschedulable", "2 of 2 pods: Insufficient cpu")
+    text = printed(board.render({KEY: stored(scene), ("default", "waits"): queued}, NOW, False))
+    head, first, second, trouble = (line.split() for line in text.splitlines())
+    assert head == ["NAME", "STATE", "STEP", "LOSS", "EVAL", "TOK/S", "ENDS", "RESTARTS"]
+    assert first[:4] == ["gpt-corpus", "Running", "140/200", "18.4k"]
+    assert second[:2] == ["waits", "Queued"]
+    assert " ".join(trouble) == "waits: 2 of 2 pods: Insufficient cpu"
+
+
+def test_a_pipe_gets_lines() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    lines = board.board(console, namespaced=True)
+    scene = running()
+    lines.told(KEY, None, stored(scene))
+    before = stored(scene)
+    lines.told(KEY, before, stored(scene.exit_all(1).settle()))
+    text = console.file.getvalue()
+    assert "default/gpt-corpus: Running" in text
+    assert "attempt 1 failed" in text
+
+
+# report
+
+
+def full_run() -> dict:
+    scene = running().push(step=100, maxSteps=200, epoch=0.5).exit_all(1).settle().start_pods().settle()
+    best = {"metric": "eval_loss", "value": 2.1, "step": 150, "checkpoint": "checkpoint-150"}
+    word = {"step": 200, "max_steps": 200, "metrics": {"eval_loss": 2.1}, "checkpoint": "checkpoint-200", "best": best}
+    return stored(scene.wait(60).exit_all(0, **word).settle())
+
+
+def test_a_summary_holds_what_was_asked_and_what_came_of_it() -> None:
+    summary = summarize(full_run(), NOW)
+    assert (summary.state, summary.message) == ("Succeeded", "trained to step 200")
+    assert summary.spec["model"] == "gpt2 from its configuration"
+    assert summary.spec["accelerator"] == "the default pool, 2 nodes of 1 rank"
+    assert summary.arguments == {"maxSteps": 200, "learningRate": 3e-4}
+    assert [(one.number, one.outcome, one.steps) for one in summary.attempts] == [
+        (1, "Failed", 100),
+        (2, "Succeeded", 200),
+    ]
+    assert summary.best["checkpoint"] == "checkpoint-150"
+    assert summary.checkpoint["path"] == "checkpoint-200"
+    assert summary.seconds == 60
+
+
+def test_a_summary_in_its_formats() -> None:
+    summary = summarize(full_run(), NOW)
+    assert json.loads(summary.to_json())["metrics"] == {"eval_loss": "2.1"}
+    text = printed(rendering.to_screen(summary))
+    assert "best         eval_loss 2.1 at step 150, checkpoint-150" in text
+    markdown = rendering.to_markdown(summary)
+    assert "| arguments | maxSteps 200, learningRate 0.0003 |" in markdown
+    assert "## Attempts" in markdown
+
+
+def test_a_message_cannot_break_a_markdown_table() -> None:
+    job = with_condition("Failed", "BadData", "a|b\n<script>", state="Failed")
+    row = next(line for line in rendering.to_markdown(summarize(job, NOW)).splitlines() if "state" in line)
+    assert row == "| state | Failed: a\\|b &lt;script> |"
+
+
+def test_a_job_that_nobody_has_looked_at_has_a_summary() -> None:
+    summary = summarize(make_job().manifest(), NOW)
+    assert (summary.state, summary.seconds, summary.attempts) == ("Pending", None, [])
+    assert "state" in printed(rendering.to_screen(summary))
+
+
+# describe
+
+UNSCHEDULABLE = "2 of 2 pods: Unschedulable: 0/3 nodes are available: "
+HELD = {
+    "1 Insufficient nvidia.com/gpu, 2 Insufficient memory.": "ask for less nvidia.com/gpu, memory",
+    "3 node(s) had untolerated taint {nvidia.com/gpu: present}.": "tolerate the taint nvidia.com/gpu",
+    "3 node(s) didn't match Pod's node affinity/selector.": "no node with room carries the labels",
+    'persistentvolumeclaim "runs" not found.': "create the PersistentVolumeClaim runs",
+    "pod has unbound immediate PersistentVolumeClaims.": "a claim has no volume yet",
+}
+
+
+@pytest.mark.parametrize("message", HELD)
+def test_what_would_help_an_unschedulable_job(message: str) -> None:
+    job = with_condition("Queued", "Unschedulable", UNSCHEDULABLE + message, output={"emptyDir": {}})
+    (finding,) = diagnose(Facts(job, NOW))
+    assert HELD[message] in finding.mend
+
+
+def test_pools_that_there_are() -> None:
+    pools = [{"metadata": {"name": "h100"}}]
+    job = with_condition("Stalled", "PoolNotFound", "no pool x", "Pending", output={"emptyDir": {}})
+    assert diagnose(Facts(job, NOW, pools=pools))[0].mend == "there are h100 and cpu"
+
+
+def test_a_failed_job_names_its_logs_and_the_mend() -> None:
+    (finding,) = diagnose(Facts(stored(failed_scene()), NOW))
+    assert finding.what.startswith("it has failed: ")
+    assert finding.mend.startswith("trainwright logs gpt-corpus --attempt 1; ")
+
+
+def test_a_suspended_job() -> None:
+    scene = Scene(make_job().suspended()).settle()
+    (finding,) = diagnose(Facts(stored(scene), NOW))
+    assert "patch tj gpt-corpus" in finding.mend
+
+
+def test_a_quota_is_shown_only_where_pods_are_refused() -> None:
+    quota = {"metadata": {"name": "small"}, "status": {"hard": {"pods": "4"}, "used": {"pods": "4"}}}
+    refused = with_condition("Queued", "PodsRefused", "exceeded quota: small", output={"emptyDir": {}})
+    assert diagnose(Facts(refused, NOW, quotas=[quota]))[1].what == "quota small: pods 4 of 4 used"
+    assert diagnose(Facts(stored(running()), NOW, quotas=[quota])) == []
+
+
+def test_claims_of_the_output_and_of_volumes() -> None:
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "corpus"}}, {"name": "none", "emptyDir": {}}]
+    job = make_job().with_("spec.podTemplate", {"volumes": volumes}).manifest()
+    assert diagnosis.claim_names(job) == ["runs", "corpus"]
+
+
+def test_a_running_job_that_is_silent() -> None:
+    scene = running().push(step=3)
+    assert diagnose(Facts(stored(scene), scene.now + timedelta(minutes=9))) == []
+    (finding,) = diagnose(Facts(stored(scene), scene.now + timedelta(minutes=25)))
+    assert finding.what == "it runs, but has told no progress for 25 minutes"
+
+
+def test_what_may_not_be_read_is_no_reason() -> None:
+    facts = Facts(stored(Scene(make_job()).settle()), NOW, events=None, claims=None, quotas=None, pools=None)
+    assert all("Claim" not in finding.what for finding in diagnose(facts))
+
+
+# logs
+
+
+def test_lines_of_pods_are_merged_by_time_and_keep_their_own_order() -> None:
+    def line(pod: str, time: int) -> Line:
+        return Line(f"2026-01-01T00:00:{time:02d}Z", pod, 0, "")
+
+    logs = [iter([line("a", 1), line("a", 5)]), iter([line("b", 2), line("b", 3)])]
+    assert [one.source for one in loglines.merged(logs)] == ["a", "b", "b", "a"]
+
+
+READ = {
+    "one rank": (1, "T [rank 7] is the script's own", Line("T", "p", 3, "[rank 7] is the script's own")),
+    "several": (2, "T [rank 4] step 1", Line("T", "p", 4, "step 1")),
+    "the launcher": (2, "T waiting", Line("T", "p", None, "waiting")),
+    "an empty line": (1, "T ", Line("T", "p", 3, "")),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_a_line_is_read(case: str) -> None:
+    ranks, text, expected = READ[case]
+    assert loglines.read(Source("p", 1, 3, ranks), text) == expected
+
+
+def test_ranks_are_told_apart_only_where_there_are_several() -> None:
+    line = Line("T", "p", 0, "loss 2")
+    several = [Source("p", 1, 8, 4)]
+    assert loglines.printer([Source("p", 1, 0, 1)], timestamps=False, alone=False)(line) == "loss 2"
+    assert loglines.printer(several, timestamps=False, alone=False)(line) == "[rank  0] loss 2"
+    assert loglines.printer(several, timestamps=True, alone=True)(line) == "T loss 2"
+
+
+def test_the_ranks_of_a_pod_follow_from_its_place() -> None:
+    scene = Scene(make_job().nodes(2, per_node=2)).settle().start_pods().settle()
+    found = loglines.sources(scene.objects.pods.values())
+    assert [(one.attempt, one.first, one.ranks) for one in found] == [(1, 0, 2), (1, 2, 2)]
+    assert found[1].has(3)
+    assert not found[1].has(1)
+
+
+# Errors
+
+
+def test_codes_in_words() -> None:
+    assert "log in again" in str(refusal(401, ""))
+    assert str(refusal(403, "no\nway")) == "no way; ask for the role `view` in the namespace"
+    assert isinstance(refusal(404, "gone"), Absent)
+    assert isinstance(refusal(410, "too old"), Expired)
+    assert str(refusal(500, "")) == "the API server answered 500: HTTP 500"
