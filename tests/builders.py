@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright_operator import names
-from trainwright_operator.spec import TrainingJob, parse_job
+from trainwright_operator.core.spec import TrainingJob, parse_job
 
 
 @dataclass(frozen=True)

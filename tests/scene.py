@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from builders import JobBuilder
-from trainwright_operator.local_objects import Objects
-from trainwright_operator.observe import Observed, observe
-from trainwright_operator.plan import Plan, plan
-from trainwright_operator.pools import BUILTIN
-from trainwright_operator.spec import AcceleratorPool, TrainingJob
-from trainwright_operator.status import merge_progress
-from trainwright_operator.times import write_time
+from trainwright_operator.core.observe import Observed, observe
+from trainwright_operator.core.plan import Plan, plan
+from trainwright_operator.core.pools import BUILTIN
+from trainwright_operator.core.spec import AcceleratorPool, TrainingJob
+from trainwright_operator.core.status import merge_progress
+from trainwright_operator.core.times import write_time
+from trainwright_operator.local.objects import Objects
 
 START = datetime(2026, 1, 1, 0, 0, 5, tzinfo=UTC)
 

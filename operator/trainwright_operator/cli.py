@@ -92,7 +92,7 @@ def _add_validate(commands: Commands) -> None:
     parser = _add(
         commands,
         "validate",
-        "validating:main",
+        "commands.validating:main",
         "check manifests as the API server would, with every mistake and its line",
         "examples:\n  trainwright validate job.yaml pools/\n  kustomize build . | trainwright validate -\n\n"
         "exit code 2 when anything is wrong; documents of other kinds are left alone",
@@ -107,7 +107,7 @@ def _add_plan(commands: Commands) -> None:
     parser = _add(
         commands,
         "plan",
-        "planning:main",
+        "commands.planning:main",
         "print what the operator would create for a job, as YAML that kubectl takes",
         "examples:\n  trainwright plan job.yaml\n  trainwright plan job.yaml --pools pools.yaml -o json\n"
         "  trainwright plan job.yaml --diff former.yaml",
@@ -128,19 +128,19 @@ def _add_run(commands: Commands, whole: bool) -> None:
     parser = _add(
         commands,
         "run",
-        "local:main",
+        "local.command:main",
         "train a job on this machine: the very pods of its plan, as processes",
         "examples:\n  trainwright run job.yaml\n\nexit code 1 when the job failed",
     )
     if whole:
-        import_module("trainwright_operator.local").add_arguments(parser)
+        import_module("trainwright_operator.local.command").add_arguments(parser)
 
 
 def _add_convert(commands: Commands) -> None:
     parser = _add(
         commands,
         "convert",
-        "convert:main",
+        "commands.convert:main",
         "turn Hugging Face TrainingArguments into a manifest, or a manifest into them",
         "examples:\n  trainwright convert training_args.json > job.yaml\n"
         "  trainwright convert training_args.json --script train.py --claim runs > job.yaml\n"
@@ -164,7 +164,7 @@ def _add_explain(commands: Commands) -> None:
     parser = _add(
         commands,
         "explain",
-        "explain:main",
+        "commands.explain:main",
         "say what a field means, its type, bounds and default",
         "examples:\n  trainwright explain learningRate\n  trainwright explain per_device_train_batch_size\n"
         "  trainwright explain spec.dataset\n  trainwright explain AcceleratorPool.spec.topology",
@@ -233,7 +233,7 @@ def _add_completion(commands: Commands) -> None:
     parser = _add(
         commands,
         "completion",
-        "completion:main",
+        "commands.completion:main",
         "print the completion script of a shell",
         "examples:\n  source <(trainwright completion bash)\n  trainwright completion zsh > ~/.zfunc/_trainwright\n"
         "  trainwright completion fish > ~/.config/fish/completions/trainwright.fish",

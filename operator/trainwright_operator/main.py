@@ -8,17 +8,17 @@ import signal
 import sys
 from contextlib import AsyncExitStack, suppress
 
-from trainwright_operator import handlers, health, logs
-from trainwright_operator.api import Api, ApiError
-from trainwright_operator.connection import NoClusterError, connect
-from trainwright_operator.controller import Controller, utcnow
-from trainwright_operator.lease import Lease, Timing
-from trainwright_operator.metrics import Metrics
-from trainwright_operator.progress import ProgressEndpoint, RateLimit, TokenCheck
-from trainwright_operator.reconciler import Reconciler
-from trainwright_operator.serving import Identity, mark_leader, serving
-from trainwright_operator.settings import Settings, SettingsError, from_environment
-from trainwright_operator.stores import Stores
+from trainwright_operator.cluster import handlers, health, logs
+from trainwright_operator.cluster.api import Api, ApiError
+from trainwright_operator.cluster.connection import NoClusterError, connect
+from trainwright_operator.cluster.controller import Controller, utcnow
+from trainwright_operator.cluster.lease import Lease, Timing
+from trainwright_operator.cluster.metrics import Metrics
+from trainwright_operator.cluster.progress import ProgressEndpoint, RateLimit, TokenCheck
+from trainwright_operator.cluster.reconciler import Reconciler
+from trainwright_operator.cluster.serving import Identity, mark_leader, serving
+from trainwright_operator.cluster.settings import Settings, SettingsError, from_environment
+from trainwright_operator.cluster.stores import Stores
 
 logger = logging.getLogger(__name__)
 

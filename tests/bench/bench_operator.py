@@ -25,13 +25,13 @@ from cluster.control_plane import ControlPlane
 from cluster.paths import CHECKOUT
 from cluster.simulated import FOREVER, RUN_FOR
 from integration.operators import Operator
-from trainwright_operator.api import Api, Object
-from trainwright_operator.connection import from_kubeconfig
-from trainwright_operator.observe import Observed
-from trainwright_operator.plan import plan
-from trainwright_operator.pools import choose
-from trainwright_operator.resources import BY_KIND, JOBS, PODS, TRAINING_JOBS
-from trainwright_operator.spec import parse_job
+from trainwright_operator.cluster.api import Api, Object
+from trainwright_operator.cluster.connection import from_kubeconfig
+from trainwright_operator.cluster.resources import BY_KIND, JOBS, PODS, TRAINING_JOBS
+from trainwright_operator.core.observe import Observed
+from trainwright_operator.core.plan import plan
+from trainwright_operator.core.pools import choose
+from trainwright_operator.core.spec import parse_job
 
 CONCURRENCY = 32
 PATIENT = {"WORKERS": "32", "LEASE_DURATION": "15", "LEASE_RENEW_DEADLINE": "10", "LEASE_PERIOD": "2"}

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fake.api_server import FakeApiServer
-from trainwright_operator.api import Api, ApiError, Resource
+from trainwright_operator.cluster.api import Api, ApiError, Resource
 
 SERVICES = Resource("v1", "Service", "services")
 JOBS = Resource("batch/v1", "Job", "jobs")

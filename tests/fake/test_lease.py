@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from fake.api_server import FakeApiServer
-from trainwright_operator.api import Api
-from trainwright_operator.lease import Lease, Timing
+from trainwright_operator.cluster.api import Api
+from trainwright_operator.cluster.lease import Lease, Timing
 
 QUICK = Timing(duration=0.6, renew_deadline=0.3, period=0.03)
 PATH = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/operator"

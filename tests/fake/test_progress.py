@@ -9,9 +9,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from trainwright_operator.cache import Store
+from trainwright_operator.cluster.cache import Store
+from trainwright_operator.cluster.progress import POD_NAME, POD_UID, ProgressEndpoint, RateLimit, TokenCheck, audience
 from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB
-from trainwright_operator.progress import POD_NAME, POD_UID, ProgressEndpoint, RateLimit, TokenCheck, audience
 
 NOW = 1_800_000_000.0
 THIS_JOB = audience("ns", "job")

@@ -8,12 +8,12 @@ import pytest
 
 from builders import make_job
 from fake.api_server import FakeApiServer
-from trainwright_operator.api import Api, ApiError
-from trainwright_operator.metrics import Metrics
-from trainwright_operator.reconciler import Reconciler
-from trainwright_operator.resources import TRAINING_JOBS
-from trainwright_operator.settings import Settings
-from trainwright_operator.stores import Stores
+from trainwright_operator.cluster.api import Api, ApiError
+from trainwright_operator.cluster.metrics import Metrics
+from trainwright_operator.cluster.reconciler import Reconciler
+from trainwright_operator.cluster.resources import TRAINING_JOBS
+from trainwright_operator.cluster.settings import Settings
+from trainwright_operator.cluster.stores import Stores
 
 PATH = "/apis/trainwright.dev/v1alpha1/namespaces/default/trainingjobs/train"
 JOB_PATH = "/apis/batch/v1/namespaces/default/jobs/train-0-1"

@@ -20,7 +20,7 @@ from cluster.paths import CHECKOUT
 from integration import charts
 from integration.charts import CHART, Helm, ProgramError
 from integration.conftest import started
-from trainwright_operator.settings import PREFIX, Settings
+from trainwright_operator.cluster.settings import PREFIX, Settings
 
 pytestmark = pytest.mark.skipif(
     bool(programs.missing(("helm", "kubectl"))), reason="helm is not built (python -m cluster build builds it)"

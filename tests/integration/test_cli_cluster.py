@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from cluster.kube import Kube
+from cluster.paths import CHECKOUT
 from cluster.simulated import FOREVER
 from integration import charts
 from integration.kubelet import LABEL, Logs, kubelet, node
@@ -243,3 +244,14 @@ def test_it_is_a_kubectl_plugin(kube, namespace, cli) -> None:
     kubectl = str(charts.programs.program("kubectl"))
     told = subprocess.run([kubectl, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert json.loads(told.stdout)["name"] == "gpt", told.stderr
+
+
+def test_the_python_example_submits_a_job_and_follows_it(kube, namespace, operator, tmp_path) -> None:
+    manifest = tmp_path / "job.yaml"
+    manifest.write_text(yaml.safe_dump(job("mine", run_for="1s").manifest()))
+    example = str(CHECKOUT / "examples" / "submit_and_follow.py")
+    environment = {**os.environ, "KUBECONFIG": str(kube.kubeconfig)}
+    command = [sys.executable, example, str(manifest), "--namespace", namespace]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout.splitlines()[-1].startswith("mine: Succeeded")

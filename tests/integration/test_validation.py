@@ -19,8 +19,8 @@ from cluster.kube import ApiError, Kube, condition_of
 from cluster.paths import CHECKOUT
 from mutations import mutated_specs, specs_with_sound_arguments
 from trainwright_operator import manifest, schema
-from trainwright_operator.loading import load
-from trainwright_operator.planning import planned
+from trainwright_operator.commands.loading import load
+from trainwright_operator.commands.planning import planned
 from unit.test_bad_input import CASES
 from unit.test_schema_agreement import CHANGES, JOB
 

@@ -17,9 +17,9 @@ import psutil
 import pytest
 import yaml
 
-from trainwright_operator.local_run import Runner, Setup
-from trainwright_operator.pools import BUILTIN
-from trainwright_operator.spec import parse_job
+from trainwright_operator.core.pools import BUILTIN
+from trainwright_operator.core.spec import parse_job
+from trainwright_operator.local.run import Runner, Setup
 
 STUB = Path(__file__).parent / "stub_launcher"
 

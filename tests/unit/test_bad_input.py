@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from trainwright_operator.loading import problem_lines
+from trainwright_operator.commands.loading import problem_lines
 from trainwright_operator.manifest import ManifestError, read
 
 GOOD = """\

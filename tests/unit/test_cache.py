@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainwright_operator.cache import Store
+from trainwright_operator.cluster.cache import Store
 
 
 def pod(name, version, job="a"):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from trainwright_operator.certificate import AUTHORITY_LIFETIME, Certificates, renewed
+from trainwright_operator.cluster.certificate import AUTHORITY_LIFETIME, Certificates, renewed
 
 HOSTS = ["localhost", "progress.ns.svc"]
 NOW = datetime.now(UTC)

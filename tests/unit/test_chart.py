@@ -10,7 +10,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from trainwright_operator.metrics import Metrics
+from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.openapi.pool import VENDORS, pool_spec
 
 CHART = Path(__file__).parents[2] / "charts" / "trainwright"

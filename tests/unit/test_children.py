@@ -9,10 +9,10 @@ import pytest
 
 from builders import make_job
 from trainwright.contract import ResolvedJob
-from trainwright_operator.children import children
-from trainwright_operator.pods import Endpoint
-from trainwright_operator.pools import BUILTIN, place
-from trainwright_operator.spec import AcceleratorPool, SecretKey
+from trainwright_operator.core.children import children
+from trainwright_operator.core.pods import Endpoint
+from trainwright_operator.core.pools import BUILTIN, place
+from trainwright_operator.core.spec import AcceleratorPool, SecretKey
 
 
 def planned(job, attempt=1, endpoint=None):

@@ -12,7 +12,7 @@ from trainwright.arguments import Seq2SeqTrainingArguments, TrainingArguments
 from trainwright.arguments.fields import FIELDS
 from trainwright_operator import manifest, schema
 from trainwright_operator.cli import main
-from trainwright_operator.convert import Notes, training_arguments
+from trainwright_operator.commands.convert import Notes, training_arguments
 
 WHAT = ["--model", "gpt2", "--dataset", "/data/*.txt", "--claim", "runs"]
 

@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from trainwright_operator.cli import main
-from trainwright_operator.completion import commands
-from trainwright_operator.explain import fields, find
+from trainwright_operator.commands.completion import commands
+from trainwright_operator.commands.explain import fields, find
 
 FOUND = {
     "learningRate": "spec.trainingArguments.learningRate",

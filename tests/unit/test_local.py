@@ -12,10 +12,10 @@ from builders import make_job
 from scene import START, Scene
 from trainwright.contract import UserError
 from trainwright_operator import manifest
-from trainwright_operator.live import Lines, sentence
-from trainwright_operator.local_mounts import Mounts, resolved_job
-from trainwright_operator.local_pod import command_of, environment_of
-from trainwright_operator.local_store import Store, status_to_go_on, uid_of
+from trainwright_operator.local.live import Lines, sentence
+from trainwright_operator.local.mounts import Mounts, resolved_job
+from trainwright_operator.local.pod import command_of, environment_of
+from trainwright_operator.local.store import Store, status_to_go_on, uid_of
 
 MOUNTS = Mounts({"/output": Path("/here/out"), "/data": Path("/here/data"), "/data/big": Path("/big")})
 

@@ -9,11 +9,11 @@ import pytest
 from builders import make_job
 from fixtures import load, training_job
 from scene import START, Scene
-from trainwright_operator.attempts import Outcome
-from trainwright_operator.judge import judge, succeeded
-from trainwright_operator.observe import JobState, Observed, Wait, observe
-from trainwright_operator.spec import parse_job
-from trainwright_operator.waiting import hold
+from trainwright_operator.core.attempts import Outcome
+from trainwright_operator.core.judge import judge, succeeded
+from trainwright_operator.core.observe import JobState, Observed, Wait, observe
+from trainwright_operator.core.spec import parse_job
+from trainwright_operator.core.waiting import hold
 
 
 def seen(case: str, moment: str) -> Observed:

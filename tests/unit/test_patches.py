@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fake.api_server import merged
-from trainwright_operator.patches import can_wait, merge_patch
+from trainwright_operator.cluster.patches import can_wait, merge_patch
 
 leaves = st.one_of(st.integers(), st.text(max_size=3), st.booleans(), st.lists(st.integers(), max_size=2))
 objects = st.recursive(leaves, lambda below: st.dictionaries(st.sampled_from("abcd"), below, max_size=3), max_leaves=8)

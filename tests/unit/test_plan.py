@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from builders import make_job
 from scene import Scene
-from trainwright_operator.plan import plan
-from trainwright_operator.spec import AcceleratorPool
+from trainwright_operator.core.plan import plan
+from trainwright_operator.core.spec import AcceleratorPool
 
 ENDED = {"Succeeded", "Failed"}
 

@@ -9,10 +9,10 @@ import pytest
 from builders import make_job
 from scene import START
 from trainwright.contract import Termination
-from trainwright_operator.attempts import Cause, Outcome, Past, Record
-from trainwright_operator.judge import explain, judge
-from trainwright_operator.observe import Attempt, End, Job, JobState, Observed, Pod, Wait
-from trainwright_operator.policy import Phase, decide
+from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
+from trainwright_operator.core.judge import explain, judge
+from trainwright_operator.core.observe import Attempt, End, Job, JobState, Observed, Pod, Wait
+from trainwright_operator.core.policy import Phase, decide
 
 
 def at(seconds: float):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from builders import make_job
-from trainwright_operator.pools import BUILTIN, PoolError, choose, cores, place, threads
-from trainwright_operator.spec import AcceleratorPool
+from trainwright_operator.core.pools import BUILTIN, PoolError, choose, cores, place, threads
+from trainwright_operator.core.spec import AcceleratorPool
 
 DEFAULT = {"trainwright.dev/is-default-pool": "true"}
 

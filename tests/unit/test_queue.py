@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from trainwright_operator.queue import LAST_BACKOFF_SECONDS, KeyedQueue
+from trainwright_operator.cluster.queue import LAST_BACKOFF_SECONDS, KeyedQueue
 
 
 class Clock:

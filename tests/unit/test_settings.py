@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainwright_operator.settings import SettingsError, from_environment
+from trainwright_operator.cluster.settings import SettingsError, from_environment
 
 
 def test_defaults_and_values():

@@ -13,11 +13,11 @@ from jsonschema import Draft202012Validator
 from builders import make_job
 from scene import START, Scene
 from trainwright.contract import Progress, Termination
-from trainwright_operator import display
+from trainwright_operator.core import display
+from trainwright_operator.core.reported import MAX_METRICS
+from trainwright_operator.core.status import merge_progress
 from trainwright_operator.names import Condition
-from trainwright_operator.reported import MAX_METRICS
 from trainwright_operator.schema import job_crd
-from trainwright_operator.status import merge_progress
 
 OPEN = {"attempts": [{"attempt": 2, "startTime": "2026-01-01T00:00:00Z"}]}
 

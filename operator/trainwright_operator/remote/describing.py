@@ -9,7 +9,8 @@ from datetime import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from trainwright_operator import display
+from trainwright_operator.core import display
+from trainwright_operator.core.times import read_time
 from trainwright_operator.names import API_VERSION, CONTAINER, POOL_PLURAL
 from trainwright_operator.remote.board import STYLES
 from trainwright_operator.remote.cluster import Cluster
@@ -19,7 +20,6 @@ from trainwright_operator.remote.errors import RemoteError, Unreachable
 from trainwright_operator.remote.jobs import core_path, find_job, find_pods
 from trainwright_operator.remote.states import Object, status_of
 from trainwright_operator.remote.tables import section
-from trainwright_operator.times import read_time
 
 MOST_EVENTS = 12
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from trainwright_operator.core.policy import Phase
+from trainwright_operator.core.times import read_time
 from trainwright_operator.names import Condition, Reason
-from trainwright_operator.policy import Phase
 from trainwright_operator.remote.states import condition, status_of, up_to_date
-from trainwright_operator.times import read_time
 
 Object = Mapping[str, Any]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright_operator import names
-from trainwright_operator.observe import COMPLETION_INDEX
+from trainwright_operator.core.observe import COMPLETION_INDEX
 
 _RANK = re.compile(r"^\[rank (\d+)\] ?")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trainwright_operator.policy import FINISHED, Phase
+from trainwright_operator.core.policy import FINISHED, Phase
 
 Object = Mapping[str, Any]
 UNSEEN: Mapping[str, Any] = {"state": Phase.PENDING.value, "display": {"state": Phase.PENDING.value}}

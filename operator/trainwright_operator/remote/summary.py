@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from trainwright_operator import display
-from trainwright_operator.attempts import Record
-from trainwright_operator.policy import words
+from trainwright_operator.core import display
+from trainwright_operator.core.attempts import Record
+from trainwright_operator.core.policy import words
+from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.states import condition, status_of
-from trainwright_operator.times import read_time
 
 Object = Mapping[str, Any]
 

@@ -1,0 +1,102 @@
+"""The life of a leader: prime the cache, let workers empty the queue, list again now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+
+from trainwright_operator.cluster import logs
+from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
+from trainwright_operator.cluster.cache import ObjectKey
+from trainwright_operator.cluster.metrics import Metrics
+from trainwright_operator.cluster.queue import KeyedQueue
+from trainwright_operator.cluster.reconciler import Reconciler
+from trainwright_operator.cluster.settings import Settings
+from trainwright_operator.cluster.stores import WATCHED, Stores
+
+logger = logging.getLogger(__name__)
+
+
+def utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+class Controller:
+    """Feeds the reconciler: events and pushes come in by ``on_event`` and ``on_progress``, ``run`` works them off."""
+
+    def __init__(self, api: Api, stores: Stores, reconciler: Reconciler, settings: Settings, metrics: Metrics) -> None:
+        self._api, self._stores, self._reconciler = api, stores, reconciler
+        self._settings, self._metrics = settings, metrics
+        self._queue: KeyedQueue[ObjectKey] = KeyedQueue()
+        metrics.queue_depth.set_function(lambda: len(self._queue))
+
+    def on_event(self, resource: Resource, deleted: bool, obj: Object) -> None:
+        for key in self._stores.take(resource, obj, deleted):
+            self._queue.add(key)
+
+    def on_progress(self, key: ObjectKey, push: dict[str, Any]) -> None:
+        self._queue.add(key, self._reconciler.report(key, push))
+
+    async def prime(self) -> None:
+        """List everything once before the first worker starts: without it each job would be planned as a new one."""
+        for resource, selector in WATCHED.items():
+            await self._list(resource, selector)
+        for job in self._stores.training_jobs:
+            self._queue.add((job["metadata"]["namespace"], job["metadata"]["name"]))
+        logger.info("primed", extra={"jobs": len(self._stores.training_jobs), "pods": len(self._stores.pods)})
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._relist())
+            for _ in range(self._settings.workers):
+                tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._queue.get()
+            logs.about.set({"namespace": key[0], "job": key[1], **self._stores.about(key)})
+            started = time.monotonic()
+            try:
+                again = await self._reconciler.reconcile(key)
+            except ApiError as error:
+                self._after_refusal(key, error)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                logger.warning("the API server was not reached: %s", error)
+                self._queue.done(key, failed=True)
+            except Exception:
+                logger.exception("reconcile failed")
+                self._metrics.reconcile_errors.inc()
+                self._queue.done(key, failed=True)
+            else:
+                self._queue.done(key, after=again)
+            self._metrics.reconcile_seconds.observe(time.monotonic() - started)
+
+    def _after_refusal(self, key: ObjectKey, error: ApiError) -> None:
+        """A conflict only says that a newer object is on its way; all else is an error."""
+        if error.code != 409:
+            logger.warning("refused by the API server: %s", error)
+            self._metrics.reconcile_errors.inc()
+        self._queue.done(key, failed=True)
+
+    async def _relist(self) -> None:
+        """Deletions that fell into a gap of a watch are found here, and nowhere else."""
+        while True:
+            await asyncio.sleep(self._settings.relist_interval)
+            for resource, selector in WATCHED.items():
+                try:
+                    await self._list(resource, selector)
+                except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                    logger.warning("%s not listed: %s", resource.plural, error)
+
+    async def _list(self, resource: Resource, selector: str) -> None:
+        namespaces = self._settings.namespaces if resource.namespaced else ()
+        listings = [await self._api.list(resource, namespace, selector) for namespace in namespaces or (None,)]
+        items = [item for listing in listings for item in listing.items]
+        for key in self._stores.replace(resource, items, min(listing.version for listing in listings)):
+            self._queue.add(key)

@@ -1,0 +1,69 @@
+"""kopf's part: watch four resources and hand every event on. Nothing is decided here.
+
+``on.event`` handlers write nothing by themselves: no finalizer, no annotation, no status of kopf's own. They are not
+retried and not coalesced either, so they only feed the cache and the queue, which do both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import kopf
+
+from trainwright_operator.cluster.api import Object, Resource
+from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, TRAINING_JOBS
+from trainwright_operator.cluster.settings import Settings
+from trainwright_operator.names import LABEL_MANAGED_BY, MANAGED_BY
+
+OnEvent = Callable[[Resource, bool, Object], None]
+"""Called with the resource, whether the object was deleted, and the object."""
+
+
+async def watch(settings: Settings, on_event: OnEvent, stop: asyncio.Event) -> None:
+    """Watch until ``stop``; raises when kopf gives up, so that the process ends and is restarted."""
+    await kopf.operator(
+        registry=_registry(on_event),
+        settings=_settings(),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        stop_flag=stop,
+    )
+
+
+def _registry(on_event: OnEvent) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry)(_login)
+    for resource in (TRAINING_JOBS, POOLS, JOBS, PODS):
+        _subscribe(registry, resource, on_event)
+    return registry
+
+
+def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """The same choice as :func:`~trainwright_operator.cluster.connection.connect`; kopf asks again when a token ends."""
+    if "KUBECONFIG" in os.environ:
+        return kopf.login_with_kubeconfig(**kwargs)
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+
+def _subscribe(registry: kopf.OperatorRegistry, resource: Resource, on_event: OnEvent) -> None:
+    group, _, version = resource.api_version.rpartition("/")
+
+    @kopf.on.event(group, version, resource.plural, registry=registry, id=f"watch-{resource.plural}")
+    async def handle(event: kopf.RawEvent, **_: Any) -> None:
+        on_event(resource, event["type"] == "DELETED", dict(event["object"]))
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.execution.max_workers = 1
+    settings.watching.initial_streaming = False
+    selector = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+    settings.watching.label_selectors["batch", "jobs"] = selector
+    settings.watching.label_selectors["", "v1", "pods"] = selector
+    return settings

@@ -1,0 +1,85 @@
+"""What the operator tells Prometheus of itself. Names follow Prometheus' rules: base units, ``_total`` for counters."""
+
+from __future__ import annotations
+
+from collections import Counter as Count
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from trainwright_operator.core.times import read_time
+
+SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
+WAITS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+class Metrics:
+    """One registry of its own, so that two operators in one test do not share counters."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own = self.registry
+        self.jobs = Gauge("trainwright_jobs", "TrainingJobs by state.", ["state"], registry=own)
+        self.reconcile_seconds = Histogram(
+            "trainwright_reconcile_duration_seconds", "Time of one reconcile.", buckets=SECONDS, registry=own
+        )
+        self.reconcile_errors = Counter("trainwright_reconcile_errors_total", "Reconciles that failed.", registry=own)
+        self.queue_depth = Gauge("trainwright_queue_depth", "Keys that wait for a worker.", registry=own)
+        self.api_requests = Counter(
+            "trainwright_api_requests_total",
+            "Requests to the API server by verb and code; code 0 never got an answer.",
+            ["verb", "code"],
+            registry=own,
+        )
+        self.progress_pushes = Counter(
+            "trainwright_progress_pushes_total", "Progress pushes of pods by result.", ["result"], registry=own
+        )
+        self.restarts = Counter("trainwright_job_restarts_total", "New attempts by reason.", ["reason"], registry=own)
+        self.pods_seconds = Histogram(
+            "trainwright_job_pods_ready_seconds",
+            "From a job's creation to all pods ready.",
+            buckets=WAITS,
+            registry=own,
+        )
+        self.first_step_seconds = Histogram(
+            "trainwright_job_first_step_seconds",
+            "From a job's creation to its first reported step.",
+            buckets=WAITS,
+            registry=own,
+        )
+        self.leading = Gauge("trainwright_leading", "1 while this replica does the work.", registry=own)
+
+    def api_request(self, verb: str, code: int) -> None:
+        self.api_requests.labels(verb, code).inc()
+
+    def count_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """Called when the metrics are read: a gauge that is counted costs nothing in between."""
+        states = Count((job.get("status") or {}).get("state", "Pending") for job in jobs)
+        self.jobs.clear()
+        for state, count in states.items():
+            self.jobs.labels(state).set(count)
+
+    def transition(self, job: Mapping[str, Any], after: Mapping[str, Any], now: datetime) -> None:
+        """What a status write tells: restarts by reason, the time to ready pods and to the first step."""
+        before = job.get("status") or {}
+        attempts, known = after.get("attempts") or [], len(before.get("attempts") or [])
+        if len(attempts) > known > 0:
+            self.restarts.labels(attempts[-2].get("reason", "Unknown")).inc()
+        created = read_time(job["metadata"].get("creationTimestamp"))
+        if created is None:
+            return
+        age = max(0.0, (now - created).total_seconds())
+        if _holds(after, "PodsReady") and not any(one["type"] == "PodsReady" for one in before.get("conditions") or ()):
+            self.pods_seconds.observe(age)
+        if _step(after) and not _step(before):
+            self.first_step_seconds.observe(age)
+
+
+def _holds(status: Mapping[str, Any], condition: str) -> bool:
+    return any(one["type"] == condition and one["status"] == "True" for one in status.get("conditions") or ())
+
+
+def _step(status: Mapping[str, Any]) -> int:
+    return int((status.get("progress") or {}).get("step") or 0)

@@ -1,0 +1,204 @@
+"""The shell around the plan: take the state from the cache, plan, carry out, write the status once at the end.
+
+Nothing is decided here. What the API server refuses is told in the status, in words, and tried again later; what fails
+otherwise is left to the queue's backoff.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from trainwright_operator.cluster.api import Api, ApiError, Object
+from trainwright_operator.cluster.cache import ObjectKey
+from trainwright_operator.cluster.metrics import Metrics
+from trainwright_operator.cluster.patches import can_wait, merge_patch
+from trainwright_operator.cluster.recorder import record
+from trainwright_operator.cluster.resources import BY_KIND, CORE_EVENTS, EVENTS, JOBS, TRAINING_JOBS
+from trainwright_operator.cluster.settings import Settings
+from trainwright_operator.cluster.stores import Stores
+from trainwright_operator.core.observe import Observed, observe
+from trainwright_operator.core.plan import Delete, Plan, plan, refused, unreadable
+from trainwright_operator.core.pods import Endpoint
+from trainwright_operator.core.pools import choose
+from trainwright_operator.core.spec import AcceleratorPool, SpecError, TrainingJob, parse_job
+from trainwright_operator.core.status import merge_progress
+from trainwright_operator.core.waiting import silent
+from trainwright_operator.names import Reason
+
+REFUSED_AGAIN = 30.0
+"""Seconds until what the API server refused (a quota, an admission webhook) is tried again."""
+EXPLAINED_AGAIN = 15.0
+"""Seconds until the Events of what still waits are read again."""
+
+logger = logging.getLogger(__name__)
+
+
+class Taken(Exception):
+    """A child's name is held by an object of another owner."""
+
+
+@dataclass
+class Report:
+    """The newest push of a job's trainer that is not in its status yet."""
+
+    push: dict[str, Any]
+    received: datetime
+
+
+class Reconciler:
+    """``reconcile`` brings one TrainingJob in line; it keeps no state but the reports that wait to be written."""
+
+    def __init__(
+        self,
+        api: Api,
+        stores: Stores,
+        settings: Settings,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        endpoint: Callable[[ObjectKey], Endpoint | None] = lambda key: None,
+    ) -> None:
+        self._api, self._stores, self._settings, self._metrics = api, stores, settings, metrics
+        self._now, self._endpoint = now, endpoint
+        self._reports: dict[ObjectKey, Report] = {}
+        self._written: dict[ObjectKey, datetime] = {}
+
+    def report(self, key: ObjectKey, push: dict[str, Any]) -> float:
+        """Keep a push until the status is written next; gives the seconds until that may be."""
+        self._reports[key] = Report(push, self._now())
+        return self._until_written(key, self._now())
+
+    async def reconcile(self, key: ObjectKey) -> float | None:
+        """Carry out the plan for ``key``; gives the seconds after which to look again, None to wait for a change."""
+        stored = self._stores.training_jobs.get(key)
+        if stored is None:
+            self._forget(key)
+            return None
+        now = self._now()
+        report = self._reports.get(key)
+        try:
+            job = self._with_report(parse_job(stored), report)
+        except SpecError as error:
+            planned = unreadable(stored, str(error), now)
+        else:
+            planned = await self._planned(key, job, now)
+        again = await self._write(key, stored, planned, now)
+        if again is None and self._reports.get(key) is report:
+            self._reports.pop(key, None)
+        return _soonest(planned.requeue_after, again)
+
+    def _with_report(self, job: TrainingJob, report: Report | None) -> TrainingJob:
+        return replace(job, status=merge_progress(job.status, report.push, report.received)) if report else job
+
+    async def _planned(self, key: ObjectKey, job: TrainingJob, now: datetime) -> Plan:
+        """The plan, with its children applied and its deletions done; or one that says why that was refused."""
+        observed, explained_in = await self._observed(key, job, now)
+        planned = plan(job, self._pool(job), observed, now, self._endpoint(key))
+        try:
+            for child in planned.apply:
+                await self._create(child, job)
+            for gone in planned.delete:
+                await self._delete(gone, job)
+        except Taken as taken:
+            return refused(job, observed, now, Reason.NAME_TAKEN, str(taken), REFUSED_AGAIN)
+        except ApiError as error:
+            if error.code not in (400, 403, 422):
+                raise
+            return refused(job, observed, now, Reason.REFUSED, error.message, REFUSED_AGAIN)
+        return replace(planned, requeue_after=_soonest(planned.requeue_after, explained_in))
+
+    def _pool(self, job: TrainingJob) -> AcceleratorPool | None:
+        pool = choose(job, self._stores.accelerator_pools())
+        return replace(pool, image=self._settings.image) if pool and not pool.image else pool
+
+    async def _observed(self, key: ObjectKey, job: TrainingJob, now: datetime) -> tuple[Observed, float | None]:
+        """What the cache holds; of what waits in silence the Events are read, or it is said in how many seconds."""
+        jobs, pods = self._stores.jobs.group(key), self._stores.pods.group(key)
+        observed = observe(job, jobs, pods)
+        waiting = silent(observed)
+        if waiting is None:
+            return observed, None
+        if now < waiting.due:
+            return observed, (waiting.due - now).total_seconds()
+        selector = f"involvedObject.kind={waiting.kind},involvedObject.name={waiting.name},type=Warning"
+        listing = await self._api.list(CORE_EVENTS, key[0], fields=selector)
+        return observe(job, jobs, pods, listing.items), EXPLAINED_AGAIN
+
+    async def _create(self, child: Object, job: TrainingJob) -> None:
+        """Create ``child``; when it exists and is ours, as after a crash between two writes, it is adopted."""
+        resource = BY_KIND[child["kind"]]
+        try:
+            made = await self._api.create(resource, child)
+        except ApiError as error:
+            if error.code != 409:
+                raise
+            meta = child["metadata"]
+            made = await self._api.get(resource, meta["namespace"], meta["name"])
+            _check_owner(made, job)
+        if resource is JOBS:
+            self._stores.take(JOBS, made)
+
+    async def _delete(self, gone: Delete, job: TrainingJob) -> None:
+        resource = BY_KIND[gone.kind]
+        uid = job.uid if resource is TRAINING_JOBS else None
+        await self._api.delete(resource, job.namespace, gone.name, uid, gone.propagation)
+
+    async def _write(self, key: ObjectKey, stored: Object, planned: Plan, now: datetime) -> float | None:
+        """Write what changed, then tell its events; gives seconds to wait when the change is not due yet."""
+        before = stored.get("status") or {}
+        patch = merge_patch(before, planned.status)
+        if not patch:
+            return None
+        wait = self._until_written(key, now)
+        if can_wait(patch) and wait > 0:
+            return wait
+        logger.debug("status changes", extra={"patch": patch})
+        body = {"metadata": {"resourceVersion": stored["metadata"]["resourceVersion"]}, "status": patch}
+        try:
+            written = await self._api.patch_status(TRAINING_JOBS, *key, body)
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+        self._stores.take(TRAINING_JOBS, written)
+        if "completionTime" in planned.status:
+            self._forget(key)
+        else:
+            self._written[key] = now
+        self._metrics.transition(stored, planned.status, now)
+        await self._tell(written, planned, now)
+        return None
+
+    async def _tell(self, job: Object, planned: Plan, now: datetime) -> None:
+        """Events are help, not state: one that cannot be written is logged and left."""
+        for event in planned.events:
+            try:
+                await self._api.create(EVENTS, record(job, event, now, self._settings.pod_name))
+            except ApiError as error:
+                logger.warning("event not written: %s", error)
+
+    def _until_written(self, key: ObjectKey, now: datetime) -> float:
+        """Seconds until progress of ``key`` may be written: its interval, stretched to the operator's whole budget."""
+        interval = max(self._settings.status_interval, len(self._written) / self._settings.status_budget)
+        last = self._written.get(key)
+        return max(0.0, interval - (now - last).total_seconds()) if last else 0.0
+
+    def _forget(self, key: ObjectKey) -> None:
+        self._reports.pop(key, None)
+        self._written.pop(key, None)
+
+
+def _check_owner(obj: Object, job: TrainingJob) -> None:
+    owners = obj["metadata"].get("ownerReferences") or []
+    if any(owner.get("uid") == job.uid for owner in owners):
+        return
+    holder = next((f"{owner['kind']}/{owner['name']}" for owner in owners if owner.get("controller")), "nobody")
+    name = f"{obj['kind']} {obj['metadata']['name']}"
+    raise Taken(f"{name} exists and belongs to {holder}; delete it, or give this job another name")
+
+
+def _soonest(*seconds: float | None) -> float | None:
+    return min((one for one in seconds if one is not None), default=None)

@@ -1,0 +1,19 @@
+"""The resources that the operator reads and writes, where they stand in the API."""
+
+from __future__ import annotations
+
+from trainwright_operator.cluster.api import Resource
+from trainwright_operator.names import API_VERSION, JOB_KIND, JOB_PLURAL, POOL_KIND, POOL_PLURAL
+
+TRAINING_JOBS = Resource(API_VERSION, JOB_KIND, JOB_PLURAL)
+POOLS = Resource(API_VERSION, POOL_KIND, POOL_PLURAL, namespaced=False)
+JOBS = Resource("batch/v1", "Job", "jobs")
+PODS = Resource("v1", "Pod", "pods")
+SERVICES = Resource("v1", "Service", "services")
+CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
+EVENTS = Resource("events.k8s.io/v1", "Event", "events")
+CORE_EVENTS = Resource("v1", "Event", "events")
+"""The same Events under the older name, whose field selectors find those of one object."""
+SECRETS = Resource("v1", "Secret", "secrets")
+
+BY_KIND = {resource.kind: resource for resource in (TRAINING_JOBS, POOLS, JOBS, PODS, SERVICES, CONFIG_MAPS)}

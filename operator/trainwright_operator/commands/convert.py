@@ -1,0 +1,204 @@
+"""``trainwright convert``: Hugging Face's ``TrainingArguments.to_dict()`` to a manifest, and back."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from trainwright.arguments import Seq2SeqTrainingArguments
+from trainwright.arguments.fields import FIELDS
+from trainwright.arguments.names import FORMER, nearest
+from trainwright_operator import manifest, mirror, names, schema
+from trainwright_operator.commands import loading
+
+DONE, INVALID = 0, 2
+Object = dict[str, Any]
+
+PLACEHOLDERS = {"model": "gpt2", "dataset": "/data/*.txt", "claim": "runs"}
+CALCULATED = {"_n_gpu", "n_gpu", "distributed_state", "deepspeed_plugin", "train_batch_size", "eval_batch_size"}
+"""What ``to_dict`` of some versions writes besides the arguments."""
+
+
+class Notes:
+    """What a person should know of a conversion; a manifest carries it as comments, standard error as lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, field: str, note: str) -> None:
+        self.lines.append(" ".join(f"{field}: {note}".split()))
+
+
+def main(options: Namespace) -> int:
+    try:
+        content = _read(options.file)
+        is_manifest = "kind" in content and "apiVersion" in content
+        if (options.to or ("arguments" if is_manifest else "manifest")) == "arguments":
+            print(json.dumps(_arguments(options.file, content, is_manifest), indent=2))
+        else:
+            _print_manifest(options, content if not is_manifest else _already(options.file))
+    except loading.InvalidManifests as invalid:
+        print("\n".join(invalid.lines), file=sys.stderr)
+        return INVALID
+    return DONE
+
+
+def _already(source: str) -> Object:
+    raise loading.InvalidManifests([f"{source}: is a manifest already; --to arguments turns it into arguments"])
+
+
+def _read(file: str) -> Object:
+    try:
+        documents = list(manifest.read(loading.text(file), loading.source(file)))
+    except manifest.ManifestError as error:
+        raise loading.InvalidManifests([str(error)]) from None
+    jobs = [one for one in documents if isinstance(one.content, dict) and one.content.get("kind") == names.JOB_KIND]
+    chosen = jobs or documents
+    if len(chosen) != 1 or not isinstance(chosen[0].content, dict):
+        raise loading.InvalidManifests(
+            [f"{loading.source(file)}: must hold one set of arguments, or one {names.JOB_KIND}"]
+        )
+    content: Object = chosen[0].content
+    return content
+
+
+# To arguments
+
+
+def _arguments(file: str, content: Object, is_manifest: bool) -> Object:
+    """All of what the manifest states, under the names of Python; a script then has the rest as defaults."""
+    if not is_manifest:
+        raise loading.InvalidManifests([f"{loading.source(file)}: is no manifest; it has no apiVersion and kind"])
+    problems = schema.problems(content)
+    if problems:
+        raise loading.InvalidManifests([f"{loading.source(file)}: {problem}" for problem in problems])
+    return mirror.to_arguments(content["spec"].get("trainingArguments", {}))
+
+
+# To a manifest
+
+
+def _print_manifest(options: Namespace, arguments: Object) -> None:
+    notes = Notes()
+    spec = _what(options, notes)
+    spec["trainingArguments"] = training_arguments(arguments, notes)
+    spec["output"] = {"persistentVolumeClaim": {"claimName": options.claim or _placeholder("claim", notes)}}
+    document = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.JOB_KIND,
+        "metadata": {"name": _name(options, arguments)},
+        "spec": spec,
+    }
+    for line in notes.lines:
+        print(f"# {line}")
+    print(manifest.write(document), end="")
+    for problem in schema.problems(document):
+        print(f"{loading.source(options.file)}: {problem}", file=sys.stderr)
+
+
+def _what(options: Namespace, notes: Notes) -> Object:
+    if options.script:
+        return {"script": {"inline": _script(options.script)}}
+    return {
+        "model": {"source": options.model or _placeholder("model", notes)},
+        "dataset": {"source": options.dataset or _placeholder("dataset", notes)},
+        "task": options.task or "CausalLM",
+    }
+
+
+def _script(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise loading.InvalidManifests([f"{file}: cannot be read: {error}"]) from None
+
+
+def _placeholder(what: str, notes: Notes) -> str:
+    notes.add(f"--{what}", f"{PLACEHOLDERS[what]} stands in for your own")
+    return PLACEHOLDERS[what]
+
+
+def _name(options: Namespace, arguments: Mapping[str, Any]) -> str:
+    """A name that Kubernetes takes, from the run's name or the last part of the output folder."""
+    if options.name:
+        return str(options.name)
+    wanted = arguments.get("run_name") or Path(str(arguments.get("output_dir") or "")).name or "training"
+    name = re.sub(r"[^a-z0-9]+", "-", str(wanted).lower()).strip("-").lstrip("0123456789-")
+    return name[: names.MAX_NAME_LENGTH].rstrip("-") or "training"
+
+
+def training_arguments(arguments: Mapping[str, Any], notes: Notes) -> Object:
+    """What differs from the defaults, in the manifest's names and forms; ``notes`` say what could not come along."""
+    found: Object = {}
+    present = modern(arguments, notes)
+    for name, value in present.items():
+        if _is_default(name, value, present) or (name in mirror.ABSENT and name != "parallelism_config"):
+            continue
+        try:
+            found[mirror.camel(name)] = mirror.from_argument(name, _stated(name, value))
+        except ValueError as error:
+            notes.add(mirror.camel(name), f"left out: {error}")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _derived() -> Object:
+    """What ``to_dict`` writes of arguments that nobody stated."""
+    return Seq2SeqTrainingArguments().to_dict()
+
+
+def _is_default(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether leaving the argument out means the same: ``to_dict`` writes what was derived as if it were stated."""
+    if name == "eval_steps":
+        return value is None or value == arguments.get("logging_steps", FIELDS["logging_steps"].default)
+    if name == "do_eval" and arguments.get("eval_strategy", "no") != "no":
+        return True
+    return value is None or value in (FIELDS[name].default, _derived().get(name))
+
+
+def _stated(name: str, value: Any) -> Any:
+    """Of the settings of accelerate those that differ from the defaults."""
+    if name != "accelerator_config" or not isinstance(value, dict):
+        return value
+    defaults = _derived()[name]
+    return {key: setting for key, setting in value.items() if setting is not None and setting != defaults.get(key)}
+
+
+def modern(arguments: Mapping[str, Any], notes: Notes) -> Object:
+    """Arguments as this version has them: former names carried over where a single one took their place."""
+    found: Object = {}
+    for name, value in arguments.items():
+        if name in FIELDS:
+            found.setdefault(name, value)
+        elif name in _CARRIED:
+            if value not in (None, False, 0):
+                new, worth = _CARRIED[name]
+                found[new] = value if worth is None else worth
+                notes.add(name, f"is {mirror.camel(new)} now")
+        elif name not in CALCULATED and value is not None:
+            notes.add(name, f"left out: {_why(name)}")
+    return found
+
+
+_CARRIED: dict[str, tuple[str, Any]] = {
+    "evaluation_strategy": ("eval_strategy", None),
+    "warmup_ratio": ("warmup_steps", None),
+    "no_cuda": ("use_cpu", None),
+    "per_gpu_train_batch_size": ("per_device_train_batch_size", None),
+    "per_gpu_eval_batch_size": ("per_device_eval_batch_size", None),
+    "push_to_hub_model_id": ("hub_model_id", None),
+    "adafactor": ("optim", "adafactor"),
+    "group_by_length": ("train_sampling_strategy", "group_by_length"),
+    "include_inputs_for_metrics": ("include_for_metrics", ["inputs"]),
+}
+"""Former name -> the name of today, and the value it stands for there (None: the same)."""
+
+
+def _why(name: str) -> str:
+    return FORMER.get(name, f"no argument has this name{nearest(name, FIELDS)}").removeprefix("nothing: ")

@@ -1,0 +1,131 @@
+"""Files of manifests, for every command that takes some: ours checked, others left alone, mistakes with their lines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainwright_operator import manifest, names, schema
+from trainwright_operator.core.spec import AcceleratorPool, TrainingJob, parse_job, parse_pool
+from trainwright_operator.manifest import Document, ManifestError
+from trainwright_operator.openapi.nearest import nearest
+
+SUFFIXES = (".yaml", ".yml", ".json")
+STDIN = "-"
+
+
+class InvalidManifests(ValueError):
+    """What is wrong, one line for each mistake: the file, the line, the field, the mend."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = tuple(lines)
+        super().__init__("\n".join(self.lines))
+
+
+@dataclass
+class Checked:
+    """What was read: our documents that are right, and the lines about those that are not."""
+
+    documents: list[Document] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
+
+    def of_kind(self, kind: str) -> list[Document]:
+        return [document for document in self.documents if document.content["kind"] == kind]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Jobs in the order of the files, and the pools that came with them by name."""
+
+    jobs: tuple[TrainingJob, ...]
+    pools: dict[str, AcceleratorPool]
+    documents: tuple[Document, ...]
+    """The jobs' documents, one for each."""
+
+
+def load(paths: Iterable[str], pool_paths: Iterable[str] = ()) -> Loaded:
+    """The jobs of ``paths`` and the pools of both; :class:`InvalidManifests` when anything is wrong or no job there."""
+    paths = list(paths)
+    checked, extra = check(paths), check(pool_paths)
+    if mistakes := checked.mistakes + extra.mistakes:
+        raise InvalidManifests(mistakes)
+    jobs = checked.of_kind(names.JOB_KIND)
+    if not jobs:
+        raise InvalidManifests([f"{', '.join(map(source, paths))}: holds no {names.JOB_KIND}"])
+    pools = [parse_pool(one.content) for one in checked.of_kind(names.POOL_KIND) + extra.of_kind(names.POOL_KIND)]
+    return Loaded(tuple(parse_job(one.content) for one in jobs), {pool.name: pool for pool in pools}, tuple(jobs))
+
+
+def check(paths: Iterable[str]) -> Checked:
+    """Read and check all files; the mistakes of one file do not hide those of the next."""
+    checked, paths = Checked(), list(paths)
+    for path in paths:
+        try:
+            for file in _files(path):
+                _check_file(file, checked, insist=file == path)
+        except ManifestError as error:
+            checked.mistakes.append(str(error))
+    if paths and not checked.documents and not checked.mistakes:
+        kinds = " or ".join(schema.SCHEMAS)
+        checked.mistakes.append(f"{', '.join(map(source, paths))}: holds no {kinds} of {names.API_VERSION}")
+    return checked
+
+
+def _check_file(file: str, checked: Checked, *, insist: bool) -> None:
+    try:
+        documents = list(manifest.read(text(file), source(file)))
+    except ManifestError as error:
+        checked.mistakes.append(str(error))
+        return
+    for document in documents:
+        if _is_ours(document.content, insist):
+            mistakes = list(problem_lines(document))
+            checked.mistakes += mistakes
+            checked.documents += [] if mistakes else [document]
+
+
+def problem_lines(document: Document) -> Iterator[str]:
+    """One line for each mistake in a document, in the order of its lines."""
+    found = [(line, f"{path}: stands twice; keep one of them") for path, line in document.duplicates]
+    found += [(document.line_of(problem.path) or 0, str(problem)) for problem in schema.problems(document.content)]
+    for line, text in sorted(found, key=lambda pair: pair[0]):
+        yield f"{document.source}:{line}: {text}" if line else f"{document.source}: {text}"
+
+
+def _is_ours(content: Any, insist: bool) -> bool:
+    """Files hold other resources as well; one that only nearly is ours is a mistake, not another resource."""
+    if not isinstance(content, dict):
+        return insist
+    version = content.get("apiVersion")
+    if isinstance(version, str):
+        group = version.partition("/")[0]
+        return group.startswith("trainwright") or nearest(group, [names.GROUP]) is not None
+    kind = content.get("kind")
+    return insist or (isinstance(kind, str) and nearest(kind, schema.SCHEMAS) is not None)
+
+
+def _files(path: str) -> list[str]:
+    """A folder stands for the manifests below it, hidden ones left out."""
+    if path == STDIN or not Path(path).is_dir():
+        return [path]
+    below = (file for file in sorted(Path(path).rglob("*")) if file.suffix in SUFFIXES and file.is_file())
+    shown = [str(file) for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    if not shown:
+        raise ManifestError(f"{path}: the folder holds no {', '.join(SUFFIXES)} file")
+    return shown
+
+
+def text(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ManifestError(f"{file}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ManifestError(f"{source(file)}: is not UTF-8 text") from None
+
+
+def source(file: str) -> str:
+    return "<stdin>" if file == STDIN else file

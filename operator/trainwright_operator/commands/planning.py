@@ -1,0 +1,120 @@
+"""``trainwright plan``: what the operator would create for a job, and how that differs from another manifest's plan."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from trainwright_operator import manifest, names, schema
+from trainwright_operator.commands.loading import InvalidManifests, Loaded, load
+from trainwright_operator.core.observe import Observed
+from trainwright_operator.core.plan import Plan, plan
+from trainwright_operator.core.pools import BUILTIN, choose
+from trainwright_operator.core.spec import TrainingJob
+from trainwright_operator.manifest import Document
+from trainwright_operator.names import Condition
+
+DONE, INVALID = 0, 2
+Object = dict[str, Any]
+
+
+def main(options: Namespace) -> int:
+    try:
+        loaded = load([options.file], options.pools)
+        objects = planned(loaded)
+        if options.diff:
+            return _print_difference(options, loaded, objects)
+    except InvalidManifests as invalid:
+        for line in invalid.lines:
+            print(line, file=sys.stderr)
+        return INVALID
+    _print(objects, options.output)
+    return DONE
+
+
+def planned(loaded: Loaded) -> list[Object]:
+    """The first attempt's children of every job; :class:`InvalidManifests` says why a job cannot be planned."""
+    pairs = zip(loaded.jobs, loaded.documents, strict=True)
+    return [child for job, document in pairs for child in _children(job, loaded, document)]
+
+
+def _children(job: TrainingJob, loaded: Loaded, document: Document) -> list[Object]:
+    place = document.place("spec.accelerator.pool")
+    pool = choose(job, loaded.pools)
+    if pool is None:
+        known = ", ".join({**BUILTIN, **loaded.pools})
+        wanted = job.spec.accelerator.pool
+        message = f"no pool {wanted!r} is known here ({known}); give its manifest with --pools"
+        raise InvalidManifests([f"{place}: spec.accelerator.pool: {message}"])
+    found = plan(job, pool, Observed(), datetime.now(UTC))
+    if problem := _obstacle(found):
+        raise InvalidManifests([f"{place}: {problem}"])
+    if not found.apply:
+        print(f"{document.source}: {job.name} is {found.status.get('state')}: nothing is created", file=sys.stderr)
+    return [_printable(child, job) for child in found.apply]
+
+
+def _obstacle(found: Plan) -> str | None:
+    """Why nothing can be created until a person helps."""
+    stalled = (
+        one
+        for one in found.status.get("conditions", ())
+        if one["type"] == Condition.STALLED and one["status"] == "True"
+    )
+    return next((one["message"] for one in stalled), None)
+
+
+def _printable(child: Object, job: TrainingJob) -> Object:
+    """A job that was never in a cluster has no uid, and an API server takes no owner without one."""
+    if job.uid:
+        return child
+    return {**child, "metadata": {key: value for key, value in child["metadata"].items() if key != "ownerReferences"}}
+
+
+def _print(objects: list[Object], form: str) -> None:
+    if form == "yaml":
+        print(manifest.write(*objects), end="")
+    elif len(objects) == 1:
+        print(json.dumps(objects[0], indent=2))
+    else:
+        print(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2))
+
+
+def _print_difference(options: Namespace, loaded: Loaded, objects: list[Object]) -> int:
+    """A unified diff from the other manifest's plan to this one's, and what of the change a cluster would refuse."""
+    from difflib import unified_diff
+
+    other = load([options.diff], options.pools)
+    before, after = (_readable(each).splitlines(keepends=True) for each in (planned(other), objects))
+    sys.stdout.writelines(unified_diff(before, after, options.diff, options.file, n=3))
+    for line in _refused_changes(loaded, other):
+        print(line, file=sys.stderr)
+    return DONE
+
+
+def _readable(objects: list[Object]) -> str:
+    """For people: the resolved job as fields instead of one long line, and no hash, which follows from the rest."""
+    return manifest.write(*map(_opened, objects))
+
+
+def _opened(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_opened(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    opened = {key: _opened(item) for key, item in value.items() if key != names.ANNOTATION_HASH}
+    if isinstance(resolved := value.get(names.ANNOTATION_RESOLVED_JOB), str):
+        opened[names.ANNOTATION_RESOLVED_JOB] = json.loads(resolved)
+    return opened
+
+
+def _refused_changes(new: Loaded, old: Loaded) -> Iterator[str]:
+    former = {(job.namespace, job.name): document for job, document in zip(old.jobs, old.documents, strict=True)}
+    for job, document in zip(new.jobs, new.documents, strict=True):
+        if before := former.get((job.namespace, job.name)):
+            for problem in schema.change_problems(document.content, before.content):
+                yield f"{document.place(problem.path)}: {problem}"

@@ -1,0 +1,27 @@
+"""``trainwright validate``."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+from trainwright_operator.commands import loading
+from trainwright_operator.manifest import Document
+
+DONE, INVALID = 0, 2
+
+
+def main(options: Namespace) -> int:
+    checked = loading.check(options.files)
+    if not options.quiet:
+        for document in checked.documents:
+            print(_valid(document))
+    for mistake in checked.mistakes:
+        print(mistake, file=sys.stderr)
+    return INVALID if checked.mistakes else DONE
+
+
+def _valid(document: Document) -> str:
+    content = document.content
+    metadata = content["metadata"]
+    return f"{document.source}: {content['kind']} {metadata.get('name') or metadata['generateName']} is valid"

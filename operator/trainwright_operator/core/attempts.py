@@ -1,0 +1,158 @@
+"""What the status remembers of a TrainingJob's attempts: the only memory that the policy has between two looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from trainwright.contract import PERMANENT
+from trainwright_operator import names
+from trainwright_operator.core.times import read_time, write_time
+
+MAX_ATTEMPTS = 10
+"""How many attempts the status keeps; older ones live on in the counts of restarts."""
+MAX_MESSAGE = 1024
+
+
+class Outcome(StrEnum):
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"  # counts towards maxRestarts, unless its exit code is a permanent one
+    DISRUPTED = "Disrupted"  # taken away by the cluster: never counted
+    STOPPED = "Stopped"  # on request: a suspend or the deadline
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why an attempt ended or is about to: the first pod to go, and what it said."""
+
+    outcome: Outcome
+    reason: str
+    message: str = ""
+    pod: str | None = None
+    node: str | None = None
+    exit_code: int | None = None
+    time: datetime | None = None
+
+    @property
+    def permanent(self) -> bool:
+        return self.outcome is Outcome.FAILED and self.exit_code in PERMANENT
+
+
+@dataclass(frozen=True)
+class Record:
+    """One entry of ``status.attempts``. It is open until ``end``; a cause may be known before, while pods terminate."""
+
+    number: int
+    start: datetime
+    end: datetime | None = None
+    cause: Cause | None = None
+    step: int | None = None
+    max_steps: int | None = None
+    num_train_epochs: float | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self.cause.outcome if self.end and self.cause else None
+
+    def to_dict(self) -> dict[str, Any]:
+        cause = self.cause
+        entry = {
+            "attempt": self.number,
+            "startTime": write_time(self.start),
+            "endTime": self.end and write_time(self.end),
+            "outcome": cause and cause.outcome.value,
+            "reason": cause and cause.reason[:64],
+            "message": (cause and cause.message[:MAX_MESSAGE]) or None,
+            "pod": cause and cause.pod,
+            "node": cause and cause.node,
+            "exitCode": cause.exit_code if cause else None,
+            "time": cause and cause.time and write_time(cause.time),
+            "step": self.step,
+            "maxSteps": self.max_steps,
+            "numTrainEpochs": self.num_train_epochs,
+        }
+        return {key: value for key, value in entry.items() if value is not None}
+
+    @staticmethod
+    def from_dict(entry: Mapping[str, Any]) -> Record:
+        start = read_time(entry["startTime"])
+        assert start is not None
+        return Record(
+            number=entry["attempt"],
+            start=start,
+            end=read_time(entry.get("endTime")),
+            cause=_cause(entry) if "outcome" in entry else None,
+            step=entry.get("step"),
+            max_steps=entry.get("maxSteps"),
+            num_train_epochs=entry.get("numTrainEpochs"),
+        )
+
+
+def _cause(entry: Mapping[str, Any]) -> Cause:
+    return Cause(
+        outcome=Outcome(entry["outcome"]),
+        reason=entry.get("reason", ""),
+        message=entry.get("message", ""),
+        pod=entry.get("pod"),
+        node=entry.get("node"),
+        exit_code=entry.get("exitCode"),
+        time=read_time(entry.get("time")),
+    )
+
+
+@dataclass(frozen=True)
+class Past:
+    """All that the policy remembers: the newest attempts, the restarts made, and when the job began."""
+
+    records: tuple[Record, ...] = ()
+    counted: int = 0
+    disruptions: int = 0
+    started: datetime | None = None
+    running: bool = False
+    """The open attempt has had all its pods ready."""
+    reached: int | None = None
+    """The last step that the open attempt told."""
+
+    @property
+    def last(self) -> Record | None:
+        return self.records[-1] if self.records else None
+
+    @property
+    def open(self) -> Record | None:
+        return self.last if self.last and self.last.end is None else None
+
+    def begin(self, record: Record) -> Past:
+        """Open an attempt; it is counted as a restart by what ended the one before."""
+        before = self.last.outcome if self.last else None
+        return replace(
+            self,
+            records=(*self.records, record)[-MAX_ATTEMPTS:],
+            counted=self.counted + (before is Outcome.FAILED),
+            disruptions=self.disruptions + (before is Outcome.DISRUPTED),
+            started=self.started or record.start,
+            running=False,
+            reached=None,
+        )
+
+    def update(self, record: Record) -> Past:
+        """Replace the newest attempt's record."""
+        return replace(self, records=(*self.records[:-1], record), running=self.running and record.end is None)
+
+    @staticmethod
+    def of(status: Mapping[str, Any]) -> Past:
+        restarts = status.get("restarts") or {}
+        conditions = {one["type"]: one["status"] for one in status.get("conditions") or ()}
+        records = tuple(map(Record.from_dict, status.get("attempts") or ()))
+        progress = status.get("progress") or {}
+        told = bool(records) and progress.get("attempt") == records[-1].number
+        return Past(
+            records=records,
+            reached=progress.get("step") if told else None,
+            counted=restarts.get("counted", 0),
+            disruptions=restarts.get("disruptions", 0),
+            started=read_time(status.get("startTime")),
+            running=conditions.get(names.Condition.RUNNING) == "True",
+        )

@@ -1,0 +1,64 @@
+"""The Events of a transition, for ``kubectl describe``: what the new status says that the one before did not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainwright_operator.core.attempts import Outcome, Record
+from trainwright_operator.core.policy import words
+from trainwright_operator.names import Condition, Reason
+
+_TOLD = {
+    Condition.QUEUED: "Warning",
+    Condition.RUNNING: "Normal",
+    Condition.SUSPENDED: "Normal",
+    Condition.SUCCEEDED: "Normal",
+    Condition.FAILED: "Warning",
+    Condition.STALLED: "Warning",
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    type: str
+    reason: str
+    message: str
+
+
+def events(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, ...]:
+    return (*_of_attempts(before, after), *_of_conditions(before, after))
+
+
+def _of_attempts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
+    known = {entry["attempt"]: entry for entry in before.get("attempts") or ()}
+    found: list[Event] = []
+    for entry in after.get("attempts") or ():
+        record = Record.from_dict(entry)
+        was = known.get(record.number)
+        if was is None:
+            found.append(Event("Normal", "AttemptStarted", f"attempt {record.number} was created"))
+        if record.end and not (was and "endTime" in was):
+            found += _of_end(record)
+    return found
+
+
+def _of_end(record: Record) -> list[Event]:
+    if record.outcome is Outcome.FAILED:
+        return [Event("Warning", Reason.ATTEMPT_FAILED, words(record))]
+    if record.outcome is Outcome.DISRUPTED:
+        return [Event("Warning", Reason.ATTEMPT_DISRUPTED, words(record))]
+    return []
+
+
+def _of_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
+    held = {one["type"] for one in before.get("conditions") or () if one["status"] == "True"}
+    holds = {one["type"]: one for one in after.get("conditions") or () if one["status"] == "True"}
+    if Condition.FAILED in holds:
+        holds.pop(Condition.STALLED, None)
+    return [
+        Event(_TOLD[kind], kind, f"{one['reason']}: {one['message']}")
+        for kind, one in holds.items()
+        if kind in _TOLD and kind not in held
+    ]

@@ -1,0 +1,280 @@
+"""Job and Pod objects reduced to what the policy asks: which attempts exist, what each pod does, why one waits.
+
+Nothing here judges. An attempt is seen through the Jobs that the TrainingJob controls and the pods that carry its uid,
+so that children of a former TrainingJob with the same name are never taken for ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+from trainwright.contract import Termination
+from trainwright_operator import names
+from trainwright_operator.core.spec import TrainingJob
+from trainwright_operator.core.times import read_time
+
+Object = Mapping[str, Any]
+
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+OVERDUE = timedelta(seconds=30)
+"""How long after the end of its grace a terminating pod is waited for; then its node is taken for lost."""
+_STARTING = frozenset({"ContainerCreating", "PodInitializing", ""})
+
+
+class JobState(Enum):
+    ACTIVE = "active"
+    ENDING = "ending"  # decided, while the last pods terminate
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class End:
+    """How the trainer container ended; ``exit_code`` is None when the pod ended before its container ran."""
+
+    exit_code: int | None
+    time: datetime | None
+    reason: str = ""
+    message: str = ""
+    word: Termination | None = None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Why a pod does not run yet, in the scheduler's or the kubelet's words."""
+
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Pod:
+    name: str
+    attempt: int
+    slice: int = 0
+    index: int = 0
+    node: str | None = None
+    ready: bool = False
+    created: datetime | None = None
+    wait: Wait | None = None
+    end: End | None = None
+    disruption: Wait | None = None
+    deletion_requested: datetime | None = None
+    deletion_due: datetime | None = None
+
+    def alive(self, now: datetime) -> bool:
+        """It may still write: neither ended, nor so long past its grace that its node must be lost."""
+        return self.end is None and not (self.deletion_due and now >= self.deletion_due + OVERDUE)
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    attempt: int
+    slice: int = 0
+    completions: int = 1
+    state: JobState = JobState.ACTIVE
+    created: datetime | None = None
+    ended: datetime | None = None
+    deleting: bool = False
+    config_map: str | None = None
+    refused: str | None = None
+    """Why the Job controller may create no pods: a quota, or an admission webhook."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state in (JobState.COMPLETE, JobState.FAILED)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The Jobs (one a slice) and pods of one attempt, in the order of slice and index."""
+
+    number: int
+    jobs: tuple[Job, ...] = ()
+    pods: tuple[Pod, ...] = ()
+
+    @property
+    def desired(self) -> int:
+        return sum(job.completions for job in self.jobs)
+
+    @property
+    def at_work(self) -> bool:
+        """Every pod is there, and each one is ready or has already ended."""
+        return bool(self.jobs) and len(self.pods) >= self.desired and all(pod.ready or pod.end for pod in self.pods)
+
+
+@dataclass(frozen=True)
+class Observed:
+    attempts: tuple[Attempt, ...] = ()
+    foreign: Mapping[str, str] = field(default_factory=dict)
+    """Jobs that bear our names and that another owner holds: name to owner (``TrainingJob/other``)."""
+
+    def attempt(self, number: int) -> Attempt | None:
+        return next((attempt for attempt in self.attempts if attempt.number == number), None)
+
+    @property
+    def newest(self) -> int:
+        return self.attempts[-1].number if self.attempts else 0
+
+
+def observe(
+    job: TrainingJob, jobs: Iterable[Object], pods: Iterable[Object], events: Iterable[Object] = ()
+) -> Observed:
+    """What the cluster holds of ``job``; ``events`` (core/v1) may add why pods are refused or stuck."""
+    told = {_involved(event): event.get("message") or "" for event in events if _tells_why(event)}
+    foreign: dict[str, str] = {}
+    by_attempt: dict[int, tuple[list[Job], list[Pod]]] = {}
+    for item in jobs:
+        owner = _controller(item)
+        if owner.get("uid") != job.uid:
+            foreign[item["metadata"]["name"]] = f"{owner.get('kind', 'nobody')}/{owner.get('name', '')}".rstrip("/")
+        elif (attempt := _number(item, names.LABEL_ATTEMPT)) is not None:
+            by_attempt.setdefault(attempt, ([], []))[0].append(_job(item, attempt, told))
+    for item in pods:
+        attempt = _number(item, names.LABEL_ATTEMPT)
+        if attempt is not None and _label(item, names.LABEL_JOB_UID) == job.uid:
+            by_attempt.setdefault(attempt, ([], []))[1].append(_pod(item, attempt, told))
+    return Observed(tuple(_attempt(number, *parts) for number, parts in sorted(by_attempt.items())), foreign)
+
+
+def _attempt(number: int, jobs: list[Job], pods: list[Pod]) -> Attempt:
+    in_order = sorted(pods, key=lambda pod: (pod.slice, pod.index, pod.name))
+    return Attempt(number, tuple(sorted(jobs, key=lambda job: job.slice)), tuple(in_order))
+
+
+def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job:
+    metadata, spec = item["metadata"], item.get("spec") or {}
+    conditions = {
+        condition["type"]: condition
+        for condition in (item.get("status") or {}).get("conditions") or ()
+        if condition.get("status") == "True"
+    }
+    final = conditions.get("Failed") or conditions.get("Complete") or {}
+    return Job(
+        name=metadata["name"],
+        attempt=attempt,
+        slice=_number(item, names.LABEL_SLICE) or 0,
+        completions=spec.get("completions") or 1,
+        state=_job_state(conditions),
+        created=read_time(metadata.get("creationTimestamp")),
+        ended=read_time(final.get("lastTransitionTime")),
+        deleting="deletionTimestamp" in metadata,
+        config_map=config_map_of(spec.get("template", {}).get("spec", {})),
+        refused=told.get(("Job", metadata["name"])),
+    )
+
+
+def _job_state(conditions: Mapping[str, Object]) -> JobState:
+    if "Failed" in conditions:
+        return JobState.FAILED
+    if "Complete" in conditions:
+        return JobState.COMPLETE
+    return JobState.ENDING if conditions.keys() & {"FailureTarget", "SuccessCriteriaMet"} else JobState.ACTIVE
+
+
+def config_map_of(pod_spec: Object) -> str | None:
+    """The ConfigMap that the resolved job rides in, when it is too large for an annotation."""
+    volumes = pod_spec.get("volumes") or ()
+    own: Object = next((volume for volume in volumes if volume["name"] == names.VOLUME_JOB), {})
+    name = own.get("projected", {}).get("sources", [{}])[0].get("configMap", {}).get("name")
+    return str(name) if name else None
+
+
+def _pod(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Pod:
+    metadata, status = item["metadata"], item.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    due = read_time(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+    return Pod(
+        name=metadata["name"],
+        attempt=attempt,
+        slice=_number(item, names.LABEL_SLICE) or 0,
+        index=_index(item),
+        node=(item.get("spec") or {}).get("nodeName"),
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        created=read_time(metadata.get("creationTimestamp")),
+        wait=_wait(status, conditions, told.get(("Pod", metadata["name"]), "")),
+        end=_end(status),
+        disruption=_disruption(status, conditions),
+        deletion_requested=due - grace if due else None,
+        deletion_due=due,
+    )
+
+
+def _wait(status: Object, conditions: Mapping[str, Object], event: str) -> Wait | None:
+    if status.get("phase", "Pending") != "Pending":
+        return None
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return Wait(scheduled.get("reason") or "Unschedulable", scheduled.get("message") or "")
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason", "") not in _STARTING:
+            return Wait(waiting["reason"], waiting.get("message") or event)
+    return Wait("ContainerCreating", event)
+
+
+def _end(status: Object) -> End | None:
+    """A container that has terminated is the end of its pod (restartPolicy Never), even before the phase says so."""
+    containers = status.get("containerStatuses") or ()
+    own = next((one for one in containers if one.get("name") == names.CONTAINER), None)
+    terminated = ((own or {}).get("state") or {}).get("terminated")
+    if terminated:
+        message = terminated.get("message") or ""
+        time = read_time(terminated.get("finishedAt"))
+        reason = terminated.get("reason") or status.get("reason") or ""
+        return End(terminated.get("exitCode"), time, reason, message, Termination.from_json(message))
+    if status.get("phase") in ("Failed", "Succeeded"):
+        return End(None, None, status.get("reason") or "", status.get("message") or "")
+    return None
+
+
+def _disruption(status: Object, conditions: Mapping[str, Object]) -> Wait | None:
+    """Why the cluster took the pod away; None when the pod brought it on itself by going over its own limits."""
+    target = conditions.get("DisruptionTarget", {})
+    if target.get("status") != "True" or _over_own_limit(status):
+        return None
+    return Wait(target.get("reason") or "DisruptionTarget", target.get("message") or "")
+
+
+def _over_own_limit(status: Object) -> bool:
+    """The kubelet evicts, and marks as disrupted, also a pod that used more scratch space than it asked for."""
+    message = status.get("message") or ""
+    return status.get("reason") == "Evicted" and ("exceeds the" in message or "exceeded its" in message)
+
+
+def _index(item: Object) -> int:
+    annotations = item["metadata"].get("annotations") or {}
+    text = annotations.get(COMPLETION_INDEX) or _label(item, COMPLETION_INDEX) or "0"
+    return int(text) if text.isdigit() else 0
+
+
+def _label(item: Object, name: str) -> str | None:
+    value = (item["metadata"].get("labels") or {}).get(name)
+    return None if value is None else str(value)
+
+
+def _number(item: Object, label: str) -> int | None:
+    text = _label(item, label) or ""
+    return int(text) if text.isdigit() else None
+
+
+def _controller(item: Object) -> Object:
+    owners = item["metadata"].get("ownerReferences") or ()
+    return next((owner for owner in owners if owner.get("controller")), {})
+
+
+def _tells_why(event: Object) -> bool:
+    """A warning; of a Job's, only the one that its pods may not be created: others tell of the pods' end."""
+    of_job = _involved(event)[0] == "Job"
+    return event.get("type") == "Warning" and (not of_job or event.get("reason") == "FailedCreate")
+
+
+def _involved(event: Object) -> tuple[str, str]:
+    involved = event.get("involvedObject") or {}
+    return involved.get("kind", ""), involved.get("name", "")

@@ -1,0 +1,197 @@
+"""The plan: what to apply, what to delete, the status to write, the events to tell, and when to look again.
+
+A pure function of the job (with the status last written), its pool, what was observed, and the time. The operator, the
+local runner and ``trainwright plan`` carry out the same plan; planning again over its result changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from trainwright_operator import names
+from trainwright_operator.core.attempts import Past
+from trainwright_operator.core.children import children, service_name
+from trainwright_operator.core.events import Event, events
+from trainwright_operator.core.observe import Attempt, Job, JobState, Observed
+from trainwright_operator.core.pods import Endpoint
+from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, decide
+from trainwright_operator.core.pools import PoolError, place
+from trainwright_operator.core.reported import Status, merge_final_word
+from trainwright_operator.core.spec import AcceleratorPool, JobSpec, Output, TrainingJob
+from trainwright_operator.core.status import render
+from trainwright_operator.core.times import read_time
+from trainwright_operator.core.waiting import hold
+from trainwright_operator.names import Reason
+
+KEPT_ATTEMPTS = 3
+"""How many ended attempts keep their Jobs, for the logs of their pods."""
+FORMER_OWNER = timedelta(seconds=2)
+"""How often to look whether the children of a deleted TrainingJob of the same name are gone."""
+
+
+@dataclass(frozen=True)
+class Delete:
+    """One child to delete; ``Foreground`` keeps a Job visible until its pods have ended."""
+
+    api_version: str
+    kind: str
+    name: str
+    propagation: str = "Background"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``apply`` and ``delete`` in this order, then ``status`` where it changed, then ``events``.
+
+    ``requeue_after`` is in seconds; None waits for the next change.
+    """
+
+    status: Status
+    apply: tuple[dict[str, Any], ...] = ()
+    delete: tuple[Delete, ...] = ()
+    events: tuple[Event, ...] = field(default=())
+    requeue_after: float | None = None
+
+
+def plan(
+    job: TrainingJob,
+    pool: AcceleratorPool | None,
+    observed: Observed,
+    now: datetime,
+    endpoint: Endpoint | None = None,
+) -> Plan:
+    """``pool`` is None when there is none of that name; ``endpoint`` is where pods push progress, if anywhere."""
+    if job.deletion_timestamp:
+        return Plan(status=dict(job.status))
+    now = now.replace(microsecond=0)
+    past = adopt(job, Past.of(job.status), observed, now)
+    at_work = observed.attempt(past.open.number) if past.open else None
+    told = merge_final_word(job.status, at_work) if at_work else dict(job.status)
+    verdict = decide(job, Past.of(told), observed, now)
+    made: tuple[dict[str, Any], ...] = ()
+    if verdict.start is not None:
+        made, verdict = _start(job, pool, observed, verdict, verdict.start, past, endpoint)
+    current = at_work if verdict.past.open else None
+    held = hold(current, now) if current and verdict.phase in (Phase.STARTING, Phase.RESTARTING) else None
+    desired = sum(child["spec"]["completions"] for child in made if child["kind"] == "Job")
+    status = render(told, job.generation, verdict, current, held, now, desired)
+    deletions, expiry = _expire(job, observed, verdict, status, now)
+    return Plan(
+        status=status,
+        apply=made,
+        delete=(*_left_overs(observed, verdict), *deletions),
+        events=events(job.status, status),
+        requeue_after=_seconds(verdict.again, held.again if held else None, expiry),
+    )
+
+
+def refused(job: TrainingJob, observed: Observed, now: datetime, reason: str, message: str, again: float) -> Plan:
+    """In the place of a plan that the API server would not take: tell why, and look ``again`` in so many seconds."""
+    now = now.replace(microsecond=0)
+    verdict = _blocked(adopt(job, Past.of(job.status), observed, now), reason, message)
+    status = render(job.status, job.generation, verdict, None, None, now)
+    return Plan(status=status, events=events(job.status, status), requeue_after=again)
+
+
+def unreadable(stored: Mapping[str, Any], problems: str, now: datetime) -> Plan:
+    """For an object that an older CRD let in and this release cannot read; an attempt at work is left alone."""
+    meta, status = stored["metadata"], dict(stored.get("status") or {})
+    if Past.of(status).open:
+        return Plan(status=status)
+    bare = JobSpec(output=Output(volume={}, sub_path=""))
+    job = TrainingJob(meta["name"], bare, meta["namespace"], meta["uid"], meta.get("generation", 1), status=status)
+    verdict = _blocked(Past.of(status), Reason.INVALID_SPEC, problems)
+    status = render(status, job.generation, verdict, None, None, now.replace(microsecond=0))
+    return Plan(status=status, events=events(job.status, status))
+
+
+def _start(
+    job: TrainingJob,
+    pool: AcceleratorPool | None,
+    observed: Observed,
+    verdict: Verdict,
+    number: int,
+    past: Past,
+    endpoint: Endpoint | None,
+) -> tuple[tuple[dict[str, Any], ...], Verdict]:
+    """The children of a new attempt, or a verdict that says what stands in its way."""
+    if pool is None:
+        wanted = job.spec.accelerator.pool
+        message = f"accelerator pool {wanted!r} does not exist; `kubectl get {names.POOL_PLURAL}` lists those that do"
+        return (), _blocked(past, Reason.POOL_NOT_FOUND, message)
+    try:
+        made = children(job, place(job, pool), number, endpoint)
+    except PoolError as error:
+        return (), _blocked(past, Reason.POOL_UNUSABLE, str(error))
+    for child in made:
+        if owner := observed.foreign.get(child["metadata"]["name"]):
+            return (), _taken(job, past, child, owner)
+    return made, verdict
+
+
+def _taken(job: TrainingJob, past: Past, child: dict[str, Any], owner: str) -> Verdict:
+    who = f"{child['kind']} {child['metadata']['name']}"
+    if owner == f"{names.JOB_KIND}/{job.name}":
+        message = f"{who} of a deleted TrainingJob with this name is still there; waiting until it is gone"
+        return Verdict(Phase.PENDING, Reason.WAITING_FOR_FORMER, message, past, again=FORMER_OWNER)
+    message = f"{who} exists and belongs to {owner}; delete it, or give this job another name"
+    return _blocked(past, Reason.NAME_TAKEN, message)
+
+
+def _blocked(past: Past, reason: str, message: str) -> Verdict:
+    return Verdict(Phase.PENDING, reason, message, past, blocked=True)
+
+
+# Deletions
+
+
+def _left_overs(observed: Observed, verdict: Verdict) -> Iterator[Delete]:
+    """Jobs that must end (with time to save), and those of attempts long past."""
+    current = verdict.past.open.number if verdict.past.open else None
+    ended = [attempt for attempt in observed.attempts if attempt.number != current]
+    for attempt in observed.attempts:
+        if attempt.number != current or verdict.stop:
+            yield from (_job(job, "Foreground") for job in attempt.jobs if _unfinished(job))
+    for attempt in ended[:-KEPT_ATTEMPTS]:
+        yield from _all_of(attempt)
+
+
+def _unfinished(job: Job) -> bool:
+    return job.state is JobState.ACTIVE and not job.deleting
+
+
+def _all_of(attempt: Attempt) -> Iterator[Delete]:
+    for job in attempt.jobs:
+        if not job.deleting and not _unfinished(job):
+            yield _job(job, "Background")
+        if job.config_map:
+            yield Delete("v1", "ConfigMap", job.config_map)
+
+
+def _job(job: Job, propagation: str) -> Delete:
+    return Delete("batch/v1", "Job", job.name, propagation)
+
+
+def _expire(
+    job: TrainingJob, observed: Observed, verdict: Verdict, status: Status, now: datetime
+) -> tuple[list[Delete], timedelta | None]:
+    """After its time to live a finished job loses its children, or where it asks for that, itself."""
+    ttl = job.spec.ttl_seconds_after_finished
+    completed = read_time(status.get("completionTime"))
+    if verdict.phase not in FINISHED or ttl is None or completed is None:
+        return [], None
+    left = completed + timedelta(seconds=ttl) - now
+    if left > timedelta(0):
+        return [], left
+    if job.spec.delete_after_finished:
+        return [Delete(names.API_VERSION, names.JOB_KIND, job.name)], None
+    jobs = [delete for attempt in observed.attempts for delete in _all_of(attempt)]
+    service = [Delete("v1", "Service", service_name(job))] if jobs and status["nodes"]["desired"] > 1 else []
+    return [*service, *jobs], None
+
+
+def _seconds(*times: timedelta | None) -> float | None:
+    return min((max(0.0, time.total_seconds()) for time in times if time is not None), default=None)

@@ -1,0 +1,238 @@
+"""The pod of an attempt: one container that runs the launcher, told everything by its environment and one mounted file.
+
+It fits the restricted Pod Security Standard: no root, no privilege, a read-only root file system. What a job needs
+besides comes from ``spec.podTemplate`` and wins wherever the rendezvous and the contract with the launcher allow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainwright.contract import (
+    ENV_JOB_FILE,
+    ENV_OUTPUT_DIR,
+    ENV_PROGRESS_CA,
+    ENV_PROGRESS_TOKEN,
+    ENV_PROGRESS_URL,
+    ENV_TERMINATION_FILE,
+    JOB_FILE,
+    MASTER_PORT,
+    OUTPUT_DIR,
+    SCRIPT_DIR,
+    TERMINATION_FILE,
+)
+from trainwright_operator import names
+from trainwright_operator.core.observe import COMPLETION_INDEX
+from trainwright_operator.core.pools import Placement
+from trainwright_operator.core.spec import TrainingJob
+
+Object = dict[str, Any]
+
+LAUNCHER = ("python", "-m", "trainwright.launcher")
+JOB_DIR, JOB_KEY = JOB_FILE.rsplit("/", 1)
+HOME = "/home/trainer"
+USER_ID = 1000
+LOST_NODE_SECONDS = 30
+"""How long a pod stays bound to a node that is gone; Kubernetes' own default of 300 s would idle its peers as long."""
+TOKEN_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where pods push their progress: the whole address for this job, the token's audience, the CA in PEM."""
+
+    url: str
+    audience: str
+    ca: str
+
+
+@dataclass(frozen=True)
+class PodPlan:
+    """What tells the pods of one Job from those of another; ``resolved`` is None when it rides in the ConfigMap."""
+
+    labels: Mapping[str, str]
+    master: str
+    subdomain: str
+    resolved: str | None
+    config_map: str
+    endpoint: Endpoint | None = None
+
+
+def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
+    template = job.spec.pod_template
+    annotations = {
+        names.ANNOTATION_RESOLVED_JOB: plan.resolved,
+        names.ANNOTATION_PROGRESS_CA: plan.endpoint.ca if plan.endpoint else None,
+    }
+    return {
+        "metadata": {
+            "labels": {**template.labels, **plan.labels},
+            "annotations": {**template.annotations, **_present(annotations)},
+        },
+        "spec": _present(
+            {
+                "restartPolicy": "Never",
+                "subdomain": plan.subdomain,
+                "terminationGracePeriodSeconds": job.spec.termination_grace_period_seconds,
+                "automountServiceAccountToken": False,
+                "enableServiceLinks": False,
+                "serviceAccountName": template.service_account_name,
+                "priorityClassName": template.priority_class_name,
+                "schedulerName": template.scheduler_name,
+                "nodeSelector": dict(place.node_selector or {}) or None,
+                "tolerations": _tolerations(place.tolerations),
+                "imagePullSecrets": list(template.image_pull_secrets) or None,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": USER_ID,
+                    "runAsGroup": USER_ID,
+                    "fsGroup": USER_ID,
+                    "fsGroupChangePolicy": "OnRootMismatch",
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "containers": [_container(job, place, plan)],
+                "volumes": _volumes(job, place, plan),
+            }
+        ),
+    }
+
+
+def _container(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
+    template = job.spec.pod_template
+    resources = {"requests": dict(place.requests), "limits": dict(place.limits)}
+    return _present(
+        {
+            "name": names.CONTAINER,
+            "image": place.image,
+            "imagePullPolicy": template.image_pull_policy,
+            "command": list(LAUNCHER),
+            "env": _environment(job, place, plan),
+            "envFrom": list(template.env_from) or None,
+            "resources": {kind: amounts for kind, amounts in resources.items() if amounts},
+            "volumeMounts": _mounts(job),
+            "terminationMessagePath": TERMINATION_FILE,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+                "privileged": False,
+                "readOnlyRootFilesystem": True,
+                "runAsNonRoot": True,
+            },
+        }
+    )
+
+
+def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Object]:
+    """The rendezvous and the contract first, which nobody may override; then defaults, the pool's and the job's own."""
+    index = {"fieldRef": {"fieldPath": f"metadata.annotations['{COMPLETION_INDEX}']"}}
+    owned: list[Object] = [
+        {"name": "PET_NNODES", "value": str(place.nodes * place.slices)},
+        {"name": "PET_NPROC_PER_NODE", "value": str(place.per_node)},
+        {"name": "PET_NODE_RANK", "valueFrom": index},
+        {"name": "PET_MASTER_ADDR", "value": plan.master},
+        {"name": "PET_MASTER_PORT", "value": str(MASTER_PORT)},
+        {"name": ENV_JOB_FILE, "value": JOB_FILE},
+        {"name": ENV_OUTPUT_DIR, "value": OUTPUT_DIR},
+        {"name": ENV_TERMINATION_FILE, "value": TERMINATION_FILE},
+        *_progress(plan.endpoint),
+    ]
+    settable: list[Object] = [
+        {"name": "OMP_NUM_THREADS", "value": str(place.threads)},
+        {"name": "HOME", "value": HOME},
+        {"name": "USER", "value": "trainer"},
+        {"name": "PYTHONUNBUFFERED", "value": "1"},
+        *_hub(job),
+        *place.env,
+        *job.spec.pod_template.env,
+    ]
+    taken = {variable["name"] for variable in owned}
+    return [*owned, *_last_of_each(variable for variable in settable if variable["name"] not in taken)]
+
+
+def _last_of_each(variables: Iterable[Object]) -> list[Object]:
+    """One variable a name: the last one wins, and keeps its place after what it may refer to."""
+    last: dict[str, Object] = {}
+    for variable in variables:
+        last.pop(variable["name"], None)
+        last[variable["name"]] = variable
+    return list(last.values())
+
+
+def _progress(endpoint: Endpoint | None) -> list[Object]:
+    if endpoint is None:
+        return []
+    return [
+        {"name": ENV_PROGRESS_URL, "value": endpoint.url},
+        {"name": ENV_PROGRESS_CA, "value": f"{JOB_DIR}/progress-ca.crt"},
+        {"name": ENV_PROGRESS_TOKEN, "value": f"{JOB_DIR}/progress-token"},
+    ]
+
+
+def _hub(job: TrainingJob) -> list[Object]:
+    found: list[Object] = []
+    if token := job.spec.hub_token:
+        found.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": token.name, "key": token.key}}})
+    if job.spec.offline:
+        found += [{"name": name, "value": "1"} for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")]
+    return found
+
+
+def _tolerations(more: Iterable[Object]) -> list[Object]:
+    lost = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_NODE_SECONDS}
+    return [*({"key": f"node.kubernetes.io/{taint}", **lost} for taint in ("not-ready", "unreachable")), *more]
+
+
+def _mounts(job: TrainingJob) -> list[Object]:
+    output = job.spec.output
+    sub_path = {} if "emptyDir" in output.volume else {"subPath": output.sub_path}
+    own: list[Object] = [
+        {"name": names.VOLUME_JOB, "mountPath": JOB_DIR, "readOnly": True},
+        {"name": names.VOLUME_OUTPUT, "mountPath": OUTPUT_DIR, **sub_path},
+        {"name": "trainwright-home", "mountPath": HOME},
+        {"name": "trainwright-tmp", "mountPath": "/tmp"},
+        {"name": "trainwright-shm", "mountPath": "/dev/shm"},
+    ]
+    theirs = {mount["mountPath"].rstrip("/") for mount in job.spec.pod_template.volume_mounts}
+    return [*(mount for mount in own if mount["mountPath"] not in theirs), *job.spec.pod_template.volume_mounts]
+
+
+def _volumes(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Object]:
+    shm = _present({"medium": "Memory", "sizeLimit": place.shm_size})
+    own: list[Object] = [
+        {"name": names.VOLUME_JOB, "projected": {"sources": _job_sources(job, plan)}},
+        {"name": names.VOLUME_OUTPUT, **job.spec.output.volume},
+        {"name": "trainwright-home", "emptyDir": {}},
+        {"name": "trainwright-tmp", "emptyDir": {}},
+        {"name": "trainwright-shm", "emptyDir": shm},
+    ]
+    mounted = {mount["name"] for mount in _mounts(job)}
+    return [*(volume for volume in own if volume["name"] in mounted), *job.spec.pod_template.volumes]
+
+
+def _job_sources(job: TrainingJob, plan: PodPlan) -> list[Object]:
+    """One read-only folder of everything the pod is told: the resolved job, the script, the endpoint's CA and token."""
+    if plan.resolved is None:
+        items = [{"key": JOB_KEY, "path": JOB_KEY}]
+        sources: list[Object] = [{"configMap": {"name": plan.config_map, "items": items}}]
+    else:
+        sources = [_downward(names.ANNOTATION_RESOLVED_JOB, JOB_KEY)]
+    if reference := (job.spec.script or {}).get("configMap"):
+        path = f"{SCRIPT_DIR.removeprefix(JOB_DIR)[1:]}/{reference['key']}"
+        sources.append({"configMap": {"name": reference["name"], "items": [{"key": reference["key"], "path": path}]}})
+    if plan.endpoint:
+        sources.append(_downward(names.ANNOTATION_PROGRESS_CA, "progress-ca.crt"))
+        token = {"audience": plan.endpoint.audience, "expirationSeconds": TOKEN_SECONDS, "path": "progress-token"}
+        sources.append({"serviceAccountToken": token})
+    return sources
+
+
+def _downward(annotation: str, path: str) -> Object:
+    field = {"fieldPath": f"metadata.annotations['{annotation}']"}
+    return {"downwardAPI": {"items": [{"path": path, "fieldRef": field}]}}
+
+
+def _present(values: Mapping[str, Any]) -> Object:
+    return {key: value for key, value in values.items() if value is not None}

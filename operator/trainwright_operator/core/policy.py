@@ -1,0 +1,280 @@
+"""What is to be done with a TrainingJob: start an attempt, let it work, stop it, restart it, or call it finished.
+
+The attempt is the unit of failure. What happens after one has ended is derived anew at every look from its record, the
+counts of restarts, the spec and the time; nothing else is remembered. So a limit that is raised on a finished job
+(maxRestarts, maxSteps, ...) takes effect by itself, and planning twice gives the same plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from trainwright_operator.core import observe
+from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
+from trainwright_operator.core.judge import judge, succeeded
+from trainwright_operator.core.observe import Observed
+from trainwright_operator.core.spec import JobSpec, TrainingJob
+from trainwright_operator.core.times import write_time
+from trainwright_operator.names import Reason
+
+FIRST_DELAY, LONGEST_DELAY = timedelta(seconds=10), timedelta(minutes=5)
+HEALTHY = timedelta(minutes=10)
+"""An attempt that worked this long ends the row of quick failures that the backoff counts."""
+SETTLE = timedelta(seconds=10)
+"""How long an ended Job's pods are waited for: the two are watched apart, and the pods tell why it ended."""
+APPEAR = timedelta(seconds=15)
+"""How long a Job that was just created may be missing from what is observed."""
+NOW = timedelta(0)
+
+
+class Phase(StrEnum):
+    """``status.state``, which has one word more: Queued, while pods wait for room."""
+
+    PENDING = "Pending"  # something stands in the way of the next attempt
+    STARTING = "Starting"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    STOPPING = "Stopping"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``start`` names the attempt to create, ``stop`` tells to delete what is left of the attempt at work.
+
+    ``blocked`` means that only a person can help.
+    """
+
+    phase: Phase
+    reason: str
+    message: str
+    past: Past
+    start: int | None = None
+    stop: bool = False
+    blocked: bool = False
+    again: timedelta | None = None
+
+
+def decide(job: TrainingJob, past: Past, observed: Observed, now: datetime) -> Verdict:
+    past = adopt(job, past, observed, now)
+    if past.open:
+        return _at_work(job, past, past.open, observed, now)
+    verdict = _at_rest(job, past, max(observed.newest, past.last.number if past.last else 0), now)
+    return _begin(job, verdict, verdict.start, now) if verdict.start else verdict
+
+
+def adopt(job: TrainingJob, past: Past, observed: Observed, now: datetime) -> Past:
+    """Open the record of an attempt that has none: the operator died between creating it and writing the status."""
+    newest = observed.attempts[-1] if observed.attempts else None
+    if newest is None or not newest.jobs or newest.number <= (past.last.number if past.last else 0):
+        return past
+    return past.begin(record_of(job.spec, newest.number, newest.jobs[0].created or now))
+
+
+def record_of(spec: JobSpec, number: int, start: datetime) -> Record:
+    """A new attempt's record, with what it is asked to train: the steps when they are given, else the epochs."""
+    steps, epochs = _target(spec)
+    return Record(number, start, max_steps=steps, num_train_epochs=epochs)
+
+
+def _target(spec: JobSpec) -> tuple[int | None, float | None]:
+    steps = spec.training_arguments.get("max_steps", -1)
+    return (steps, None) if steps > 0 else (None, float(spec.training_arguments.get("num_train_epochs", 3.0)))
+
+
+def target_raised(spec: JobSpec, record: Record) -> bool:
+    steps, epochs = _target(spec)
+    if steps and record.max_steps:
+        return steps > record.max_steps
+    return bool(epochs and record.num_train_epochs and epochs > record.num_train_epochs)
+
+
+# While an attempt is at work
+
+
+def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, now: datetime) -> Verdict:
+    attempt = observed.attempt(record.number) or observe.Attempt(record.number)
+    if not attempt.jobs and not attempt.pods and not record.cause and now < record.start + APPEAR:
+        return _working(past, attempt, again=record.start + APPEAR - now)
+    cause = judge(attempt, record.cause)
+    stopping = _stopping(job, past, cause, now)
+    past = past.update(replace(record, cause=cause or stopping))
+    if _over(attempt, now):
+        if not cause and not succeeded(attempt) and (wait := _settling(attempt, now)):
+            return _working(past, attempt, again=wait)
+        return _close(job, past, attempt, now)
+    again = _look_again(attempt, now)
+    if stopping:
+        message = f"stopping attempt {record.number} after it has saved a checkpoint: {stopping.message}"
+        return Verdict(Phase.STOPPING, stopping.reason, message, past, stop=True, again=again)
+    decided = any(one.state in (observe.JobState.ENDING, observe.JobState.FAILED) for one in attempt.jobs)
+    again = _soonest(again, _deadline_left(job, past, now))
+    return replace(_working(past, attempt, again), stop=bool(cause) and decided)
+
+
+def _working(past: Past, attempt: observe.Attempt, again: timedelta | None) -> Verdict:
+    """Once running, an attempt stays running until it has ended: pods that end or vanish do not make it start again."""
+    past = replace(past, running=past.running or attempt.at_work)
+    number = attempt.number
+    if past.running:
+        return Verdict(Phase.RUNNING, Reason.PODS_READY, f"attempt {number} is at work", past, again=again)
+    phase, reason, why = _resumption(past.records[-2] if len(past.records) > 1 else None)
+    return Verdict(phase, reason, f"{why}attempt {number}: waiting for its pods", past, again=again)
+
+
+def _stopping(job: TrainingJob, past: Past, cause: Cause | None, now: datetime) -> Cause | None:
+    """Why the attempt at work has to stop; once it was told to, a change of mind comes too late."""
+    if cause and cause.outcome is Outcome.STOPPED:
+        return cause
+    if job.spec.suspend:
+        return Cause(Outcome.STOPPED, Reason.SUSPENDED, "spec.suspend is true", time=now)
+    if (left := _deadline_left(job, past, now)) is not None and left <= NOW:
+        return Cause(Outcome.STOPPED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), time=now)
+    return None
+
+
+def _over(attempt: observe.Attempt, now: datetime) -> bool:
+    """Nothing of the attempt can write any more, and every Job of it is decided or gone."""
+    decided = all(job.finished or job.deleting or job.state is observe.JobState.ENDING for job in attempt.jobs)
+    settled = all(job.finished for job in attempt.jobs) and attempt.jobs and not _settling(attempt, now)
+    return decided and (bool(settled) or not any(pod.alive(now) for pod in attempt.pods))
+
+
+def _settling(attempt: observe.Attempt, now: datetime) -> timedelta | None:
+    """How much longer the pods of ended Jobs may take to be seen ended."""
+    ends = [job.ended for job in attempt.jobs if job.ended]
+    left = max(ends) + SETTLE - now if ends else NOW
+    return left if left > NOW else None
+
+
+def _close(job: TrainingJob, past: Past, attempt: observe.Attempt, now: datetime) -> Verdict:
+    """Record the ended attempt, and only that: what follows is done when the record is known to be written."""
+    record = past.last
+    assert record
+    if succeeded(attempt):
+        cause = Cause(Outcome.SUCCEEDED, Reason.COMPLETED)
+    else:
+        cause = record.cause or _without_a_trace(attempt)
+    after = _at_rest(job, past.update(replace(record, end=now, cause=cause, step=past.reached)), record.number, now)
+    return replace(after, start=None, again=NOW if after.start else after.again)
+
+
+def _without_a_trace(attempt: observe.Attempt) -> Cause:
+    if not any(job.finished for job in attempt.jobs):
+        return Cause(Outcome.DISRUPTED, Reason.JOB_DELETED, f"the Job of attempt {attempt.number} was deleted")
+    return Cause(Outcome.FAILED, Reason.UNKNOWN, "the Job failed and its pods were gone before they could be seen")
+
+
+def _look_again(attempt: observe.Attempt, now: datetime) -> timedelta | None:
+    """When a terminating pod is given up, or the pods of an ended Job."""
+    overdue = [pod.deletion_due + observe.OVERDUE - now for pod in attempt.pods if pod.deletion_due and not pod.end]
+    return _soonest(_settling(attempt, now), *(left for left in overdue if left > NOW))
+
+
+# Between attempts, and after the last
+
+
+def _at_rest(job: TrainingJob, past: Past, number: int, now: datetime) -> Verdict:
+    """What follows when no attempt is at work; ``number`` is the highest one ever used."""
+    last = past.last
+    if last and last.outcome is Outcome.SUCCEEDED:
+        if not target_raised(job.spec, last):
+            return Verdict(Phase.SUCCEEDED, Reason.COMPLETED, _done_words(last), past)
+        past = replace(past, started=None)  # the deadline of what is added counts anew
+    if last and (verdict := _given_up(job, past, last)):
+        return verdict
+    if job.spec.suspend:
+        return Verdict(Phase.SUSPENDED, Reason.SUSPENDED, "spec.suspend is true", replace(past, started=None))
+    left = _deadline_left(job, past, now)
+    if left is not None and left <= NOW:
+        return Verdict(Phase.FAILED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), past)
+    phase, reason, why = _resumption(last)
+    if wait := _backoff(past, now):
+        message = f"{why}attempt {number + 1} starts at {write_time(now + wait)}"
+        return Verdict(phase, reason, message, past, again=_soonest(wait, left))
+    return Verdict(phase, reason, f"{why}attempt {number + 1} starts", past, start=number + 1)
+
+
+def _begin(job: TrainingJob, verdict: Verdict, number: int, now: datetime) -> Verdict:
+    past = verdict.past.begin(record_of(job.spec, number, now))
+    again = _soonest(APPEAR, _deadline_left(job, past, now))
+    return replace(_working(past, observe.Attempt(number), again), start=number)
+
+
+def _given_up(job: TrainingJob, past: Past, last: Record) -> Verdict | None:
+    cause, limit = last.cause, job.spec.max_restarts
+    if last.outcome is not Outcome.FAILED or not cause:
+        return None
+    if cause.permanent:
+        return Verdict(Phase.FAILED, cause.reason, f"{_who(last)}: {cause.message}", past)
+    if past.counted < limit:
+        return None
+    tries = "no restart is allowed" if limit == 0 else f"{limit} restart{'s' * (limit > 1)} used"
+    return Verdict(Phase.FAILED, Reason.TOO_MANY_RESTARTS, f"{tries} (maxRestarts); {words(last)}", past)
+
+
+def _resumption(last: Record | None) -> tuple[Phase, str, str]:
+    """How the time after an ended attempt is called, and the words about it that begin a message."""
+    if last is None or last.outcome is None:
+        return Phase.STARTING, Reason.PODS_STARTING, ""
+    if last.outcome is Outcome.SUCCEEDED:
+        return Phase.STARTING, Reason.TARGET_RAISED, "trained as far as it was asked, the target was raised; "
+    if last.outcome is Outcome.STOPPED:
+        return Phase.STARTING, Reason.RESUMED, "resumed; "
+    failed = last.outcome is Outcome.FAILED
+    return Phase.RESTARTING, Reason.ATTEMPT_FAILED if failed else Reason.ATTEMPT_DISRUPTED, f"{words(last)}; "
+
+
+def _backoff(past: Past, now: datetime) -> timedelta | None:
+    """The first restart in a row of quick ends is immediate; the next waits 10 s, then 20 s, ... up to 5 minutes."""
+    row = 0
+    for record in reversed(past.records):
+        ended_badly = record.outcome in (Outcome.FAILED, Outcome.DISRUPTED)
+        if not ended_badly or not record.end or record.end - record.start >= HEALTHY:
+            break
+        row += 1
+    last = past.last
+    if row < 2 or not last or not last.end:
+        return None
+    left = last.end + min(FIRST_DELAY * 2 ** (row - 2), LONGEST_DELAY) - now
+    return left if left > NOW else None
+
+
+def _deadline_left(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
+    limit = job.spec.active_deadline_seconds
+    return past.started + timedelta(seconds=limit) - now if limit is not None and past.started else None
+
+
+def _deadline_words(job: TrainingJob) -> str:
+    return f"activeDeadlineSeconds ({job.spec.active_deadline_seconds}) is over; raise it to go on"
+
+
+def _done_words(last: Record) -> str:
+    return f"trained to step {last.step}" if last.step is not None else "training is complete"
+
+
+def _who(last: Record) -> str:
+    return last.cause.pod if last.cause and last.cause.pod else f"attempt {last.number}"
+
+
+def words(last: Record) -> str:
+    """``attempt 2 failed at step 140: gpt-0-2-1 on node-b: out of memory ...``"""
+    cause = last.cause
+    if cause is None:
+        return f"attempt {last.number} is at work"
+    verb = {Outcome.FAILED: "failed", Outcome.DISRUPTED: "was disrupted", Outcome.STOPPED: "was stopped"}
+    step = f" at step {last.step}" if last.step is not None else ""
+    pod = f"{cause.pod} on {cause.node}: " if cause.node else f"{cause.pod}: " if cause.pod else ""
+    reason = "" if cause.reason in (Reason.ERROR, Reason.UNKNOWN) else f"{cause.reason}: "
+    return f"attempt {last.number} {verb.get(cause.outcome, 'ended')}{step}: {pod}{reason}{cause.message}"
+
+
+def _soonest(*times: timedelta | None) -> timedelta | None:
+    return min((max(time, NOW) for time in times if time is not None), default=None)

@@ -1,0 +1,194 @@
+"""What the trainers tell, merged into the status: pushes while they work, and the final word of a pod.
+
+Nothing here is believed further than it can be shown: every value is checked and bounded before it enters the status (a
+push comes from a user's pod), and no decision is ever made from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from trainwright.contract import Termination
+from trainwright_operator.core import display
+from trainwright_operator.core.observe import Attempt
+from trainwright_operator.core.times import read_time, write_time
+
+Status = dict[str, Any]
+MAX_METRICS = 32
+MAX_NAME, MAX_VALUE, MAX_PATH = 64, 32, 256
+_INT64 = 2**53 - 1
+_FAR = 3650 * 86_400
+_COUNTERS = {"current_step": "step", "total_steps": "maxSteps", "current_epoch": "epoch"}
+"""How the KubeflowCallback of transformers tells the step: among the metrics."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One report, checked: only what was told and makes sense."""
+
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    remaining_seconds: int | None = None
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    best: Mapping[str, Any] | None = None
+    checkpoint: Mapping[str, Any] | None = None
+
+
+def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: datetime) -> Status:
+    """``status`` with a push merged in; as it was when the push is not of the attempt at work, or an older one.
+
+    ``push`` is the body on the wire (:meth:`trainwright.contract.Progress.to_wire`, or what the ``KubeflowCallback`` of
+    transformers posts), and beside it ``attempt``, the number that the pusher's pod was verified to have.
+    """
+    current = _open_attempt(status)
+    own = _mapping(push.get("trainwright"))
+    told = push.get("attempt", own.get("attempt", current))
+    report = _of_wire(_mapping(push.get("trainerStatus")), own)
+    known = status.get("progress") or {}
+    stale = known.get("attempt") == current and report.progress.get("step", _INT64) < known.get("step", 0)
+    if current is None or told != current or stale:
+        return dict(status)
+    progress = {**known, **report.progress, "attempt": current, "lastUpdateTime": write_time(now)}
+    if report.remaining_seconds is not None:
+        progress["endTime"] = write_time(now + timedelta(seconds=report.remaining_seconds))
+    return _merged(status, report, progress, now)
+
+
+def merge_final_word(status: Mapping[str, Any], attempt: Attempt) -> Status:
+    """``status`` with the termination message of rank 0's pod, once there is one: right even if every push was lost."""
+    pod = attempt.pods[0] if attempt.pods else None
+    if pod is None or pod.index or pod.slice or pod.end is None or pod.end.word is None:
+        return dict(status)
+    report = _of_word(pod.end.word, pod.end.time)
+    progress = {**(status.get("progress") or {}), **report.progress, "attempt": attempt.number}
+    return _merged(status, report, progress, None)
+
+
+def _merged(status: Mapping[str, Any], report: Report, progress: Status, now: datetime | None) -> Status:
+    if progress.get("maxSteps") and "step" in progress:
+        progress["percent"] = min(100, 100 * progress["step"] // progress["maxSteps"])
+    metrics = {one["name"]: one["value"] for one in status.get("metrics") or ()} | dict(report.metrics)
+    merged = {**status, "progress": progress}
+    if metrics:
+        merged["metrics"] = [{"name": name, "value": value} for name, value in _bounded(metrics, report.metrics)]
+    if report.best:
+        merged["best"] = dict(report.best)
+    if report.checkpoint:
+        merged["checkpoint"] = _with_time(report.checkpoint, status.get("checkpoint") or {})
+    shown = display.training(merged) | (display.ending(progress, now) if now else {})
+    merged["display"] = {**(status.get("display") or {}), **shown}
+    return merged
+
+
+def _bounded(metrics: Mapping[str, str], newest: Mapping[str, str]) -> list[tuple[str, str]]:
+    """At most MAX_METRICS, by name; when there are more, those just told stay."""
+    kept = sorted(metrics, key=lambda name: name not in newest)[:MAX_METRICS]
+    return [(name, metrics[name]) for name in sorted(kept)]
+
+
+def _with_time(checkpoint: Mapping[str, Any], known: Mapping[str, Any]) -> Status:
+    """A final word names the checkpoint alone: the time is kept when it was told before."""
+    same = known.get("path") == checkpoint.get("path")
+    return {**known, **checkpoint} if same and known.get("time") else dict(checkpoint)
+
+
+def _open_attempt(status: Mapping[str, Any]) -> int | None:
+    attempts = status.get("attempts") or ()
+    return attempts[-1]["attempt"] if attempts and "endTime" not in attempts[-1] else None
+
+
+def _of_wire(standard: Mapping[str, Any], own: Mapping[str, Any]) -> Report:
+    metrics, counters = _metrics(standard.get("metrics"))
+    progress = {
+        "percent": _integer(standard.get("progressPercentage"), 100),
+        **counters,
+        **{name: _integer(own.get(name)) for name in ("step", "maxSteps") if name in own},
+        **{name: _number(own.get(name)) for name in ("epoch", "samplesPerSecond", "tokensPerSecond") if name in own},
+    }
+    return Report(
+        progress=_known(progress),
+        remaining_seconds=_integer(standard.get("estimatedRemainingSeconds"), _FAR),
+        metrics=metrics,
+        best=_best(own.get("best")),
+        checkpoint=_checkpoint(own.get("checkpoint")),
+    )
+
+
+def _of_word(word: Termination, time: datetime | None) -> Report:
+    progress = {"step": _integer(word.step), "maxSteps": _integer(word.max_steps), "epoch": _number(word.epoch)}
+    path, checkpoint = word.checkpoint, None
+    if isinstance(path, str) and path:
+        step = _integer(path.rpartition("-")[2])
+        checkpoint = _known({"path": path[:MAX_PATH], "step": step, "time": write_time(time) if time else None})
+    listed = [{"name": name, "value": value} for name, value in _mapping(word.metrics).items()]
+    return Report(_known(progress), metrics=_metrics(listed)[0], best=_best(word.best), checkpoint=checkpoint)
+
+
+def _metrics(listed: Any) -> tuple[dict[str, str], Status]:
+    """Metrics as text by name, and apart from them the counters that some trainers tell among them."""
+    metrics: dict[str, str] = {}
+    counters: Status = {}
+    for one in listed if isinstance(listed, list) else ():
+        name, value = _mapping(one).get("name"), _text(_mapping(one).get("value"))
+        if not isinstance(name, str) or not name or value is None:
+            continue
+        if name in _COUNTERS:
+            read = _number(value)
+            counters[_COUNTERS[name]] = read if name == "current_epoch" else _integer(read)
+        else:
+            metrics[name[:MAX_NAME]] = value
+    return metrics, _known(counters)
+
+
+def _checkpoint(told: Any) -> Status | None:
+    one = _mapping(told)
+    if not isinstance(path := one.get("path"), str) or not path:
+        return None
+    time = read_time(one["time"]) if isinstance(one.get("time"), str) else None
+    return _known({"path": path[:MAX_PATH], "step": _integer(one.get("step")), "time": time and write_time(time)})
+
+
+def _best(told: Any) -> Status | None:
+    one = _mapping(told)
+    if not isinstance(metric := one.get("metric"), str):
+        return None
+    path = one.get("checkpoint")
+    return _known(
+        {
+            "metric": metric[:MAX_NAME],
+            "value": _text(one.get("value")),
+            "step": _integer(one.get("step")),
+            "checkpoint": path[:MAX_PATH] if isinstance(path, str) else None,
+        }
+    )
+
+
+def _known(values: Mapping[str, Any]) -> Status:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _integer(value: Any, most: int = _INT64) -> int | None:
+    number = _number(value)
+    return min(int(number), most) if number is not None else None
+
+
+def _text(value: Any) -> str | None:
+    """A metric's value: a number in at most six digits, or a short text as it was told."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    return (value if isinstance(value, str) else f"{value:.6g}")[:MAX_VALUE]

@@ -1,0 +1,105 @@
+"""Why an attempt's pods do not run yet, in words: the scheduler's, the kubelet's or the quota's, and the mend."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from trainwright_operator.core.observe import Attempt, JobState, Observed, Pod, Wait
+from trainwright_operator.names import Reason
+
+PATIENCE = timedelta(seconds=60)
+"""How long a pod may fail to start before the job counts as stalled: what it needs may be applied a moment later."""
+SILENCE = timedelta(seconds=5)
+"""A Job whose pods have not appeared by then was refused them."""
+
+_PULL = "ImagePullBackOff"
+_MENDS = {
+    _PULL: "check the image (podTemplate.image, or the pool's) and podTemplate.imagePullSecrets",
+    "InvalidImageName": "check the image (podTemplate.image, or the pool's)",
+    "ErrImageNeverPull": "load the image on the node, or change podTemplate.imagePullPolicy",
+    "CreateContainerConfigError": "create what is missing, or correct podTemplate",
+    "CreateContainerError": "correct podTemplate or the image",
+    "RunContainerError": "correct podTemplate or the image",
+}
+_QUEUED = frozenset({"Unschedulable", "SchedulingGated", Reason.PODS_REFUSED})
+_BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull)?:? ?')
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What holds an attempt up; ``queued`` means for room, ``stalled`` that only a person can help."""
+
+    reason: str
+    message: str
+    queued: bool = False
+    stalled: bool = False
+    again: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A Job or pod that waits and does not say why: from ``due`` on, its Events are worth reading."""
+
+    kind: str
+    name: str
+    due: datetime
+
+
+def silent(observed: Observed) -> Silent | None:
+    """The first silent one of the newest attempt, if there is one."""
+    attempt = observed.attempts[-1] if observed.attempts else Attempt(0)
+    for job in attempt.jobs:
+        if job.created and not job.finished and not attempt.pods:
+            return Silent("Job", job.name, job.created + SILENCE)
+    for pod in attempt.pods:
+        if pod.created and pod.wait and pod.wait.reason == "ContainerCreating":
+            return Silent("Pod", pod.name, pod.created + SILENCE)
+    return None
+
+
+def hold(attempt: Attempt, now: datetime) -> Hold | None:
+    """None while nothing is out of the ordinary."""
+    if refused := _refused(attempt, now):
+        return refused
+    pods = [(pod, _steady(pod.wait)) for pod in attempt.pods if pod.wait and not pod.end]
+    reasons = Counter(wait.reason for _, wait in pods if wait.reason != "ContainerCreating" or wait.message)
+    if not reasons:
+        return None
+    reason = max(reasons, key=lambda one: (one in _MENDS, reasons[one]))
+    pod, wait = next(pair for pair in pods if pair[1].reason == reason)
+    left = pod.created + PATIENCE - now if pod.created and reason in _MENDS else None
+    mend = f"; {_MENDS[reason]}" if reason in _MENDS else ""
+    return Hold(
+        reason,
+        f"{_count(reasons[reason], attempt, pod)}: {reason}: {wait.message}{mend}",
+        queued=reason in _QUEUED,
+        stalled=left is not None and left <= timedelta(0),
+        again=left if left is not None and left > timedelta(0) else None,
+    )
+
+
+def _refused(attempt: Attempt, now: datetime) -> Hold | None:
+    if len(attempt.pods) >= attempt.desired:
+        return None
+    for job in (job for job in attempt.jobs if job.state is JobState.ACTIVE):
+        told = f"Job {job.name} may not create its pods: {job.refused}"
+        if job.refused:
+            return Hold(Reason.PODS_REFUSED, told, queued=True)
+        if job.created and not attempt.pods and now >= job.created + SILENCE:
+            advice = f"`kubectl describe job {job.name}` tells why (a quota, or an admission webhook)"
+            return Hold(Reason.PODS_REFUSED, f"Job {job.name} has no pods yet: {advice}", queued=True)
+    return None
+
+
+def _count(count: int, attempt: Attempt, pod: Pod) -> str:
+    return f"pod {pod.name}" if attempt.desired == 1 else f"{count} of {attempt.desired} pods"
+
+
+def _steady(wait: Wait) -> Wait:
+    """A pod whose image cannot be pulled alternates between two reasons; told as one, the status does not flap."""
+    if wait.reason not in ("ErrImagePull", _PULL):
+        return wait
+    return Wait(_PULL, _BACK_OFF.sub("", wait.message))

@@ -1,0 +1,1 @@
+"""``trainwright run``: the same plan, carried out as processes on this machine."""

@@ -1,0 +1,289 @@
+"""``trainwright run``: a manifest trained on this machine, by the plan and the policy that a cluster would follow.
+
+What is different here: pods are processes, their mounts are folders, they meet on loopback, and the image is this
+Python. Threads are as planned, whatever this machine has, because results depend on them: ``OMP_NUM_THREADS`` follows
+from the CPU that a pod asks for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainwright.contract import UserError
+from trainwright_operator import manifest, schema
+from trainwright_operator.commands.loading import InvalidManifests, Loaded, load
+from trainwright_operator.core.attempts import Past
+from trainwright_operator.core.policy import target_raised
+from trainwright_operator.core.pools import BUILTIN, PoolError, choose, place
+from trainwright_operator.core.spec import AcceleratorPool, TrainingJob, parse_job
+from trainwright_operator.manifest import Document
+
+if TYPE_CHECKING:
+    from trainwright_operator.local.run import Runner, Setup
+    from trainwright_operator.local.store import Store
+
+DONE, FAILED, INVALID = 0, 1, 2
+MAX_SAMPLE_LINES = 30
+_NO_RESULTS = ("_runtime", "_per_second", "learning_rate", "grad_norm")
+"""Metrics that tell how the training went rather than what came of it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the manifest of one TrainingJob, or - for standard input")
+    parser.add_argument("--output", metavar="DIR", help="where the model goes (default: runs/NAME)")
+    parser.add_argument(
+        "--volume",
+        metavar="NAME=DIR",
+        action="append",
+        default=[],
+        type=_pair,
+        help="the folder that stands for a volume of podTemplate.volumes; may be given again",
+    )
+    parser.add_argument(
+        "--config-map",
+        metavar="NAME=DIR",
+        action="append",
+        default=[],
+        type=_pair,
+        help="the folder that stands for the ConfigMap of spec.script; may be given again",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        type=_pair,
+        help="change a field for this run, such as spec.trainingArguments.maxSteps=20; may be given again",
+    )
+    parser.add_argument(
+        "--pools", metavar="FILE", action="append", default=[], help="manifests of AcceleratorPools; may be given again"
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must be written NAME=VALUE")
+    return name, value
+
+
+def main(options: argparse.Namespace) -> int:
+    """0 when the job succeeded, 1 when it failed, 2 when it cannot be run; 130 after Ctrl-C, 143 after SIGTERM."""
+    try:
+        document, job, pool = _read(options)
+        return _run(document, job, pool, options)
+    except InvalidManifests as invalid:
+        for line in invalid.lines:
+            print(line, file=sys.stderr)
+    except UserError as error:
+        print(f"trainwright: {error}", file=sys.stderr)
+    return INVALID
+
+
+def _read(options: argparse.Namespace) -> tuple[Document, TrainingJob, AcceleratorPool]:
+    loaded = load([options.file], options.pools)
+    if len(loaded.jobs) != 1:
+        names = ", ".join(job.name for job in loaded.jobs)
+        raise UserError(f"{options.file}: holds {len(loaded.jobs)} TrainingJobs ({names}); run takes one")
+    document = _changed(loaded.documents[0], options.set)
+    job = parse_job(document.content)
+    return document, job, _pool(job, document, loaded)
+
+
+def _changed(document: Document, changes: list[tuple[str, str]]) -> Document:
+    """The document with the fields of ``--set``, checked as a manifest is."""
+    if not changes:
+        return document
+    content = copy.deepcopy(document.content)
+    for path, value in changes:
+        _set(content, path, value)
+    if problems := schema.problems(content):
+        raise InvalidManifests([f"--set: {problem}" for problem in problems])
+    return replace(document, content=content)
+
+
+def _set(content: dict[str, Any], path: str, value: str) -> None:
+    *parents, last = path.split(".")
+    parent = content
+    for key in parents:
+        parent = parent.setdefault(key, {})
+        if not isinstance(parent, dict):
+            raise UserError(f"--set {path}: {key} is no object")
+    parent[last] = next(iter(manifest.read(value, f"--set {path}"))).content
+
+
+def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPool:
+    pool = choose(job, loaded.pools)
+    line = document.place("spec.accelerator.pool")
+    if pool is None:
+        known = ", ".join({**BUILTIN, **loaded.pools})
+        wanted = job.spec.accelerator.pool
+        message = f"no pool {wanted!r} is known here ({known}); give its manifest with --pools, or say cpu"
+        raise InvalidManifests([f"{line}: spec.accelerator.pool: {message}"])
+    try:
+        place(job, pool)
+    except PoolError as error:
+        raise InvalidManifests([f"{line}: {error}"]) from None
+    return pool
+
+
+def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: argparse.Namespace) -> int:
+    from trainwright_operator.local.run import Setup
+    from trainwright_operator.local.store import Store, status_to_go_on, uid_of
+
+    output = Path(options.output or Path("runs") / job.name).absolute()
+    volumes, config_maps = _folders(options.volume), _folders(options.config_map)
+    with Store(output) as store, tempfile.TemporaryDirectory(prefix="trainwright-run-") as scratch:
+        prior = store.prior()
+        status = status_to_go_on(document, prior, store, datetime.now().astimezone())
+        uid = uid_of(document.content, prior, output)
+        job = replace(job, uid=uid, status=status, generation=(status.get("observedGeneration") or 0) + 1)
+        if status.get("state") == "Succeeded" and not _raised(job):
+            print(f"{job.name} is trained already: another --output trains it anew, a raised maxSteps trains it on")
+            return _conclude(job, status, output, [])
+        _note(job, pool, output)
+        setup = Setup(pool, output, Path(scratch), volumes, config_maps)
+        final, received = _train(job, setup, _Keeper(store, document, job))
+    return _conclude(job, final, output, received)
+
+
+def _train(job: TrainingJob, setup: Setup, keeper: _Keeper) -> tuple[dict[str, Any], list[int]]:
+    """The final status, and the signals that came meanwhile."""
+    from trainwright_operator.local.run import Runner
+
+    runner = Runner(job, setup, keeper.told)
+    try:
+        with _stopped_by_signals(runner) as received:
+            return runner.run(), received
+    finally:
+        keeper.close(runner.status)
+
+
+def _raised(job: TrainingJob) -> bool:
+    """More is asked of a finished job than it was trained for."""
+    last = Past.of(job.status).last
+    return last is not None and target_raised(job.spec, last)
+
+
+class _Keeper:
+    """Shows every status, and saves those that would be missed: not every step is one."""
+
+    def __init__(self, store: Store, document: Document, job: TrainingJob) -> None:
+        from rich.console import Console
+
+        from trainwright_operator.local.live import screen
+
+        metadata = {**document.content["metadata"], "namespace": job.namespace, "uid": job.uid}
+        self._content = {**document.content, "metadata": {**metadata, "generation": job.generation}}
+        self._store, self._screen = store, screen(job.name, Console(highlight=False))
+        self._saved: tuple[Any, ...] = ()
+
+    def told(self, status: dict[str, Any], events: Any) -> None:
+        self._screen.told(status, events)
+        told = (status["state"], status.get("attempts"), status.get("checkpoint"))
+        if told != self._saved:
+            self._store.save(self._content, status)
+            self._saved = told
+
+    def close(self, status: dict[str, Any]) -> None:
+        self._screen.close()
+        if "state" in status:
+            self._store.save(self._content, status)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(runner: Runner) -> Iterator[list[int]]:
+    """Ctrl-C, SIGTERM and a closed terminal stop the run in order; the signals that came are collected."""
+    received: list[int] = []
+
+    def stop(signum: int, frame: object) -> None:
+        received.append(signum)
+        if len(received) == 1:
+            print("\nstopping: a checkpoint is saved first; once more to kill", file=sys.stderr)
+        runner.stop()
+
+    former = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield received
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+
+
+def _folders(pairs: list[tuple[str, str]]) -> dict[str, Path]:
+    folders = {name: Path(folder).absolute() for name, folder in pairs}
+    for name, folder in folders.items():
+        if not folder.is_dir():
+            raise UserError(f"{name}={folder}: there is no such folder")
+    return folders
+
+
+def _note(job: TrainingJob, pool: AcceleratorPool, output: Path) -> None:
+    planned = place(job, pool)
+    pods, ranks = planned.nodes * planned.slices, planned.per_node
+    wanted, cores = pods * ranks * planned.threads, os.cpu_count() or 1
+    print(f"{job.name}: {_count(pods, 'pod')} of {_count(ranks, 'rank')}, logs in {output / 'logs'}", file=sys.stderr)
+    if wanted > cores:
+        print(f"{job.name}: plans {wanted} threads on {_count(cores, 'core')}; they take turns", file=sys.stderr)
+    if job.spec.pod_template.env_from:
+        print(
+            f"{job.name}: podTemplate.envFrom is not read here; set its variables in your environment", file=sys.stderr
+        )
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _conclude(job: TrainingJob, status: Mapping[str, Any], output: Path, received: list[int]) -> int:
+    state = status["state"]
+    sys.stdout.flush()
+    if state == "Succeeded":
+        print("\n".join(_summary(job, status, output)))
+        return DONE
+    if state == "Failed":
+        why = next(one for one in status["conditions"] if one["type"] == "Failed")
+        print(
+            f"trainwright: {job.name} failed: {why['reason']}: {why['message']}{_log(status, output)}", file=sys.stderr
+        )
+        return FAILED
+    if not received:
+        print(f"trainwright: {job.name}: spec.suspend is true, so nothing was run; remove it", file=sys.stderr)
+        return FAILED
+    checkpoint = (status.get("checkpoint") or {}).get("path")
+    saved = f"saved {output / checkpoint}; " if checkpoint else ""
+    print(f"trainwright: {job.name} stopped: {saved}the same command goes on from there", file=sys.stderr)
+    return 128 + received[0]
+
+
+def _log(status: Mapping[str, Any], output: Path) -> str:
+    pod = next((entry["pod"] for entry in reversed(status.get("attempts") or []) if "pod" in entry), None)
+    return f" (log: {output / 'logs' / pod}.log)" if pod else ""
+
+
+def _summary(job: TrainingJob, status: Mapping[str, Any], output: Path) -> Iterator[str]:
+    shown, metrics = status["display"], {one["name"]: one["value"] for one in status.get("metrics") or ()}
+    yield f"{job.name} succeeded" + (f" at step {shown['step']}" if "step" in shown else "")
+    yield f"  model    {output}"
+    yield f"  status   {output / 'trainingjob.yaml'}"
+    yield f"  logs     {output / 'logs'}"
+    metrics = {name: value for name, value in metrics.items() if not name.endswith(_NO_RESULTS)}
+    if metrics:
+        yield "  metrics  " + "  ".join(f"{name} {value}" for name, value in metrics.items())
+    if (sample := output / "samples.txt").is_file():
+        lines = sample.read_text(errors="replace").rstrip().splitlines()
+        yield "  sample"
+        yield from (f"    {line}" for line in lines[:MAX_SAMPLE_LINES])
+        if len(lines) > MAX_SAMPLE_LINES:
+            yield f"    ... ({len(lines) - MAX_SAMPLE_LINES} more lines in {sample})"

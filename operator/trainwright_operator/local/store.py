@@ -1,0 +1,128 @@
+"""What a run keeps in its output folder beside the model: the TrainingJob with its status, and a lock.
+
+A later run of the same job with the same output goes on from there: the same uid, so that the checkpoints are its own,
+and attempts that count on, so that a straggler of the former run cannot write over the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from trainwright.contract import UserError
+from trainwright_operator import manifest, schema
+from trainwright_operator.core.attempts import Outcome
+from trainwright_operator.core.policy import Phase
+from trainwright_operator.core.times import write_time
+from trainwright_operator.manifest import Document
+from trainwright_operator.names import Reason
+
+Object = dict[str, Any]
+
+FILE = "trainingjob.yaml"
+_NAMESPACE = uuid.UUID("6f1f5f0e-63f5-4b0e-8d5e-7d2f3a3f5a11")
+_KEPT = ("progress", "metrics", "best", "checkpoint")
+
+
+class Store:
+    """The output folder of one run, locked while it is open. Use it as a context manager."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self._lock: int | None = None
+
+    def __enter__(self) -> Store:
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+            (self.output / "logs").mkdir(exist_ok=True)
+            self._lock = os.open(self.output / "logs" / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise UserError(f"--output {self.output}: cannot be written to: {error.strerror}") from None
+        self._take_lock(self._lock)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _take_lock(self, lock: int) -> None:
+        import fcntl
+
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"--output {self.output}: another run is writing there; choose another folder") from None
+
+    def prior(self) -> Object | None:
+        """The TrainingJob that the last run left here; None when there was none, or its file was cut short."""
+        path = self.output / FILE
+        with contextlib.suppress(OSError, ValueError):
+            for document in manifest.read(path.read_text(), str(path)):
+                if isinstance(document.content, dict) and "spec" in document.content:
+                    return document.content
+        return None
+
+    def save(self, content: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """Whole or not at all: a run that is killed while it writes leaves the former file."""
+        aside = self.output / f".{FILE}.new"
+        aside.write_text(manifest.write({**content, "status": dict(status)}))
+        aside.replace(self.output / FILE)
+
+    def holds_checkpoints(self) -> bool:
+        return any(self.output.glob("checkpoint-*"))
+
+
+def uid_of(job: Object, prior: Object | None, output: Path) -> str:
+    """The same for every run of a job with the same output, also when the folder was moved meanwhile."""
+    metadata = job["metadata"]
+    if prior and (uid := prior["metadata"].get("uid")):
+        return str(uid)
+    return str(uuid.uuid5(_NAMESPACE, f"{metadata.get('namespace', 'default')}/{metadata['name']}@{output.resolve()}"))
+
+
+def status_to_go_on(document: Document, prior: Object | None, store: Store, now: datetime) -> Object:
+    """The status that a new run begins with.
+
+    Raises:
+        UserError: the output holds another job's run, or a run of this one that was told something else.
+    """
+    if prior is None:
+        return {}
+    name, before = document.content["metadata"]["name"], prior["metadata"]["name"]
+    if name != before:
+        raise UserError(f"--output {store.output}: holds the run of {before}; choose another folder for {name}")
+    status = prior.get("status") or {}
+    finished = status.get("state") == Phase.SUCCEEDED
+    if finished or store.holds_checkpoints():
+        _check_unchanged(document, prior, store)
+    return dict(status) if finished else _again(status, now)
+
+
+def _check_unchanged(document: Document, prior: Object, store: Store) -> None:
+    problems = schema.change_problems(document.content, prior)
+    if problems:
+        first = problems[0]
+        raise UserError(
+            f"{document.place(first.path)}: {first}; {store.output} holds what was trained before: "
+            "choose another --output to keep both"
+        )
+
+
+def _again(status: Mapping[str, Any], now: datetime) -> Object:
+    """A run that did not succeed is taken up afresh: no restart is counted yet, and the attempts count on."""
+    attempts = status.get("attempts") or []
+    if not attempts:
+        return {}
+    last = {key: attempts[-1][key] for key in ("attempt", "startTime", "step") if key in attempts[-1]}
+    stopped = {
+        **last,
+        "endTime": attempts[-1].get("endTime", write_time(now)),
+        "outcome": Outcome.STOPPED.value,
+        "reason": Reason.SUSPENDED,
+    }
+    return {**{key: status[key] for key in _KEPT if key in status}, "attempts": [stopped]}
