@@ -43,7 +43,7 @@ def _registry(on_event: OnEvent) -> kopf.OperatorRegistry:
 
 
 def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    """The same choice as :func:`~trainwright_operator.cluster.connection.connect`; kopf asks again when a token ends."""
+    """The same choice as :func:`.connection.connect` makes; kopf asks again when a token has expired."""
     if "KUBECONFIG" in os.environ:
         return kopf.login_with_kubeconfig(**kwargs)
     return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
