@@ -219,6 +219,10 @@ def test_leadership_passes_to_the_standby_which_writes_nothing_needless(kube, na
 
 
 def test_the_examples_of_the_project_are_accepted(kube, namespace):
-    for path in sorted((CHECKOUT / "examples").glob("*.yaml")):
-        for document in read(path.read_text(), str(path)):
-            kube.apply(document.content, namespace, dryRun="All")
+    examples = sorted((CHECKOUT / "examples").glob("*.yaml"))
+    accepted = [
+        kube.apply(document.content, namespace, dryRun="All")[0]["kind"]
+        for path in examples
+        for document in read(path.read_text(), str(path))
+    ]
+    assert accepted == ["TrainingJob"] * len(examples)
