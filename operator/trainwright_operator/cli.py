@@ -60,7 +60,10 @@ def build_parser(*, whole: bool = True) -> argparse.ArgumentParser:
     _add_run(commands, whole)
     _add_convert(commands)
     _add_explain(commands)
-    _add_remote(commands)
+    _add_watch(commands)
+    _add_logs(commands)
+    _add_report(commands)
+    _add_describe(commands)
     _add_completion(commands)
     return parser
 
@@ -179,9 +182,8 @@ def _add_explain(commands: Commands) -> None:
     parser.add_argument("-r", "--recursive", action="store_true", help="list all fields below it")
 
 
-def _add_remote(commands: Commands) -> None:
-    """The commands that look at jobs in a cluster, which share how they find it."""
-    watch = _add(
+def _add_watch(commands: Commands) -> None:
+    parser = _add(
         commands,
         "watch",
         "remote.watching:main",
@@ -189,44 +191,59 @@ def _add_remote(commands: Commands) -> None:
         "examples:\n  trainwright watch gpt-corpus\n  trainwright watch -n team-a\n  trainwright watch -A\n\n"
         "exit code 1 when one of them failed",
     )
-    watch.add_argument("names", nargs="*", metavar="NAME", help="default: every job of the namespace")
-    watch.add_argument("-A", "--all-namespaces", action="store_true", help="every job of the cluster")
-    logs = _add(
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: every job of the namespace")
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help="every job of the cluster")
+    _add_cluster(parser)
+
+
+def _add_logs(commands: Commands) -> None:
+    parser = _add(
         commands,
         "logs",
         "remote.logs:main",
         "print what all ranks of a job have printed, in order of time",
         "examples:\n  trainwright logs gpt-corpus --follow\n  trainwright logs gpt-corpus --rank 0 --previous",
     )
-    logs.add_argument("name", metavar="NAME")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has finished, over restarts")
-    logs.add_argument("--rank", type=int, metavar="N", help="of this rank alone")
-    which = logs.add_mutually_exclusive_group()
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job has finished, over restarts")
+    parser.add_argument("--rank", type=int, metavar="N", help="of this rank alone")
+    which = parser.add_mutually_exclusive_group()
     which.add_argument("--attempt", type=int, metavar="N", help="of this attempt (default: the newest)")
     which.add_argument("-p", "--previous", action="store_true", help="of the attempt before the newest")
-    logs.add_argument("--tail", type=int, metavar="N", help="only the last lines of each pod")
-    logs.add_argument("--timestamps", action="store_true", help="with the time of each line")
-    report = _add(
+    parser.add_argument("--tail", type=int, metavar="N", help="only the last lines of each pod")
+    parser.add_argument("--timestamps", action="store_true", help="with the time of each line")
+    _add_cluster(parser)
+
+
+def _add_report(commands: Commands) -> None:
+    parser = _add(
         commands,
         "report",
         "remote.reporting:main",
         "sum a run up: what was asked, each attempt, metrics, the best checkpoint",
         "examples:\n  trainwright report gpt-corpus\n  trainwright report gpt-corpus --format md > run.md",
     )
-    report.add_argument("name", metavar="NAME")
-    report.add_argument("--format", choices=("text", "md", "json"), default="text", help="default: text")
-    describe = _add(
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("--format", choices=("text", "md", "json"), default="text", help="default: text")
+    _add_cluster(parser)
+
+
+def _add_describe(commands: Commands) -> None:
+    parser = _add(
         commands,
         "describe",
         "remote.describing:main",
         "say why a job is not running, and what to do",
         "examples:\n  trainwright describe gpt-corpus",
     )
-    describe.add_argument("name", metavar="NAME")
-    for parser in (watch, logs, report, describe):
-        parser.add_argument("-n", "--namespace", metavar="NAME", help="default: that of the kubeconfig's context")
-        parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context to use")
-        parser.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, or ~/.kube/config")
+    parser.add_argument("name", metavar="NAME")
+    _add_cluster(parser)
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--namespace", metavar="NAME", help="default: that of the kubeconfig's context")
+    parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context to use")
+    parser.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, or ~/.kube/config")
 
 
 def _add_completion(commands: Commands) -> None:

@@ -27,11 +27,15 @@ pytestmark = pytest.mark.usefixtures("crds")
 CLI = [sys.executable, "-m", "trainwright_operator.cli"]
 
 
+PATIENT = {"LEASE_DURATION": "15", "LEASE_RENEW_DEADLINE": "10", "LEASE_PERIOD": "2"}
+"""A lease that outlives a busy machine, and an API server that restarts."""
+
+
 @pytest.fixture
 def operator(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Operator]:
-    running = Operator(kube, namespace, tmp_path).start().wait_leading()
+    running = Operator(kube, namespace, tmp_path, PATIENT).start().wait_leading()
     yield running
-    running.kill()
+    running.stop()
 
 
 @pytest.fixture
@@ -68,9 +72,7 @@ def test_watch_follows_several_jobs_to_their_end_and_fails_when_one_did(kube, na
     assert cli("watch").returncode == 0, "what had finished before does not count"
 
 
-def test_watch_sees_through_an_api_server_that_restarts(kube, namespace, cluster, tmp_path, cli) -> None:
-    patient = {"LEASE_DURATION": "15", "LEASE_RENEW_DEADLINE": "10", "LEASE_PERIOD": "2"}
-    operator = Operator(kube, namespace, tmp_path, patient).start().wait_leading()
+def test_watch_sees_through_an_api_server_that_restarts(kube, namespace, operator, cluster, cli) -> None:
     kube.apply(job("long", run_for="6s").manifest(), namespace)
     state(kube, namespace, "Running", "long")
     again = threading.Timer(2, cluster.restart_api_server)
@@ -79,7 +81,6 @@ def test_watch_sees_through_an_api_server_that_restarts(kube, namespace, cluster
     again.join()
     assert watched.returncode == 0, watched.stderr
     assert "long: Succeeded" in watched.stdout
-    operator.stop()
 
 
 def test_a_job_that_is_deleted_while_it_is_watched_counts_as_failed(kube, namespace, operator, cli) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from builders import make_job
 from scene import Scene
+from trainwright_operator.cli import main
+from trainwright_operator.commands.completion import commands
 from trainwright_operator.remote import board, diagnosis, loglines, rendering
 from trainwright_operator.remote.diagnosis import Facts, diagnose
 from trainwright_operator.remote.errors import Absent, Expired, refusal
@@ -291,3 +294,32 @@ def test_codes_in_words() -> None:
     assert isinstance(refusal(404, "gone"), Absent)
     assert isinstance(refusal(410, "too old"), Expired)
     assert str(refusal(500, "")) == "the API server answered 500: HTTP 500"
+
+
+@pytest.mark.parametrize("command", ["watch", "logs", "report", "describe"])
+def test_every_command_has_a_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"\n  trainwright {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kubeconfig", "words"),
+    [
+        (None, "there is no kubeconfig at "),
+        ("not: [a kubeconfig", "the kubeconfig cannot be read: "),
+        ("apiVersion: v1\nkind: Config\ncontexts: []\n", "the kubeconfig has no current context"),
+    ],
+)
+def test_a_kubeconfig_that_leads_nowhere(tmp_path: Path, capsys, kubeconfig: str | None, words: str) -> None:
+    path = tmp_path / "kubeconfig"
+    if kubeconfig is not None:
+        path.write_text(kubeconfig)
+    assert main(["watch", "--kubeconfig", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
+def test_a_job_is_completed_to_no_file() -> None:
+    assert {one.name: one.words for one in commands()}["watch"] == ()
