@@ -14,7 +14,7 @@ from builders import make_job
 from scene import Scene
 from trainwright_operator.cli import main
 from trainwright_operator.commands.completion import commands
-from trainwright_operator.remote import board, diagnosis, loglines, rendering
+from trainwright_operator.remote import board, describing, diagnosis, loglines, rendering
 from trainwright_operator.remote.diagnosis import Facts, diagnose
 from trainwright_operator.remote.errors import Absent, Expired, refusal
 from trainwright_operator.remote.loglines import Line, Source
@@ -186,7 +186,7 @@ def test_a_job_that_nobody_has_looked_at_has_a_summary() -> None:
 
 UNSCHEDULABLE = "2 of 2 pods: Unschedulable: 0/3 nodes are available: "
 HELD = {
-    "1 Insufficient nvidia.com/gpu, 2 Insufficient memory.": "ask for less nvidia.com/gpu, memory",
+    "1 Insufficient nvidia.com/gpu, 2 Insufficient memory.": "ask for less nvidia.com/gpu, memory (",
     "3 node(s) had untolerated taint {nvidia.com/gpu: present}.": "tolerate the taint nvidia.com/gpu",
     "3 node(s) didn't match Pod's node affinity/selector.": "no node with room carries the labels",
     'persistentvolumeclaim "runs" not found.': "create the PersistentVolumeClaim runs",
@@ -242,6 +242,25 @@ def test_a_running_job_that_is_silent() -> None:
 def test_what_may_not_be_read_is_no_reason() -> None:
     facts = Facts(stored(Scene(make_job()).settle()), NOW, events=None, claims=None, quotas=None, pools=None)
     assert all("Claim" not in finding.what for finding in diagnose(facts))
+
+
+EVENT = {"involvedObject": {"kind": "Pod", "name": "p", "uid": "u"}, "reason": "FailedScheduling", "metadata": {}}
+
+
+def test_events_that_say_the_same_are_shown_once() -> None:
+    told = [{**EVENT, "message": "no room", "lastTimestamp": f"2026-01-01T00:0{minute}:00Z"} for minute in (1, 5)]
+    text = printed(describing.render(Facts(stored(running()), NOW, events=told), []))
+    assert text.count("no room") == 1
+    assert "5m00s  " in text
+
+
+def test_events_of_others_are_left_out() -> None:
+    job = stored(running())
+    pods = [{"metadata": {"name": "p", "uid": "u"}}]
+    assert describing.about(EVENT, job, pods)
+    assert not describing.about(EVENT, job, [])
+    for name, ours in (("gpt-corpus-0-1", True), ("gpt-corpus-2-0-1", False), ("other-0-1", False)):
+        assert describing.about({"involvedObject": {"kind": "Job", "name": name}}, job, []) is ours
 
 
 # logs

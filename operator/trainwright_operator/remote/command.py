@@ -33,8 +33,12 @@ def command(run: Command) -> Callable[[argparse.Namespace], int]:
 
 
 def show(what: RenderableType) -> None:
-    """Print; in a pipe wide enough for `grep`, whatever the width of the terminal."""
+    """Print; in a pipe wide enough for `grep`, and with no blanks at the ends of lines."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPE_WIDTH)
-    console.print(what)
+    if console.is_terminal:
+        console.print(what)
+        return
+    console = Console(highlight=False, width=PIPE_WIDTH)
+    with console.capture() as captured:
+        console.print(what)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))

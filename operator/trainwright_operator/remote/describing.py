@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
@@ -51,18 +52,17 @@ def gather(cluster: Cluster, name: str, now: datetime) -> Facts:
     claims = readable("persistentvolumeclaims", lambda: cluster.items(core_path(namespace, "persistentvolumeclaims")))
     quotas = readable("resourcequotas", lambda: cluster.items(core_path(namespace, "resourcequotas")))
     pools = readable(POOL_PLURAL, lambda: cluster.items(f"/apis/{API_VERSION}/{POOL_PLURAL}"))
-    about = [event for event in events or () if _about(event, job, pods or ())] if events is not None else None
+    about = [event for event in events or () if about(event, job, pods or ())] if events is not None else None
     return Facts(job, now, pods or (), about, claims, quotas, pools, tuple(hidden))
 
 
-def _about(event: Object, job: Object, pods: Sequence[Object]) -> bool:
+def about(event: Object, job: Object, pods: Sequence[Object]) -> bool:
     """Of the job, its pods, or the Jobs of its attempts, which bear its name."""
     who, name = event.get("involvedObject") or {}, job["metadata"]["name"]
     if who.get("kind") == job["kind"]:
         return who.get("uid") in (None, job["metadata"]["uid"])
     if who.get("kind") == "Job":
-        owned, _, rest = str(who.get("name", "")).rpartition(f"{name}-")
-        return owned == "" and rest.replace("-", "").isdigit()
+        return re.fullmatch(rf"{re.escape(name)}-\d+-\d+", str(who.get("name"))) is not None
     return who.get("kind") == "Pod" and who.get("uid") in {pod["metadata"]["uid"] for pod in pods}
 
 
@@ -137,7 +137,8 @@ def _pod_state(pod: Object) -> str:
 
 
 def _events(facts: Facts) -> Iterator[RenderableType]:
-    newest = sorted(facts.events or (), key=_time)[-MOST_EVENTS:]
+    once = {_told(event): event for event in sorted(facts.events or (), key=_time)}
+    newest = sorted(once.values(), key=_time)[-MOST_EVENTS:]
     rows = [
         (
             _ago(_time(event), facts.now),
@@ -149,6 +150,11 @@ def _events(facts: Facts) -> Iterator[RenderableType]:
         for event in newest
     ]
     yield from section(("EVENT", "TYPE", "REASON", "OBJECT", "MESSAGE"), rows)
+
+
+def _told(event: Object) -> tuple[str, ...]:
+    """What an event says and of whom: the scheduler says the same again and again."""
+    return (str(event["involvedObject"].get("name")), str(event.get("reason")), str(event.get("message")))
 
 
 def _time(event: Object) -> str:

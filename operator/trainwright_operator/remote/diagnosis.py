@@ -130,7 +130,7 @@ def _pools(facts: Facts) -> str:
 
 _ROOM = (
     (
-        r"Insufficient ([\w./-]+)",
+        r"Insufficient ([\w./-]*\w)",
         "ask for less {0} (accelerator, podTemplate.resources), or wait for room, or add nodes",
     ),
     (

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from trainwright_operator.core import display
-from trainwright_operator.core.attempts import Record
+from trainwright_operator.core.attempts import Outcome, Record
 from trainwright_operator.core.policy import words
 from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.states import condition, status_of
@@ -92,7 +92,7 @@ def _attempt(record: Record, now: datetime) -> Attempt:
         seconds=round(((record.end or now) - record.start).total_seconds()),
         steps=record.step,
         outcome=record.outcome.value if record.outcome else "at work",
-        why=words(record).partition(": ")[2] if record.cause else "",
+        why=words(record).partition(": ")[2] if record.cause and record.outcome is not Outcome.SUCCEEDED else "",
     )
 
 
