@@ -80,8 +80,8 @@ manual: setup ## write docs/training-arguments.md from the fields
 
 # Clusters of the tests
 
-cluster-tools: ## build etcd, the API server, the controllers and kwok once for this machine, where Go is at hand
-	@if command -v go > /dev/null; then cd tests && $(PYTHON) -m cluster build --programs control-plane; fi
+cluster-tools: ## build etcd, the API server, the controllers, kwok and helm once for this machine, where Go is at hand
+	@if command -v go > /dev/null; then cd tests && $(PYTHON) -m cluster build --programs integration; fi
 
 cluster: setup ## a real cluster of three nodes with the project's images
 	$(CLUSTER) up --provider kind --name $(NAME)

@@ -10,7 +10,12 @@ from cluster.provider import Cluster
 from cluster.say import ClusterError
 
 PROVIDERS = ("kind", "control-plane", "existing")
-SETS = {"all": programs.ALL, "control-plane": programs.CONTROL_PLANE, "kind": programs.NODES}
+SETS = {
+    "all": programs.ALL,
+    "control-plane": programs.CONTROL_PLANE,
+    "integration": (*programs.CONTROL_PLANE, "helm"),
+    "kind": programs.NODES,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -171,7 +171,9 @@ def test_describe_tells_a_quota_that_is_used_up(kube, namespace, operator, cli) 
     kube.apply(quota, namespace)
     kube.apply(job().manifest(), namespace)
     kube.wait_condition("TrainingJob", "train", "Queued", namespace, seconds=15)
-    text = cli("describe", "train").stdout
+    told = cli("describe", "train")
+    assert told.returncode == 0, told.stderr
+    text = told.stdout
     assert "exceeded quota: none" in text
     assert "quota none: pods 0 of 0 used" in text
 
@@ -179,7 +181,9 @@ def test_describe_tells_a_quota_that_is_used_up(kube, namespace, operator, cli) 
 def test_describe_tells_what_would_help_an_unschedulable_job(kube, namespace, operator, cli) -> None:
     kube.apply(job().with_("spec.podTemplate.resources", {"requests": {"cpu": "9999"}}).manifest(), namespace)
     kube.wait_condition("TrainingJob", "train", "Queued", namespace, seconds=15)
-    text = cli("describe", "train").stdout
+    told = cli("describe", "train")
+    assert told.returncode == 0, told.stderr
+    text = told.stdout
     assert "-> ask for less cpu" in text
     assert "train-0-1-0" in text
 

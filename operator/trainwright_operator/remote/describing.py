@@ -52,8 +52,8 @@ def gather(cluster: Cluster, name: str, now: datetime) -> Facts:
     claims = readable("persistentvolumeclaims", lambda: cluster.items(core_path(namespace, "persistentvolumeclaims")))
     quotas = readable("resourcequotas", lambda: cluster.items(core_path(namespace, "resourcequotas")))
     pools = readable(POOL_PLURAL, lambda: cluster.items(f"/apis/{API_VERSION}/{POOL_PLURAL}"))
-    about = [event for event in events or () if about(event, job, pods or ())] if events is not None else None
-    return Facts(job, now, pods or (), about, claims, quotas, pools, tuple(hidden))
+    own = None if events is None else [event for event in events if about(event, job, pods or ())]
+    return Facts(job, now, pods or (), own, claims, quotas, pools, tuple(hidden))
 
 
 def about(event: Object, job: Object, pods: Sequence[Object]) -> bool:
