@@ -152,10 +152,17 @@ def test_the_bundle_is_applied_by_kubectl_alone_and_leaves_no_difference(kube: K
     bundled = ("--filename", BUNDLE)
     assert "deployment.apps/trainwright created" in charts.run("kubectl", "apply", *bundled, kubeconfig=kube.kubeconfig)
     try:
-        kube.wait_for("Deployment", "trainwright", "trainwright-system", lambda obj: obj["status"].get("readyReplicas"))
+        settle(kube, "trainwright-system")
         assert charts.run("kubectl", "diff", *bundled, kubeconfig=kube.kubeconfig) == ""
     finally:
         charts.run("kubectl", "delete", "--wait", *bundled, kubeconfig=kube.kubeconfig)
+
+
+def settle(kube: Kube, namespace: str) -> None:
+    """Wait until nothing of the operator's objects changes by itself, which a comparison would take for a difference."""
+    kube.wait_for("Deployment", "trainwright", namespace, lambda obj: obj["status"].get("readyReplicas") == 2)
+    budget = "policy/v1/PodDisruptionBudget"
+    kube.wait_for(budget, "trainwright", namespace, lambda obj: obj.get("status", {}).get("currentHealthy") == 2)
 
 
 def test_helm_test_runs_the_question(kube: Kube, helm: Helm) -> None:

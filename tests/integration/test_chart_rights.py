@@ -123,6 +123,7 @@ def test_it_does_all_its_work_and_is_refused_nothing(chart: Installed) -> None:
 def test_it_reads_why_pods_are_refused(chart: Installed) -> None:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     chart.kube.apply(quota, chart.jobs)
+    chart.kube.wait_for("ResourceQuota", "none", chart.jobs, lambda obj: obj.get("status", {}).get("hard"))
     chart.kube.apply(job("waits").manifest(), chart.jobs)
     queued = chart.kube.wait_condition("TrainingJob", "waits", "Queued", chart.jobs, seconds=15)
     message = {one["type"]: one["message"] for one in queued["status"]["conditions"]}["Queued"]

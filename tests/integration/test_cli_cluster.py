@@ -169,6 +169,9 @@ def test_a_report_of_a_run_in_every_format(kube, namespace, operator, cli) -> No
 def test_describe_tells_a_quota_that_is_used_up(kube, namespace, operator, cli) -> None:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     kube.apply(quota, namespace)
+    kube.wait_for(
+        "ResourceQuota", "none", namespace, lambda obj: obj.get("status", {}).get("hard"), what="to be counted"
+    )
     kube.apply(job().manifest(), namespace)
     kube.wait_condition("TrainingJob", "train", "Queued", namespace, seconds=15)
     told = cli("describe", "train")
