@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import shutil
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ POOL = ("--set", "pools.big.spec.vendor=cpu", "--set", "pools.big.default=true")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ControlPlane]:
     """One of its own, for the chart brings the CRDs."""
-    yield from started(ControlPlane("chart"))
+    yield from started(ControlPlane(f"chart-{os.getpid()}"))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,7 @@ def test_the_bundle_is_applied_by_kubectl_alone_and_leaves_no_difference(kube: K
 
 
 def settle(kube: Kube, namespace: str) -> None:
-    """Wait until nothing of the operator's objects changes by itself, which a comparison would take for a difference."""
+    """Wait until nothing changes by itself any more, which a comparison would take for a difference."""
     kube.wait_for("Deployment", "trainwright", namespace, lambda obj: obj["status"].get("readyReplicas") == 2)
     budget = "policy/v1/PodDisruptionBudget"
     kube.wait_for(budget, "trainwright", namespace, lambda obj: obj.get("status", {}).get("currentHealthy") == 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ MODES = {"one namespace": True, "the whole cluster": False}
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ControlPlane]:
     """One of its own: the chart brings the CRDs, and an operator for the whole cluster disturbs others' jobs."""
-    yield from started(ControlPlane("chart-rights"))
+    yield from started(ControlPlane(f"rights-{os.getpid()}"))
 
 
 @pytest.fixture(scope="module")
