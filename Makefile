@@ -7,7 +7,7 @@ CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test unit fake trainer local integration e2e lint format crds manual prove bench bench-operator \
+.PHONY: help setup quickstart test unit fake trainer local integration e2e lint format crds manual chart prove bench bench-operator \
 	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
@@ -71,6 +71,12 @@ bench-operator: setup cluster-tools ## what the operator costs, on a control pla
 
 crds: setup ## write crds/ from the Python types
 	$(BIN)/python -m trainwright_operator.schema crds
+
+chart: setup cluster-tools ## lint the chart and write charts/bundle from it
+	@helm=$$(cd tests && $(BIN)/python -c 'from cluster import programs; print(programs.program("helm"))') && \
+	$$helm lint --strict charts/trainwright && \
+	$$helm template trainwright charts/trainwright --namespace trainwright-system 2> /dev/null \
+	| $(BIN)/python charts/bundle/generate.py > charts/bundle/trainwright.yaml
 
 prove: setup ## let every process forget an argument, and demand that the test named for it fails
 	$(BIN)/python tests/prove.py

@@ -156,7 +156,10 @@ def test_the_bundle_is_applied_by_kubectl_alone_and_leaves_no_difference(kube: K
         settle(kube, "trainwright-system")
         assert charts.run("kubectl", "diff", *bundled, kubeconfig=kube.kubeconfig) == ""
     finally:
-        charts.run("kubectl", "delete", "--wait", *bundled, kubeconfig=kube.kubeconfig)
+        # Not waited for as a whole: a namespace that ends together with the CRDs is retried for minutes.
+        charts.run("kubectl", "delete", "--wait=false", *bundled, kubeconfig=kube.kubeconfig)
+        for name in ("trainingjobs.trainwright.dev", "acceleratorpools.trainwright.dev"):
+            kube.wait_gone("CustomResourceDefinition", name, None)
 
 
 def settle(kube: Kube, namespace: str) -> None:
