@@ -20,6 +20,8 @@ ENV_OUTPUT_DIR = "TRAINWRIGHT_OUTPUT_DIR"
 ENV_TERMINATION_FILE = "TRAINWRIGHT_TERMINATION_FILE"
 ENV_NODE_DIR = "TRAINWRIGHT_NODE_DIR"
 """A private folder that the launcher makes for the ranks of its node: heartbeats and the last report."""
+ENV_RUNTIME = "TRAINWRIGHT_RUNTIME"
+"""How the launcher starts ranks: one of :data:`RUNTIMES`, the first where it is not set."""
 ENV_PROGRESS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_PROGRESS_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_PROGRESS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
@@ -31,6 +33,11 @@ SCRIPT_DIR = "/etc/trainwright/script"
 OUTPUT_DIR = "/output"
 TERMINATION_FILE = "/dev/termination-log"
 MASTER_PORT = 29400
+
+RUNTIMES = ("torchrun", "torchtpu", "torch_xla")
+"""A pool's ``runtime``: a process for each accelerator under torch's elastic agent; the same with TorchTPU's launch
+environment; one process for each host, which drives all of its chips, with PyTorch/XLA.
+"""
 
 MAX_RESOLVED_JOB_BYTES = 64 * 1024
 MAX_TERMINATION_BYTES = 4096
