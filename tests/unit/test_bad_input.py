@@ -247,6 +247,27 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "write a quantity such as 4, 500m or 16Gi"
         ],
     ),
+    "a label that is none": (
+        field("podTemplate: {metadata: {labels: {my team: a}}}"),
+        [
+            "job.yaml:12: spec.podTemplate.metadata.labels: a key is a name of at most 63 letters, digits, '-', '_' "
+            "and '.', with a domain and '/' before it if need be: team, or example.com/team"
+        ],
+    ),
+    "a label that is the operator's": (
+        field('podTemplate: {metadata: {labels: {trainwright.dev/attempt: "7"}}}'),
+        [
+            "job.yaml:12: spec.podTemplate.metadata.labels: labels and annotations of trainwright.dev and "
+            "app.kubernetes.io/managed-by are the operator's; use other keys"
+        ],
+    ),
+    "a node label that is none": (
+        field('podTemplate: {nodeSelector: {"/zone": a}}'),
+        [
+            "job.yaml:12: spec.podTemplate.nodeSelector: a key is a name of at most 63 letters, digits, '-', '_' and "
+            "'.', with a domain and '/' before it if need be: team, or example.com/team"
+        ],
+    ),
     "a version that does not exist": (
         GOOD.replace("v1alpha1", "v1"),
         ['job.yaml:1: apiVersion: must be trainwright.dev/v1alpha1, not "trainwright.dev/v1"'],

@@ -167,7 +167,7 @@ def test_the_jobs_environment_wins(template, name, value):
 
 def test_the_pod_template_is_merged():
     template = {
-        "metadata": {"labels": {"team": "nlp", "trainwright.dev/job": "other"}, "annotations": {"a": "b"}},
+        "metadata": {"labels": {"team": "nlp"}, "annotations": {"a": "b"}},
         "serviceAccountName": "reader",
         "priorityClassName": "high",
         "imagePullSecrets": [{"name": "pull"}],

@@ -140,11 +140,11 @@ def test_every_optional_scalar_of_a_job_names_its_default() -> None:
 
 
 def test_no_rule_measures_a_text() -> None:
-    """Its price would be that of the longest text; maxLength is free."""
+    """Its price would be that of the longest text; maxLength is free. Only the keys of a map have no other measure."""
     for path, node in ALL:
         for rule in node.get(RULES, ()):
             assert "size()" not in rule["rule"], path
-            assert "matches(" not in rule["rule"], path
+            assert "matches(" not in rule["rule"].replace("k.matches(", ""), path
 
 
 def test_every_rule_compiles_and_names_a_field_that_is_there() -> None:

@@ -12,7 +12,8 @@ from crd_judge import refused
 from mutations import SPEC, mutated_specs, specs_with_sound_arguments
 from trainwright_operator import schema
 
-JOB = make_job().training(maxSteps=200, numTrainEpochs=2.0).manifest()
+OPEN = {"lrSchedulerKwargs": {"power": 2}, "acceleratorConfig": {"gradient_accumulation_kwargs": {"num_steps": 2}}}
+JOB = make_job().training(maxSteps=200, numTrainEpochs=2.0, **OPEN).manifest()
 
 CHANGES: dict[str, tuple[str, Any, bool]] = {
     "suspend": ("suspend", True, True),
@@ -28,7 +29,15 @@ CHANGES: dict[str, tuple[str, Any, bool]] = {
     "another rate": ("trainingArguments.learningRate", 1e-3, False),
     "no rate": ("trainingArguments.learningRate", None, False),
     "a seed": ("trainingArguments.seed", 1, False),
-    "scheduler settings": ("trainingArguments.lrSchedulerKwargs", {"power": 2}, False),
+    "scheduler settings": ("trainingArguments.lrSchedulerKwargs", {"power": 3}, False),
+    "a renamed setting": ("trainingArguments.lrSchedulerKwargs", {"lr_end": 2}, False),
+    "a setting that nobody knows": ("trainingArguments.lrSchedulerKwargs", {"pover": 2}, False),
+    "a renamed setting within": (
+        "trainingArguments.acceleratorConfig",
+        {"gradient_accumulation_kwargs": {"sync_each_batch": 2}},
+        False,
+    ),
+    "checkpointing settings": ("trainingArguments.activationCheckpointingKwargs", {"use_reentrant": False}, False),
     "no arguments": ("trainingArguments", None, False),
     "another model": ("model.source", "gpt2-medium", False),
     "another configuration": ("model.fromConfig", {"n_layer": 3, "n_embd": 32, "n_head": 2}, False),
@@ -47,7 +56,7 @@ CHANGES: dict[str, tuple[str, Any, bool]] = {
 
 @pytest.mark.parametrize(("path", "value", "allowed"), CHANGES.values(), ids=CHANGES)
 def test_what_may_change_after_creation(path: str, value: Any, allowed: bool) -> None:
-    changed = make_job().training(maxSteps=200, numTrainEpochs=2.0)
+    changed = make_job().training(maxSteps=200, numTrainEpochs=2.0, **OPEN)
     changed = changed.without(f"spec.{path}") if value is None else changed.with_(f"spec.{path}", value)
     new = changed.manifest()
     place = (

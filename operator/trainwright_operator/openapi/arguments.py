@@ -25,6 +25,7 @@ from trainwright_operator.openapi.types import (
     integer,
     list_of,
     number,
+    open_record,
     record,
     string,
     unchanged,
@@ -87,12 +88,61 @@ def _secret_reference(about: str) -> Schema:
 def _accelerator_config(about: str) -> Schema:
     """Under the names of accelerate, as Hugging Face users write them."""
     settings = {setting.name: boolean("true or false.") for setting in dataclass_fields(AcceleratorConfig)}
-    return record(about, {**settings, "gradient_accumulation_kwargs": free("num_steps and sync_each_batch.")})
+    accumulation = {
+        "num_steps": "Batches to an optimizer step.",
+        "sync_each_batch": "Average gradients after every batch.",
+    }
+    kwargs = open_record("Settings of gradient accumulation by name.", accumulation)
+    return record(about, {**settings, "gradient_accumulation_kwargs": kwargs})
+
+
+_CURVE = {
+    "num_cycles": "Waves of a cosine.",
+    "power": "The exponent of a polynomial.",
+    "lr_end": "The rate at the end of a polynomial.",
+    "timescale": "Steps over which an inverse square root falls.",
+    "min_lr": "The lowest rate.",
+    "min_lr_rate": "The lowest rate, as a part of learningRate.",
+    "min_lr_ratio": "The lowest rate, as a part of learningRate.",
+    "max_lr": "The highest rate.",
+    "warmup_lr_rate": "The rate of the first step, as a part of learningRate.",
+    "num_decay_steps": "Steps of the fall at the end.",
+    "num_stable_steps": "Steps between warmup and fall.",
+    "warmup_type": "The shape of the warmup: linear, cosine or 1-sqrt.",
+    "decay_type": "The shape of the fall: linear, cosine or 1-sqrt.",
+    "mode": "Whether a low or a high metric is good: min or max.",
+    "factor": "By what the rate is multiplied when the metric stands still.",
+    "patience": "Evaluations without progress that are waited for.",
+    "threshold": "The least change that is progress.",
+    "threshold_mode": "Whether the threshold is a part or an amount: rel or abs.",
+    "cooldown": "Evaluations to rest after a change.",
+    "warmup": "Steps to rest after a rise.",
+    "eps": "The least change of the rate that is made.",
+    "smooth": "Judge by a moving mean.",
+    "window_size": "Values in the moving mean.",
+    "reset_start": "Steps after which it begins anew.",
+}
+_RECOMPUTING = {
+    "use_reentrant": "The older implementation of torch.",
+    "preserve_rng_state": "Draw the same random numbers again.",
+    "determinism_check": "How recomputed tensors are compared: default or none.",
+    "debug": "Tell the operations when the two passes differ.",
+    "early_stop": "Recompute no more than is needed.",
+    "every_n_layers": "Of how many layers one is recomputed.",
+    "offload": "Keep activations in the host's memory.",
+}
+
+
+def _open(fields: Mapping[str, str]) -> Callable[[str], Schema]:
+    return lambda about: open_record(about, fields)
 
 
 _SPECIAL: dict[str, Callable[[str], Schema]] = {
     mirror.HUB_TOKEN: _secret_reference,
     "accelerator_config": _accelerator_config,
+    "lr_scheduler_kwargs": _open(_CURVE),
+    "activation_checkpointing_kwargs": _open(_RECOMPUTING),
+    "gradient_checkpointing_kwargs": _open(_RECOMPUTING),
 }
 
 
@@ -208,7 +258,11 @@ def _built(value: Any, allowed: list[Any]) -> bool:
 
 
 def _immutability() -> list[Rule]:
-    fixed = [unchanged(mirror.camel(name), FIXED) for name in mirror.MIRRORED if name not in RAISABLE]
+    fixed = [
+        unchanged(mirror.camel(name), FIXED, both_ways=info.kind.startswith("object"))
+        for name, info in mirror.MIRRORED.items()
+        if name not in RAISABLE
+    ]
     return [*fixed, _steps_go_up(), _epochs_go_up()]
 
 

@@ -35,8 +35,9 @@ def pod_template() -> Schema:
                 "Labels and annotations for every pod of the job.",
                 {
                     "labels": words.label_map("Labels for every pod; those of trainwright.dev are the operator's."),
-                    "annotations": map_of("Annotations for every pod.", string("The annotation's value.", 16384), 64),
+                    "annotations": words.annotation_map("Annotations for every pod."),
                 },
+                rules=[words.free_of_owned("labels"), words.free_of_owned("annotations")],
             ),
             "image": string(
                 "The image that trains. Default: the pool's, else the trainer image of this release.",

@@ -131,6 +131,12 @@ def free(about: str) -> Schema:
     return {"type": "object", "description": about, FREE: True}
 
 
+def open_record(about: str, fields: Mapping[str, str]) -> Schema:
+    """Like :func:`free`, with the fields by name that are known: of those alone CEL notices that one is renamed."""
+    known = {name: {FREE: True, "nullable": True, "description": said} for name, said in fields.items()}
+    return free(about) | {"properties": known}
+
+
 def free_map(about: str, most: int = 512) -> Schema:
     """Like :func:`free`, for objects that CEL compares whole: it does not see a renamed key of a free object."""
     return map_of(about, {FREE: True, "nullable": True}, most)
@@ -166,10 +172,15 @@ def exactly_one(of: Iterable[str], message: str) -> Rule:
     return Rule(f"{count} == 1", message, lambda value: sum(name in value for name in fields) == 1, needs=())
 
 
-def unchanged(name: str, message: str) -> Rule:
-    """The field may neither appear, go nor change after creation."""
+def unchanged(name: str, message: str, *, both_ways: bool = False) -> Rule:
+    """The field may neither appear, go nor change after creation.
+
+    ``both_ways`` for an :func:`open_record`: CEL passes over a key of the left side that no schema names, so that a
+    known name that went is only seen from the side that had it.
+    """
+    same = f"self.{name} == oldSelf.{name}" + (f" && oldSelf.{name} == self.{name}" if both_ways else "")
     return Rule(
-        f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+        f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same})",
         message,
         lambda new, old: (name in new) == (name in old) and new.get(name) == old.get(name),
         field=name,

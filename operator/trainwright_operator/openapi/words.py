@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from trainwright_operator.openapi.types import Pattern, Schema, int_or_string, map_of, string
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from trainwright_operator import names
+from trainwright_operator.openapi.types import Pattern, Rule, Schema, int_or_string, map_of, string
 
 LABEL = Pattern(
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
@@ -39,8 +44,43 @@ RELATIVE_PATH = Pattern(
 NO_SPACE = Pattern(r"^\S+$", "remove the white space")
 
 
+SHORT_DOMAIN = "^([^/]{0,253}/)?[^/]*$"
+KEY = Pattern(
+    r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
+    "a key is a name of at most 63 letters, digits, '-', '_' and '.', with a domain and '/' before it if need be: "
+    "team, or example.com/team",
+)
+OWNED_KEYS = f"labels and annotations of {names.GROUP} and {names.LABEL_MANAGED_BY} are the operator's; use other keys"
+
+
 def label_map(about: str, most: int = 64) -> Schema:
-    return map_of(about, string("The label's value.", 63, pattern=LABEL_VALUE), most)
+    return map_of(about, string("The label's value.", 63, pattern=LABEL_VALUE), most, rules=[_keys()])
+
+
+def annotation_map(about: str, most: int = 64) -> Schema:
+    return map_of(about, string("The annotation's value.", 16384), most, rules=[_keys()])
+
+
+def _keys() -> Rule:
+    """A schema has no words for the keys of a map."""
+    return Rule(f"self.all(k, k.matches('{KEY.expression}') && k.matches('{SHORT_DOMAIN}'))", KEY.words, _keys_fine)
+
+
+def _keys_fine(labels: Mapping[str, Any]) -> bool:
+    return all(re.fullmatch(KEY.expression, key) and re.fullmatch(SHORT_DOMAIN, key) for key in labels)
+
+
+def free_of_owned(field: str) -> Rule:
+    """The map called ``field`` names nothing that the operator writes on its children."""
+    prefix = f"{names.GROUP}/"
+    return Rule(
+        f"!has(self.{field}) || self.{field}.all(k, !k.startsWith('{prefix}') && k != '{names.LABEL_MANAGED_BY}')",
+        OWNED_KEYS,
+        lambda metadata: (
+            not any(key.startswith(prefix) or key == names.LABEL_MANAGED_BY for key in metadata.get(field, ()))
+        ),
+        field=field,
+    )
 
 
 def object_name(about: str) -> Schema:
