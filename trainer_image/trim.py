@@ -59,13 +59,14 @@ def replace(library: Path) -> None:
 def exported(library: Path) -> dict[str, set[str]]:
     """The names of the functions and variables that the library exports, by version ("" for none).
 
-    Weak ones are left out: they are copies of C++ templates, and would take the place of libstdc++'s own.
+    Weak ones of C++ are left out: they are copies of templates, and would take the place of libstdc++'s own.
     """
     versions: dict[str, set[str]] = {}
     for line in output("nm", "--dynamic", "--defined-only", "--format=posix", str(library)).splitlines():
         symbol, kind = line.split()[:2]
         name, _, version = symbol.partition("@")
-        if kind not in "AWVu":  # A: the versions themselves
+        is_template = kind in "WVu" and name.startswith("_Z")
+        if kind != "A" and not is_template:  # A: the versions themselves
             versions.setdefault(version.lstrip("@"), set()).add(name)
     return versions
 
