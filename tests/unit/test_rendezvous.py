@@ -27,6 +27,12 @@ def test_the_timeout_is_torchruns_own_setting(text, seconds):
     assert Place.of({**TWO, "PET_RDZV_CONF": text}).timeout == seconds
 
 
+@pytest.mark.parametrize(("first", "index", "rank"), [("0", "0", 0), ("0", "1", 1), ("2", "0", 2), ("2", "1", 3)])
+def test_a_slices_hosts_count_on_from_its_first_ones_rank(first, index, rank):
+    told = {**TWO, "PET_NNODES": "4", "PET_NODE_RANK": index, "TRAINWRIGHT_FIRST_NODE_RANK": first}
+    assert Place.of(told).node_rank == rank
+
+
 WRONG = {
     "PET_NNODES": "0",
     "PET_NODE_RANK": "2",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainwright.contract import ENV_FIRST_NODE_RANK
 from trainwright_operator import names
 from trainwright_operator.core.observe import COMPLETION_INDEX
 
@@ -53,9 +54,8 @@ def sources(pods: Iterable[Mapping[str, Any]]) -> list[Source]:
 def _source(pod: Mapping[str, Any]) -> Source:
     container = next(one for one in pod["spec"]["containers"] if one["name"] == names.CONTAINER)
     env = {one["name"]: one.get("value") for one in container.get("env") or ()}
-    nodes, per_node = int(env.get("PET_NNODES") or 1), int(env.get("PET_NPROC_PER_NODE") or 1)
-    index = int((pod["metadata"].get("annotations") or {}).get(COMPLETION_INDEX) or 0)
-    node = int(_label(pod, names.LABEL_SLICE) or 0) * nodes + index
+    per_node, first = int(env.get("PET_NPROC_PER_NODE") or 1), int(env.get(ENV_FIRST_NODE_RANK) or 0)
+    node = first + int((pod["metadata"].get("annotations") or {}).get(COMPLETION_INDEX) or 0)
     state = _state(pod)
     return Source(
         pod=pod["metadata"]["name"],

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from trainwright.contract import MASTER_PORT, UserError
+from trainwright.contract import ENV_FIRST_NODE_RANK, MASTER_PORT, UserError
 
 RENDEZVOUS_SECONDS = 1800
 """How long a pod waits for the others: images are pulled and nodes are scaled up meanwhile."""
@@ -36,10 +36,12 @@ class Place:
     @staticmethod
     def of(environment: Mapping[str, str]) -> Place:
         """From ``PET_NNODES``, ``PET_NPROC_PER_NODE``, ``PET_NODE_RANK``, ``PET_MASTER_ADDR``, ``PET_MASTER_PORT`` and
-        the ``timeout`` of ``PET_RDZV_CONF``, as torchrun reads them. A gang of one node meets on loopback.
+        the ``timeout`` of ``PET_RDZV_CONF``, as torchrun reads them. A gang of one node meets on loopback. In a slice
+        among several, ``PET_NODE_RANK`` counts the slice's own hosts, from ``TRAINWRIGHT_FIRST_NODE_RANK`` on.
         """
         nodes = _number(environment, "PET_NNODES", 1, least=1)
-        node_rank = _number(environment, "PET_NODE_RANK", 0, least=0)
+        first = _number(environment, ENV_FIRST_NODE_RANK, 0, least=0)
+        node_rank = first + _number(environment, "PET_NODE_RANK", 0, least=0)
         if node_rank >= nodes:
             raise UserError(f"PET_NODE_RANK: {node_rank} is beyond the last of {nodes} nodes (PET_NNODES)")
         return Place(
