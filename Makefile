@@ -81,8 +81,8 @@ chart: setup cluster-tools ## lint the chart and write charts/bundle from it
 prove: setup ## let every process forget an argument, and demand that the test named for it fails
 	$(BIN)/python tests/prove.py
 
-manual: setup ## write docs/training-arguments.md from the fields
-	$(BIN)/python -m trainwright.arguments.manual > docs/training-arguments.md
+manual: setup ## write docs/training-arguments.md from the fields and their proofs
+	$(BIN)/python tests/effects.py > docs/training-arguments.md
 
 # Clusters of the tests
 

@@ -1,60 +1,119 @@
-"""Proves the table of proved fields: with a field forgotten, the test that is named for it must fail.
+"""Proves the table of effects: with an argument forgotten, the test that is named for it must fail.
 
-``python tests/prove.py [FIELD ...]`` takes minutes for all fields, so it is no part of the tests themselves: run it
-when the table changes. It exits with 1 when a named test passes although its field has no effect.
+``python tests/prove.py [FIELD ...]`` takes a quarter of an hour for all fields, so it is no part of the tests: run it
+when the table changes. First every named test must pass as it stands, or its failure would prove nothing. It exits
+with 1 when a test passes although its field has no effect.
+
+Each test runs in a fork of this process, which has imported what is slow to import and computed nothing.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
+import runpy
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from importlib.util import module_from_spec, spec_from_file_location
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
-BRIEF = ("-q", "-x", "--no-header", "-p", "no:cacheprovider")
-TESTS_FAILED = 1  # pytest's exit code; others mean that nothing was run
+FORGET = TESTS / "proof" / "sitecustomize.py"
+BRIEF = (
+    "-q",
+    "-x",
+    "--no-header",
+    "-p",
+    "no:cacheprovider",
+    f"--rootdir={ROOT}",
+    f"--config-file={ROOT}/pyproject.toml",
+)
+PASSED, FAILED, BROKEN = 0, 1, 99  # pytest's exit codes, and one of our own
+AT_ONCE = 2
 
 
 def main(fields: list[str]) -> int:
     """Prints a line for each field; the exit code is that of the command."""
-    table = proved()
-    with ThreadPoolExecutor(2) as pool:
-        verdicts = pool.map(lambda field: verdict(field, table[field]), fields or table)
-        unproved = [field for field, said in zip(fields or table, verdicts, strict=True) if not tell(field, said)]
-    print(f"{len(unproved)} unproved: {', '.join(unproved)}" if unproved else "all proved")
+    tests = {field: effect.test for field, effect in table().items() if not fields or field in fields}
+    preload()
+    standing = dict(in_forks(dict.fromkeys(tests.values()), lambda test: run(test)))
+    sound = {field: test for field, test in tests.items() if standing[test] == PASSED}
+    for field in tests.keys() - sound.keys():
+        print(f"{field}: fails with its effect too: {tests[field]}", flush=True)
+    unproved = sorted(tests.keys() - sound.keys())
+    for field, code in in_forks(sound, lambda field: run(sound[field], forgotten=field)):
+        print(f"{field}: {verdict(code)}", flush=True)
+        unproved += [field] if code != FAILED else []
+    print(f"{len(unproved)} unproved: {', '.join(unproved)}" if unproved else f"all {len(tests)} proved")
     return bool(unproved)
 
 
-def proved() -> dict[str, str]:
-    spec = spec_from_file_location("fields_proved", TESTS / "unit" / "test_fields_proved.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.PROVED
+def table() -> dict[str, object]:
+    sys.path.insert(0, str(TESTS))
+    from effects import EFFECTS
+
+    return EFFECTS
 
 
-def verdict(field: str, test: str) -> str:
-    """``proved``, or what is wrong with ``test``."""
-    place = (f"--rootdir={ROOT}", f"--config-file={ROOT / 'pyproject.toml'}")
-    command = [sys.executable, "-m", "pytest", *BRIEF, *place, str(ROOT / test)]
-    paths = f"{TESTS / 'proof'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    environment = {**os.environ, "FORGOTTEN_ARGUMENT": field, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    with TemporaryDirectory() as elsewhere:  # a forgotten output_dir makes a folder where the test runs
-        run = subprocess.run(command, env=environment, cwd=elsewhere, capture_output=True, text=True)
-    if run.returncode == TESTS_FAILED:
-        return "proved"
-    return "passes without it" if run.returncode == 0 else f"did not run: {run.stdout.strip().splitlines()[-1:]}"
+def preload() -> None:
+    """What the tests import, once for all."""
+    os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+    import datasets  # noqa: F401
+    import pytest  # noqa: F401
+    import transformers
+
+    import trainwright.trainer  # noqa: F401
+
+    for name in ("Trainer", "GPT2LMHeadModel", "BertForSequenceClassification"):
+        getattr(transformers, name)
 
 
-def tell(field: str, said: str) -> bool:
-    print(f"{field}: {said}", flush=True)
-    return said == "proved"
+def in_forks(keys: Iterable[str], work: Callable[[str], int]) -> Iterable[tuple[str, int]]:
+    """Each key with the exit code of ``work(key)`` in a process of its own, in the order in which they end."""
+    waiting, running = list(keys), {}
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            key = waiting.pop(0)
+            running[fork(work, key)] = key
+        process, status = os.wait()
+        yield running.pop(process), os.waitstatus_to_exitcode(status)
+
+
+def fork(work: Callable[[str], int], key: str) -> int:
+    sys.stdout.flush()
+    if process := os.fork():
+        return process
+    code = BROKEN
+    try:
+        code = work(key)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run(test: str, forgotten: str | None = None) -> int:
+    """pytest's exit code for one test, where every process has forgotten one argument."""
+    import pytest
+
+    if forgotten is not None:
+        paths = (str(FORGET.parent), os.environ.get("PYTHONPATH", ""))
+        os.environ |= {"FORGOTTEN_ARGUMENT": forgotten, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        runpy.run_path(str(FORGET))
+    os.chdir(tempfile.mkdtemp(prefix="prove-"))  # a forgotten output_dir makes a folder where the test runs
+    told, log = os.dup(1), os.open("log", os.O_CREAT | os.O_RDWR)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    code = int(pytest.main([*BRIEF, str(ROOT / test)]))
+    if forgotten is None and code != PASSED:
+        os.write(told, Path("log").read_bytes())
+    return code
+
+
+def verdict(code: int) -> str:
+    return {FAILED: "proved", PASSED: "passes without it"}.get(code, f"did not run (exit code {code})")
 
 
 if __name__ == "__main__":

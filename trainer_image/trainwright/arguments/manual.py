@@ -1,11 +1,12 @@
 """The manual of the arguments, from their fields.
 
-``python -m trainwright.arguments.manual > docs/training-arguments.md`` writes the committed page; a test finds drift.
+``make manual`` writes the committed page, with the module and the test of each effect; a test finds drift.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -22,7 +23,9 @@ The fields of `TrainingArguments` and `Seq2SeqTrainingArguments`: names, types, 
 Hugging Face's classes. In a manifest they stand under `spec.trainingArguments` in camelCase
 (`per_device_train_batch_size` is `perDeviceTrainBatchSize`). A field that is left out has its default.
 
-This page is written by `python -m trainwright.arguments.manual`; change the fields, not the page.
+Each has its effect in the module of `trainwright` that is named as *where*, and a test that fails without that effect:
+`make prove` takes the effects away one by one and demands it. This page is written by `make manual`; change the fields,
+not the page.
 """
 _RULES_HEAD = """\
 ## What must fit together
@@ -36,20 +39,27 @@ Setting one of these to anything but its default (and the values named) is an er
 """
 
 
-def manual() -> str:
-    """The page as Markdown."""
-    groups = groupby(FIELDS.values(), key=lambda info: info.group)
-    return "\n".join([_HEAD, *(_group(title, infos) for title, infos in groups), _rules(), _refused()])
+def manual(effects: Mapping[str, tuple[str, str]] | None = None) -> str:
+    """The page as Markdown. ``effects``: field -> where it has its effect, and the test that shows it."""
+    groups, effects = groupby(FIELDS.values(), key=lambda info: info.group), effects or {}
+    return "\n".join([_HEAD, *(_group(title, infos, effects) for title, infos in groups), _rules(), _refused()])
 
 
-def _group(title: str, infos: Any) -> str:
-    return f"## {title}\n\n" + "\n".join(map(_entry, infos))
+def _group(title: str, infos: Any, effects: Mapping[str, tuple[str, str]]) -> str:
+    return f"## {title}\n\n" + "\n".join(_entry(info, effects.get(info.name)) for info in infos)
 
 
-def _entry(info: FieldInfo) -> str:
+def _entry(info: FieldInfo, effect: tuple[str, str] | None) -> str:
     """A field's section: its name in Python, what it does, the facts."""
-    facts = [f"- {name}: {fact}" for name, fact in _facts(info) if fact]
+    facts = [f"- {name}: {fact}" for name, fact in [*_facts(info), *_shown(effect)] if fact]
     return "\n".join([f"### `{info.name}`", "", _code(info.description), "", *facts, ""])
+
+
+def _shown(effect: tuple[str, str] | None) -> list[tuple[str, str]]:
+    if effect is None:
+        return []
+    where, test = effect
+    return [("where", f"`{where}`" if where.endswith(".py") else where), ("test", f"`{test}`")]
 
 
 def _facts(info: FieldInfo) -> list[tuple[str, str]]:
@@ -96,7 +106,3 @@ def _refused_for(reason: str) -> list[str]:
 def _built(values: tuple[Any, ...]) -> str:
     named = ", ".join(f"`{value}`" for value in values if value not in ("", [], False))
     return f" (but for {named})" if named else ""
-
-
-if __name__ == "__main__":
-    print(manual())
