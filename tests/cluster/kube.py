@@ -80,7 +80,7 @@ class Kube:
         self, method: str, path: str, body: Object | None = None, content: str = "application/json", **query: str
     ) -> Any:
         """One request, never repeated; the answer's JSON. Raises :class:`ApiError`; urllib3's own without an answer."""
-        token = self._configuration.get_api_key_with_prefix("authorization")
+        token = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
         answer = self._http.request(
             method,
             f"{self._configuration.host}{path}" + (f"?{urlencode(query)}" if query else ""),

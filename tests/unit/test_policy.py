@@ -1,4 +1,4 @@
-"""Which pod an attempt ended by, and what follows: tables of cases."""
+"""Which pod an attempt ended by, and what follows: tables of cases, and what a real cluster gave, moment by moment."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from datetime import timedelta
 
 import pytest
 
+import fixtures
 from builders import make_job
 from scene import START
 from trainwright.contract import Termination
 from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
 from trainwright_operator.core.judge import explain, judge
-from trainwright_operator.core.observe import Attempt, End, Job, JobState, Observed, Pod, Wait
-from trainwright_operator.core.policy import Phase, decide
+from trainwright_operator.core.observe import Attempt, End, Job, JobState, Observed, Pod, Wait, observe
+from trainwright_operator.core.policy import SETTLE, Phase, Verdict, decide
+from trainwright_operator.core.spec import parse_job
+from trainwright_operator.core.times import read_time
 
 
 def at(seconds: float):
@@ -154,3 +157,90 @@ def test_when_one_slice_fails_the_others_are_stopped(state):
     past = Past((Record(1, START),), started=START, running=True)
     verdict = decide(make_job().build(), past, Observed((attempt,)), at(5))
     assert verdict.stop == (state is not JobState.ACTIVE)
+
+
+# What a real cluster gave
+
+
+def last_change(moment: fixtures.Moment):
+    """The newest time that anything of the moment was written at: when the operator would look at the latest."""
+    times = [moment.job["metadata"]["creationTimestamp"]]
+    for obj in (moment.job, *moment.pods):
+        times += [one["lastTransitionTime"] for one in obj["status"].get("conditions") or ()]
+        for container in obj["status"].get("containerStatuses") or ():
+            times += [state["finishedAt"] for state in container["state"].values() if "finishedAt" in state]
+    return max(map(read_time, times))
+
+
+def play(case: str, **spec) -> dict[str, Verdict]:
+    """The verdict at each recorded moment, each knowing what the one before wrote; ``settled`` follows the last."""
+    stored = fixtures.training_job(case)
+    stored["metadata"]["namespace"] = "default"
+    stored["spec"] |= spec
+    job, moments = parse_job(stored), fixtures.load(case)
+    begun = read_time(next(iter(moments.values())).job["metadata"]["creationTimestamp"])
+    past, verdicts = Past((Record(0, begun),), started=begun), {}
+    for name, moment in [*moments.items(), ("settled", list(moments.values())[-1])]:
+        now = last_change(moment) + (SETTLE if name == "settled" else timedelta(0))
+        verdicts[name] = decide(job, past, observe(job, [moment.job], moment.pods, moment.events), now)
+        past = verdicts[name].past
+    return verdicts
+
+
+RUNNING, RESTARTING = Phase.RUNNING, Phase.RESTARTING
+STORIES = {
+    # case: phase at each moment; outcome, reason and exit code that the attempt is recorded with; the attempt to start
+    "succeeded": ([RUNNING, Phase.SUCCEEDED], ("Succeeded", "TrainingCompleted", None), None),
+    "termination-message": ([Phase.SUCCEEDED], ("Succeeded", "TrainingCompleted", None), None),
+    "failed": ([RUNNING, RUNNING, RESTARTING], ("Failed", "Error", 1), 1),
+    "bad-configuration": ([Phase.FAILED], ("Failed", "BadConfiguration", 64), None),
+    "killed": ([RUNNING, RESTARTING], ("Failed", "Error", 137), 1),
+    "out-of-memory": ([RESTARTING], ("Failed", "OOMKilled", 137), 1),
+    "deleted": ([RUNNING, RUNNING, RUNNING, RESTARTING], ("Disrupted", "PodDeleted", None), 1),
+    "deleted-exits-0": ([RUNNING, RUNNING], None, None),
+    "evicted": ([RUNNING, RUNNING, RESTARTING], ("Disrupted", "EvictionByEvictionAPI", 143), 1),
+    "drained": ([RUNNING, RUNNING, RESTARTING], ("Disrupted", "EvictionByEvictionAPI", 143), 1),
+    "node-lost": ([*[RUNNING] * 4, RESTARTING], ("Disrupted", "DeletionByTaintManager", None), 1),
+    "suspended": ([RUNNING] * 4, None, None),
+    "unschedulable": ([Phase.STARTING], None, None),
+    "image-missing": ([Phase.STARTING] * 2, None, None),
+}
+
+
+@pytest.mark.parametrize("case", STORIES)
+def test_a_recorded_attempt_is_judged_moment_by_moment(case):
+    phases, ended, next_attempt = STORIES[case]
+    *seen, settled = play(case).values()
+    assert [verdict.phase for verdict in seen] == phases
+    record = settled.past.records[0]
+    cause = record.cause if record.end else None
+    assert (cause and (cause.outcome.value, cause.reason, cause.exit_code)) == ended
+    assert settled.start == next_attempt
+
+
+def test_every_recorded_case_has_a_story():
+    assert set(fixtures.cases()) == set(STORIES)
+
+
+@pytest.mark.parametrize("case", ["failed", "killed", "out-of-memory"])
+def test_a_recorded_failure_is_the_last_where_no_restart_is_allowed(case):
+    settled = play(case, maxRestarts=0)["settled"]
+    assert (settled.phase, settled.start, settled.reason) == (Phase.FAILED, None, "TooManyRestarts")
+
+
+@pytest.mark.parametrize("case", ["evicted", "drained", "node-lost", "deleted"])
+def test_a_recorded_disruption_is_never_counted(case):
+    settled = play(case, maxRestarts=0)["settled"]
+    assert (settled.phase, settled.start, settled.past.counted) == (Phase.RESTARTING, 1, 0)
+
+
+@pytest.mark.parametrize(("case", "moment"), [("failed", "failing"), ("deleted", "failing"), ("node-lost", "failing")])
+def test_what_is_left_of_a_recorded_attempt_is_stopped_once_it_is_decided(case, moment):
+    before, decided = (play(case)[name] for name in ("running", moment))
+    assert (before.stop, decided.stop) == (False, True)
+
+
+def test_a_job_at_work_is_stopped_by_suspend_and_stays_so():
+    verdicts = play("suspended", suspend=True)
+    assert {(verdict.phase, verdict.stop) for verdict in verdicts.values()} == {(Phase.STOPPING, True)}
+    assert verdicts["settled"].past.open.cause.outcome is Outcome.STOPPED
