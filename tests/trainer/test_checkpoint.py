@@ -31,7 +31,7 @@ def store_with(output: Path, *steps: int, **arguments: Any) -> CheckpointStore:
     store = CheckpointStore(output, **arguments)
     store.claim()
     for step in steps:
-        store.write(step, fill)
+        store.write(step, [fill])
     return store
 
 
@@ -117,7 +117,7 @@ def test_rotation(case: str, tmp_path: Path) -> None:
 def test_an_older_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     store = store_with(tmp_path, 5)
     (store.path(5) / "stale").touch()
-    store.write(5, fill)
+    store.write(5, [fill])
     assert not (store.path(5) / "stale").exists()
     assert store.problems(store.path(5), foreign=False) == []
 
@@ -139,11 +139,11 @@ def test_a_newer_attempt_fences_an_older_one_out(tmp_path: Path) -> None:
     old = store_with(tmp_path, 5, owner="job", attempt=1)
     new = store_with(tmp_path, owner="job", attempt=2)
     with pytest.raises(UserError, match="attempt 2 of this job has claimed it; attempt 1 stops") as caught:
-        old.write(6, fill)
+        old.write(6, [fill])
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="attempt 2 of this job"):
         old.rotate(1)
-    new.write(6, fill)
+    new.write(6, [fill])
     assert new.steps() == [5, 6]
     assert not list(tmp_path.glob(".checkpoint*"))
 
@@ -167,12 +167,15 @@ def test_anothers_checkpoints_are_refused_unless_adopted(before: str | None, wor
     assert mine.newest() == tmp_path / "checkpoint-5"
     if before is not None:
         with pytest.raises(UserError, match="was taken over by the job job"):
-            others.write(6, fill)
+            others.write(6, [fill])
 
 
 def test_an_output_without_checkpoints_is_free(tmp_path: Path) -> None:
     store_with(tmp_path, owner="deleted", attempt=7)
-    store_with(tmp_path, 1, owner="job", attempt=1)
+    store = store_with(tmp_path, 1, owner="job", attempt=1)
+    assert store.newest() == tmp_path / "checkpoint-1"
+    assert json.loads((tmp_path / ".trainwright" / "owner.json").read_text()) == {"owner": "job"}
+    assert not (tmp_path / ".trainwright" / "attempt-7").exists()
 
 
 # -- mistakes and full disks
@@ -215,7 +218,7 @@ def safetensors_file(folder: Path) -> None:
 def test_a_full_disk_loses_nothing(too_big: Callable[[Path], None], small_disk: Path) -> None:
     store = store_with(small_disk, 5)
     with pytest.raises(UserError) as caught:
-        store.write(6, too_big)
+        store.write(6, [too_big])
     assert str(caught.value) == (
         f"{small_disk}: cannot save checkpoint-6: the disk is full; free space, take a larger volume, or keep fewer "
         "checkpoints (save_total_limit); checkpoint-5 stays"
@@ -227,7 +230,7 @@ def test_a_full_disk_loses_nothing(too_big: Callable[[Path], None], small_disk: 
 def test_a_read_only_output(small_disk: Path) -> None:
     store = store_with(small_disk, 5)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    for action in (store.claim, lambda: store.write(6, fill)):
+    for action in (store.claim, lambda: store.write(6, [fill])):
         with pytest.raises(UserError, match=r"(read-only file system|permission denied).*checkpoint-5 stays$"):
             action()
 
@@ -250,9 +253,9 @@ def write_together(argument: tuple[str, str]) -> Any:
 
     store = CheckpointStore(shared, owner="job", attempt=1)
     store.claim()
-    files = sorted(path.name for path in store.write(1, fill_mine).iterdir())
+    files = sorted(path.name for path in store.write(1, [fill_mine]).iterdir())
     with pytest.raises(UserError) as caught:
-        store.write(2, fail_on_one)
+        store.write(2, [fail_on_one])
     return files, store.leader, str(caught.value), on_local_disks(Path(private) / str(rank), rank, fill_mine)
 
 
@@ -260,7 +263,7 @@ def on_local_disks(output: Path, rank: int, fill_mine: Callable[[Path], None]) -
     """Two nodes of one rank each, which share nothing; rank 1 lost the newest checkpoint."""
     store = CheckpointStore(output, ranks=Ranks(rank, 2, 0))
     for step in (1, 2):
-        store.write(step, fill_mine)
+        store.write(step, [fill_mine])
     if rank == 1:
         store.delete(2)
     newest = store.newest()

@@ -26,6 +26,8 @@ ENV_FIRST_NODE_RANK = "TRAINWRIGHT_FIRST_NODE_RANK"
 """Of a slice among several: the rank of its first host in the whole gang; ``PET_NODE_RANK`` then counts from there."""
 ENV_VENDOR = "TRAINWRIGHT_VENDOR"
 """The pool's ``vendor``: cpu, nvidia, amd or tpu. A rank without such a device refuses to train on the CPU instead."""
+ENV_ASYNC_SAVE = "TRAINWRIGHT_ASYNC_SAVE"
+"""1 or 0: whether checkpoints are written while training goes on; see ``trainwright.checkpoint.background``."""
 ENV_PROGRESS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_PROGRESS_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_PROGRESS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
@@ -100,6 +102,8 @@ class ResolvedJob:
     grace_period_seconds: int = 30
     adopt_output: bool = False
     """Take over an output folder that holds another job's checkpoints."""
+    async_save: bool = False
+    """Write checkpoints while training goes on."""
     version: int = RESOLVED_JOB_VERSION
 
     def to_json(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from trainwright.contract import DataError, UserError
@@ -18,11 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """One rank's view of the world. ``local_rank`` counts within the node."""
+    """One rank's view of the world. ``local_rank`` counts within the node; ``group`` is None for the default one."""
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    group: Any = field(default=None, compare=False)
 
     @staticmethod
     def current() -> Ranks:
@@ -40,7 +41,7 @@ class Ranks:
         import torch.distributed
 
         values: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.all_gather_object(values, value, group=self.group)
         return values
 
     def agree(self, do: Callable[[], T]) -> list[T]:

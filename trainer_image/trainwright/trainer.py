@@ -58,6 +58,10 @@ class Trainer(Feeding, Evaluating, Introspection):
     loss_is_scaled_for_ga: bool | None = None
     """Whether ``compute_loss`` already divides by the items of the whole accumulated batch; None finds out."""
 
+    async_save: bool | None = None
+    """Whether checkpoints are written while training goes on, from a copy in the host's memory; None asks the
+    environment (``TRAINWRIGHT_ASYNC_SAVE=1``) and the TrainingJob (``spec.output.asyncSave``)."""
+    _background: Any = None
     def __init__(
         self,
         model: nn.Module | None = None,

@@ -17,14 +17,17 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from trainwright.checkpoint.part import Piece
+from trainwright.checkpoint.staging import Copy, as_it_is
 from trainwright.checkpoint.store import MANIFEST
-from trainwright.checkpoint.weights import load_weights, save_weights
+from trainwright.checkpoint.weights import load_weights, save_weights, takes_state, unwrap
 from trainwright.contract import UserError
 from trainwright.data.loaders import has_length, position_of, resume_at
 from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rng_state
@@ -34,47 +37,77 @@ TRAINER_STATE = "trainer_state.json"
 TRAINING_ARGS = "training_args.json"
 
 
-def save_snapshot(trainer: Any, folder: Path, leader: bool = True) -> None:
-    """Write this rank's part of a checkpoint into an empty folder.
+class Snapshot(NamedTuple):
+    """What this rank writes of a checkpoint: at once, and from copies or while the model stands still."""
+
+    at_once: list[Piece]
+    later: list[Piece]
+
+
+def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapshot:
+    """This rank's pieces of a checkpoint of ``trainer``, between two steps.
 
     Args:
-        trainer: A Trainer between two steps.
-        folder: Where to; see :meth:`trainwright.checkpoint.store.CheckpointStore.write`.
         leader: Whether this rank also writes what all ranks share.
+        copy: Takes what changes while the model is trained, if that goes on before ``later`` is written. What cannot
+            be written from a copy is in ``at_once``: tokenizers, and models that write only themselves.
     """
-    folder = Path(folder)
+    at_once: list[Piece] = []
+    later: list[Piece] = []
     if leader:
-        save_model_files(trainer, folder)
+        copies = copy is not as_it_is and takes_state(trainer.model)
+        state = copy("model", unwrap(trainer.model).state_dict()) if copies else None
+        (later if copies or copy is as_it_is else at_once).append(partial(save_weights, trainer.model, state=state))
+        at_once.append(partial(_save_beside, trainer))
     if not trainer.args.save_only_model:
-        _save_rank_state(trainer, folder)
-        if leader:
-            _save_shared_state(trainer, folder)
-    if leader:
-        trainer.state.save_to_json(folder / TRAINER_STATE)
+        states = {name: copy(name, state) for name, state in _training_state(trainer, leader).items()}
+        later.append(partial(_save_all, states))
+    return Snapshot(at_once, later)
 
 
 def save_model_files(trainer: Any, folder: Path) -> None:
     """What it takes to use the model elsewhere: weights, configuration, tokenizer; and how it was trained."""
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(trainer.model, folder)
+    _save_beside(trainer, folder, state=False)
+
+
+def _save_beside(trainer: Any, folder: Path, state: bool = True) -> None:
+    """The small files: tokenizer, arguments and, in a checkpoint, where the run stands."""
     processing = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
     if processing is not None:
         processing.save_pretrained(folder)
     args = json.dumps(trainer.args.to_dict(), indent=2, sort_keys=True, default=str)
     (folder / TRAINING_ARGS).write_text(args + "\n", encoding="utf-8")
+    if state:
+        trainer.state.save_to_json(folder / TRAINER_STATE)
 
 
-def _save_shared_state(trainer: Any, folder: Path) -> None:
-    for name, part in _parts(trainer).items():
-        _save(part.state_dict(), folder / name)
+def _training_state(trainer: Any, leader: bool) -> dict[str, Any]:
+    """File name -> what it holds."""
+    states = {name: part.state_dict() for name, part in _parts(trainer).items()} if leader else {}
+    states[_of_rank("rng_state", "pth", trainer)] = rng_state()
+    position = position_of(getattr(trainer.callback_handler, "train_dataloader", None))
+    if position is not None:
+        states[_of_rank("data_state", "pt", trainer)] = position
+    return states
 
 
-def _save_rank_state(trainer: Any, folder: Path) -> None:
-    loader = getattr(trainer.callback_handler, "train_dataloader", None)
-    _save(rng_state(), folder / _of_rank("rng_state", "pth", trainer))
-    if (position := position_of(loader)) is not None:
-        _save(position, folder / _of_rank("data_state", "pt", trainer))
+def _save_all(states: dict[str, Any], folder: Path) -> None:
+    with _single_checksum():
+        for name, state in states.items():
+            _save(state, folder / name)
+
+
+@contextmanager
+def _single_checksum() -> Iterator[None]:
+    """The manifest has a checksum of every file, so torch need not take half of its time for another one."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
 
 
 def _parts(trainer: Any) -> dict[str, Any]:

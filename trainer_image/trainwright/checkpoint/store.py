@@ -10,6 +10,7 @@ An output that a TrainingJob uses carries its owner and the newest attempt that 
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -17,12 +18,13 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainwright.checkpoint.diskio import crc32_of, explained, flush_folder, flush_tree
+from trainwright.checkpoint.diskio import crc32_of, explained, flush_folder
 from trainwright.checkpoint.fence import Fence
+from trainwright.checkpoint.part import Part, Piece
 from trainwright.ranks import Ranks
 
 PREFIX = "checkpoint"
@@ -80,6 +82,12 @@ class CheckpointStore:
         """Whether this rank writes what its output needs once: the model, the optimizer, the trainer's state."""
         return self.leader == self.ranks.rank
 
+    def seen_by(self, ranks: Ranks) -> CheckpointStore:
+        """The same output for a thread whose collectives go through another group of the same ranks."""
+        other = copy.copy(self)
+        other._leader, other.ranks = self.leader, ranks
+        return other
+
     def _choose_leader(self) -> int:
         if self.ranks.world_size == 1:
             return 0
@@ -111,13 +119,13 @@ class CheckpointStore:
         self.ranks.agree(lambda: self._claim_here(adopt) if leads else None)
 
     def _check_folder(self) -> None:
-        with self._explained("prepare the output"):
+        with self.explained("prepare the output"):
             self.output.mkdir(parents=True, exist_ok=True)
             if not os.access(self.output, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self.output))
 
     def _claim_here(self, adopt: bool) -> None:
-        with self._explained("prepare the output"):
+        with self.explained("prepare the output"):
             self.fence.claim(adopt, holds_checkpoints=bool(self.steps()))
             self._clear_rubbish()
 
@@ -184,39 +192,44 @@ class CheckpointStore:
 
     # -- writing
 
-    def write(self, step: int, fill: Callable[[Path], None]) -> Path:
+    def part(self, step: int) -> Part:
+        """What this rank writes of ``checkpoint-<step>``; it may be begun before :meth:`write` is called."""
+        return Part(self._part(step, self.ranks.rank))
+
+    def write(self, step: int, pieces: Sequence[Piece], begun: Part | None = None) -> Path:
         """Write ``checkpoint-<step>``; all ranks call it together and return when it is there.
 
         Args:
             step: The optimizer step it is of. An older checkpoint of this step is replaced.
-            fill: Writes this rank's files into the empty folder that it is given.
+            pieces: Write this rank's files.
+            begun: What was written before, where some of it could not wait.
 
         Raises:
             UserError: The disk is full or unwritable, or a newer attempt has claimed the output. What was written
                 aside is removed; every earlier checkpoint stays.
         """
-        part, leads = self._part(step, self.ranks.rank), self.is_leader
+        part, leads = begun or self.part(step), self.is_leader
         try:
-            files = self.ranks.agree(lambda: self._write_part(step, part, fill))
+            files = self.ranks.agree(lambda: self._write_part(step, part, pieces, is_new=begun is None))
             self.ranks.agree(lambda: self._commit(step, files) if leads else None)
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            part.remove()
         return self.path(step)
 
     def _part(self, step: int, rank: int) -> Path:
         return self.output / f".{PREFIX}-{step}.part-{rank}"
 
-    def _write_part(self, step: int, part: Path, fill: Callable[[Path], None]) -> tuple[int, dict[str, Any]]:
-        with self._explained(f"save {PREFIX}-{step}"):
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            fill(part)
-            return self.leader, flush_tree(part)
+    def _write_part(self, step: int, part: Part, pieces: Sequence[Piece], is_new: bool) -> tuple[int, dict[str, Any]]:
+        with self.explained(f"save {PREFIX}-{step}"):
+            if is_new:
+                part.open()
+            part.write(pieces)
+            return self.leader, part.files
 
     def _commit(self, step: int, parts: list[tuple[int, dict[str, Any]]]) -> None:
         """Move every rank's files into one folder, list them, and give it its name."""
         whole = self.output / f".{PREFIX}-{step}.new"
-        with self._explained(f"save {PREFIX}-{step}"):
+        with self.explained(f"save {PREFIX}-{step}"):
             try:
                 shutil.rmtree(whole, ignore_errors=True)
                 whole.mkdir()
@@ -238,8 +251,10 @@ class CheckpointStore:
                 if name in files:
                     raise FileExistsError(errno.EEXIST, f"ranks write the same file {name}", str(part / name))
                 (whole / name).parent.mkdir(parents=True, exist_ok=True)
-                os.rename(part / name, whole / name)
-                files[name] = entry
+                os.rename(part / entry["path"], whole / name)
+                files[name] = {"size": entry["size"], "crc32": entry["crc32"]}
+        for inner in {(whole / name).parent for name in files} - {whole}:
+            flush_folder(inner)
         return files
 
     def _write_manifest(self, folder: Path, step: int, files: dict[str, Any]) -> None:
@@ -284,7 +299,7 @@ class CheckpointStore:
         """
         if not limit or limit <= 0 or not self.is_leader:
             return
-        with self._explained("delete old checkpoints"):
+        with self.explained("delete old checkpoints"):
             self.fence.check()
             for step in self._outdated(limit, {Path(folder).name for folder in keep}, newest):
                 self.delete(step)
@@ -303,7 +318,8 @@ class CheckpointStore:
         self.path(step).rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def _explained(self, doing: str) -> Any:
+    def explained(self, doing: str) -> Any:
+        """A context that turns a failure of the disk into one line, which says what stays."""
         return explained(f"{self.output}: cannot {doing}", self._what_stays)
 
     def _what_stays(self) -> str:

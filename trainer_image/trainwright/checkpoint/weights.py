@@ -7,6 +7,7 @@ share memory (tied weights) are stored once and the other names are kept in the 
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -40,13 +41,33 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write the weights, and the configuration files where the model has them."""
+def save_weights(model: nn.Module, folder: Path, state: dict[str, Any] | None = None) -> None:
+    """Write the weights, and the configuration files where the model has them.
+
+    Args:
+        state: A copy of the model's ``state_dict`` to write instead of what it holds now; see :func:`takes_state`.
+    """
     model = unwrap(model)
-    if hasattr(model, "save_pretrained"):
+    if not hasattr(model, "save_pretrained"):
+        _save_plain(model.state_dict() if state is None else state, folder)
+    elif state is None:
         model.save_pretrained(folder)
     else:
-        _save_plain(model.state_dict(), folder)
+        model.save_pretrained(folder, state_dict=state)
+
+
+def takes_state(model: nn.Module) -> bool:
+    """Whether a model can be written from a copy of its ``state_dict``.
+
+    Quantised models look at themselves for it, and of models with adapters the copy would hold far too much.
+    """
+    model = unwrap(model)
+    if not hasattr(model, "save_pretrained"):
+        return True
+    looks_at_itself = getattr(model, "hf_quantizer", None) is not None or getattr(
+        model, "_hf_peft_config_loaded", False
+    )
+    return "state_dict" in inspect.signature(model.save_pretrained).parameters and not looks_at_itself
 
 
 def _save_plain(state: Mapping[str, Any], folder: Path) -> None:

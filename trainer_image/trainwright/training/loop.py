@@ -58,7 +58,7 @@ class Loop:
         self.parameters = list(model.parameters())
         self.no_sync = getattr(model, "no_sync", nullcontext)
         self.meter, self.work = LossMeter(args.logging_nan_inf_filter), Work(trainer)
-        self.preemption = Preemption()
+        self.preemption, self.background = Preemption(), trainer._background
         self.empties_cache_every = args.torch_empty_cache_steps
         self.ignore_keys = ignore_keys
         self.grad_norm: torch.Tensor | None = None
@@ -107,7 +107,10 @@ class Loop:
         trainer, first = self.trainer, skip // self.accumulation
         iterator = batches(self.dataloader, epoch=epoch, skip=skip)
         for _ in range(first, self.horizon.steps_per_epoch):
-            if self.preemption.begin(trainer.state.global_step + 1):
+            upcoming = trainer.state.global_step + 1
+            if self.background is not None and self.background.is_due(upcoming):
+                self.background.settle()
+            if self.preemption.begin(upcoming):
                 self.yield_to_preemption()
             micro_batches, num_items = trainer.get_batch_samples(iterator, self.accumulation, self.device)
             if not micro_batches:
@@ -217,7 +220,10 @@ class Loop:
         self.work.settle()
         self.trainer._save_checkpoint(self.model, trial=None)
         self.saved_step = self.trainer.state.global_step
-        self.event("on_save")
+        if self.background is not None and self.background.is_writing:
+            self.trainer.control.should_save = False  # the event comes when the checkpoint is there
+        else:
+            self.event("on_save")
 
     def event(self, name: str) -> None:
         trainer = self.trainer
@@ -228,6 +234,8 @@ class Loop:
         self.trainer.control.should_training_stop = True
 
     def yield_to_preemption(self) -> None:
+        if self.background is not None:
+            self.background.settle()
         """Save where the run stands, unless that was just done, and leave."""
         if self.saved_step != self.trainer.state.global_step:
             self.save()

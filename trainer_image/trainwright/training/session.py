@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from trainwright.callbacks import restore_states
+from trainwright.checkpoint.background import Background
 from trainwright.checkpoint.snapshot import (
     TRAINER_STATE,
     load_training_state,
     restore_position,
     save_model_files,
-    save_snapshot,
+    snapshot,
 )
 from trainwright.checkpoint.store import CheckpointStore
-from trainwright.checkpoint.weights import load_weights
-from trainwright.contract import ENV_JOB_FILE, DataError, ResolvedJob, UserError
+from trainwright.contract import ENV_ASYNC_SAVE, ENV_JOB_FILE, DataError, ResolvedJob, UserError
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.state import TrainerState, export_states, exports_state
@@ -50,6 +52,25 @@ def resolved_job() -> ResolvedJob | None:
     if path is None or not os.path.exists(path):
         return None
     return ResolvedJob.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def make_background(trainer: Any) -> Background | None:
+    """What writes checkpoints while training goes on, if that is asked for."""
+    if not saves_asynchronously(trainer):
+        return None
+    return Background(trainer.checkpoints, lambda copy: snapshot(trainer, trainer.checkpoints.is_leader, copy))
+
+
+def saves_asynchronously(trainer: Any) -> bool:
+    """What the Trainer says, else the environment, else the TrainingJob (``spec.output.asyncSave``)."""
+    if trainer.async_save is not None:
+        return bool(trainer.async_save)
+    if (said := os.environ.get(ENV_ASYNC_SAVE)) is not None:
+        if said.lower() not in (choices := {"1": True, "true": True, "0": False, "false": False, "": False}):
+            raise UserError(f"{ENV_ASYNC_SAVE}: it must be 1 or 0, not {said!r}")
+        return choices[said.lower()]
+    job = resolved_job()
+    return job is not None and job.async_save
 
 
 def claim_output(trainer: Any) -> None:
@@ -121,7 +142,8 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     model = prepare(trainer, horizon, dataloader)
     if checkpoint is not None:
         load_training_state(trainer, checkpoint)
-    loop = Loop(trainer, model, dataloader, horizon, ignore_keys)
+    trainer._background = make_background(trainer)
+    loop = trainer._loop = loop_for(trainer)(trainer, model, dataloader, horizon, ignore_keys)
     announce(trainer, horizon, first_epoch, skip)
     loop.zero_grad()
     loop.event("on_train_begin")
@@ -129,7 +151,8 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
         trainer.evaluate(ignore_keys=ignore_keys)
     if checkpoint is not None:
         first_epoch, skip = restore_position(trainer, checkpoint, dataloader) or (first_epoch, skip)
-    loop.run(first_epoch, skip)
+    with loop.background or nullcontext():
+        loop.run(first_epoch, skip)
     loop.read_losses()
     return loop
 
@@ -238,7 +261,9 @@ def keep_only_best(trainer: Any) -> None:
 
 def save_checkpoint(trainer: Any) -> None:
     """Write ``checkpoint-<step>`` and delete those beyond the limit; all ranks together."""
-    args, state, store = trainer.args, trainer.state, trainer.checkpoints
+    args, state, store, background = trainer.args, trainer.state, trainer.checkpoints, trainer._background
+    if background is not None:
+        background.settle()
     trainer.store_flos()
     if state.best_global_step:
         best = store.path(state.best_global_step)
@@ -246,9 +271,21 @@ def save_checkpoint(trainer: Any) -> None:
             state.best_model_checkpoint = str(best)
     stateful = [c for c in trainer.callback_handler.callbacks if exports_state(c)]
     state.stateful_callbacks = export_states([*stateful, trainer.control])
-    store.write(state.global_step, lambda folder: save_snapshot(trainer, folder, leader=store.is_leader))
     best_folder = [state.best_model_checkpoint] if state.best_model_checkpoint else []
-    store.rotate(args.save_total_limit, keep=best_folder, newest=state.global_step)
+    rotate = partial(store.rotate, args.save_total_limit, keep=best_folder, newest=state.global_step)
+    if background is not None:
+        as_saved = copy.copy(state)
+        as_saved.log_history = list(state.log_history)
+        background.start(state.global_step, then=rotate, done=lambda: tell_saved(trainer, as_saved))
+        return
+    pieces = snapshot(trainer, store.is_leader)
+    store.write(state.global_step, [*pieces.later, *pieces.at_once])
+    rotate()
+
+
+def tell_saved(trainer: Any, state: TrainerState) -> None:
+    """``on_save``, with the state of the checkpoint, which may be some steps behind that of the run."""
+    trainer.control = trainer.callback_handler.call_event("on_save", trainer.args, state, trainer.control)
 
 
 def save_model(trainer: Any, folder: str) -> None:
