@@ -23,6 +23,7 @@ from trainwright.checkpoint.snapshot import (
     snapshot,
 )
 from trainwright.checkpoint.store import CheckpointStore
+from trainwright.checkpoint.weights import load_weights
 from trainwright.contract import ENV_ASYNC_SAVE, ENV_JOB_FILE, DataError, ResolvedJob, UserError
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
@@ -143,7 +144,7 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     if checkpoint is not None:
         load_training_state(trainer, checkpoint)
     trainer._background = make_background(trainer)
-    loop = trainer._loop = loop_for(trainer)(trainer, model, dataloader, horizon, ignore_keys)
+    loop = Loop(trainer, model, dataloader, horizon, ignore_keys)
     announce(trainer, horizon, first_epoch, skip)
     loop.zero_grad()
     loop.event("on_train_begin")
