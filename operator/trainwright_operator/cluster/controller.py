@@ -16,8 +16,12 @@ from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
+from trainwright_operator.cluster.resources import TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import WATCHED, Stores
+
+SETTLE_SECONDS = 0.1
+"""How long a change of a child waits for the next one: pods of a gang are made, bound and started close together."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class Controller:
 
     def on_event(self, resource: Resource, deleted: bool, obj: Object) -> None:
         for key in self._stores.take(resource, obj, deleted):
-            self._queue.add(key)
+            self._queue.add(key, 0.0 if resource is TRAINING_JOBS else SETTLE_SECONDS)
 
     def on_progress(self, key: ObjectKey, push: dict[str, Any]) -> None:
         self._queue.add(key, self._reconciler.report(key, push))

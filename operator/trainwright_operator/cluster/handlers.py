@@ -13,13 +13,29 @@ from typing import Any
 
 import kopf
 
-from trainwright_operator.cluster.api import Object, Resource
+from trainwright_operator.cluster.api import CHUNK, Object, Resource
 from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.names import LABEL_MANAGED_BY, MANAGED_BY
 
 OnEvent = Callable[[Resource, bool, Object], None]
 """Called with the resource, whether the object was deleted, and the object."""
+
+IDLE_SECONDS = 0.5
+"""How long kopf keeps a task, and the last event, of an object that is silent: at a start it has one of every object."""
+
+
+class NothingKept(kopf.DiffBaseStorage):
+    """kopf compares every object with what it handled last, by deep copies; handlers of events have no use for that."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return {}
+
+    def store(self, **_: Any) -> None:
+        pass
 
 
 async def watch(settings: Settings, on_event: OnEvent, stop: asyncio.Event) -> None:
@@ -62,6 +78,9 @@ def _settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False
     settings.scanning.disabled = True
     settings.execution.max_workers = 1
+    settings.persistence.diffbase_storage = NothingKept()
+    settings.queueing.idle_timeout = IDLE_SECONDS
+    settings.watching.chunk_size = CHUNK
     settings.watching.initial_streaming = False
     selector = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
     settings.watching.label_selectors["batch", "jobs"] = selector
