@@ -36,10 +36,7 @@ class Evaluating:
         given = eval_dataset is not None
         chosen = eval_dataset if given else self.eval_dataset
         if isinstance(chosen, dict):
-            results: dict[str, float] = {}
-            for name, dataset in chosen.items():
-                results |= self.evaluate(dataset if given else name, ignore_keys, f"{metric_key_prefix}_{name}")
-            return results
+            return self._evaluate_each(chosen, given, ignore_keys, metric_key_prefix)
         with self._memory.stage("eval") as measured:
             loader, start = self.get_eval_dataloader(eval_dataset), time.time()
             output = self.evaluation_loop(
@@ -54,6 +51,20 @@ class Evaluating:
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, output.metrics)
         output.metrics.update(measured)
         return output.metrics
+
+    def _evaluate_each(
+        self, sets: dict[str, Any], given: bool, ignore_keys: list[str] | None, prefix: str, **more: Any
+    ) -> dict[str, float]:
+        """The metrics of all sets; one of the Trainer's own is called by its key, so that its loader can be kept."""
+        results: dict[str, float] = {}
+        for name, dataset in sets.items():
+            results |= self.evaluate(
+                eval_dataset=dataset if given else name,
+                ignore_keys=ignore_keys,
+                metric_key_prefix=f"{prefix}_{name}",
+                **more,
+            )
+        return results
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"

@@ -19,6 +19,7 @@ from torch import nn
 from trainwright.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
 from trainwright.evaluating import Evaluating
 from trainwright.feeding import Feeding
+from trainwright.hooks import WITHOUT, Hooks
 from trainwright.introspection import Introspection, TrainerError
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
@@ -26,13 +27,13 @@ from trainwright.seeding import enable_full_determinism, set_seed
 from trainwright.state import TrainerControl, TrainerState, exports_state
 from trainwright.training import losses, optim, prepare, session
 from trainwright.training.horizon import Horizon, length_of
-from trainwright.training.memory import MemoryTracker
+from trainwright.training.memory import MemoryTracker, TrainerMemoryTracker
 from trainwright.training.precision import apply_tf32, make_scaler, map_nested
 from trainwright.training.schedulers import get_scheduler
 from trainwright.training.work import sum_over_ranks
 
 
-class Trainer(Feeding, Evaluating, Introspection):
+class Trainer(Feeding, Evaluating, Hooks, Introspection):
     """Trains, evaluates and predicts with a PyTorch model.
 
     Args:
@@ -84,11 +85,13 @@ class Trainer(Feeding, Evaluating, Introspection):
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.optimizer, self.lr_scheduler = optimizers
-        self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
+        self.optimizer_cls_and_kwargs, self.neftune_noise_alpha = optimizer_cls_and_kwargs, args.neftune_noise_alpha
         self._check_arguments(model)
         self.data_collator = data_collator if data_collator is not None else self._default_collator()
-        self._check_data()
+        self._validate_args()
+        vars(self).update(WITHOUT)
         self._memory = MemoryTracker(args.skip_memory_metrics)
+        self._memory_tracker = TrainerMemoryTracker(args.skip_memory_metrics, self._memory)
         with self._memory.stage("init"):
             self._seed()
             logging.getLogger("trainwright").setLevel(args.get_process_log_level())
@@ -99,7 +102,8 @@ class Trainer(Feeding, Evaluating, Introspection):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Make accelerate's view of the device and the ranks; override it to change that view."""
-        self.accelerator = prepare.make_accelerator(self.args)
+        self.accelerator = prepare.make_accelerator(self._build_accelerator_args())
+        self.gather_function = self.accelerator.gather_for_metrics
 
     def _seed(self) -> None:
         (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
@@ -107,7 +111,11 @@ class Trainer(Feeding, Evaluating, Introspection):
     def _take_model(self, model: nn.Module) -> None:
         """Place a model, and find out once what its forward takes and returns."""
         args = self.args
-        self.model = self.model_wrapped = prepare.place_model(model, args)
+        self.model = self.model_wrapped = model
+        self.is_model_parallel, self.place_model_on_device = prepare.spread(model), prepare.placed(model, args)
+        if self.place_model_on_device:
+            self._move_model_to_device(model, args.device)
+        self._signature_columns: list[str] | None = None
         self._moves_inputs = args.device.type != "cpu"
         self._sums_items_over_ranks = args.average_tokens_across_devices and args.world_size > 1
         self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
@@ -119,7 +127,7 @@ class Trainer(Feeding, Evaluating, Introspection):
         if getattr(model, "config", None) is not None:
             model.config.use_cache = args.use_cache
         self.scaler = self.accelerator.scaler = make_scaler(args, args.device)
-        self._owns_scheduler = False
+        self._created_lr_scheduler = False
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
         args = self.args
@@ -159,7 +167,8 @@ class Trainer(Feeding, Evaluating, Introspection):
         if self.model_init is not None and (self.optimizer is not None or self.lr_scheduler is not None):
             raise TrainerError("Trainer: optimizers belong to one model; with model_init override create_optimizer")
 
-    def _check_data(self) -> None:
+    def _validate_args(self) -> None:
+        """Raises :class:`UserError` where arguments and data do not go together."""
         args = self.args
         if args.eval_strategy != "no" and self.eval_dataset is None and not self._overrides("get_eval_dataloader"):
             raise TrainerError("eval_dataset: eval_strategy asks for evaluations; give a set, or set it to 'no'")
@@ -191,7 +200,7 @@ class Trainer(Feeding, Evaluating, Introspection):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of the arguments, unless there is one already."""
         if self.lr_scheduler is None:
-            self._owns_scheduler = True
+            self._created_lr_scheduler = True
             self.lr_scheduler = get_scheduler(
                 self.args.lr_scheduler_type,
                 optimizer if optimizer is not None else self.optimizer,

@@ -28,7 +28,6 @@ from trainwright.evaluation.gathering import (
 )
 from trainwright.outputs import EvalLoopOutput, EvalPrediction
 from trainwright.ranks import Ranks
-from trainwright.training.prepare import wrap_for_evaluation
 
 
 def prediction_step(
@@ -114,7 +113,7 @@ def _prepare(trainer: Any) -> tuple[nn.Module, float | None]:
         model = trainer.model
     else:
         start = time.time()
-        model = wrap_for_evaluation(trainer)
+        model = trainer._wrap_model(trainer.model, training=False)
         dtype = torch.float16 if args.fp16_full_eval else torch.bfloat16 if args.bf16_full_eval else None
         model = model.to(dtype=dtype, device=args.device) if dtype is not None else model
         preparation = None if trainer.is_prepared else round(time.time() - start, 4)
@@ -171,7 +170,9 @@ class _Pass:
         loss = logits = labels = inputs = None
         count = 0
         if batch is not None:
-            loss, logits, labels = self.trainer.prediction_step(self.model, batch, self.loss_only, self.ignore_keys)
+            loss, logits, labels = self.trainer.prediction_step(
+                self.model, batch, self.loss_only, ignore_keys=self.ignore_keys
+            )
             count = self._real(batch_size_of(batch) or batch_size_of(logits) or self.args.eval_batch_size)
             inputs = self.trainer._prepare_input(batch[self._main_input()]) if self.wants_inputs else None
         self.counts.append(count)

@@ -19,10 +19,8 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from trainwright.contract import UserError
 from trainwright.data.loaders import batches
 from trainwright.preemption import Preemption
-from trainwright.training import best
 from trainwright.training.horizon import Horizon
 from trainwright.training.losses import LossMeter
 from trainwright.training.schedulers import follows_metric
@@ -168,9 +166,13 @@ class Loop:
             self.scaler.update()
             overflowed = self.scaler.get_scale() < scale
         self.event("on_optimizer_step")
-        self.learning_rate = self.optimizer.param_groups[0]["lr"]
+        self.learning_rate = self.rate()
         if self.scheduled and not overflowed:
             self.scheduler.step()
+
+    def rate(self) -> float:
+        rate: float = self.optimizer.param_groups[0]["lr"]
+        return rate
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:
@@ -205,15 +207,10 @@ class Loop:
         return loss
 
     def evaluate(self) -> None:
-        trainer, args = self.trainer, self.trainer.args
-        try:
-            metrics = trainer.evaluate(ignore_keys=self.ignore_keys)
-        except torch.OutOfMemoryError as error:
-            raise UserError("per_device_eval_batch_size: an evaluation did not fit into memory; lower it") from error
-        if not self.scheduled:
-            self.scheduler.step(best.value_of(args, metrics))
-        is_best = best.record(args, trainer.state, metrics)
-        if args.save_strategy == "best":
+        trainer = self.trainer
+        metrics = trainer._evaluate(None, self.ignore_keys)
+        is_best = trainer._determine_best_metric(metrics=metrics, trial=None)
+        if trainer.args.save_strategy == "best":
             trainer.control.should_save = is_best
 
     def save(self) -> None:

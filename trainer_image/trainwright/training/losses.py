@@ -238,6 +238,11 @@ class LossMeter:
         if self._scalars >= self.CHUNK:
             self._sum()
 
+    def peek(self) -> float:
+        """The sum so far."""
+        self._sum()
+        return self.total
+
     def read(self) -> float:
         """The sum so far, and start from zero."""
         self._sum()

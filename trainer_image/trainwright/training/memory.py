@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -97,3 +98,35 @@ def _accelerator_deltas(stage: str, before: int) -> dict[str, Any]:
     now, peak = torch.accelerator.memory_allocated(), torch.accelerator.max_memory_allocated()
     measured = {f"{stage}_mem_gpu_alloc_delta": now - before, f"{stage}_mem_gpu_peaked_delta": max(0, peak - now)}
     return measured | ({"before_init_mem_gpu": before} if stage == "init" else {})
+
+
+class TrainerMemoryTracker:
+    """:class:`MemoryTracker` by Hugging Face's names, for subclasses whose own ``evaluate`` or ``predict`` measures.
+
+    A stage begins at :meth:`start`, is named by the method that called it, and ends at :meth:`stop_and_update_metrics`.
+    """
+
+    STAGES = {"__init__": "init", "train": "train", "evaluate": "eval", "predict": "test"}
+
+    def __init__(self, skip_memory_metrics: bool = False, tracker: MemoryTracker | None = None) -> None:
+        self.skip_memory_metrics = skip_memory_metrics
+        self._tracker = MemoryTracker(skip_memory_metrics) if tracker is None else tracker
+        self._open: tuple[str, ExitStack, dict[str, float]] | None = None
+
+    def start(self) -> None:
+        """Begin to measure; within a stage that is measured already, nothing."""
+        caller = sys._getframe(1).f_code.co_name
+        if caller not in self.STAGES:
+            raise ValueError(f"TrainerMemoryTracker.start: call it from {', '.join(self.STAGES)}, not from {caller}")
+        if self._open is None and not self.skip_memory_metrics:
+            stack = ExitStack()
+            self._open = caller, stack, stack.enter_context(self._tracker.stage(self.STAGES[caller]))
+
+    def stop_and_update_metrics(self, metrics: dict[str, float] | None = None) -> None:
+        """End what this method began, and add what was measured to ``metrics``."""
+        if self._open is None or self._open[0] != sys._getframe(1).f_code.co_name:
+            return
+        (_, stack, measured), self._open = self._open, None
+        stack.close()
+        if metrics is not None:
+            metrics.update(measured)

@@ -16,44 +16,50 @@ from trainwright.contract import UserError
 from trainwright.training.precision import autocast_forward, training_dtype
 
 
-def make_accelerator(args: Any) -> Accelerator:
-    """accelerate's view of the device and the ranks, which ``args.device`` has set up.
+def make_accelerator(kwargs: dict[str, Any]) -> Accelerator:
+    """accelerate's view of the device and the ranks; see :func:`accelerator_kwargs`."""
+    AcceleratorState._reset_state()  # of an earlier Trainer in this process, which may have had another precision
+    return Accelerator(**kwargs)
+
+
+def accelerator_kwargs(args: Any) -> dict[str, Any]:
+    """What accelerate is told of the device and the ranks, which ``args.device`` has set up.
 
     Accumulation is the loop's own, so accelerate counts every batch as a step.
     """
     assert args.device is not None
-    AcceleratorState._reset_state()  # of an earlier Trainer in this process, which may have had another precision
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
-    return Accelerator(
-        cpu=args.device.type == "cpu",
-        mixed_precision=precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-    )
+    return {
+        "cpu": args.device.type == "cpu",
+        "mixed_precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "no",
+        "gradient_accumulation_plugin": GradientAccumulationPlugin(num_steps=1),
+    }
 
 
-def place_model(model: nn.Module, args: Any) -> nn.Module:
-    """Move the model to its device; one that is spread over several stays where it is, and one that ``args`` says."""
-    if (
+def spread(model: nn.Module) -> bool:
+    """Whether the layers of a model stand on several devices already."""
+    places = set((getattr(model, "hf_device_map", None) or {}).values()) - {"cpu", "disk"}
+    return len(places) > 1
+
+
+def placed(model: nn.Module, args: Any) -> bool:
+    """Whether the model is to be moved to the device: not when ``args`` says so, nor when it has places of its own."""
+    return not (
         args.place_model_on_device is False
         or getattr(model, "hf_device_map", None) is not None
         or any(p.is_meta for p in model.parameters())
-    ):
-        return model
-    return model.to(args.device)
+    )
 
 
-def wrap_model(trainer: Any) -> nn.Module:
+def wrap_model(model: nn.Module, args: Any) -> nn.Module:
     """The module that training goes through: autocast, data parallel over the ranks, compiled; each where asked for."""
-    args, model = trainer.args, trainer.model
     autocast_forward(model, args.device, training_dtype(args))
     if args.world_size > 1:
         model = _data_parallel(model, args)
     return _compiled(model, args) if args.torch_compile else model
 
 
-def wrap_for_evaluation(trainer: Any) -> nn.Module:
+def wrap_for_evaluation(model: nn.Module, args: Any) -> nn.Module:
     """The module that an evaluation outside of training goes through; no rank waits for another in it."""
-    args, model = trainer.args, trainer.model
     autocast_forward(model, args.device, training_dtype(args))
     return _compiled(model, args) if args.torch_compile else model
 

@@ -23,7 +23,6 @@ from trainwright.checkpoint.snapshot import (
     snapshot,
 )
 from trainwright.checkpoint.store import CheckpointStore
-from trainwright.checkpoint.weights import load_weights
 from trainwright.contract import ENV_ASYNC_SAVE, ENV_JOB_FILE, DataError, ResolvedJob, UserError
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
@@ -32,7 +31,7 @@ from trainwright.training.horizon import Horizon, length_of
 from trainwright.training.loop import Loop
 from trainwright.training.losses import check_trainable
 from trainwright.training.neftune import add_noise
-from trainwright.training.prepare import wrap_model
+from trainwright.training.opened import loop_for
 from trainwright.training.recompute import recompute_activations
 from trainwright.training.special_tokens import align_special_tokens
 
@@ -90,7 +89,7 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
     claim_output(trainer)
     checkpoint = find_checkpoint(trainer, resume_from)
     if checkpoint is not None:
-        load_weights(trainer.model, checkpoint)
+        trainer._load_from_checkpoint(str(checkpoint))
         if trainer.args.auto_find_batch_size:
             found = TrainerState.load_from_json(checkpoint / TRAINER_STATE).train_batch_size
             trainer._train_batch_size = found or trainer._train_batch_size
@@ -100,7 +99,13 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
     with noise_on_embeddings(trainer):
         while True:
             try:
-                return train_from(trainer, checkpoint, ignore_keys)
+                return trainer._inner_training_loop(  # type: ignore[no-any-return]
+                    batch_size=trainer._train_batch_size,
+                    args=trainer.args,
+                    resume_from_checkpoint=None if checkpoint is None else str(checkpoint),
+                    trial=None,
+                    ignore_keys_for_eval=ignore_keys,
+                )
             except RuntimeError as error:
                 if not (trainer.args.auto_find_batch_size and should_reduce_batch_size(error)):
                     raise
@@ -120,7 +125,7 @@ def take_smaller_batches(trainer: Any) -> None:
 @contextmanager
 def noise_on_embeddings(trainer: Any) -> Iterator[None]:
     """NEFTune while the run lasts, if it is asked for."""
-    alpha = trainer.args.neftune_noise_alpha
+    alpha = trainer.neftune_noise_alpha
     handle = add_noise(trainer.model, alpha) if alpha is not None else None
     try:
         yield
@@ -144,12 +149,12 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     if checkpoint is not None:
         load_training_state(trainer, checkpoint)
     trainer._background = make_background(trainer)
-    loop = Loop(trainer, model, dataloader, horizon, ignore_keys)
+    loop = trainer._loop = loop_for(trainer)(trainer, model, dataloader, horizon, ignore_keys)
     announce(trainer, horizon, first_epoch, skip)
     loop.zero_grad()
     loop.event("on_train_begin")
     if trainer.args.eval_on_start:
-        trainer.evaluate(ignore_keys=ignore_keys)
+        trainer._evaluate(None, ignore_keys, skip_scheduler=True)
     if checkpoint is not None:
         first_epoch, skip = restore_position(trainer, checkpoint, dataloader) or (first_epoch, skip)
     with loop.background or nullcontext():
@@ -215,14 +220,14 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None) -> tupl
 
 def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
     """Optimizer, wrapped model and schedule, in this order; the callbacks learn of all of them."""
-    if trainer._owns_scheduler:  # an earlier run's; its optimizer goes on
-        trainer.lr_scheduler, trainer._owns_scheduler = None, False
+    if trainer._created_lr_scheduler:  # an earlier run's; its optimizer goes on
+        trainer.lr_scheduler, trainer._created_lr_scheduler = None, False
     if trainer._overrides("create_optimizer_and_scheduler"):
         trainer.create_optimizer_and_scheduler(horizon.max_steps)
-        trainer.model_wrapped = wrap_model(trainer)
+        trainer.model_wrapped = trainer._wrap_model(trainer.model)
     else:
         trainer.create_optimizer()
-        trainer.model_wrapped = wrap_model(trainer)
+        trainer.model_wrapped = trainer._wrap_model(trainer.model)
         trainer.create_scheduler(num_training_steps=horizon.max_steps)
     trainer.is_prepared, handler = True, trainer.callback_handler
     handler.model, handler.optimizer, handler.lr_scheduler = trainer.model, trainer.optimizer, trainer.lr_scheduler
@@ -244,7 +249,7 @@ def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
     trainer.log(metrics)
     if args.load_best_model_at_end and state.best_model_checkpoint is not None:
         logger.info("loading the best model, %s (%s)", state.best_model_checkpoint, state.best_metric)
-        load_weights(trainer.model, Path(state.best_model_checkpoint))
+        trainer._load_best_model()
     if args.save_total_limit == 1 and state.best_model_checkpoint is not None:
         keep_only_best(trainer)
     loop.event("on_train_end")

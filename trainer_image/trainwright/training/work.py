@@ -34,8 +34,10 @@ class Work:
         elif isinstance(main, torch.Tensor):
             self.flos_per_element = self.trainer.floating_point_ops({self.main_input: main}) // max(1, main.numel())
             steps.append(self._elements if main.is_floating_point() else self._tokens)
-        if self.kind != "no":
-            steps.append(self._see if isinstance(main, torch.Tensor) else self._nothing_to_see)
+        if self.trainer._overrides("_track_num_input_tokens"):
+            steps.append(self.trainer._track_num_input_tokens)
+        elif self.kind != "no":
+            steps.append(self.see if isinstance(main, torch.Tensor) else self._nothing_to_see)
         self.count = steps[0] if len(steps) == 1 else lambda batch: [step(batch) for step in steps] and None
         self.count(batch)
 
@@ -50,8 +52,10 @@ class Work:
         self.trainer.state.local_tokens += tokens
         self.trainer.current_flos += self.flos_per_element * tokens
 
-    def _see(self, batch: Any) -> None:
-        self._unseen = self._unseen + self._tokens_in(batch)
+    def see(self, batch: Any) -> None:
+        """Count the input tokens of one micro-batch, if they are to be counted."""
+        if self.kind != "no":
+            self._unseen = self._unseen + self._tokens_in(batch)
 
     def _tokens_in(self, batch: Any) -> Any:
         """All tokens, or those that are no padding: by the mask, else by the padding token."""

@@ -1,0 +1,217 @@
+"""The Trainer for models that write a sequence: evaluation and prediction can judge what the model generates.
+
+Names and signatures are those of ``transformers.Seq2SeqTrainer``. Generated tokens are padded with the padding
+token to the longest that the model's generation settings allow; where batches or ranks still differ, with -100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainwright.introspection import TrainerError
+from trainwright.outputs import PredictionOutput
+from trainwright.trainer import Trainer
+
+LONGEST = 20
+"""Tokens that ``generate`` stops at where nothing says how many."""
+
+ARGUED = ("max_length", "num_beams")
+"""What the arguments have a say in; None stands for "not said"."""
+
+
+class Seq2SeqTrainer(Trainer):
+    """A :class:`~trainwright.Trainer` that generates in evaluations if ``predict_with_generate`` is set.
+
+    It takes ``Seq2SeqTrainingArguments``, and otherwise what the Trainer takes. ``compute_metrics`` then gets tokens of
+    shape (samples, longest) for predictions, and labels alike. Without it, an evaluation has nothing to generate for
+    and tells the loss alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: Any = None,
+        data_collator: Callable[[list[Any]], Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., nn.Module] | None = None,
+        compute_loss_func: Callable[..., Any] | None = None,
+        compute_metrics: Callable[..., dict[str, Any]] | None = None,
+        callbacks: list[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+    ) -> None:
+        args = args if args is not None else _default_arguments()
+        if not hasattr(args, "predict_with_generate"):
+            raise TrainerError(f"args: Seq2SeqTrainer takes Seq2SeqTrainingArguments, not {type(args).__name__}")
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+
+    def _take_model(self, model: nn.Module) -> None:
+        super()._take_model(model)
+        if self.args.predict_with_generate and not hasattr(model, "generate"):
+            name = type(model).__name__
+            raise TrainerError(f"predict_with_generate: {name} has no generate(); give it one, or set it to false")
+        if self.args.generation_config is not None:
+            self.model.generation_config = self.load_generation_config(self.args.generation_config)
+
+    @staticmethod
+    def load_generation_config(gen_config_arg: Any) -> Any:
+        """The settings to generate with.
+
+        Args:
+            gen_config_arg: A GenerationConfig (which is copied), its mapping, its file or folder, or a model's name.
+
+        Raises:
+            UserError: The settings contradict each other, and could not be saved with the model.
+        """
+        from transformers import GenerationConfig
+
+        if isinstance(gen_config_arg, GenerationConfig):
+            config = deepcopy(gen_config_arg)
+        elif isinstance(gen_config_arg, Mapping):
+            config = GenerationConfig.from_dict(dict(gen_config_arg))
+        else:
+            config = _read_config(gen_config_arg)
+        try:
+            config.validate(strict=True)
+        except ValueError as error:
+            raise TrainerError(f"generation_config: {error}") from error
+        return config
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+        **gen_kwargs: Any,
+    ) -> dict[str, float]:
+        """As :meth:`Trainer.evaluate`; ``gen_kwargs`` (``max_length``, ``num_beams``, ...) go to ``generate``."""
+        self._gen_kwargs = self._completed(gen_kwargs)
+        given = eval_dataset is not None
+        chosen = eval_dataset if given else self.eval_dataset
+        if isinstance(chosen, dict):
+            return self._evaluate_each(chosen, given, ignore_keys, metric_key_prefix, **gen_kwargs)
+        return super().evaluate(eval_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+
+    def predict(
+        self,
+        test_dataset: Any,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+        **gen_kwargs: Any,
+    ) -> PredictionOutput:
+        """As :meth:`Trainer.predict`; ``gen_kwargs`` (``max_length``, ``num_beams``, ...) go to ``generate``."""
+        self._gen_kwargs = self._completed(gen_kwargs)
+        return super().predict(test_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+
+    def _completed(self, gen_kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What was asked for, and what the arguments say where it says nothing."""
+        given = {name: value for name, value in gen_kwargs.items() if value is not None or name not in ARGUED}
+        if "max_length" not in given and given.get("max_new_tokens") is None:
+            given["max_length"] = self.args.generation_max_length or self._longest_unless_said(given)
+        given.setdefault("num_beams", self.args.generation_num_beams)
+        return {name: value for name, value in given.items() if value is not None or name not in ARGUED}
+
+    def _longest_unless_said(self, given: dict[str, Any]) -> int | None:
+        """:data:`LONGEST` where nothing bounds the text of a decoder that begins it anew."""
+        settings = given.get("generation_config") or getattr(self.model, "generation_config", None)
+        bounds = [getattr(settings, name, None) for name in ("max_length", "max_new_tokens")]
+        writes_anew = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+        return LONGEST if writes_anew and bounds == [None, None] else None
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Loss, generated tokens and labels of one batch; without ``predict_with_generate``, that of the Trainer."""
+        if not self.args.predict_with_generate or prediction_loss_only:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        tokens = self._generate(inputs, gen_kwargs or getattr(self, "_gen_kwargs", None) or self._completed({}))
+        labels = inputs.get("labels")
+        loss = None if labels is None else self._loss(model, inputs)
+        if self.args.prediction_loss_only:
+            return loss, None, None
+        return loss, self._padded(tokens), None if labels is None else self._padded(labels)
+
+    def _loss(self, model: nn.Module, inputs: Any) -> torch.Tensor:
+        """The model's own mean over the batch, unless someone else computes the loss."""
+        own = self.compute_loss_func is None and not self._overrides("compute_loss")
+        items = None if own else self._get_num_items_in_batch([inputs], self.args.device)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, inputs, num_items_in_batch=items).detach().mean()
+
+    def _generate(self, inputs: Any, gen_kwargs: dict[str, Any]) -> torch.Tensor:
+        """Token ids of shape (sequences, length); what a collator made from the labels is not given away."""
+        named = {name: value for name, value in inputs.items() if name != "labels"}
+        labels, decoded = inputs.get("labels"), inputs.get("decoder_input_ids")
+        if labels is not None and decoded is not None and labels.shape == decoded.shape:
+            named = {n: v for n, v in named.items() if n not in ("decoder_input_ids", "decoder_attention_mask")}
+        wanted = {name: value for name, value in gen_kwargs.items() if value is not None or name not in ARGUED}
+        generated = self.model.generate(**named, **wanted)
+        return generated.sequences if hasattr(generated, "sequences") else generated
+
+    def _padded(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As long as the model's settings let a text become, so that batches are of one width."""
+        config = getattr(self.model, "generation_config", None)
+        longest, new = getattr(config, "max_length", None) or LONGEST, getattr(config, "max_new_tokens", None)
+        if tokens.shape[-1] < longest:
+            return self._pad_tensors_to_max_len(tokens, longest)
+        if new is not None and tokens.shape[-1] < new + 1:
+            return self._pad_tensors_to_max_len(tokens, new + 1)
+        return tokens
+
+    def _pad_tensors_to_max_len(self, tensor: torch.Tensor, max_length: int) -> torch.Tensor:
+        return nn.functional.pad(tensor, (0, max_length - tensor.shape[-1]), value=self._padding_token())
+
+    def _padding_token(self) -> int:
+        processing, config = self.processing_class, getattr(self.model, "config", None)
+        if hasattr(processing, "pad_token_id"):
+            token = processing.pad_token_id if processing.pad_token_id is not None else processing.eos_token_id
+        else:
+            token = getattr(config, "pad_token_id", None)
+        if token is None:
+            raise TrainerError(
+                "predict_with_generate: there is no token to pad the texts with; set pad_token_id in the model's "
+                "configuration, or give the tokenizer as processing_class"
+            )
+        return int(token)
+
+
+def _read_config(place: Any) -> Any:
+    from transformers import GenerationConfig
+
+    path = Path(place)
+    if path.is_file():
+        return GenerationConfig.from_pretrained(path.parent, path.name)
+    return GenerationConfig.from_pretrained(path if path.is_dir() else place)
+
+
+def _default_arguments() -> Any:
+    from trainwright.arguments import Seq2SeqTrainingArguments
+
+    return Seq2SeqTrainingArguments(output_dir="tmp_trainer")
