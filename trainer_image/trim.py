@@ -10,6 +10,7 @@ Usage: python trim.py SITE_PACKAGES
 from __future__ import annotations
 
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,8 @@ UNUSED = (
 )
 KEEP_BYTES = 2 << 20
 """A library up to this size stays real: the CUDA runtime among them, which says that there is no device."""
+OF_CPP = re.compile(r"_Z(N?K?S[tabsiod]|GTt|T[VIST]N?K?S[tabsiod]|[nd][wla])|__cxa_|__gxx_|_Unwind_")
+"""Mangled names of the namespace std, of operator new and delete, and the functions of exceptions."""
 RETURN_1 = {"x86_64": "mov $1, %eax\n ret", "aarch64": "mov w0, #1\n ret"}
 
 
@@ -59,14 +62,13 @@ def replace(library: Path) -> None:
 def exported(library: Path) -> dict[str, set[str]]:
     """The names of the functions and variables that the library exports, by version ("" for none).
 
-    Weak ones of C++ are left out: they are copies of templates, and would take the place of libstdc++'s own.
+    Those of C++ itself are left out: some libraries hold copies, which would take the place of libstdc++'s own.
     """
     versions: dict[str, set[str]] = {}
     for line in output("nm", "--dynamic", "--defined-only", "--format=posix", str(library)).splitlines():
         symbol, kind = line.split()[:2]
         name, _, version = symbol.partition("@")
-        is_template = kind in "WVu" and name.startswith("_Z")
-        if kind != "A" and not is_template:  # A: the versions themselves
+        if kind != "A" and not OF_CPP.match(name):  # A: the versions themselves
             versions.setdefault(version.lstrip("@"), set()).add(name)
     return versions
 
