@@ -12,6 +12,7 @@ from trainwright_operator.cluster import handlers, health, logs
 from trainwright_operator.cluster.api import Api, ApiError
 from trainwright_operator.cluster.connection import NoClusterError, connect
 from trainwright_operator.cluster.controller import Controller, utcnow
+from trainwright_operator.cluster.discovery import find_gangs
 from trainwright_operator.cluster.lease import Lease, Timing
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.progress import ProgressEndpoint, RateLimit, TokenCheck
@@ -55,7 +56,9 @@ async def _lead(
     identity = Identity(api, settings) if settings.progress_port else None
     if identity:
         await identity.load()
-    reconciler = Reconciler(api, stores, settings, metrics, utcnow, identity.endpoint if identity else lambda key: None)
+    endpoint = identity.endpoint if identity else lambda key: None
+    gangs = await find_gangs(api, settings.gang_timeout)
+    reconciler = Reconciler(api, stores, settings, metrics, utcnow, endpoint, gangs)
     controller = Controller(api, stores, reconciler, settings, metrics)
     await controller.prime()
     metrics.leading.set(1)

@@ -247,9 +247,10 @@ def test_a_missing_pool_is_said():
     assert scene.holding() == {"Reconciling"}
 
 
-def test_an_unplanned_vendor_is_named():
-    scene = Scene(make_job(), pool=AcceleratorPool("h100", "nvidia")).settle()
-    assert "vendor nvidia" in scene.condition("Stalled")["message"]
+def test_a_job_that_does_not_fit_its_pool_is_told_so():
+    scene = Scene(make_job().nodes(1, 9), pool=AcceleratorPool("h100", "nvidia", per_node=8)).settle()
+    assert scene.condition("Stalled")["reason"] == "PoolUnusable"
+    assert "9 is more than pool 'h100' has in a node (8)" in scene.condition("Stalled")["message"]
 
 
 def test_losing_the_pool_does_not_touch_an_attempt_at_work():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from builders import make_job
-from trainwright_operator.core.pools import BUILTIN, PoolError, choose, cores, place, threads
+from trainwright_operator.core.pools import BUILTIN, PoolError, choose, image_of, place
+from trainwright_operator.core.quantities import amount, threads
 from trainwright_operator.core.spec import AcceleratorPool
 
 DEFAULT = {"trainwright.dev/is-default-pool": "true"}
@@ -71,17 +72,84 @@ def test_a_pools_per_node_is_the_default_and_the_limit():
         place(make_job().nodes(1, 8).build(), pool)
 
 
-@pytest.mark.parametrize("vendor", ["nvidia", "amd", "tpu"])
-def test_vendors_that_are_not_planned_yet_are_named(vendor):
-    with pytest.raises(PoolError, match=rf"pool 'p': vendor {vendor} cannot be planned"):
-        place(make_job().build(), AcceleratorPool("p", vendor))
+def gpus(memory=None, **pool):
+    job = make_job()
+    if memory:
+        job = job.with_("spec.podTemplate.resources.limits", {"memory": memory})
+    return place(job.build(), AcceleratorPool("h100", "nvidia", **pool))
 
 
 @pytest.mark.parametrize(
-    ("quantity", "value"), [("4", 4), ("1.5", 1.5), ("500m", 0.5), (2, 2), ("2e3", 2000), ("1k", 1000), ("0.1", 0.1)]
+    ("memory", "pool", "size"),
+    [
+        (None, None, None),
+        ("64Gi", None, "32768Mi"),
+        ("1G", None, "477Mi"),
+        (None, "16Gi", "16Gi"),
+        ("64Gi", "16Gi", "16Gi"),
+    ],
 )
-def test_cpu_quantities(quantity, value):
-    assert cores(quantity) == pytest.approx(value)
+def test_the_size_of_shared_memory(memory, pool, size):
+    assert gpus(memory, shm_size=pool).shm_size == size
+
+
+def test_shared_memory_leaves_room_for_the_process():
+    with pytest.raises(
+        PoolError, match=r"limits\.memory: 16Gi leaves nothing beside the 16Gi of /dev/shm of pool 'h100'"
+    ):
+        gpus("16Gi", shm_size="16Gi")
+
+
+def test_rdma_needs_locked_memory():
+    found = gpus(rdma_resources={"rdma/ib": 8})
+    assert (found.limits["rdma/ib"], found.capabilities) == (8, ("IPC_LOCK",))
+    assert gpus().capabilities == ()
+
+
+def test_a_pool_that_speaks_of_the_taint_has_the_last_word():
+    own = {"key": "nvidia.com/gpu", "operator": "Equal", "value": "reserved"}
+    assert gpus(tolerations=(own,)).tolerations == (own,)
+    other = {"key": "team", "operator": "Exists"}
+    assert [one["key"] for one in gpus(tolerations=(other,)).tolerations] == ["nvidia.com/gpu", "team"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "setting", "image"),
+    [
+        (AcceleratorPool("p", "cpu"), "mine/trainer:1-cpu", "mine/trainer:1-cpu"),
+        (AcceleratorPool("p", "amd"), "mine/trainer:1-cpu", "mine/trainer:1-amd"),
+        (AcceleratorPool("p", "tpu"), "mine/trainer:1-cpu", "mine/trainer:1-tpu"),
+        (AcceleratorPool("p", "tpu", runtime="torch_xla"), "mine/trainer:1-cpu", "mine/trainer:1-xla"),
+        (AcceleratorPool("p", "amd"), "mine/everything:1", "mine/everything:1"),
+        (AcceleratorPool("p", "amd", image="own"), "mine/trainer:1-cpu", "own"),
+    ],
+)
+def test_the_image_of_a_pool_that_names_none(pool, setting, image):
+    assert image_of(pool, setting) == image
+
+
+def test_devices_are_claimed_where_the_pool_names_a_class():
+    found = gpus(device_class="gpu.nvidia.com", per_node=4)
+    assert (found.device_class, found.devices, found.per_node) == ("gpu.nvidia.com", 4, 4)
+    assert "nvidia.com/gpu" not in {**found.requests, **found.limits}
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value"),
+    [
+        ("4", 4),
+        ("1.5", 1.5),
+        ("500m", 0.5),
+        (2, 2),
+        ("2e3", 2000),
+        ("1k", 1000),
+        ("0.1", 0.1),
+        ("1Ki", 1024),
+        ("1E", 1e18),
+    ],
+)
+def test_quantities(quantity, value):
+    assert amount(quantity) == pytest.approx(value)
 
 
 @pytest.mark.parametrize(("cpu", "ranks", "expected"), [("8", 2, 4), ("7", 2, 3), ("500m", 1, 1), ("1", 4, 1)])

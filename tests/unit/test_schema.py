@@ -134,6 +134,8 @@ def test_every_optional_scalar_of_a_job_names_its_default() -> None:
                 silent.append(f"{path}.{name}")
     one_of = {".script.inline", ".script.path", ".podTemplate.env[].value", ".podTemplate.tolerations[].key"}
     one_of |= {".podTemplate.tolerations[].value", ".task", ".podTemplate.envFrom[].prefix"}
+    claim = ".podTemplate.resourceClaims[]"
+    one_of |= {f"{claim}.resourceClaimName", f"{claim}.resourceClaimTemplateName"}
     accelerate = {path for path in silent if path.startswith(".trainingArguments.acceleratorConfig")}
     roles = {path for path in silent if path.startswith(".dataset.columns")}
     assert set(silent) - accelerate - roles <= one_of

@@ -98,6 +98,15 @@ class Api:
             return Listing(items, int(chunks[-1]["metadata"]["resourceVersion"]))
         raise AssertionError("unreachable")
 
+    async def kinds(self, version: str) -> set[str]:
+        """The kinds of ``group/version``; none when it is not served."""
+        try:
+            return {one["kind"] for one in (await self._send("GET", f"/apis/{version}"))["resources"]}
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            return set()
+
     async def create(self, resource: Resource, obj: Object) -> Object:
         path = resource.path(obj["metadata"].get("namespace"))
         return await self._send("POST", path, obj, params={"fieldManager": FIELD_MANAGER})

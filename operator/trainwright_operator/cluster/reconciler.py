@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from trainwright_operator.cluster.api import Api, ApiError, Object
+from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
 from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.patches import can_wait, merge_patch
 from trainwright_operator.cluster.recorder import record
-from trainwright_operator.cluster.resources import BY_KIND, CORE_EVENTS, EVENTS, JOBS, TRAINING_JOBS
+from trainwright_operator.cluster.resources import BY_KIND, CORE_EVENTS, EVENTS, JOBS, TRAINING_JOBS, pod_groups
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import Stores
+from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.plan import Delete, Plan, plan, refused, unreadable
 from trainwright_operator.core.pods import Endpoint
-from trainwright_operator.core.pools import choose
+from trainwright_operator.core.pools import choose, image_of
 from trainwright_operator.core.spec import AcceleratorPool, SpecError, TrainingJob, parse_job
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.core.waiting import silent
@@ -60,9 +61,10 @@ class Reconciler:
         metrics: Metrics,
         now: Callable[[], datetime],
         endpoint: Callable[[ObjectKey], Endpoint | None] = lambda key: None,
+        gangs: Gangs = ONE_BY_ONE,
     ) -> None:
         self._api, self._stores, self._settings, self._metrics = api, stores, settings, metrics
-        self._now, self._endpoint = now, endpoint
+        self._now, self._endpoint, self._gangs = now, endpoint, gangs
         self._reports: dict[ObjectKey, Report] = {}
         self._written: dict[ObjectKey, datetime] = {}
 
@@ -96,7 +98,7 @@ class Reconciler:
     async def _planned(self, key: ObjectKey, job: TrainingJob, now: datetime) -> Plan:
         """The plan, with its children applied and its deletions done; or one that says why that was refused."""
         observed, explained_in = await self._observed(key, job, now)
-        planned = plan(job, self._pool(job), observed, now, self._endpoint(key))
+        planned = plan(job, self._pool(job), observed, now, self._endpoint(key), self._gangs)
         try:
             for child in planned.apply:
                 await self._create(child, job)
@@ -112,7 +114,10 @@ class Reconciler:
 
     def _pool(self, job: TrainingJob) -> AcceleratorPool | None:
         pool = choose(job, self._stores.accelerator_pools())
-        return replace(pool, image=self._settings.image) if pool and not pool.image else pool
+        return replace(pool, image=image_of(pool, self._settings.image)) if pool and not pool.image else pool
+
+    def _resource(self, kind: str) -> Resource:
+        return pod_groups(self._gangs.pod_group or POD_GROUP_VERSIONS[0]) if kind == POD_GROUP else BY_KIND[kind]
 
     async def _observed(self, key: ObjectKey, job: TrainingJob, now: datetime) -> tuple[Observed, float | None]:
         """What the cache holds; of what waits in silence the Events are read, or it is said in how many seconds."""
@@ -129,7 +134,7 @@ class Reconciler:
 
     async def _create(self, child: Object, job: TrainingJob) -> None:
         """Create ``child``; when it exists and is ours, as after a crash between two writes, it is adopted."""
-        resource = BY_KIND[child["kind"]]
+        resource = self._resource(child["kind"])
         try:
             made = await self._api.create(resource, child)
         except ApiError as error:
@@ -142,7 +147,7 @@ class Reconciler:
             self._stores.take(JOBS, made)
 
     async def _delete(self, gone: Delete, job: TrainingJob) -> None:
-        resource = BY_KIND[gone.kind]
+        resource = self._resource(gone.kind)
         uid = job.uid if resource is TRAINING_JOBS else None
         await self._api.delete(resource, job.namespace, gone.name, uid, gone.propagation)
 

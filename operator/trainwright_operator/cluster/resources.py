@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainwright_operator.cluster.api import Resource
+from trainwright_operator.core.gangs import POD_GROUP
 from trainwright_operator.names import API_VERSION, JOB_KIND, JOB_PLURAL, POOL_KIND, POOL_PLURAL
 
 TRAINING_JOBS = Resource(API_VERSION, JOB_KIND, JOB_PLURAL)
@@ -14,6 +15,14 @@ CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 EVENTS = Resource("events.k8s.io/v1", "Event", "events")
 CORE_EVENTS = Resource("v1", "Event", "events")
 """The same Events under the older name, whose field selectors find those of one object."""
+CLAIM_TEMPLATES = Resource("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates")
 SECRETS = Resource("v1", "Secret", "secrets")
 
-BY_KIND = {resource.kind: resource for resource in (TRAINING_JOBS, POOLS, JOBS, PODS, SERVICES, CONFIG_MAPS)}
+BY_KIND = {
+    resource.kind: resource for resource in (TRAINING_JOBS, POOLS, JOBS, PODS, SERVICES, CONFIG_MAPS, CLAIM_TEMPLATES)
+}
+
+
+def pod_groups(version: str) -> Resource:
+    """PodGroup in the version of ``scheduling.k8s.io`` that this cluster serves."""
+    return Resource(version, POD_GROUP, "podgroups")

@@ -46,6 +46,8 @@ class Settings:
     progress_max_bytes: int = 64 * 1024
     progress_rate: float = 5.0
     """Pushes a second that one pod may make before it is answered 429."""
+    gang_timeout: float = 300.0
+    """How long a gang that found room for a part of its pods holds it; up to half as long again, so that two differ."""
     http_port: int = 8080
     """Liveness, readiness and metrics."""
     log_level: str = "INFO"

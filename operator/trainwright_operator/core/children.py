@@ -1,4 +1,4 @@
-"""The children of one attempt as plain objects: a Service, one Indexed Job for each slice, a ConfigMap when need be.
+"""The children of one attempt as plain objects: a Service, one Indexed Job for each slice, and what those need beside.
 
 Nothing of an attempt repeats in the next one: Jobs, pods and hostnames carry its number, because the name of a
 terminating pod still resolves. What a pod is told rides in its own template, so that a Job is one atomic object.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainwright.contract import MAX_RESOLVED_JOB_BYTES, SCRIPT_DIR, ResolvedJob
 from trainwright_operator import names
+from trainwright_operator.core.gangs import Gangs, pod_group
 from trainwright_operator.core.pods import JOB_KEY, Endpoint, PodPlan, pod_template
 from trainwright_operator.core.pools import Placement
 from trainwright_operator.core.spec import TrainingJob
+from trainwright_operator.core.tpu import Seat
 
 Object = dict[str, Any]
 
@@ -29,20 +31,31 @@ def job_name(job: TrainingJob, slice_: int, attempt: int) -> str:
     return f"{job.name}-{slice_}-{attempt}"
 
 
-def config_map_name(job: TrainingJob, attempt: int) -> str:
+def attempt_name(job: TrainingJob, attempt: int) -> str:
+    """Of what an attempt has one of beside its Jobs: ConfigMap, PodGroup, ResourceClaimTemplate."""
     return f"tj-{job.name}-{attempt}"
 
 
-def children(job: TrainingJob, place: Placement, attempt: int, endpoint: Endpoint | None = None) -> tuple[Object, ...]:
+def children(
+    job: TrainingJob, place: Placement, attempt: int, endpoint: Endpoint | None = None, gangs: Gangs | None = None
+) -> tuple[Object, ...]:
     """In the order in which they are applied: the Jobs come last, so that an attempt that exists is whole."""
     resolved = resolve(job, place, attempt).to_json()
     fits = len(resolved.encode()) <= MAX_RESOLVED_JOB_BYTES
+    group = gangs.pod_group if gangs and place.pods > 1 and not job.spec.pod_template.scheduler_name else None
+    labels = {**_labels(job), names.LABEL_ATTEMPT: str(attempt)}
+    own = _metadata(job, attempt_name(job, attempt), labels)
     found: list[Object] = []
-    if place.nodes * place.slices > 1:
+    if place.pods > 1:
         found.append(_service(job))
     if not fits:
-        found.append(_config_map(job, attempt, resolved))
-    found += [_job(job, place, slice_, attempt, resolved if fits else None, endpoint) for slice_ in range(place.slices)]
+        found.append(_config_map(own, resolved))
+    if place.device_class:
+        found.append(_claim_template(own, place))
+    if group:
+        found.append(pod_group(group, own, place.pods, job.spec.pod_template.priority_class_name))
+    plans = _pod_plans(job, place, attempt, resolved if fits else None, endpoint, bool(group))
+    found += [_job(job, place, plan) for plan in plans]
     return tuple(map(_hashed, found))
 
 
@@ -54,7 +67,7 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
         namespace=job.namespace,
         uid=job.uid,
         attempt=attempt,
-        nodes=place.nodes * place.slices,
+        nodes=place.pods,
         per_node=place.per_node,
         training_arguments=dict(spec.training_arguments),
         task=spec.task,
@@ -92,34 +105,59 @@ def _service(job: TrainingJob) -> Object:
     }
 
 
-def _config_map(job: TrainingJob, attempt: int, resolved: str) -> Object:
-    labels = {**_labels(job), names.LABEL_ATTEMPT: str(attempt)}
+def _config_map(metadata: Object, resolved: str) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(job, config_map_name(job, attempt), labels),
+        "metadata": metadata,
         "immutable": True,
         "data": {JOB_KEY: resolved},
     }
 
 
-def _job(
-    job: TrainingJob, place: Placement, slice_: int, attempt: int, resolved: str | None, endpoint: Endpoint | None
-) -> Object:
+def _claim_template(metadata: Object, place: Placement) -> Object:
+    """Every pod gets a claim of its own by it: as many devices of the pool's class as a pod has accelerators."""
+    exactly: Object = {"deviceClassName": place.device_class, "allocationMode": "ExactCount", "count": place.devices}
+    if place.device_selectors:
+        exactly["selectors"] = [{"cel": {"expression": expression}} for expression in place.device_selectors]
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaimTemplate",
+        "metadata": metadata,
+        "spec": {"spec": {"devices": {"requests": [{"name": names.CLAIM, "exactly": exactly}]}}},
+    }
+
+
+def _pod_plans(
+    job: TrainingJob, place: Placement, attempt: int, resolved: str | None, endpoint: Endpoint | None, grouped: bool
+) -> Iterator[PodPlan]:
+    """What tells the pods of one slice from those of another."""
+    service, shared = service_name(job), attempt_name(job, attempt)
+    master = f"{job_name(job, 0, attempt)}-0.{service}"
+    for slice_ in range(place.slices):
+        name = job_name(job, slice_, attempt)
+        hosts = tuple(f"{name}-{host}.{service}" for host in range(place.nodes)) if place.slice else ()
+        yield PodPlan(
+            job_name=name,
+            labels={**_labels(job), names.LABEL_ATTEMPT: str(attempt), names.LABEL_SLICE: str(slice_)},
+            master=master,
+            subdomain=service,
+            resolved=resolved,
+            config_map=shared,
+            endpoint=endpoint,
+            seat=Seat(slice_, hosts, master, f"{job.uid}/{attempt}"),
+            pod_group=shared if grouped else None,
+            claim_template=shared if place.device_class else None,
+        )
+
+
+def _job(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     """``backoffLimit: 0`` and no podFailurePolicy: one pod's end is the end of the attempt, and the policy is ours."""
-    labels = {**_labels(job), names.LABEL_ATTEMPT: str(attempt), names.LABEL_SLICE: str(slice_)}
-    plan = PodPlan(
-        labels=labels,
-        master=f"{job_name(job, 0, attempt)}-0.{service_name(job)}",
-        subdomain=service_name(job),
-        resolved=resolved,
-        config_map=config_map_name(job, attempt),
-        endpoint=endpoint,
-    )
+    labels = {**plan.labels, names.LABEL_SLICES: str(place.slices)} if place.slices > 1 else plan.labels
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(job, job_name(job, slice_, attempt), labels),
+        "metadata": _metadata(job, plan.job_name, labels),
         "spec": {
             "completionMode": "Indexed",
             "completions": place.nodes,

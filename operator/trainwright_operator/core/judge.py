@@ -22,10 +22,10 @@ _MARKED, _PERMANENT, _FIRST = range(3)
 
 def succeeded(attempt: Attempt) -> bool:
     """Every Job is complete; of a Job that is being deleted its pods may tell, when all of them are still there."""
-    if attempt.jobs and all(job.state is JobState.COMPLETE for job in attempt.jobs):
+    if attempt.whole and all(job.state is JobState.COMPLETE for job in attempt.jobs):
         return True
     codes = [pod.end.exit_code if pod.end else None for pod in attempt.pods]
-    return bool(attempt.jobs) and len(codes) >= attempt.desired and all(code == ExitCode.DONE for code in codes)
+    return attempt.whole and len(codes) >= attempt.desired and all(code == ExitCode.DONE for code in codes)
 
 
 def judge(attempt: Attempt, known: Cause | None = None) -> Cause | None:

@@ -6,7 +6,7 @@ so that children of a former TrainingJob with the same name are never taken for 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -65,6 +65,7 @@ class Pod:
     disruption: Wait | None = None
     deletion_requested: datetime | None = None
     deletion_due: datetime | None = None
+    scheduled: datetime | None = None
 
     def alive(self, now: datetime) -> bool:
         """It may still write: neither ended, nor so long past its grace that its node must be lost."""
@@ -81,7 +82,12 @@ class Job:
     created: datetime | None = None
     ended: datetime | None = None
     deleting: bool = False
-    config_map: str | None = None
+    slices: int = 1
+    """How many Jobs the attempt has when it is whole."""
+    digest: str | None = None
+    """The hash of what was planned."""
+    beside: tuple[tuple[str, str], ...] = ()
+    """What else the attempt has one of: kind and name."""
     refused: str | None = None
     """Why the Job controller may create no pods: a quota, or an admission webhook."""
 
@@ -100,12 +106,18 @@ class Attempt:
 
     @property
     def desired(self) -> int:
-        return sum(job.completions for job in self.jobs)
+        """The pods of all slices, whether each has its Job yet or not."""
+        return self.jobs[0].completions * max(self.jobs[0].slices, len(self.jobs)) if self.jobs else 0
+
+    @property
+    def whole(self) -> bool:
+        """Every slice has its Job."""
+        return bool(self.jobs) and len(self.jobs) >= self.jobs[0].slices
 
     @property
     def at_work(self) -> bool:
         """Every pod is there, and each one is ready or has already ended."""
-        return bool(self.jobs) and len(self.pods) >= self.desired and all(pod.ready or pod.end for pod in self.pods)
+        return self.whole and len(self.pods) >= self.desired and all(pod.ready or pod.end for pod in self.pods)
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,9 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         created=read_time(metadata.get("creationTimestamp")),
         ended=read_time(final.get("lastTransitionTime")),
         deleting="deletionTimestamp" in metadata,
-        config_map=config_map_of(spec.get("template", {}).get("spec", {})),
+        slices=_number(item, names.LABEL_SLICES) or 1,
+        digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_HASH),
+        beside=tuple(_beside(spec.get("template", {}).get("spec", {}))),
         refused=told.get(("Job", metadata["name"])),
     )
 
@@ -175,6 +189,16 @@ def _job_state(conditions: Mapping[str, Object]) -> JobState:
     if "Complete" in conditions:
         return JobState.COMPLETE
     return JobState.ENDING if conditions.keys() & {"FailureTarget", "SuccessCriteriaMet"} else JobState.ACTIVE
+
+
+def _beside(pod_spec: Object) -> Iterator[tuple[str, str]]:
+    if config_map := config_map_of(pod_spec):
+        yield "ConfigMap", config_map
+    if group := (pod_spec.get("schedulingGroup") or {}).get("podGroupName"):
+        yield "PodGroup", group
+    for claim in pod_spec.get("resourceClaims") or ():
+        if claim["name"] == names.CLAIM:
+            yield "ResourceClaimTemplate", claim["resourceClaimTemplateName"]
 
 
 def config_map_of(pod_spec: Object) -> str | None:
@@ -203,6 +227,7 @@ def _pod(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Pod
         disruption=_disruption(status, conditions),
         deletion_requested=due - grace if due else None,
         deletion_due=due,
+        scheduled=read_time(conditions.get("PodScheduled", {}).get("lastTransitionTime")),
     )
 
 

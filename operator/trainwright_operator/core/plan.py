@@ -7,14 +7,15 @@ local runner and ``trainwright plan`` carry out the same plan; planning again ov
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from trainwright_operator import names
-from trainwright_operator.core.attempts import Past
+from trainwright_operator.core.attempts import Cause, Outcome, Past
 from trainwright_operator.core.children import children, service_name
 from trainwright_operator.core.events import Event, events
+from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.observe import Attempt, Job, JobState, Observed
 from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, decide
@@ -62,6 +63,7 @@ def plan(
     observed: Observed,
     now: datetime,
     endpoint: Endpoint | None = None,
+    gangs: Gangs = ONE_BY_ONE,
 ) -> Plan:
     """``pool`` is None when there is none of that name; ``endpoint`` is where pods push progress, if anywhere."""
     if job.deletion_timestamp:
@@ -70,18 +72,21 @@ def plan(
     past = adopt(job, Past.of(job.status), observed, now)
     at_work = observed.attempt(past.open.number) if past.open else None
     told = merge_final_word(job.status, at_work) if at_work else dict(job.status)
-    verdict = decide(job, Past.of(told), observed, now)
+    verdict = decide(job, Past.of(told), observed, now, gangs)
     made: tuple[dict[str, Any], ...] = ()
     if verdict.start is not None:
-        made, verdict = _start(job, pool, observed, verdict, verdict.start, past, endpoint)
+        made, verdict = _start(job, pool, observed, verdict, verdict.start, past, endpoint, gangs)
+    elif at_work and _half_made(at_work, verdict):
+        made, verdict = _complete(job, pool, at_work, verdict, now, endpoint, gangs)
     current = at_work if verdict.past.open else None
     held = hold(current, now) if current and verdict.phase in (Phase.STARTING, Phase.RESTARTING) else None
     desired = sum(child["spec"]["completions"] for child in made if child["kind"] == "Job")
     status = render(told, job.generation, verdict, current, held, now, desired)
     deletions, expiry = _expire(job, observed, verdict, status, now)
+    known = {each.name for attempt in observed.attempts for each in attempt.jobs}
     return Plan(
         status=status,
-        apply=made,
+        apply=tuple(child for child in made if child["metadata"]["name"] not in known),
         delete=(*_left_overs(observed, verdict), *deletions),
         events=events(job.status, status),
         requeue_after=_seconds(verdict.again, held.again if held else None, expiry),
@@ -116,6 +121,7 @@ def _start(
     number: int,
     past: Past,
     endpoint: Endpoint | None,
+    gangs: Gangs,
 ) -> tuple[tuple[dict[str, Any], ...], Verdict]:
     """The children of a new attempt, or a verdict that says what stands in its way."""
     if pool is None:
@@ -123,13 +129,46 @@ def _start(
         message = f"accelerator pool {wanted!r} does not exist; `kubectl get {names.POOL_PLURAL}` lists those that do"
         return (), _blocked(past, Reason.POOL_NOT_FOUND, message)
     try:
-        made = children(job, place(job, pool), number, endpoint)
+        made = children(job, place(job, pool), number, endpoint, gangs)
     except PoolError as error:
         return (), _blocked(past, Reason.POOL_UNUSABLE, str(error))
     for child in made:
         if owner := observed.foreign.get(child["metadata"]["name"]):
             return (), _taken(job, past, child, owner)
     return made, verdict
+
+
+def _half_made(attempt: Attempt, verdict: Verdict) -> bool:
+    """Some slices have their Job and others do not: the operator died in between, or a Job was refused."""
+    record = verdict.past.open
+    return bool(record and not record.cause and attempt.jobs and not attempt.whole and not verdict.stop)
+
+
+def _complete(
+    job: TrainingJob,
+    pool: AcceleratorPool | None,
+    attempt: Attempt,
+    verdict: Verdict,
+    now: datetime,
+    endpoint: Endpoint | None,
+    gangs: Gangs,
+) -> tuple[tuple[dict[str, Any], ...], Verdict]:
+    """The children of a half-made attempt, if they are still planned as those that exist; else it is given up."""
+    try:
+        made = children(job, place(job, pool), attempt.number, endpoint, gangs) if pool else ()
+    except PoolError:
+        made = ()
+    planned = {child["metadata"]["name"]: child["metadata"]["annotations"][names.ANNOTATION_HASH] for child in made}
+    if all(planned.get(each.name) == each.digest for each in attempt.jobs):
+        return made, verdict
+    record = verdict.past.open
+    assert record
+    words = (
+        f"{len(attempt.jobs)} of {attempt.jobs[0].slices} slices had their Job when the pool or the operator changed"
+    )
+    cause = Cause(Outcome.DISRUPTED, Reason.JOB_DELETED, words, time=now)
+    past = verdict.past.update(replace(record, cause=cause))
+    return (), Verdict(Phase.RESTARTING, cause.reason, words, past, stop=True)
 
 
 def _taken(job: TrainingJob, past: Past, child: dict[str, Any], owner: str) -> Verdict:
@@ -146,6 +185,8 @@ def _blocked(past: Past, reason: str, message: str) -> Verdict:
 
 
 # Deletions
+
+_VERSIONS = {"ConfigMap": "v1", "ResourceClaimTemplate": "resource.k8s.io/v1", POD_GROUP: POD_GROUP_VERSIONS[0]}
 
 
 def _left_overs(observed: Observed, verdict: Verdict) -> Iterator[Delete]:
@@ -167,8 +208,8 @@ def _all_of(attempt: Attempt) -> Iterator[Delete]:
     for job in attempt.jobs:
         if not job.deleting and not _unfinished(job):
             yield _job(job, "Background")
-        if job.config_map:
-            yield Delete("v1", "ConfigMap", job.config_map)
+    for kind, name in dict.fromkeys(each for job in attempt.jobs for each in job.beside):
+        yield Delete(_VERSIONS[kind], kind, name)
 
 
 def _job(job: Job, propagation: str) -> Delete:

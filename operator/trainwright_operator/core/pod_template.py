@@ -30,6 +30,7 @@ class PodTemplate:
     scheduler_name: str | None = None
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
+    resource_claims: tuple[dict[str, Any], ...] = ()
 
     @staticmethod
     def of(data: Mapping[str, Any]) -> PodTemplate:
@@ -51,4 +52,5 @@ class PodTemplate:
             scheduler_name=data.get("schedulerName"),
             node_selector=data.get("nodeSelector") or {},
             tolerations=tuple(data.get("tolerations") or ()),
+            resource_claims=tuple(data.get("resourceClaims") or ()),
         )

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright.contract import (
+    ENV_FIRST_NODE_RANK,
     ENV_JOB_FILE,
     ENV_OUTPUT_DIR,
     ENV_PROGRESS_CA,
     ENV_PROGRESS_TOKEN,
     ENV_PROGRESS_URL,
+    ENV_RUNTIME,
     ENV_TERMINATION_FILE,
+    ENV_VENDOR,
     JOB_FILE,
     MASTER_PORT,
     OUTPUT_DIR,
@@ -24,6 +27,7 @@ from trainwright.contract import (
     TERMINATION_FILE,
 )
 from trainwright_operator import names
+from trainwright_operator.core import tpu
 from trainwright_operator.core.observe import COMPLETION_INDEX
 from trainwright_operator.core.pools import Placement
 from trainwright_operator.core.spec import TrainingJob
@@ -52,12 +56,16 @@ class Endpoint:
 class PodPlan:
     """What tells the pods of one Job from those of another; ``resolved`` is None when it rides in the ConfigMap."""
 
+    job_name: str
     labels: Mapping[str, str]
     master: str
     subdomain: str
     resolved: str | None
     config_map: str
+    seat: tpu.Seat
     endpoint: Endpoint | None = None
+    pod_group: str | None = None
+    claim_template: str | None = None
 
 
 def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
@@ -69,7 +77,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     return {
         "metadata": {
             "labels": {**template.labels, **plan.labels},
-            "annotations": {**template.annotations, **_present(annotations)},
+            "annotations": {**(place.annotations or {}), **template.annotations, **_present(annotations)},
         },
         "spec": _present(
             {
@@ -81,7 +89,10 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                 "serviceAccountName": template.service_account_name,
                 "priorityClassName": template.priority_class_name,
                 "schedulerName": template.scheduler_name,
+                "schedulingGroup": {"podGroupName": plan.pod_group} if plan.pod_group else None,
+                "runtimeClassName": place.runtime_class,
                 "nodeSelector": dict(place.node_selector or {}) or None,
+                "affinity": tpu.affinity(place, plan.labels, plan.job_name),
                 "tolerations": _tolerations(place.tolerations),
                 "imagePullSecrets": list(template.image_pull_secrets) or None,
                 "securityContext": {
@@ -91,7 +102,9 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                     "fsGroup": USER_ID,
                     "fsGroupChangePolicy": "OnRootMismatch",
                     "seccompProfile": {"type": "RuntimeDefault"},
+                    **({"supplementalGroups": list(place.groups)} if place.groups else {}),
                 },
+                "resourceClaims": _claims(job, plan) or None,
                 "containers": [_container(job, place, plan)],
                 "volumes": _volumes(job, place, plan),
             }
@@ -101,7 +114,8 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
 
 def _container(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     template = job.spec.pod_template
-    resources = {"requests": dict(place.requests), "limits": dict(place.limits)}
+    claims = [*([{"name": names.CLAIM}] if plan.claim_template else []), *(template.resources.get("claims") or ())]
+    resources = {"requests": dict(place.requests), "limits": dict(place.limits), "claims": claims}
     return _present(
         {
             "name": names.CONTAINER,
@@ -111,12 +125,12 @@ def _container(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
             "env": _environment(job, place, plan),
             "envFrom": list(template.env_from) or None,
             "resources": {kind: amounts for kind, amounts in resources.items() if amounts},
-            "volumeMounts": _mounts(job),
+            "volumeMounts": _mounts(job, place),
             "terminationMessagePath": TERMINATION_FILE,
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": {
                 "allowPrivilegeEscalation": False,
-                "capabilities": {"drop": ["ALL"]},
+                "capabilities": {"drop": ["ALL"], **({"add": list(place.capabilities)} if place.capabilities else {})},
                 "privileged": False,
                 "readOnlyRootFilesystem": True,
                 "runAsNonRoot": True,
@@ -129,14 +143,17 @@ def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Obje
     """The rendezvous and the contract first, which nobody may override; then defaults, the pool's and the job's own."""
     index = {"fieldRef": {"fieldPath": f"metadata.annotations['{COMPLETION_INDEX}']"}}
     owned: list[Object] = [
-        {"name": "PET_NNODES", "value": str(place.nodes * place.slices)},
+        {"name": "PET_NNODES", "value": str(place.pods)},
         {"name": "PET_NPROC_PER_NODE", "value": str(place.per_node)},
         {"name": "PET_NODE_RANK", "valueFrom": index},
+        *_first_rank(place, plan),
         {"name": "PET_MASTER_ADDR", "value": plan.master},
         {"name": "PET_MASTER_PORT", "value": str(MASTER_PORT)},
         {"name": ENV_JOB_FILE, "value": JOB_FILE},
         {"name": ENV_OUTPUT_DIR, "value": OUTPUT_DIR},
         {"name": ENV_TERMINATION_FILE, "value": TERMINATION_FILE},
+        {"name": ENV_VENDOR, "value": place.vendor},
+        {"name": ENV_RUNTIME, "value": place.launcher},
         *_progress(plan.endpoint),
     ]
     settable: list[Object] = [
@@ -145,11 +162,19 @@ def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Obje
         {"name": "USER", "value": "trainer"},
         {"name": "PYTHONUNBUFFERED", "value": "1"},
         *_hub(job),
+        *tpu.environment(place, plan.seat),
         *place.env,
         *job.spec.pod_template.env,
     ]
     taken = {variable["name"] for variable in owned}
     return [*owned, *_last_of_each(variable for variable in settable if variable["name"] not in taken)]
+
+
+def _first_rank(place: Placement, plan: PodPlan) -> list[Object]:
+    """A completion index counts the hosts of a slice; a node's rank those of all slices."""
+    if place.slices == 1:
+        return []
+    return [{"name": ENV_FIRST_NODE_RANK, "value": str(plan.seat.index * place.nodes)}]
 
 
 def _last_of_each(variables: Iterable[Object]) -> list[Object]:
@@ -185,8 +210,13 @@ def _tolerations(more: Iterable[Object]) -> list[Object]:
     return [*({"key": f"node.kubernetes.io/{taint}", **lost} for taint in ("not-ready", "unreachable")), *more]
 
 
-def _mounts(job: TrainingJob) -> list[Object]:
-    output = job.spec.output
+def _claims(job: TrainingJob, plan: PodPlan) -> list[Object]:
+    own = {"name": names.CLAIM, "resourceClaimTemplateName": plan.claim_template}
+    return [*([own] if plan.claim_template else []), *job.spec.pod_template.resource_claims]
+
+
+def _mounts(job: TrainingJob, place: Placement) -> list[Object]:
+    output, template = job.spec.output, job.spec.pod_template
     sub_path = {} if "emptyDir" in output.volume else {"subPath": output.sub_path}
     own: list[Object] = [
         {"name": names.VOLUME_JOB, "mountPath": JOB_DIR, "readOnly": True},
@@ -195,8 +225,9 @@ def _mounts(job: TrainingJob) -> list[Object]:
         {"name": "trainwright-tmp", "mountPath": "/tmp"},
         {"name": "trainwright-shm", "mountPath": "/dev/shm"},
     ]
-    theirs = {mount["mountPath"].rstrip("/") for mount in job.spec.pod_template.volume_mounts}
-    return [*(mount for mount in own if mount["mountPath"] not in theirs), *job.spec.pod_template.volume_mounts]
+    theirs = {mount["mountPath"].rstrip("/") for mount in template.volume_mounts}
+    before = [mount for mount in (*own, *place.volume_mounts) if mount["mountPath"].rstrip("/") not in theirs]
+    return [*before, *template.volume_mounts]
 
 
 def _volumes(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Object]:
@@ -208,8 +239,10 @@ def _volumes(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Object]:
         {"name": "trainwright-tmp", "emptyDir": {}},
         {"name": "trainwright-shm", "emptyDir": shm},
     ]
-    mounted = {mount["name"] for mount in _mounts(job)}
-    return [*(volume for volume in own if volume["name"] in mounted), *job.spec.pod_template.volumes]
+    mounted = {mount["name"] for mount in _mounts(job, place)}
+    stated = {volume["name"] for volume in job.spec.pod_template.volumes}
+    before = [volume for volume in (*own, *place.volumes) if volume["name"] in mounted - stated]
+    return [*before, *job.spec.pod_template.volumes]
 
 
 def _job_sources(job: TrainingJob, plan: PodPlan) -> list[Object]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from trainwright_operator.core import observe
+from trainwright_operator.core import gangs, observe
 from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
+from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
 from trainwright_operator.core.judge import judge, succeeded
 from trainwright_operator.core.observe import Observed
 from trainwright_operator.core.spec import JobSpec, TrainingJob
@@ -27,6 +28,8 @@ SETTLE = timedelta(seconds=10)
 APPEAR = timedelta(seconds=15)
 """How long a Job that was just created may be missing from what is observed."""
 NOW = timedelta(0)
+_GIVEN_UP = frozenset({Reason.GANG_INCOMPLETE, Reason.JOB_DELETED})
+"""Why an attempt is stopped whose pods would else wait for those that never come."""
 
 
 class Phase(StrEnum):
@@ -62,10 +65,10 @@ class Verdict:
     again: timedelta | None = None
 
 
-def decide(job: TrainingJob, past: Past, observed: Observed, now: datetime) -> Verdict:
+def decide(job: TrainingJob, past: Past, observed: Observed, now: datetime, gang: Gangs = ONE_BY_ONE) -> Verdict:
     past = adopt(job, past, observed, now)
     if past.open:
-        return _at_work(job, past, past.open, observed, now)
+        return _at_work(job, past, past.open, observed, now, gang)
     verdict = _at_rest(job, past, max(observed.newest, past.last.number if past.last else 0), now)
     return _begin(job, verdict, verdict.start, now) if verdict.start else verdict
 
@@ -99,11 +102,12 @@ def target_raised(spec: JobSpec, record: Record) -> bool:
 # While an attempt is at work
 
 
-def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, now: datetime) -> Verdict:
+def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, now: datetime, gang: Gangs) -> Verdict:
     attempt = observed.attempt(record.number) or observe.Attempt(record.number)
     if not attempt.jobs and not attempt.pods and not record.cause and now < record.start + APPEAR:
         return _working(past, attempt, again=record.start + APPEAR - now)
-    cause = judge(attempt, record.cause)
+    patience = None if past.running else gangs.patience_left(attempt, gang, job.uid, now)
+    cause = judge(attempt, record.cause) or _torn(past, attempt, now) or _crowded_out(attempt, patience, now)
     stopping = _stopping(job, past, cause, now)
     past = past.update(replace(record, cause=cause or stopping))
     if _over(attempt, now):
@@ -114,8 +118,11 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
     if stopping:
         message = f"stopping attempt {record.number} after it has saved a checkpoint: {stopping.message}"
         return Verdict(Phase.STOPPING, stopping.reason, message, past, stop=True, again=again)
+    if cause and cause.reason in _GIVEN_UP:
+        message = f"attempt {record.number} is given up: {cause.message}"
+        return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=True, again=again)
     decided = any(one.state in (observe.JobState.ENDING, observe.JobState.FAILED) for one in attempt.jobs)
-    again = _soonest(again, _deadline_left(job, past, now))
+    again = _soonest(again, patience, _deadline_left(job, past, now))
     return replace(_working(past, attempt, again), stop=bool(cause) and decided)
 
 
@@ -138,6 +145,21 @@ def _stopping(job: TrainingJob, past: Past, cause: Cause | None, now: datetime) 
     if (left := _deadline_left(job, past, now)) is not None and left <= NOW:
         return Cause(Outcome.STOPPED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), time=now)
     return None
+
+
+def _torn(past: Past, attempt: observe.Attempt, now: datetime) -> Cause | None:
+    """The Job of one slice is gone while the others are at work: they cannot go on without it."""
+    if not past.running or not attempt.jobs or attempt.whole:
+        return None
+    gone = attempt.jobs[0].slices - len(attempt.jobs)
+    words = f"{gone} of {attempt.jobs[0].slices} Jobs of attempt {attempt.number} were deleted"
+    return Cause(Outcome.DISRUPTED, Reason.JOB_DELETED, words, time=now)
+
+
+def _crowded_out(attempt: observe.Attempt, patience: timedelta | None, now: datetime) -> Cause | None:
+    if patience is None or patience > NOW:
+        return None
+    return Cause(Outcome.DISRUPTED, Reason.GANG_INCOMPLETE, gangs.words(attempt.pods, attempt.desired), time=now)
 
 
 def _over(attempt: observe.Attempt, now: datetime) -> bool:
@@ -196,7 +218,7 @@ def _at_rest(job: TrainingJob, past: Past, number: int, now: datetime) -> Verdic
     if left is not None and left <= NOW:
         return Verdict(Phase.FAILED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), past)
     phase, reason, why = _resumption(last)
-    if wait := _backoff(past, now):
+    if wait := _backoff(job, past, now):
         message = f"{why}attempt {number + 1} starts at {write_time(now + wait)}"
         return Verdict(phase, reason, message, past, again=_soonest(wait, left))
     return Verdict(phase, reason, f"{why}attempt {number + 1} starts", past, start=number + 1)
@@ -232,8 +254,11 @@ def _resumption(last: Record | None) -> tuple[Phase, str, str]:
     return Phase.RESTARTING, Reason.ATTEMPT_FAILED if failed else Reason.ATTEMPT_DISRUPTED, f"{words(last)}; "
 
 
-def _backoff(past: Past, now: datetime) -> timedelta | None:
-    """The first restart in a row of quick ends is immediate; the next waits 10 s, then 20 s, ... up to 5 minutes."""
+def _backoff(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
+    """The first restart in a row of quick ends is immediate; the next waits 10 s, then 20 s, ... up to 5 minutes.
+
+    A gang that found room for a part waits from the first time on, and not as long as another one.
+    """
     row = 0
     for record in reversed(past.records):
         ended_badly = record.outcome in (Outcome.FAILED, Outcome.DISRUPTED)
@@ -241,9 +266,13 @@ def _backoff(past: Past, now: datetime) -> timedelta | None:
             break
         row += 1
     last = past.last
-    if row < 2 or not last or not last.end:
+    if not row or not last or not last.end or not last.cause:
         return None
-    left = last.end + min(FIRST_DELAY * 2 ** (row - 2), LONGEST_DELAY) - now
+    crowded = last.cause.reason == Reason.GANG_INCOMPLETE
+    if row == 1 and not crowded:
+        return None
+    delay = min(FIRST_DELAY * 2 ** max(0, row - 2), LONGEST_DELAY)
+    left = last.end + delay * (0.5 + gangs.jitter(job.uid, last.number) if crowded else 1) - now
     return left if left > NOW else None
 
 

@@ -9,13 +9,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainwright.contract import RUNTIMES
 from trainwright_operator import __version__, names
+from trainwright_operator.core.quantities import amount, half, threads
 from trainwright_operator.core.spec import AcceleratorPool, TrainingJob
+from trainwright_operator.core.topology import (
+    LABEL_ACCELERATOR,
+    LABEL_TOPOLOGY,
+    ShapeError,
+    Slice,
+    counted,
+    generation_of,
+)
 
-CPU = "cpu"
+CPU, NVIDIA, AMD, TPU = "cpu", "nvidia", "amd", "tpu"
 BUILTIN: Mapping[str, AcceleratorPool] = {CPU: AcceleratorPool(CPU, CPU)}
 """Pools that every cluster has, unless it defines one of the same name."""
-DEFAULT_IMAGE = f"trainwright/trainer:{__version__}-{{vendor}}"
+DEFAULT_IMAGE = f"trainwright/trainer:{__version__}-{CPU}"
+TORCHRUN, TORCHTPU, TORCH_XLA = RUNTIMES
 
 
 class PoolError(Exception):
@@ -23,8 +34,27 @@ class PoolError(Exception):
 
 
 @dataclass(frozen=True)
+class Vendor:
+    """What every pool of a vendor has in common, as long as it says nothing else."""
+
+    resource: str
+    """The resource that the vendor's device plugin offers, and the key of the taint on nodes that have it."""
+    env: tuple[dict[str, Any], ...] = ()
+
+
+VENDORS: Mapping[str, Vendor] = {
+    NVIDIA: Vendor("nvidia.com/gpu"),
+    AMD: Vendor("amd.com/gpu", env=({"name": "HSA_FORCE_FINE_GRAIN_PCIE", "value": "1"},)),
+    TPU: Vendor("google.com/tpu"),
+}
+
+
+@dataclass(frozen=True)
 class Placement:
-    """Where and how the pods of an attempt run. One Job of ``nodes`` pods for each of ``slices``."""
+    """Where and how the pods of an attempt run. One Job of ``nodes`` pods for each of ``slices``.
+
+    ``per_node`` is the number of ranks in a pod. ``slice`` is the shape of a TPU slice, None elsewhere.
+    """
 
     nodes: int
     per_node: int
@@ -32,12 +62,29 @@ class Placement:
     image: str
     requests: Mapping[str, Any]
     limits: Mapping[str, Any]
+    vendor: str = CPU
     slices: int = 1
+    slice: Slice | None = None
     threads: int = 1
     node_selector: Mapping[str, str] | None = None
     tolerations: tuple[dict[str, Any], ...] = ()
     env: tuple[dict[str, Any], ...] = ()
     shm_size: str | None = None
+    capabilities: tuple[str, ...] = ()
+    device_class: str | None = None
+    """Devices are claimed of this class (Dynamic Resource Allocation), ``devices`` for each pod."""
+    device_selectors: tuple[str, ...] = ()
+    devices: int = 0
+    annotations: Mapping[str, str] | None = None
+    volumes: tuple[dict[str, Any], ...] = ()
+    volume_mounts: tuple[dict[str, Any], ...] = ()
+    runtime_class: str | None = None
+    groups: tuple[int, ...] = ()
+
+    @property
+    def pods(self) -> int:
+        """All pods of an attempt: what starts and ends together."""
+        return self.nodes * self.slices
 
 
 def choose(job: TrainingJob, pools: Mapping[str, AcceleratorPool]) -> AcceleratorPool | None:
@@ -52,54 +99,158 @@ def _default(pools: Iterable[AcceleratorPool]) -> AcceleratorPool | None:
     return min(marked, key=lambda pool: pool.name, default=None)
 
 
+def image_of(pool: AcceleratorPool, image: str = DEFAULT_IMAGE) -> str:
+    """The pool's own image, else this release's for its vendor: ``image`` with the vendor in the place of ``cpu``."""
+    if pool.image:
+        return pool.image
+    suffix = f"-{CPU}"
+    target = "xla" if pool.runtime == TORCH_XLA else pool.vendor
+    return f"{image.removesuffix(suffix)}-{target}" if image.endswith(suffix) else image
+
+
 def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
-    """Raises :class:`PoolError` when the job does not fit, or the vendor is not planned yet."""
-    if pool.vendor != CPU:
-        raise PoolError(
-            f"accelerator pool {pool.name!r}: vendor {pool.vendor} cannot be planned by this release yet; "
-            "choose a pool of vendor cpu"
-        )
-    return _place_cpu(job, pool)
-
-
-def _place_cpu(job: TrainingJob, pool: AcceleratorPool) -> Placement:
-    """On a CPU pool ``perNode`` is the number of ranks in a pod, each with one core unless resources say otherwise."""
-    request, template = job.spec.accelerator, job.spec.pod_template
-    most = pool.per_node
-    per_node = request.per_node or most or 1
-    if most and per_node > most:
-        raise PoolError(f"spec.accelerator.perNode: {per_node} is more than pool {pool.name!r} has in a node ({most})")
-    limits = dict(template.resources.get("limits") or {})
-    requests = dict(template.resources.get("requests") or {})
-    if CPU not in requests and CPU not in limits:
-        requests[CPU] = str(per_node)
+    """Raises :class:`PoolError` when the job does not fit the pool."""
+    shape = _slice(pool) if pool.vendor == TPU else None
+    nodes = _slice_nodes(job, pool, shape) if shape else job.spec.accelerator.nodes or 1
+    devices = shape.chips if shape else _per_node(job, pool)
+    if shape:
+        _check_per_node(job, pool, shape)
+    ranks = _ranks(pool, shape, devices)
+    template = job.spec.pod_template
+    requests, limits = _resources(job, pool, devices)
+    try:
+        omp = threads(requests.get(CPU) or limits.get(CPU) or 1, ranks)
+        shm = _shm(pool, limits)
+    except ValueError as error:
+        raise PoolError(f"spec.podTemplate.resources: {error}") from None
     return Placement(
-        nodes=request.nodes or 1,
-        per_node=per_node,
-        launcher=pool.runtime or "torchrun",
-        image=template.image or pool.image or DEFAULT_IMAGE.format(vendor=pool.vendor),
+        nodes=nodes,
+        per_node=ranks,
+        launcher=pool.runtime or (TORCHTPU if shape else TORCHRUN),
+        image=template.image or image_of(pool),
         requests=requests,
         limits=limits,
-        threads=threads(requests.get(CPU) or limits[CPU], per_node),
-        node_selector={**pool.node_selector, **template.node_selector},
-        tolerations=(*pool.tolerations, *template.tolerations),
-        env=pool.env,
-        shm_size=pool.shm_size,
+        vendor=pool.vendor,
+        slices=(pool.slices or 1) if shape else 1,
+        slice=shape,
+        threads=omp,
+        node_selector={**_slice_labels(pool), **pool.node_selector, **template.node_selector},
+        tolerations=(*_tolerations(pool), *pool.tolerations, *template.tolerations),
+        env=(*(VENDORS[pool.vendor].env if pool.vendor in VENDORS else ()), *pool.env),
+        shm_size=shm,
+        capabilities=("IPC_LOCK",) if pool.rdma_resources else (),
+        device_class=pool.device_class,
+        device_selectors=pool.device_selectors,
+        devices=devices,
+        annotations=pool.pod_annotations,
+        volumes=pool.volumes,
+        volume_mounts=pool.volume_mounts,
+        runtime_class=pool.runtime_class,
+        groups=pool.supplemental_groups,
     )
 
 
-def threads(cpu: str | float, ranks: int) -> int:
-    """``OMP_NUM_THREADS``: each rank's whole share of the cores that the pod asks for, and at least one.
+def _per_node(job: TrainingJob, pool: AcceleratorPool) -> int:
+    """The ranks of a pod: each has an accelerator, and on a CPU pool a core unless resources say otherwise."""
+    most = pool.per_node
+    wanted = job.spec.accelerator.per_node or most or 1
+    if most and wanted > most:
+        raise PoolError(f"spec.accelerator.perNode: {wanted} is more than pool {pool.name!r} has in a node ({most})")
+    return wanted
 
-    It follows from the manifest alone, never from the machine, because results depend on it to the last bit.
+
+def _ranks(pool: AcceleratorPool, shape: Slice | None, devices: int) -> int:
+    """A process for each accelerator; with PyTorch/XLA one for each host, which drives all of its chips."""
+    if shape is None:
+        return devices
+    return 1 if pool.runtime == TORCH_XLA else shape.chips * shape.devices
+
+
+# A TPU's shape
+
+
+def _slice(pool: AcceleratorPool) -> Slice:
+    topology, chips = pool.topology, pool.chips_per_host
+    if topology is None or chips is None:
+        missing = "topology" if topology is None else "chipsPerHost"
+        raise PoolError(f"accelerator pool {pool.name!r}: spec.{missing} is missing: a tpu pool states both")
+    known = generation_of(pool.generation, pool.node_selector)
+    try:
+        return Slice.of(topology, chips, known.devices_per_chip if known else 1)
+    except ShapeError as error:
+        raise PoolError(f"accelerator pool {pool.name!r}: spec.topology: {error}") from None
+
+
+def _slice_nodes(job: TrainingJob, pool: AcceleratorPool, shape: Slice) -> int:
+    """The hosts of a slice; ``nodes``, when a job states it, is those of all slices."""
+    asked, slices = job.spec.accelerator.nodes, pool.slices or 1
+    if asked is None or asked == shape.hosts * slices:
+        return shape.hosts
+    words = shape.words()
+    if slices > 1:
+        words += f", x {slices} slices = {shape.hosts * slices} hosts"
+    raise PoolError(f"spec.accelerator.nodes: {words}; nodes: {asked} asked")
+
+
+def _check_per_node(job: TrainingJob, pool: AcceleratorPool, shape: Slice) -> None:
+    asked = job.spec.accelerator.per_node
+    if asked is not None and asked != shape.chips:
+        raise PoolError(
+            f"spec.accelerator.perNode: a pod takes a whole host, and a host of pool {pool.name!r} has "
+            f"{counted(shape.chips, 'chip')}; perNode: {asked} asked"
+        )
+
+
+def _slice_labels(pool: AcceleratorPool) -> dict[str, str]:
+    """GKE's labels of the slice: its topology, and where the pool says of which generation it is, that."""
+    if pool.vendor != TPU or not pool.topology:
+        return {}
+    known = generation_of(pool.generation, pool.node_selector)
+    accelerator = {LABEL_ACCELERATOR: known.accelerator} if known else {}
+    return {**accelerator, LABEL_TOPOLOGY: pool.topology}
+
+
+# Resources of a pod
+
+
+def _resources(job: TrainingJob, pool: AcceleratorPool, devices: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Requests and limits: what the job says, and the accelerators, which are no less as a limit than as a request."""
+    stated = job.spec.pod_template.resources
+    requests, limits = dict(stated.get("requests") or {}), dict(stated.get("limits") or {})
+    if pool.vendor == CPU and CPU not in requests and CPU not in limits:
+        requests[CPU] = str(devices)
+    exact = dict(pool.rdma_resources)
+    if pool.vendor != CPU and not pool.device_class:
+        exact = {resource_of(pool): str(devices), **exact}
+    return {**requests, **exact}, {**limits, **exact}
+
+
+def resource_of(pool: AcceleratorPool) -> str:
+    """The extended resource that stands for one accelerator of the pool."""
+    return pool.resource_name or VENDORS[pool.vendor].resource
+
+
+def _tolerations(pool: AcceleratorPool) -> tuple[dict[str, Any], ...]:
+    """Of the taint that keeps other pods from nodes with accelerators, unless the pool speaks of that key itself."""
+    if pool.vendor == CPU:
+        return ()
+    key = VENDORS[pool.vendor].resource
+    if any(one.get("key") in (key, None) for one in pool.tolerations):
+        return ()
+    return ({"key": key, "operator": "Exists", "effect": "NoSchedule"},)
+
+
+def _shm(pool: AcceleratorPool, limits: Mapping[str, Any]) -> str | None:
+    """Of /dev/shm, which counts as the container's memory: as the pool says, else half of the limit.
+
+    None where there is no limit either: then it is half of the node's memory, as on any Linux machine.
     """
-    return max(1, int(cores(cpu) / ranks))
-
-
-def cores(quantity: str | float) -> float:
-    """A CPU quantity in cores: ``4``, ``"1.5"``, ``"500m"``."""
-    text = str(quantity)
-    for suffix, size in (("m", 1e-3), ("k", 1e3), ("u", 1e-6), ("n", 1e-9)):
-        if text.endswith(suffix):
-            return float(text.removesuffix(suffix)) * size
-    return float(text)
+    memory = limits.get("memory")
+    if pool.shm_size is None:
+        return None if memory is None else half(memory)
+    if memory is not None and amount(pool.shm_size) >= amount(memory):
+        raise PoolError(
+            f"spec.podTemplate.resources.limits.memory: {memory} leaves nothing beside the {pool.shm_size} of /dev/shm "
+            f"of pool {pool.name!r} (shmSize); raise the limit"
+        )
+    return pool.shm_size

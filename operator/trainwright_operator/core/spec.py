@@ -119,8 +119,16 @@ class AcceleratorPool:
     topology: str | None = None
     chips_per_host: int | None = None
     slices: int | None = None
+    generation: str | None = None
     shm_size: str | None = None
     rdma_resources: Mapping[str, Any] = field(default_factory=dict)
+    device_class: str | None = None
+    device_selectors: tuple[str, ...] = ()
+    runtime_class: str | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    pod_annotations: Mapping[str, str] = field(default_factory=dict)
+    volumes: tuple[dict[str, Any], ...] = ()
+    volume_mounts: tuple[dict[str, Any], ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -209,6 +217,14 @@ def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:
         topology=spec.get("topology"),
         chips_per_host=spec.get("chipsPerHost"),
         slices=spec.get("slices"),
+        generation=spec.get("generation"),
         shm_size=spec.get("shmSize"),
         rdma_resources=spec.get("rdmaResources") or {},
+        device_class=spec.get("deviceClassName"),
+        device_selectors=tuple(spec.get("deviceSelectors") or ()),
+        runtime_class=spec.get("runtimeClassName"),
+        supplemental_groups=tuple(spec.get("supplementalGroups") or ()),
+        pod_annotations=spec.get("podAnnotations") or {},
+        volumes=tuple(spec.get("volumes") or ()),
+        volume_mounts=tuple(spec.get("volumeMounts") or ()),
     )

@@ -29,7 +29,7 @@ def check(schema: Schema, value: Any, path: str = "") -> list[Problem]:
     problems = list(inspect(schema, value, path))
     rules = (rule for rule in schema.get(RULES, ()) if not rule.transition)
     return problems + [
-        Problem(_place(rule, path), rule.message) for rule in rules if _is_broken(rule, value, path, problems)
+        Problem(_place(rule, path), rule.told(value)) for rule in rules if _is_broken(rule, value, path, problems)
     ]
 
 

@@ -59,7 +59,7 @@ def pod_template() -> Schema:
             "env": list_of("Environment variables of the trainer.", env_var(), 128, key="name"),
             "envFrom": list_of("ConfigMaps and Secrets whose every key becomes a variable.", _env_source(), 16),
             "volumes": list_of("Volumes of the pod, beside the output.", volume(), 32, key="name"),
-            "volumeMounts": list_of("Where the trainer sees the volumes.", _mount(), 32, key="mountPath"),
+            "volumeMounts": list_of("Where the trainer sees the volumes.", mount(), 32, key="mountPath"),
             "serviceAccountName": words.object_name(
                 "The service account of the pods. Default: the namespace's default."
             ),
@@ -67,17 +67,42 @@ def pod_template() -> Schema:
             "schedulerName": words.object_name("The scheduler that places the pods. Default: default-scheduler."),
             "nodeSelector": words.label_map("Labels a node must have, beside those of the pool."),
             "tolerations": list_of("Taints the pods tolerate, beside those of the pool.", toleration(), 32),
+            "resourceClaims": list_of(
+                "Devices by Dynamic Resource Allocation, beside those of the pool; the container names them in "
+                "resources.claims.",
+                _resource_claim(),
+                8,
+                key="name",
+            ),
         },
-        rules=[
-            Rule(
-                "!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && "
-                "self.volumes.exists(v, v.name == m.name))",
-                "every mount names one of podTemplate.volumes; add the volume",
-                _mounts_have_volumes,
-                field="volumeMounts",
-            )
-        ],
+        rules=[mounts_have_volumes("podTemplate.volumes"), _claims_are_named()],
     )
+
+
+def mounts_have_volumes(where: str) -> Rule:
+    return Rule(
+        "!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && "
+        "self.volumes.exists(v, v.name == m.name))",
+        f"every mount names one of {where}; add the volume",
+        _mounts_have_volumes,
+        field="volumeMounts",
+    )
+
+
+def _claims_are_named() -> Rule:
+    return Rule(
+        "!has(self.resources) || !has(self.resources.claims) || self.resources.claims.all(c, "
+        "has(self.resourceClaims) && self.resourceClaims.exists(r, r.name == c.name))",
+        "every claim of the container names one of podTemplate.resourceClaims; add it there",
+        _claims_have_sources,
+        field="resources.claims",
+        needs=("resources", "resourceClaims"),
+    )
+
+
+def _claims_have_sources(pod: dict[str, Any]) -> bool:
+    known = {claim["name"] for claim in pod.get("resourceClaims", ())}
+    return all(claim["name"] in known for claim in pod.get("resources", {}).get("claims", ()))
 
 
 def _mounts_have_volumes(pod: dict[str, Any]) -> bool:
@@ -94,7 +119,45 @@ def _resources() -> Schema:
                 "What the scheduler sets aside: cpu, memory, ephemeral-storage. Default: the limits.", amounts, 32
             ),
             "limits": map_of("What the container may use at most.", amounts, 32),
+            "claims": list_of(
+                "Those of podTemplate.resourceClaims that the container uses.",
+                record(
+                    "A claim.",
+                    {
+                        "name": string("Its name.", 63, least=1, pattern=words.LABEL),
+                        "request": string(
+                            "One request of the claim. Default: all of them.", 63, least=1, pattern=words.LABEL
+                        ),
+                    },
+                    required=["name"],
+                ),
+                8,
+                key="name",
+            ),
         },
+    )
+
+
+def _resource_claim() -> Schema:
+    sources = {
+        "resourceClaimName": words.object_name("A ResourceClaim in the job's namespace, which all pods share."),
+        "resourceClaimTemplateName": words.object_name(
+            "A ResourceClaimTemplate in the job's namespace, by which each pod gets a claim of its own."
+        ),
+    }
+    return record(
+        "A claim.",
+        {"name": string("Its name in the pod.", 63, least=1, pattern=words.LABEL), **sources},
+        required=["name"],
+        rules=[
+            exactly_one(sources, f"give exactly one of {', '.join(sources)}"),
+            Rule(
+                "self.name != 'accelerators'",
+                "is the claim of the pool's accelerators; use another name",
+                lambda claim: claim["name"] != "accelerators",
+                field="name",
+            ),
+        ],
     )
 
 
@@ -190,7 +253,8 @@ def _env_source() -> Schema:
     )
 
 
-def _mount() -> Schema:
+def mount() -> Schema:
+    """A VolumeMount; pools have them too."""
     owned = ", ".join(f"'{path}'" for path in OWNED_MOUNTS)
     return record(
         "A mount.",

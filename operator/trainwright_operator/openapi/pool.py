@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from trainwright_operator.core.topology import GENERATIONS, LABEL_TOPOLOGY, Generation, arithmetic, axes
 from trainwright_operator.openapi import words
-from trainwright_operator.openapi.pods import env_var, toleration
+from trainwright_operator.openapi.pods import env_var, mount, mounts_have_volumes, toleration
 from trainwright_operator.openapi.types import Pattern, Rule, Schema, integer, list_of, map_of, record, string
+from trainwright_operator.openapi.volumes import volume
 
 VENDORS = ("cpu", "nvidia", "amd", "tpu")
 TPU_RUNTIMES = ("torchtpu", "torch_xla")
+TPU_FIELDS = ("topology", "chipsPerHost", "slices", "generation")
 
 TOPOLOGY = Pattern(
     r"^[1-9][0-9]{0,3}x[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?$", "write the chips along each axis, such as 4x4 or 4x4x4"
@@ -43,52 +48,209 @@ def pool_spec() -> Schema:
                 "What starts the ranks: torchrun; on a TPU torchtpu or torch_xla. Default: torchrun or torchtpu.",
                 among=["torchrun", *TPU_RUNTIMES],
             ),
+            "generation": string(
+                "TPU: the generation of the chips; gives GKE's label cloud.google.com/gke-tpu-accelerator. Default: by "
+                "that label in nodeSelector.",
+                among=GENERATIONS,
+            ),
             "topology": string(
-                "TPU: the chips of a slice along each axis, such as 4x4 or 4x4x4.", 14, pattern=TOPOLOGY
+                "TPU: the chips of a slice along each axis, such as 4x4 or 4x4x4; also GKE's label "
+                "cloud.google.com/gke-tpu-topology.",
+                14,
+                pattern=TOPOLOGY,
             ),
             "chipsPerHost": integer("TPU: the chips in one host; the same topology can be one host or two.", 1, 8),
             "slices": integer(
                 "TPU: the slices that a job takes together over the data-centre network. Default: 1.", 1, 64
             ),
             "shmSize": words.quantity(
-                "Size of /dev/shm, which holds NCCL's and the data loader's buffers. Default: half the memory."
+                "Size of /dev/shm, which holds NCCL's and the data loader's buffers, and counts as the container's "
+                "memory. Default: half of the job's memory limit, or without one half of the node's memory."
             ),
             "rdmaResources": map_of(
                 "RDMA resources of each pod, such as rdma/ib: 8. They need IPC_LOCK: no restricted namespace.",
                 words.quantity("How many."),
                 8,
             ),
+            **_devices(),
+            **_pods(),
         },
         required={"vendor": "is missing: say which accelerators the nodes have: cpu, nvidia, amd or tpu"},
         rules=_rules(),
     )
 
 
+def _devices() -> dict[str, Schema]:
+    """Accelerators by Dynamic Resource Allocation in the place of a device plugin's resource."""
+    return {
+        "deviceClassName": words.object_name(
+            "Get the accelerators by Dynamic Resource Allocation, as devices of this DeviceClass, such as "
+            "gpu.nvidia.com. Default: by resourceName."
+        ),
+        "deviceSelectors": list_of(
+            "CEL over a device, all of which must hold, such as device.attributes['gpu.nvidia.com'].productName == "
+            "'NVIDIA H100 80GB HBM3'.",
+            string("An expression.", 4096, least=1),
+            8,
+        ),
+    }
+
+
+def _pods() -> dict[str, Schema]:
+    """What pods need to reach the pool's hardware, beside the resource."""
+    return {
+        "runtimeClassName": words.object_name("The RuntimeClass of the pods, such as nvidia. Default: the node's."),
+        "supplementalGroups": list_of(
+            "Groups that may open the devices, such as those of render and video on AMD nodes.",
+            integer("A group's number.", 0, 2**31 - 1),
+            16,
+        ),
+        "podAnnotations": map_of(
+            "Annotations for every pod, such as networking.gke.io/interfaces or k8s.v1.cni.cncf.io/networks.",
+            string("The annotation's value.", 16384),
+            32,
+        ),
+        "volumes": list_of("Volumes of every pod, such as a node's NCCL plugin.", volume(), 16, key="name"),
+        "volumeMounts": list_of("Where the trainer sees them.", mount(), 16, key="mountPath"),
+    }
+
+
 def _rules() -> list[Rule]:
-    tpu_fields = ("topology", "chipsPerHost", "slices")
     return [
-        *(
-            Rule(
-                f"!has(self.{name}) || self.vendor == 'tpu'",
-                "is for vendor tpu alone; remove it",
-                lambda pool, name=name: name not in pool or pool["vendor"] == "tpu",
-                field=name,
-            )
-            for name in tpu_fields
-        ),
-        *(
-            Rule(
-                f"self.vendor != 'tpu' || has(self.{name})",
-                "is missing: a tpu pool states topology and chipsPerHost, as the node pool was made with",
-                lambda pool, name=name: pool["vendor"] != "tpu" or name in pool,
-                field=name,
-            )
-            for name in ("topology", "chipsPerHost")
-        ),
+        *(_for_tpu(name) for name in TPU_FIELDS),
+        *(_stated_by_tpu(name) for name in ("topology", "chipsPerHost")),
         Rule(
             "!has(self.runtime) || (self.vendor == 'tpu') == (self.runtime != 'torchrun')",
             "vendor tpu takes torchtpu or torch_xla, every other vendor torchrun",
             lambda pool: "runtime" not in pool or (pool["vendor"] == "tpu") == (pool["runtime"] != "torchrun"),
             field="runtime",
+            needs=("vendor", "runtime"),
+        ),
+        *_shape(),
+        *_ways_to_devices(),
+        mounts_have_volumes("spec.volumes"),
+    ]
+
+
+def _for_tpu(name: str) -> Rule:
+    return Rule(
+        f"!has(self.{name}) || self.vendor == 'tpu'",
+        "is for vendor tpu alone; remove it",
+        lambda pool: name not in pool or pool["vendor"] == "tpu",
+        field=name,
+        needs=("vendor",),
+    )
+
+
+def _stated_by_tpu(name: str) -> Rule:
+    return Rule(
+        f"self.vendor != 'tpu' || has(self.{name})",
+        "is missing: a tpu pool states topology and chipsPerHost, as the node pool was made with",
+        lambda pool: pool["vendor"] != "tpu" or name in pool,
+        field=name,
+        needs=("vendor",),
+    )
+
+
+_PARTS = "self.topology.split('x')"
+_CHIPS = f"int({_PARTS}[0]) * int({_PARTS}[1]) * (size({_PARTS}) == 3 ? int({_PARTS}[2]) : 1)"
+
+
+def _shape() -> list[Rule]:
+    whole = Rule(
+        f"!has(self.topology) || !has(self.chipsPerHost) || "
+        f"{_CHIPS} <= self.chipsPerHost || ({_CHIPS}) % self.chipsPerHost == 0",
+        "the chips of the topology do not fill whole hosts; correct topology or chipsPerHost",
+        lambda pool: _fills_hosts(pool.get("topology"), pool.get("chipsPerHost")),
+        field="topology",
+        needs=("topology", "chipsPerHost"),
+        words=(
+            f"'topology ' + self.topology + ' has ' + string({_CHIPS}) + ' chips, ' + string({_CHIPS}) + ' / ' + "
+            f"string(self.chipsPerHost) + ' per host = ' + string(({_CHIPS}) / self.chipsPerHost) + "
+            f"(({_CHIPS}) / self.chipsPerHost == 1 ? ' host' : ' hosts') + ', remainder ' + "
+            f"string(({_CHIPS}) % self.chipsPerHost) + '; correct topology or chipsPerHost'",
+            lambda pool: arithmetic(pool["topology"], pool["chipsPerHost"]),
+        ),
+    )
+    stated = f"has(self.nodeSelector) && '{LABEL_TOPOLOGY}' in self.nodeSelector"
+    label = Rule(
+        f"!has(self.topology) || !({stated}) || self.nodeSelector['{LABEL_TOPOLOGY}'] == self.topology",
+        f"says another {LABEL_TOPOLOGY} than topology; remove it, for topology gives that label",
+        lambda pool: pool.get("nodeSelector", {}).get(LABEL_TOPOLOGY) in (None, pool.get("topology")),
+        field="nodeSelector",
+        needs=("topology", "nodeSelector"),
+    )
+    per_node = Rule(
+        "!has(self.perNode) || self.vendor != 'tpu' || !has(self.chipsPerHost) || self.perNode == self.chipsPerHost",
+        "a host of a tpu pool has chipsPerHost chips; remove perNode",
+        lambda pool: pool["vendor"] != "tpu" or pool.get("perNode") in (None, pool.get("chipsPerHost")),
+        field="perNode",
+        needs=("vendor", "perNode", "chipsPerHost"),
+    )
+    generations = [rule for name, one in GENERATIONS.items() for rule in _generation(name, one)]
+    return [whole, label, per_node, *generations]
+
+
+def _fills_hosts(topology: str | None, chips_per_host: int | None) -> bool:
+    if topology is None or chips_per_host is None:
+        return True
+    total = 1
+    for axis in axes(topology):
+        total *= axis
+    return total <= chips_per_host or total % chips_per_host == 0
+
+
+def _generation(name: str, known: Generation) -> list[Rule]:
+    """What no machine of the generation is."""
+    choices = ", ".join(map(str, known.chips_per_host))
+    given = f"has(self.generation) && self.generation == '{name}'"
+
+    def is_other(pool: Any) -> bool:
+        return bool(pool.get("generation") != name)
+
+    return [
+        Rule(
+            f"!({given} && has(self.chipsPerHost)) || self.chipsPerHost in [{choices}]",
+            f"a host of {name} has {' or '.join(choices.rsplit(', ', 1))} chips",
+            lambda pool: is_other(pool) or pool.get("chipsPerHost", known.chips_per_host[0]) in known.chips_per_host,
+            field="chipsPerHost",
+            needs=("generation", "chipsPerHost"),
+        ),
+        Rule(
+            f"!({given} && has(self.topology)) || size({_PARTS}) == {known.axes}",
+            f"the chips of {name} have {known.axes} axes, such as {'x'.join(['4'] * known.axes)}",
+            lambda pool: is_other(pool) or "topology" not in pool or len(axes(pool["topology"])) == known.axes,
+            field="topology",
+            needs=("generation", "topology"),
+        ),
+    ]
+
+
+def _ways_to_devices() -> list[Rule]:
+    ours = ("resourceName", "deviceClassName")
+    return [
+        *(
+            Rule(
+                f"!has(self.{name}) || self.vendor != 'cpu'",
+                "is for accelerators; vendor cpu has none, remove it",
+                lambda pool, name=name: name not in pool or pool["vendor"] != "cpu",
+                field=name,
+                needs=("vendor",),
+            )
+            for name in ours
+        ),
+        Rule(
+            "!has(self.resourceName) || !has(self.deviceClassName)",
+            "accelerators come by resourceName or by deviceClassName; remove one of them",
+            lambda pool: not all(name in pool for name in ours),
+            field="deviceClassName",
+            needs=(),
+        ),
+        Rule(
+            "!has(self.deviceSelectors) || has(self.deviceClassName)",
+            "selects among the devices of deviceClassName; give that too",
+            lambda pool: "deviceSelectors" not in pool or "deviceClassName" in pool,
+            field="deviceSelectors",
+            needs=(),
         ),
     ]

@@ -46,10 +46,16 @@ class Rule:
     field: str | None = None
     transition: bool = False
     needs: tuple[str, ...] | None = None
+    words: tuple[str, Callable[[Any], str]] | None = None
+    """A message that names the values, as CEL and in Python; ``message`` is then what the rule says of any."""
 
     def render(self) -> dict[str, Any]:
+        told = {"messageExpression": self.words[0]} if self.words else {}
         path = {"fieldPath": f".{self.field}"} if self.field else {}
-        return {"rule": self.cel, "message": self.message, **path}
+        return {"rule": self.cel, "message": self.message, **told, **path}
+
+    def told(self, value: Any) -> str:
+        return self.words[1](value) if self.words else self.message
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,135 @@
+"""Every kind of pool, by the table: resources, nodes, tolerations and environment of each pod, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import make_job
+from pool_cases import CASES, POOLS, REFUSALS, environment, pool_manifest
+from trainwright.contract import ResolvedJob
+from trainwright.launch.rendezvous import Place
+from trainwright_operator import __version__, schema
+from trainwright_operator.core.children import children
+from trainwright_operator.core.pools import BUILTIN, PoolError, place
+from trainwright_operator.core.spec import parse_pool
+
+
+def pool_of(name):
+    return BUILTIN[name] if name in BUILTIN else parse_pool(pool_manifest(name))
+
+
+def job_on(pool, nodes=None, per_node=None):
+    asked = {"pool": pool, "nodes": nodes, "perNode": per_node}
+    return make_job().with_("spec.accelerator", {key: value for key, value in asked.items() if value}).build()
+
+
+def planned(case):
+    job = job_on(case.pool, case.nodes, case.per_node)
+    return [child for child in children(job, place(job, pool_of(case.pool)), 1) if child["kind"] == "Job"]
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
+def case(request):
+    return request.param
+
+
+def test_jobs_and_pods(case):
+    jobs = planned(case)
+    assert [job["metadata"]["name"] for job in jobs] == [f"gpt-corpus-{slice_}-1" for slice_ in range(case.jobs)]
+    assert sum(job["spec"]["completions"] for job in jobs) == case.pods
+    assert all(job["spec"]["parallelism"] == job["spec"]["completions"] for job in jobs)
+
+
+def test_resources_nodes_and_tolerations_of_every_pod(case):
+    for job in planned(case):
+        pod = job["spec"]["template"]["spec"]
+        container = pod["containers"][0]
+        assert container["resources"]["requests"] == case.resources
+        assert container["resources"].get("limits", {}) == ({} if "cpu" in case.resources else case.resources)
+        assert pod.get("nodeSelector", {}) == case.selector
+        tolerated = [one["key"] for one in pod["tolerations"] if "tolerationSeconds" not in one]
+        assert tolerated == ([case.toleration] if case.toleration else [])
+        assert container["image"] == f"trainwright/trainer:{__version__}-{case.image}"
+
+
+def test_environment_of_the_first_and_the_last_pod(case):
+    first, *_, last = [
+        environment(job["spec"]["template"]["spec"], index)
+        for job in planned(case)
+        for index in range(job["spec"]["completions"])
+    ] * 2
+    assert case.first.items() <= first.items()
+    assert case.last.items() <= last.items()
+    assert (first["PET_NPROC_PER_NODE"], first["PET_NNODES"]) == (str(case.ranks), str(case.pods))
+
+
+def test_every_rank_is_there_once_and_the_trainer_is_told_the_same(case):
+    jobs = planned(case)
+    places = [
+        Place.of(environment(job["spec"]["template"]["spec"], index))
+        for job in jobs
+        for index in range(job["spec"]["completions"])
+    ]
+    assert [rank for one in places for rank in one.ranks] == list(range(case.pods * case.ranks))
+    for job in jobs:
+        annotations = job["spec"]["template"]["metadata"]["annotations"]
+        resolved = ResolvedJob.from_json(annotations["trainwright.dev/resolved-job"])
+        assert (resolved.nodes, resolved.per_node) == (case.pods, case.ranks)
+
+
+@pytest.mark.parametrize(("pool", "asked", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_a_shape_that_does_not_fit_is_refused_with_the_arithmetic(pool, asked, words):
+    job = make_job().with_("spec.accelerator", {"pool": pool, **asked}).build()
+    with pytest.raises(PoolError) as refused:
+        place(job, pool_of(pool))
+    assert str(refused.value) == words
+
+
+WRONG = {
+    "chips left over": (
+        "v6e-16",
+        {"topology": "4x4", "chipsPerHost": 3, "generation": None},
+        "spec.topology: topology 4x4 has 16 chips, 16 / 3 per host = 5 hosts, remainder 1; "
+        "correct topology or chipsPerHost",
+    ),
+    "a host that is not built": ("v5p-32", {"chipsPerHost": 8}, "spec.chipsPerHost: a host of v5p has 4 chips"),
+    "two axes of three": ("v5p-32", {"topology": "4x4"}, "spec.topology: the chips of v5p have 3 axes, such as 4x4x4"),
+    "another topology in the label": (
+        "v6e-16",
+        {"nodeSelector": {"cloud.google.com/gke-tpu-topology": "2x4"}},
+        "spec.nodeSelector: says another cloud.google.com/gke-tpu-topology than topology; remove it, for topology "
+        "gives that label",
+    ),
+    "a TPU's nodes by perNode": (
+        "v6e-16",
+        {"perNode": 8},
+        "spec.perNode: a host of a tpu pool has chipsPerHost chips; remove perNode",
+    ),
+    "two ways to devices": (
+        "mig",
+        {"deviceClassName": "mig.nvidia.com"},
+        "spec.deviceClassName: accelerators come by resourceName or by deviceClassName; remove one of them",
+    ),
+    "selectors of nothing": (
+        "h100",
+        {"deviceSelectors": ["true"]},
+        "spec.deviceSelectors: selects among the devices of deviceClassName; give that too",
+    ),
+    "a mount of nothing": (
+        "h100",
+        {"volumeMounts": [{"name": "gib", "mountPath": "/usr/local/gib"}]},
+        "spec.volumeMounts: every mount names one of spec.volumes; add the volume",
+    ),
+}
+
+
+@pytest.mark.parametrize(("pool", "change", "words"), WRONG.values(), ids=WRONG)
+def test_a_pool_that_cannot_be_is_refused(pool, change, words):
+    manifest = pool_manifest(pool, **change)
+    manifest["spec"] = {key: value for key, value in manifest["spec"].items() if value is not None}
+    assert [str(one) for one in schema.problems(manifest)] == [words]
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_every_pool_of_the_table_is_right(name):
+    assert schema.problems(pool_manifest(name)) == []
