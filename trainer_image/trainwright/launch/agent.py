@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from trainwright.launch.rank_log import RankLog
 from trainwright.launch.rendezvous import Place, RendezvousFailed
 
 TICK_SECONDS = 0.1
+_OURS = (signal.SIGTERM, signal.SIGINT)
 
 
 class PodAgent(LocalElasticAgent):
@@ -40,7 +42,10 @@ class PodAgent(LocalElasticAgent):
         self._overseer.starting = True
         if self._place.nodes > 1:
             self._overseer.peers = Peers(worker_group.store, self._place.node_rank, self._place.nodes)
+        handlers = {signum: signal.getsignal(signum) for signum in _OURS}
         pids = super()._start_workers(worker_group)
+        for signum, handler in handlers.items():  # torch before 2.11 takes them, whatever it is told
+            signal.signal(signum, handler)
         self._overseer.started(pids, self._place.ranks.start)
         return pids
 
