@@ -74,6 +74,7 @@ class Reason:
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     POOL_NOT_FOUND = "PoolNotFound"
     POOL_UNUSABLE = "PoolUnusable"
+    ATTEMPT_INCOMPLETE = "AttemptIncomplete"
     GANG_INCOMPLETE = "GangIncomplete"
     REFUSED = "Refused"
     INVALID_SPEC = "InvalidSpec"

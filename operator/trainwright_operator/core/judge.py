@@ -16,6 +16,8 @@ from trainwright_operator.core.attempts import Cause, Outcome
 from trainwright_operator.core.observe import Attempt, End, JobState, Pod
 from trainwright_operator.names import Reason
 
+GIVEN_UP = frozenset({Reason.GANG_INCOMPLETE, Reason.ATTEMPT_INCOMPLETE, Reason.JOB_DELETED})
+"""Why an attempt is stopped whose pods would else wait for those that never come; what these say of it is no cause."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _MARKED, _PERMANENT, _FIRST = range(3)
 
@@ -30,7 +32,7 @@ def succeeded(attempt: Attempt) -> bool:
 
 def judge(attempt: Attempt, known: Cause | None = None) -> Cause | None:
     """The cause as far as the pods tell it; ``known`` is what was recorded before, of pods that may be gone by now."""
-    if known and known.outcome is Outcome.STOPPED:
+    if known and (known.outcome is Outcome.STOPPED or known.reason in GIVEN_UP):
         return known
     found = [(_key(cause), cause) for cause in _causes(attempt.pods)]
     if known:

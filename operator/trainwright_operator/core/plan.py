@@ -79,7 +79,8 @@ def plan(
     elif at_work and _half_made(at_work, verdict):
         made, verdict = _complete(job, pool, at_work, verdict, now, endpoint, gangs)
     current = at_work if verdict.past.open else None
-    held = hold(current, now) if current and verdict.phase in (Phase.STARTING, Phase.RESTARTING) else None
+    waits = verdict.phase in (Phase.STARTING, Phase.RESTARTING) and not verdict.stop
+    held = hold(current, now) if current and waits else None
     desired = sum(child["spec"]["completions"] for child in made if child["kind"] == "Job")
     status = render(told, job.generation, verdict, current, held, now, desired)
     deletions, expiry = _expire(job, observed, verdict, status, now)
@@ -166,7 +167,7 @@ def _complete(
     words = (
         f"{len(attempt.jobs)} of {attempt.jobs[0].slices} slices had their Job when the pool or the operator changed"
     )
-    cause = Cause(Outcome.DISRUPTED, Reason.JOB_DELETED, words, time=now)
+    cause = Cause(Outcome.DISRUPTED, Reason.ATTEMPT_INCOMPLETE, words, time=now)
     past = verdict.past.update(replace(record, cause=cause))
     return (), Verdict(Phase.RESTARTING, cause.reason, words, past, stop=True)
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from trainwright_operator.core import gangs, observe
 from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
-from trainwright_operator.core.judge import judge, succeeded
+from trainwright_operator.core.judge import GIVEN_UP, judge, succeeded
 from trainwright_operator.core.observe import Observed
 from trainwright_operator.core.spec import JobSpec, TrainingJob
 from trainwright_operator.core.times import write_time
@@ -28,8 +28,6 @@ SETTLE = timedelta(seconds=10)
 APPEAR = timedelta(seconds=15)
 """How long a Job that was just created may be missing from what is observed."""
 NOW = timedelta(0)
-_GIVEN_UP = frozenset({Reason.GANG_INCOMPLETE, Reason.JOB_DELETED})
-"""Why an attempt is stopped whose pods would else wait for those that never come."""
 
 
 class Phase(StrEnum):
@@ -118,7 +116,7 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
     if stopping:
         message = f"stopping attempt {record.number} after it has saved a checkpoint: {stopping.message}"
         return Verdict(Phase.STOPPING, stopping.reason, message, past, stop=True, again=again)
-    if cause and cause.reason in _GIVEN_UP:
+    if cause and cause.reason in GIVEN_UP:
         message = f"attempt {record.number} is given up: {cause.message}"
         return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=True, again=again)
     decided = any(one.state in (observe.JobState.ENDING, observe.JobState.FAILED) for one in attempt.jobs)
