@@ -386,5 +386,5 @@ class TestMemory:
         job = ResolvedJob(name="a", namespace="b", uid="u-1", attempt=3, nodes=1, per_node=1)
         (tmp_path / "job.json").write_text(job.to_json())
         monkeypatch.setenv(ENV_JOB_FILE, str(tmp_path / "job.json"))
-        store = session.open_store(TrainingArguments(str(tmp_path), use_cpu=True))
+        store = session.open_store(str(tmp_path))
         assert (store.fence.owner, store.fence.attempt) == ("u-1", 3)

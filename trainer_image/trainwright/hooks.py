@@ -13,6 +13,16 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from trainwright.callbacks import restore_states
+from trainwright.checkpoint.snapshot import (
+    OPTIMIZER,
+    SAVERS,
+    SCALER,
+    SCHEDULER,
+    load_rng_state,
+    load_training_state,
+    save_training_state,
+)
 from trainwright.checkpoint.weights import load_weights
 from trainwright.contract import UserError
 from trainwright.evaluation.gathering import gather_rows, pad_across_ranks
@@ -39,6 +49,7 @@ class Hooks:
     model_wrapped: Any
     optimizer: Any
     lr_scheduler: Any
+    callback_handler: Any
     evaluate: Any
     _loop: Any
 
@@ -132,7 +143,7 @@ class Hooks:
     def _move_model_to_device(self, model: nn.Module, device: Any) -> None:
         """Move a model that has no places of its own."""
         if getattr(model, "hf_device_map", None) is None:
-            model.to(device)
+            prepare.move(model, device)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         """The module that forward goes through; one that is wrapped already stays as it is."""
@@ -145,6 +156,44 @@ class Hooks:
         return {**prepare.accelerator_kwargs(self.args), **kwargs}
 
     # -- checkpoints
+
+    _writes: bool | None = None
+    """Whether this process writes, while a checkpoint is made; None for what the arguments say."""
+
+    def _may_write(self) -> bool:
+        return bool(self.args.should_save if self._writes is None else self._writes)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write the model, or the weights in ``state_dict``, with all it takes to load it, if this process writes."""
+        if self._may_write():
+            session.save_model(self, output_dir or self.args.output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        save_training_state(self, Path(output_dir), SAVERS["_save_optimizer_and_scheduler"], self._may_write())
+
+    def _save_scaler(self, output_dir: str) -> None:
+        save_training_state(self, Path(output_dir), SAVERS["_save_scaler"], self._may_write())
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """On every rank, in a file of its own."""
+        save_training_state(self, Path(output_dir), SAVERS["_save_rng_state"], leader=False)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_training_state(self, Path(checkpoint), (OPTIMIZER, SCHEDULER))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_training_state(self, Path(checkpoint), (SCALER,))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_rng_state(self, checkpoint)
+
+    def _load_callback_state(self) -> None:
+        """Put the callbacks back into the states that ``state`` holds, if the arguments ask for it."""
+        if self.args.restore_callback_states_from_checkpoint:
+            self.control = restore_states(self.callback_handler, self.control, self.state.stateful_callbacks)
 
     def _get_output_dir(self, trial: Any) -> str:
         """The folder that checkpoints are written into."""

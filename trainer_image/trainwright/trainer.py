@@ -116,7 +116,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         if self.place_model_on_device:
             self._move_model_to_device(model, args.device)
         self._signature_columns: list[str] | None = None
-        self._moves_inputs = args.device.type != "cpu"
+        self._moves_inputs = args.device.type != "cpu" or self._overrides("_prepare_input")
         self._sums_items_over_ranks = args.average_tokens_across_devices and args.world_size > 1
         self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
         self.can_return_loss = losses.can_return_loss(model)
@@ -136,7 +136,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         )
         self.add_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self._add_reporter()
-        self.checkpoints = session.open_store(args)
+        self.checkpoints = session.open_store(self._get_output_dir(trial=None))
         if args.should_save:
             prepare.check_output_folder(args)
         self.control = TrainerControl()
@@ -328,8 +328,8 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         return (loss, outputs) if return_outputs else loss
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
-        """What ``compute_loss`` runs in; autocast is in the model's forward already."""
-        return contextlib.nullcontext()
+        """What ``compute_loss`` runs in."""
+        return self.autocast_smart_context_manager()
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         """Nothing to enter: autocast is in the model's forward already."""
@@ -358,7 +358,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
         """Epochs, steps an epoch, samples, samples trained on, samples a step, batches an epoch, and steps in all."""
-        horizon = Horizon.of(args, dataloader, self.get_total_train_batch_size(args))
+        horizon = Horizon.of(args, dataloader, self.get_total_train_batch_size(args), self.num_examples)
         return (
             horizon.epochs, horizon.steps_per_epoch, horizon.num_examples, horizon.num_train_samples,
             horizon.total_batch_size, horizon.batches_per_epoch, horizon.max_steps,
@@ -372,8 +372,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what ``from_pretrained`` (or ``load_state_dict``) reads, on the process that writes."""
-        if self.args.should_save:
-            session.save_model(self, output_dir or self.args.output_dir)
+        self._save(output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         session.save_checkpoint(self)

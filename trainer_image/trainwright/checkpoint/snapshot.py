@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,12 @@ from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rn
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 TRAINER_STATE = "trainer_state.json"
 TRAINING_ARGS = "training_args.json"
+SAVERS = {
+    "_save_optimizer_and_scheduler": (OPTIMIZER, SCHEDULER),
+    "_save_scaler": (SCALER,),
+    "_save_rng_state": ("rng_state",),
+}
+"""Methods of the Trainer that a subclass may override -> what the names of their files begin with."""
 
 
 class Snapshot(NamedTuple):
@@ -54,22 +61,53 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
     """
     at_once: list[Piece] = []
     later: list[Piece] = []
-    if leader:
+    if any(trainer._overrides(name) for name in ("save_model", "_save")):
+        save = partial(trainer.save_model, _internal_call=True)
+        (later if copy is as_it_is else at_once).append(partial(_save_by, save, trainer, leader))
+        at_once += [partial(_save_state, trainer)] if leader else []
+    elif leader:
         copies = copy is not as_it_is and takes_state(trainer.model)
         state = copy("model", unwrap(trainer.model).state_dict()) if copies else None
         (later if copies or copy is as_it_is else at_once).append(partial(save_weights, trainer.model, state=state))
         at_once.append(partial(_save_beside, trainer))
     if not trainer.args.save_only_model:
-        states = {name: copy(name, state) for name, state in _training_state(trainer, leader).items()}
-        later.append(partial(_save_all, states))
+        own = {name: stems for name, stems in SAVERS.items() if trainer._overrides(name)}
+        keeps = {name: leader or name == "_save_rng_state" for name in own}
+        at_once += [partial(_save_by, getattr(trainer, name), trainer, keeps[name]) for name in own]
+        taken = tuple(stem for stems in own.values() for stem in stems)
+        states = {name: s for name, s in _training_state(trainer, leader).items() if not name.startswith(taken)}
+        later.append(partial(_save_all, {name: copy(name, state) for name, state in states.items()}))
     return Snapshot(at_once, later)
 
 
-def save_model_files(trainer: Any, folder: Path) -> None:
-    """What it takes to use the model elsewhere: weights, configuration, tokenizer; and how it was trained."""
+def _save_by(save: Callable[[str], None], trainer: Any, keeps: bool, folder: Path) -> None:
+    """Through a method that a subclass overrides: on every rank, as it may ask the others, wherever it is kept."""
+    trainer._writes = keeps
+    try:
+        save(str(folder))
+    finally:
+        trainer._writes = None
+    if not keeps:
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def save_model_files(trainer: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """What it takes to use the model elsewhere: weights, configuration, tokenizer; and how it was trained.
+
+    Args:
+        weights: A ``state_dict`` to write instead of the model's own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(trainer.model, folder)
+    save_weights(trainer.model, folder, weights)
     _save_beside(trainer, folder, state=False)
+
+
+def save_training_state(trainer: Any, folder: Path, stems: tuple[str, ...], leader: bool) -> None:
+    """Those files of the optimizer, the schedule, the scaler and the generators whose names begin with ``stems``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    states = _training_state(trainer, leader)
+    _save_all({name: state for name, state in states.items() if name.startswith(stems)}, folder)
 
 
 def _save_beside(trainer: Any, folder: Path, state: bool = True) -> None:
@@ -80,7 +118,11 @@ def _save_beside(trainer: Any, folder: Path, state: bool = True) -> None:
     args = json.dumps(trainer.args.to_dict(), indent=2, sort_keys=True, default=str)
     (folder / TRAINING_ARGS).write_text(args + "\n", encoding="utf-8")
     if state:
-        trainer.state.save_to_json(folder / TRAINER_STATE)
+        _save_state(trainer, folder)
+
+
+def _save_state(trainer: Any, folder: Path) -> None:
+    trainer.state.save_to_json(folder / TRAINER_STATE)
 
 
 def _training_state(trainer: Any, leader: bool) -> dict[str, Any]:
@@ -139,11 +181,11 @@ def load_snapshot(trainer: Any, folder: Path) -> None:
     load_training_state(trainer, folder)
 
 
-def load_training_state(trainer: Any, folder: Path) -> None:
+def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OPTIMIZER, SCHEDULER, SCALER)) -> None:
     """Optimizer, scheduler and scaler, for a model whose weights are loaded already."""
     folder = Path(folder)
-    found = {name: part for name, part in _parts(trainer).items() if (folder / name).is_file()}
-    if OPTIMIZER not in found:
+    found = {name: part for name, part in _parts(trainer).items() if name in names and (folder / name).is_file()}
+    if OPTIMIZER in names and OPTIMIZER not in found:
         warnings.warn(
             f"{folder}: holds the model alone (save_only_model); optimizer, scheduler and random state start afresh",
             stacklevel=2,
@@ -153,8 +195,13 @@ def load_training_state(trainer: Any, folder: Path) -> None:
             part.load_state_dict(_load(folder / name))
 
 
-def restore_position(trainer: Any, folder: Path, loader: Any = None) -> tuple[int, int] | None:
+def restore_position(
+    trainer: Any, folder: Path, loader: Any = None, load_rng: Callable[[str], None] | None = None
+) -> tuple[int, int] | None:
     """Put the data and the random generators where they stood; call it just before the first ``batches(...)``.
+
+    Args:
+        load_rng: Loads the state of the generators from the folder; by default :func:`load_rng_state`.
 
     Returns:
         The epoch and the batches read in it, for a loader without length, whose place no step count tells; else None.
@@ -164,15 +211,21 @@ def restore_position(trainer: Any, folder: Path, loader: Any = None) -> tuple[in
     rank), and a warning says so; ``full_determinism`` refuses it instead.
     """
     folder = Path(folder)
-    data_file, rng_file = (folder / _of_rank(*name, trainer) for name in (("data_state", "pt"), ("rng_state", "pth")))
     if _world_size(folder) not in (trainer.args.world_size, None):
         _reseed(trainer, folder)
         return None
+    data_file = folder / _of_rank("data_state", "pt", trainer)
     place = _restore_data(data_file, loader) if not trainer.args.ignore_data_skip else None
-    if rng_file.is_file():
-        with _explained(rng_file):
-            set_rng_state(_load(rng_file))
+    (load_rng or partial(load_rng_state, trainer))(str(folder))
     return place
+
+
+def load_rng_state(trainer: Any, folder: str) -> None:
+    """The states of this rank's generators, if the checkpoint holds them."""
+    file = Path(folder) / _of_rank("rng_state", "pth", trainer)
+    if file.is_file():
+        with _explained(file):
+            set_rng_state(_load(file))
 
 
 def _restore_data(file: Path, loader: Any) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +38,14 @@ class Horizon:
     total_batch_size: int
 
     @staticmethod
-    def of(args: Any, dataloader: Any, total_batch_size: int) -> Horizon:
-        """``total_batch_size``: the samples of one step, over all ranks.
+    def of_values(values: tuple[Any, ...]) -> Horizon:
+        """From what ``Trainer.set_initial_training_values`` returns."""
+        epochs, steps, examples, samples, total_batch_size, batches, max_steps = values
+        return Horizon(epochs, steps, batches, max_steps, examples, samples, total_batch_size)
+
+    @staticmethod
+    def of(args: Any, dataloader: Any, total_batch_size: int, count: Callable[[Any], int] | None = None) -> Horizon:
+        """``total_batch_size``: the samples of one step, over all ranks; ``count``: those in one pass over a loader.
 
         Raises:
             DataError: the set is empty, or has no length while ``max_steps`` does not say where to end.
@@ -49,7 +56,7 @@ class Horizon:
         if batches == 0:
             raise DataError("train_dataset: it holds no batch; give it samples, or set dataloader_drop_last to false")
         steps_per_epoch = math.ceil(batches / accumulation)
-        samples = num_examples(dataloader, args.per_device_train_batch_size)
+        samples = count(dataloader) if count else num_examples(dataloader, args.per_device_train_batch_size)
         if args.max_steps > 0:
             max_steps = args.max_steps
             epochs, trained = math.ceil(max_steps / steps_per_epoch), max_steps * total_batch_size

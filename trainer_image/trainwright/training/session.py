@@ -13,11 +13,9 @@ from typing import Any
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from trainwright.callbacks import restore_states
 from trainwright.checkpoint.background import Background
 from trainwright.checkpoint.snapshot import (
     TRAINER_STATE,
-    load_training_state,
     restore_position,
     save_model_files,
     snapshot,
@@ -38,12 +36,12 @@ from trainwright.training.special_tokens import align_special_tokens
 logger = logging.getLogger(__name__)
 
 
-def open_store(args: Any) -> CheckpointStore:
-    """The checkpoints in ``args.output_dir``, owned by the TrainingJob that this process belongs to, if any."""
+def open_store(folder: str) -> CheckpointStore:
+    """The checkpoints in a folder, owned by the TrainingJob that this process belongs to, if any."""
     job = resolved_job()
     if job is None:
-        return CheckpointStore(args.output_dir)
-    return CheckpointStore(args.output_dir, owner=job.uid, attempt=job.attempt)
+        return CheckpointStore(folder)
+    return CheckpointStore(folder, owner=job.uid, attempt=job.attempt)
 
 
 def resolved_job() -> ResolvedJob | None:
@@ -78,6 +76,9 @@ def claim_output(trainer: Any) -> None:
 
     A run without a job claims nothing; it clears what a writer that was killed left behind.
     """
+    folder = trainer._get_output_dir(trial=None)
+    if folder != str(trainer.checkpoints.output):
+        trainer.checkpoints = open_store(folder)
     job = resolved_job()
     if job is not None or trainer.args.save_strategy != "no":
         trainer.checkpoints.claim(adopt=job is not None and job.adopt_output)
@@ -143,11 +144,12 @@ def train_from(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | N
 def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) -> Loop:
     """From the first preparation to the last step."""
     dataloader = trainer.get_train_dataloader()
-    horizon = Horizon.of(trainer.args, dataloader, trainer.get_total_train_batch_size(trainer.args))
+    horizon = Horizon.of_values(trainer.set_initial_training_values(trainer.args, dataloader))
     first_epoch, skip = begin_state(trainer, horizon, checkpoint)
     model = prepare(trainer, horizon, dataloader)
     if checkpoint is not None:
-        load_training_state(trainer, checkpoint)
+        trainer._load_optimizer_and_scheduler(str(checkpoint))
+        trainer._load_scaler(str(checkpoint))
     trainer._background = make_background(trainer)
     loop = trainer._loop = loop_for(trainer)(trainer, model, dataloader, horizon, ignore_keys)
     announce(trainer, horizon, first_epoch, skip)
@@ -156,7 +158,8 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     if trainer.args.eval_on_start:
         trainer._evaluate(None, ignore_keys, skip_scheduler=True)
     if checkpoint is not None:
-        first_epoch, skip = restore_position(trainer, checkpoint, dataloader) or (first_epoch, skip)
+        place = restore_position(trainer, checkpoint, dataloader, trainer._load_rng_state)
+        first_epoch, skip = place or (first_epoch, skip)
     with loop.background or nullcontext():
         loop.run(first_epoch, skip)
     loop.read_losses()
@@ -212,8 +215,8 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None) -> tupl
     state.compute_steps(args, horizon.max_steps)
     state.init_training_references(trainer, horizon.max_steps, horizon.epochs)
     trainer.state, trainer._tokens_before = state, state.num_input_tokens_seen
-    if checkpoint is not None and args.restore_callback_states_from_checkpoint:
-        trainer.control = restore_states(trainer.callback_handler, trainer.control, state.stateful_callbacks)
+    if checkpoint is not None:
+        trainer._load_callback_state()
     epoch, step = divmod(state.global_step, horizon.steps_per_epoch)
     return epoch, 0 if args.ignore_data_skip else step * args.gradient_accumulation_steps
 
@@ -294,9 +297,9 @@ def tell_saved(trainer: Any, state: TrainerState) -> None:
     trainer.control = trainer.callback_handler.call_event("on_save", trainer.args, state, trainer.control)
 
 
-def save_model(trainer: Any, folder: str) -> None:
-    """Write weights, configuration and tokenizer, outside of any checkpoint."""
+def save_model(trainer: Any, folder: str, weights: dict[str, Any] | None = None) -> None:
+    """Write weights (the model's own, unless others are given), configuration and tokenizer."""
     try:
-        save_model_files(trainer, Path(folder))
+        save_model_files(trainer, Path(folder), weights)
     except OSError as error:
         raise UserError(f"{folder}: cannot save the model: {error.strerror or error}") from error
