@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 
 from cluster import paths, programs
@@ -10,6 +11,13 @@ from cluster.provider import Cluster
 from cluster.say import ClusterError
 
 PROVIDERS = ("kind", "control-plane", "existing")
+MENDABLE = {
+    errno.ENOSPC: "make room, and run the same command again",
+    errno.EDQUOT: "make room, and run the same command again",
+    errno.EROFS: "set XDG_CACHE_HOME and XDG_STATE_HOME to folders that can be written to",
+    errno.EACCES: "set XDG_CACHE_HOME and XDG_STATE_HOME to folders that can be written to",
+}
+"""What of the machine can be in the way, and its mend."""
 SETS = {
     "all": programs.ALL,
     "control-plane": programs.CONTROL_PLANE,
@@ -25,6 +33,13 @@ def main(argv: list[str] | None = None) -> int:
         arguments.run(arguments)
     except ClusterError as error:
         print(f"cluster: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        print(
+            f"cluster: error: {error.filename or 'writing'}: {error.strerror}: {MENDABLE[error.errno]}", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print("cluster: interrupted; run the same command again to go on, or `down` to remove it", file=sys.stderr)

@@ -17,14 +17,21 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from cluster import kubeconfig, paths, programs
+from cluster import kubeconfig, locks, paths, programs
 from cluster.kube import ApiError, Kube
 from cluster.pki import Authority
 from cluster.process import Daemon, resident_mib
-from cluster.say import ClusterError, timed
+from cluster.say import ClusterError, say, timed
 from cluster.simulated import STAGES, simulated_node
 
-PORTS = ("etcd", "etcd-peer", "api", "controllers", "scheduler", "kwok")
+PORTS = {
+    "etcd": ("etcd", "etcd-peer"),
+    "kube-apiserver": ("api",),
+    "kube-controller-manager": ("controllers",),
+    "kube-scheduler": ("scheduler",),
+    "kwok": ("kwok",),
+}
+"""What each program listens on."""
 USERS = {
     "admin": ("kubernetes-admin", "system:masters"),
     # A service account for each controller would take 4 s of the start; one user for all needs all rights.
@@ -75,18 +82,21 @@ class ControlPlane:
         absent = programs.missing(programs.CONTROL_PLANE)
         if absent:
             raise ClusterError(f"{', '.join(absent)} not built yet: make cluster-tools")
-        with timed(f"starting the control plane {self.name}"):
-            self._prepare()
-            try:
-                self._start()
-            except BaseException:
-                self._stop()
-                raise
+        with locks.alone(self.state, f"waiting for another command on {self.name}"):
+            self._give_up_taken_ports()
+            with timed(f"starting the control plane {self.name}"):
+                self._prepare()
+                try:
+                    self._start()
+                except BaseException:
+                    self._stop()
+                    raise
 
     def down(self) -> None:
         """End the programs and remove the state folder."""
-        self._stop()
-        shutil.rmtree(self.state, ignore_errors=True)
+        with locks.alone(self.state, f"waiting for another command on {self.name}"):
+            self._stop()
+            shutil.rmtree(self.state, ignore_errors=True)
 
     def status(self) -> list[str]:
         """Each program with its process id and memory."""
@@ -134,23 +144,35 @@ class ControlPlane:
     def _daemon(self, name: str) -> Daemon:
         return next(daemon for daemon in self.daemons() if daemon.name == name)
 
+    def _give_up_taken_ports(self) -> None:
+        """Ports are chosen once, and by the next start one can be somebody else's."""
+        down = [daemon for daemon in self.daemons() if not daemon.alive()] if self._made() else []
+        ports = [(daemon.name, self._ports[name]) for daemon in down for name in PORTS[daemon.name]]
+        taken = [f"{port} of {name}" for name, port in ports if not _is_free(port)]
+        if taken:
+            say(f"another process has taken port {', '.join(taken)}: making {self.name} anew, on free ports")
+            self._stop()
+            (self.state / "ports.json").unlink()
+
     def _made(self) -> bool:
         return (self.state / "ports.json").exists()
 
     def _prepare(self) -> None:
         if self._made():
             return
-        shutil.rmtree(self.state, ignore_errors=True)  # what an interrupted start left
-        self.state.mkdir(parents=True, mode=0o700)
+        for left in self.state.iterdir():  # by an interrupted start
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self.state.chmod(0o700)
         authority = Authority.create(self._pki)
         authority.issue_server("api")
         (self.state / "stages.yaml").write_text(STAGES)
-        ports = free_ports(len(PORTS))
+        names = [name for several in PORTS.values() for name in several]
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         for stem, (user, group) in USERS.items():
             authority.issue_client(stem, user, group)
             path = self.kubeconfig if stem == "admin" else self.state / f"{stem}.kubeconfig"
-            kubeconfig.write(path, f"https://127.0.0.1:{ports[PORTS.index('api')]}", self._pki, stem, self.name)
-        (self.state / "ports.json").write_text(json.dumps(dict(zip(PORTS, ports, strict=True))))
+            kubeconfig.write(path, f"https://127.0.0.1:{ports['api']}", self._pki, stem, self.name)
+        (self.state / "ports.json").write_text(json.dumps(ports))
 
     def _start(self) -> None:
         etcd, api, *others = self.daemons()
@@ -179,7 +201,7 @@ class ControlPlane:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context
 
-    @cached_property
+    @property
     def _ports(self) -> dict[str, int]:
         return json.loads((self.state / "ports.json").read_text())
 
@@ -271,6 +293,14 @@ def free_ports(count: int) -> list[int]:
     for held_socket in held:
         held_socket.close()
     return ports
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(url: str, trust: ssl.SSLContext) -> bool:

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.say import ClusterError
@@ -29,6 +33,21 @@ def state_dir(name: str) -> Path:
 def clusters_dir() -> Path:
     """One folder for each cluster of this user that is up."""
     return _xdg("XDG_STATE_HOME", ".local/state") / "trainwright" / "clusters"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder on the cache's own disk, so that what is there can be linked into it; removed afterwards.
+
+    What a killed command left of such folders is removed as well.
+    """
+    root = cache_dir() / "scratch"
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.iterdir():
+        if not Path(f"/proc/{left.name.partition('-')[0]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=root) as folder:
+        yield Path(folder)
 
 
 def checked(name: str) -> str:

@@ -8,23 +8,23 @@ it was. This file needs nothing but the standard library, so that building can s
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster import packages
+from cluster import locks, packages
 from cluster.paths import HERE, cache_dir
-from cluster.say import ClusterError, say, timed
+from cluster.say import ClusterError, timed
 
 TOOLS = HERE / "tools"
+UNUSED_SECONDS = 14 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,22 @@ class Module:
 _K8S = "k8s.io/kubernetes/cmd"
 _BASE = "k8s.io/component-base/version"
 
+# In the order in which they are built: what brings our images to the nodes comes first, as that needs no Kubernetes.
 MODULES = [
+    Module("kind", "sigs.k8s.io/kind", {"kind": "sigs.k8s.io/kind"}),
+    Module(
+        "runc",
+        "github.com/opencontainers/runc",
+        {"runc": "github.com/opencontainers/runc"},
+        tags="seccomp",
+        cgo=True,
+        debian=("gcc", "libc6-dev", "libseccomp-dev", "pkg-config"),
+    ),
+    Module(
+        "registry",
+        "github.com/distribution/distribution/v3",
+        {"registry": "github.com/distribution/distribution/v3/cmd/registry"},
+    ),
     Module("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"}),
     Module(
         "kubernetes",
@@ -79,14 +94,6 @@ MODULES = [
         tags="no_btrfs no_devmapper no_zfs",
         version_variables={"github.com/containerd/containerd/v2/version.Version": "{version}"},
     ),
-    Module(
-        "runc",
-        "github.com/opencontainers/runc",
-        {"runc": "github.com/opencontainers/runc"},
-        tags="seccomp",
-        cgo=True,
-        debian=("gcc", "libc6-dev", "libseccomp-dev", "pkg-config"),
-    ),
     Module("coredns", "github.com/coredns/coredns", {"coredns": "github.com/coredns/coredns"}),
     Module("cri-tools", "sigs.k8s.io/cri-tools", {"crictl": "sigs.k8s.io/cri-tools/cmd/crictl"}),
     Module(
@@ -96,12 +103,6 @@ MODULES = [
         version_variables={"main.VERSION": "{version}"},
     ),
     Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}),
-    Module("kind", "sigs.k8s.io/kind", {"kind": "sigs.k8s.io/kind"}),
-    Module(
-        "registry",
-        "github.com/distribution/distribution/v3",
-        {"registry": "github.com/distribution/distribution/v3/cmd/registry"},
-    ),
 ]
 _MODULE_OF = {program: module for module in MODULES for program in module.programs}
 
@@ -145,6 +146,17 @@ def build(names: tuple[str, ...] = ALL) -> None:
         wanted = [name for name in names if name in module.programs]
         if wanted and missing(tuple(wanted)):
             _build_module(module, wanted)
+        if wanted:
+            os.utime(_folder(module))
+    _prune()
+
+
+def _prune() -> None:
+    """Remove what an older go.mod made and no checkout of this user has asked for in two weeks."""
+    current = {_folder(module) for module in MODULES}
+    for folder in (cache_dir() / "programs").iterdir():
+        if folder not in current and time.time() - folder.stat().st_mtime > UNUSED_SECONDS:
+            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
 
 
 def _build_module(module: Module, names: list[str]) -> None:
@@ -161,7 +173,8 @@ def _build_module(module: Module, names: list[str]) -> None:
 
 def _compile(go: str, module: Module, names: list[str]) -> None:
     folder = _folder(module)
-    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".building-*"):  # by a build that was killed: this one holds the lock
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder) as scratch:
         _go_build(go, module, Path(scratch), [module.programs[name] for name in names])
         for name in names:
@@ -226,18 +239,9 @@ def _key(module: Module) -> str:
     return digest.hexdigest()[:12]
 
 
-@contextmanager
-def _lock(module: Module) -> Iterator[None]:
-    """Hold the module's lock, for two builds at once would do the same work; it goes with the process that holds it."""
-    path = _folder(module).with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process builds {module.folder}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _lock(module: Module) -> AbstractContextManager[None]:
+    """Two builds at once would do the same work."""
+    return locks.alone(_folder(module), f"waiting for {module.folder}, which is being built already")
 
 
 def _last_lines(text: str, count: int = 15) -> str:

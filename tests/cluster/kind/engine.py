@@ -12,17 +12,21 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cluster import packages, paths, programs
+from cluster import locks, packages, paths, programs
 from cluster.kind.runtime import lacks_resource_capability, wrapper
 from cluster.process import Daemon
 from cluster.say import ClusterError, say
 
-PACKAGES = ("docker.io", "mmdebstrap", "busybox-static")
+PACKAGES = ("docker.io",)
+OWN, MACHINE = "own", "the machine's"
 CGROUP = "trainwright"
+RECORD = "docker"
+"""The file of a cluster's state folder that says which Docker it is in."""
 
 
 @dataclass(frozen=True)
@@ -75,21 +79,67 @@ class Engine:
         )
 
 
-def engine() -> Engine:
-    """The machine's Docker, or else the harness's, which need not run yet."""
-    client = shutil.which("docker")
-    if client and not os.environ.get("TRAINWRIGHT_OWN_DOCKER") and Engine(client).succeeds("info"):
+def engine(cluster: Path) -> Engine:
+    """The Docker of the cluster with this state folder: the one it was started in, should another one run by now.
+
+    A new one is started in the Docker that answers, or else in the harness's, which need not run yet.
+    """
+    record = cluster / RECORD
+    known = record.read_text() if record.exists() else ""
+    client = shutil.which("docker") or ""
+    wanted = bool(client) and known != OWN and not os.environ.get("TRAINWRIGHT_OWN_DOCKER")
+    if wanted and (known == MACHINE or Engine(client).succeeds("info")):
         return Engine(client)
     return Engine("/usr/bin/docker", f"unix://{_state() / 'docker.sock'}")
 
 
-def start(docker: Engine) -> None:
-    """Start the harness's Docker where it is needed and does not run."""
-    if not docker.own:
+def start(docker: Engine, cluster: Path) -> None:
+    """Start the harness's Docker where it is needed and does not run; remember which Docker the cluster is in."""
+    if docker.own:
+        if os.geteuid() != 0:
+            raise ClusterError(f"{_no_docker()}, and only root can start one: start Docker, or run this as root")
+        packages.ensure(*PACKAGES)
+        with _alone():
+            _start_own(docker)
+    (cluster / RECORD).write_text(OWN if docker.own else MACHINE)
+
+
+def stop_unused(docker: Engine, cluster: Path) -> None:
+    """Stop the harness's Docker where no other cluster is in it or about to be; images stay in the cache.
+
+    What it left goes with it: mounts, its cgroup, its socket.
+    """
+    if not docker.own or not _daemon().alive():
         return
-    if os.geteuid() != 0:
-        raise ClusterError("no Docker runs here, and only root can start one: start Docker, or run this as root")
-    packages.ensure(*PACKAGES)
+    with _alone():
+        others = [folder for folder in paths.clusters_dir().glob("*") if folder != cluster and _starting(folder)]
+        if not others and not docker.run("ps", "--all", "--quiet"):
+            _daemon().stop(grace=30)
+            _clear(_state())
+            _remove_cgroups()
+            with contextlib.suppress(OSError):
+                Path("/lib/modules").rmdir()  # kind mounts it into every node, and Docker makes it where there is none
+
+
+def _starting(cluster: Path) -> bool:
+    """Whether a command is at work on a kind cluster, which may have no container yet."""
+    return (cluster / RECORD).exists() and locks.held(cluster)
+
+
+def _alone() -> AbstractContextManager[None]:
+    return locks.alone(paths.clusters_dir(), "waiting for another cluster's command on Docker")
+
+
+def _no_docker() -> str:
+    """Why none can be used: there is none, it does not run, or one may not use it."""
+    client = shutil.which("docker")
+    if not client:
+        return "no Docker is installed"
+    answer = subprocess.run([client, "info"], capture_output=True, text=True, check=False).stderr.strip()
+    return f"no Docker answers ({answer.splitlines()[-1] if answer else 'it says nothing'})"
+
+
+def _start_own(docker: Engine) -> None:
     daemon = _daemon()
     if not daemon.alive():
         say("starting a Docker for the tests alone")
@@ -101,16 +151,6 @@ def start(docker: Engine) -> None:
         daemon.start()
     daemon.wait_ready(lambda: docker.succeeds("info"), 60)
     _share_of_cpu()
-
-
-def stop(docker: Engine) -> None:
-    """Stop the harness's Docker and remove what it left: mounts, its cgroup, its socket. Images stay in the cache."""
-    if docker.own:
-        _daemon().stop(grace=30)
-        _clear(_state())
-        _remove_cgroups()
-        with contextlib.suppress(OSError):
-            Path("/lib/modules").rmdir()  # kind mounts it into every node, and Docker makes it where there is none
 
 
 def memory_mib(docker: Engine) -> float:

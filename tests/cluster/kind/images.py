@@ -19,9 +19,7 @@ def build(docker: Engine) -> dict[str, str]:
 
 
 def prune(docker: Engine, node: str) -> None:
-    """Remove what earlier versions left in the harness's own Docker; nobody else's is touched."""
-    if not docker.own:
-        return
+    """Remove what earlier versions left in the harness's own Docker."""
     kept = {node, node_image.BASE.image_name, python_base().image_name, registry.IMAGE, *map(local_name, IMAGES)}
     ours = docker.run("images", "--format={{.Repository}}:{{.Tag}}", "trainwright.test/*").split()
     for image in set(ours) - kept:

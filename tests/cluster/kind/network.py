@@ -7,25 +7,33 @@ one under its own address.
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 from cluster.kind.engine import Engine
 from cluster.kube import Kube, Object
 
+CONNECT = """
+read -r bridge
+cat >/kind/routes
+while read -r subnet via; do ip route replace "$subnet" via "$via"; done </kind/routes
+mkdir -p /etc/cni/net.d
+printf '%s' "$bridge" >/etc/cni/net.d/10-bridge.conflist
+"""
+
 
 def connect(docker: Engine, kube: Kube) -> None:
     """Give every node its bridge and its routes. A node keeps both when it is stopped and started."""
-    nodes = {node["metadata"]["name"]: node for node in kube.wait_list("Node", None, _have_subnets, 60)}
-    for name, node in nodes.items():
-        others = [other for other in nodes.values() if other is not node]
-        routes = "".join(f"{other['spec']['podCIDR']} {address(other)}\n" for other in others)
-        write(docker, name, "/kind/routes", routes)
-        docker.run("exec", name, "sh", "-c", "while read -r s v; do ip route replace $s via $v; done </kind/routes")
-        write(docker, name, "/etc/cni/net.d/10-bridge.conflist", json.dumps(_bridge(node["spec"]["podCIDR"])))
+    nodes = kube.wait_list("Node", None, _have_subnets, 60)
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(_connect, docker, node, nodes) for node in nodes]:
+            done.result()
 
 
-def write(docker: Engine, node: str, path: str, text: str) -> None:
-    """A file in a node."""
-    docker.run("exec", "-i", node, "sh", "-c", f'mkdir -p "$(dirname {path})" && cat > {path}', text=text)
+def _connect(docker: Engine, node: Object, nodes: list[Object]) -> None:
+    """Its routes first: with the bridge's configuration, the node is Ready."""
+    routes = "".join(f"{other['spec']['podCIDR']} {address(other)}\n" for other in nodes if other is not node)
+    bridge = json.dumps(_bridge(node["spec"]["podCIDR"]))
+    docker.run("exec", "-i", node["metadata"]["name"], "sh", "-ec", CONNECT, text=f"{bridge}\n{routes}")
 
 
 def address(node: Object) -> str:

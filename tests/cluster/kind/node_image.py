@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cluster import paths, programs
+from cluster import packages, paths, programs
 from cluster.kind.archive import Image
 from cluster.kind.engine import Engine
 from cluster.kind.rootfs import RootFs
@@ -37,6 +37,8 @@ STORAGE_IMAGE = "trainwright.test/local-path-provisioner:local"
 # kind applies what it finds there; the harness applies its own provisioner, to kind's official nodes too.
 NO_STORAGE = "{apiVersion: v1, kind: Namespace, metadata: {name: local-path-storage}}\n"
 BUSYBOX = Path("/bin/busybox")
+LABEL = "dev.trainwright.node"
+DOCKERFILE = f'FROM @BASE@\nCOPY root/ /\nLABEL {LABEL}=1\nENTRYPOINT ["/usr/local/bin/entrypoint"]\n'
 
 
 def node_image(docker: Engine) -> str:
@@ -44,10 +46,15 @@ def node_image(docker: Engine) -> str:
     base, files = BASE.image(docker), _files()
     name = f"trainwright.test/node:{_digest(base, files)}"
     if not docker.succeeds("image", "inspect", name):
-        with timed(f"making {name}"), tempfile.TemporaryDirectory(dir=paths.cache_dir()) as context:
-            _stage(Path(context), base, files)
-            docker.run("build", f"--tag={name}", context)
+        with timed(f"making {name}"), paths.scratch() as context:
+            _stage(context, base, files)
+            docker.run("build", f"--tag={name}", str(context))
     return name
+
+
+def is_ours(docker: Engine, image: str) -> bool:
+    """Whether the image was made here, whatever it is called now."""
+    return docker.run("image", "inspect", f'--format={{{{index .Config.Labels "{LABEL}"}}}}', image) == "1"
 
 
 def archives(docker: Engine, node: str) -> Path:
@@ -56,6 +63,7 @@ def archives(docker: Engine, node: str) -> Path:
     folder = paths.cache_dir() / "node-images" / key
     if not folder.exists():
         with timed("making the images of the control plane"):
+            packages.ensure("busybox-static")
             shutil.rmtree(folder.parent, ignore_errors=True)  # those of an older version
             _write_archives(docker, node, folder)
     return folder
@@ -81,7 +89,7 @@ def _files() -> dict[str, Path | str]:
 def _digest(base: str, files: dict[str, Path | str]) -> str:
     """A program is known by its place in the cache, which its module's key is a part of."""
     return hashlib.sha256(
-        f"{base} {sorted((target, str(what)) for target, what in files.items())}".encode()
+        f"{base} {DOCKERFILE} {sorted((target, str(what)) for target, what in files.items())}".encode()
     ).hexdigest()[:12]
 
 
@@ -94,7 +102,7 @@ def _stage(context: Path, base: str, files: dict[str, Path | str]) -> None:
         else:
             path.write_text(what)
             path.chmod(0o755)
-    (context / "Dockerfile").write_text(f'FROM {base}\nCOPY root/ /\nENTRYPOINT ["/usr/local/bin/entrypoint"]\n')
+    (context / "Dockerfile").write_text(DOCKERFILE.replace("@BASE@", base))
 
 
 def _write_archives(docker: Engine, node: str, folder: Path) -> None:
@@ -144,7 +152,7 @@ def _pause() -> str:
 
 def _nft(docker: Engine, node: str) -> bytes:
     """The one program that kube-proxy calls, with its libraries, as a layer."""
-    command = "tar -chf - /usr/sbin/nft $(ldd /usr/sbin/nft | grep -o '/[^ ]*')"
+    command = "tar -C / -chf - usr/sbin/nft $(ldd /usr/sbin/nft | grep -o '/[^ ]*' | cut -c2-)"
     with tempfile.TemporaryFile() as file:
         docker.write_to(file, "run", "--rm", "--network=none", "--entrypoint=sh", node, "-c", command)
         file.seek(0)

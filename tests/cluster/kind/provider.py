@@ -6,27 +6,20 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cluster import paths, programs
-from cluster.kind import engine, images, network, node_image, registry
+from cluster import disk, locks, paths, programs
+from cluster.kind import engine, images, network, nodes, registry, store
 from cluster.kube import Kube
 from cluster.say import ClusterError, say, timed
 
-NEEDED_GB = {"the first cluster": 20, "another cluster": 8}
-KUBELET = {
-    "kind": "KubeletConfiguration",
-    "cgroupDriver": "cgroupfs",
-    "failCgroupV1": False,
-    "failSwapOn": False,
-    "resolvConf": "/kind/resolv.conf",
-}
+LAST_LOG = "if [ -f /var/log/{0}.log ]; then cat /var/log/{0}.log; else journalctl --unit={0}; fi | tail -c 500000"
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,12 @@ class Kind:
     @cached_property
     def docker(self) -> engine.Engine:
         """The Docker that the nodes run in."""
-        return engine.engine()
+        return engine.engine(self.state)
+
+    @cached_property
+    def made_of(self) -> nodes.Nodes:
+        """What the nodes are made of."""
+        return nodes.choose(self.docker)
 
     @property
     def kube(self) -> Kube:
@@ -78,25 +76,28 @@ class Kind:
 
     def up(self) -> None:
         """Programs, images and nodes, each where it is not there yet; ready when images are on the workers."""
-        self._check_disk()
-        with ThreadPoolExecutor(1) as pool:
-            engine.start(self.docker)
-            built = pool.submit(images.build, self.docker)
-            programs.build(programs.NODES)
-            with timed(f"starting the cluster {self.name}"):
-                self._start_nodes()
-            self._bring(built.result())
-        images.prune(self.docker, node_image.node_image(self.docker))
+        with self._alone():
+            disk.check()
+            self._prepare()
+            with ThreadPoolExecutor(1) as pool:
+                pushed = pool.submit(self._push)
+                programs.build(self.made_of.programs)
+                self._start_nodes(lambda: pushed.result())
+                self._pull(pushed.result())
+            self._prune()
 
     def up_without_images(self) -> None:
         """The nodes alone, from programs and images that are there already."""
-        engine.start(self.docker)
-        self._start_nodes()
+        with self._alone():
+            self._prepare()
+            registry.start(self.docker, self.name)
+            self._start_nodes(None)
 
     def images(self) -> dict[str, str]:
         """Build what changed of the project's images and bring it to the workers; their names there."""
         self._require_up()
-        return self._bring(images.build(self.docker))
+        with self._alone():
+            return self._pull(self._push())
 
     def image(self, name: str) -> str:
         """The name on the nodes of ``trainer`` or ``operator``, as it was last brought there."""
@@ -104,13 +105,14 @@ class Kind:
 
     def down(self) -> None:
         """Remove nodes, network and files; the harness's Docker too, when no other cluster needs it."""
-        if not self.docker.own or self.docker.succeeds("info"):
-            self._remove_containers()
-            registry.remove(self.docker, self.name)
-            self.docker.succeeds("network", "rm", self.name)
-            if self.docker.own and not self.docker.run("ps", "--all", "--quiet"):
-                engine.stop(self.docker)
-        shutil.rmtree(self.state, ignore_errors=True)
+        with self._alone():
+            if not self.docker.own or self.docker.succeeds("info"):
+                self._empty_shared()
+                self._remove_containers()
+                registry.remove(self.docker, self.name)
+                self.docker.succeeds("network", "rm", self.name)
+            shutil.rmtree(self.state, ignore_errors=True)
+            engine.stop_unused(self.docker, self.state)
 
     def status(self) -> list[str]:
         """Nodes, and what each holds in memory."""
@@ -128,65 +130,99 @@ class Kind:
                 target = self.logs / f"{node}-{log}.log"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("wb") as file:
-                    command = [self.docker.client, "exec", node, "tail", "-c", "500000", f"/var/log/{log}.log"]
+                    command = [self.docker.client, "exec", node, "sh", "-c", LAST_LOG.format(log)]
                     subprocess.run(command, env=self.docker.environment, stdout=file, stderr=file, check=False)
         return self.logs
 
-    def _check_disk(self) -> None:
-        paths.cache_dir().mkdir(parents=True, exist_ok=True)
-        first = not (paths.cache_dir() / "registry").exists()
-        needed = NEEDED_GB["the first cluster" if first else "another cluster"]
-        free = shutil.disk_usage(paths.cache_dir()).free / 1e9
-        if free < needed:
-            raise ClusterError(
-                f"{needed} GB of disk are needed in {paths.cache_dir()}, {free:.0f} are free: make room, "
-                "or set XDG_CACHE_HOME to a larger disk"
-            )
+    def _alone(self) -> AbstractContextManager[None]:
+        return locks.alone(self.state, f"waiting for another command on {self.name}")
 
     def _require_up(self) -> None:
         if not self.kubeconfig.exists():
             raise ClusterError(f"{self.name} is not up: make cluster")
 
-    def _start_nodes(self) -> None:
+    def _prepare(self) -> None:
+        engine.start(self.docker, self.state)
+        if not self.docker.succeeds("network", "inspect", self.name):
+            self.docker.run("network", "create", "--driver=bridge", self.name)
+
+    def _push(self) -> dict[str, str]:
+        """Build the images and bring them to the registry; their names there."""
+        built = images.build(self.docker)
+        programs.build(("runc", "registry"))
+        registry.start(self.docker, self.name)
+        return {name: registry.push(self.docker, self.name, image) for name, image in built.items()}
+
+    def _pull(self, pushed: dict[str, str]) -> dict[str, str]:
+        with timed("bringing the images to the nodes"), ThreadPoolExecutor() as pool:
+            pulls = [pool.submit(self._have, node, image) for node in self.workers for image in pushed.values()]
+            for pull in pulls:
+                pull.result()
+        (self.state / "images.json").write_text(json.dumps(pushed))
+        return pushed
+
+    def _have(self, node: str, image: str) -> None:
+        if not self.docker.succeeds("exec", node, "crictl", "inspecti", "--quiet", image):
+            self.docker.run("exec", node, "crictl", "pull", image)
+
+    def _prune(self) -> None:
+        """What earlier versions left is removed from the cache and from the harness's own Docker, no other."""
+        registry.prune(self.docker, self.name)
+        if self.docker.own:
+            images.prune(self.docker, self.made_of.made(self.docker))
+            store.prune()
+
+    def _start_nodes(self, pushed: Callable[[], dict[str, str]] | None) -> None:
+        """``pushed`` gives the images that the nodes shall start with, as soon as they are there."""
         running = self._running()
         if running == sorted([self.control_plane, *self.workers]) and self.kubeconfig.exists():
-            registry.start(self.docker, self.name)
             self._wait_ready()
             return
         if running:
             say(f"{self.name} was left half-made: removing it first")
         with self._removed_on_failure():
-            self._create()
-            self._wait_ready()
+            node = self.made_of.made(self.docker)
+            unpacked = self._store(node, pushed)
+            with timed(f"starting the nodes of {self.name}"):
+                self._create(node, unpacked)
+                self._wait_ready()
+
+    def _store(self, node: str, pushed: Callable[[], dict[str, str]] | None) -> Path | None:
+        if not self.docker.own or self.made_of.official:
+            return None
+        if pushed is None:
+            return store.newest(self.docker, node)
+        names = pushed()
+        return store.prepared(self.docker, self.name, node, [*map(images.local_name, names)], [*names.values()])
 
     def _running(self) -> list[str]:
-        """Nodes that run; those that exist and do not are started."""
+        """Nodes that run; those that exist and do not are started, none of them where one cannot be."""
         names = self.docker.run(
             "ps", "--all", f"--filter=label=io.x-k8s.kind.cluster={self.name}", "--format={{.Names}}"
         ).split()
-        if names:
-            self.docker.run("start", *names)
+        if names and not self.docker.succeeds("start", *names):
+            say(f"the nodes of {self.name} cannot be started again (a port was taken?): making it anew")
+            return []
         return sorted(names)
 
-    def _create(self) -> None:
+    def _create(self, node: str, unpacked: Path | None) -> None:
         self._remove_nodes()
-        self.state.mkdir(parents=True, exist_ok=True)
         self.shared.mkdir(exist_ok=True)
         self.shared.chmod(0o777)
-        if not self.docker.succeeds("network", "inspect", self.name):
-            self.docker.run("network", "create", "--driver=bridge", self.name)
-        registry.start(self.docker, self.name)
         config = self.state / "kind.json"
-        node = node_image.node_image(self.docker)
-        config.write_text(json.dumps(self._config(node_image.archives(self.docker, node))))
+        config.write_text(json.dumps(self._config(self.made_of.mounts(self.docker, node, unpacked))))
         files = [f"--config={config}", f"--kubeconfig={self.kubeconfig}"]
         self._kind("create", "cluster", f"--image={node}", "--retain", *files)
-        registry.introduce(self.docker, self.name, [self.control_plane, *self.workers])
-        network.connect(self.docker, self.kube)
-        self.kube.apply(storage_manifest())
+        if not self.made_of.official:
+            network.connect(self.docker, self.kube)
+        self.kube.apply(storage_manifest(self.made_of.storage_image))
 
     def _remove_nodes(self) -> None:
         self._kind("delete", "cluster", f"--kubeconfig={self.kubeconfig}")
+
+    def _empty_shared(self) -> None:
+        """By a node: what pods wrote belongs to the users of theirs, and need not be ours to remove."""
+        self.docker.succeeds("exec", self.control_plane, "find", "/shared", "-mindepth", "1", "-delete")
 
     def _remove_containers(self) -> None:
         """All at once: most of the time goes into the many small files of their images."""
@@ -214,17 +250,17 @@ class Kind:
             last = "\n".join(done.stderr.strip().splitlines()[-12:])
             raise ClusterError(f"`kind {' '.join(arguments[:2])}` failed ({log} has all of it):\n{last}")
 
-    def _config(self, archives: Path) -> dict[str, Any]:
+    def _config(self, mounts: list[dict[str, Any]]) -> dict[str, Any]:
         mounts = [
             {"hostPath": str(self.shared), "containerPath": "/shared"},
-            {"hostPath": str(archives), "containerPath": "/kind/images", "readOnly": True},
+            {"hostPath": str(registry.hosts(self.name)), "containerPath": "/etc/containerd/certs.d", "readOnly": True},
+            *mounts,
         ]
         roles = ["control-plane", *["worker"] * (self.nodes - 1)]
         return {
             "kind": "Cluster",
             "apiVersion": "kind.x-k8s.io/v1alpha4",
-            "networking": {"disableDefaultCNI": True, "kubeProxyMode": "nftables", "apiServerAddress": "127.0.0.1"},
-            "kubeadmConfigPatches": [json.dumps(KUBELET)],
+            **self.made_of.settings,
             "nodes": [{"role": role, "extraMounts": mounts} for role in roles],
         }
 
@@ -233,24 +269,13 @@ class Kind:
             self.kube.wait_condition("Node", node, "Ready", namespace=None, seconds=120)
         self.kube.wait_condition("Deployment", "provisioner", "Available", "local-path-storage", seconds=120)
 
-    def _bring(self, built: dict[str, str]) -> dict[str, str]:
-        names = {name: registry.push(self.docker, self.name, image) for name, image in built.items()}
-        with timed("bringing the images to the nodes"), ThreadPoolExecutor() as pool:
-            pulls = [pool.submit(self._pull, node, image) for node in self.workers for image in names.values()]
-            for pull in pulls:
-                pull.result()
-        (self.state / "images.json").write_text(json.dumps(names))
-        return names
-
-    def _pull(self, node: str, image: str) -> None:
-        self.docker.run("exec", node, "crictl", "pull", image)
-
     @contextmanager
     def _removed_on_failure(self) -> Iterator[None]:
         """A cluster that did not come up is removed, after its logs were fetched; TRAINWRIGHT_KEEP=1 keeps it."""
         try:
             yield
         except BaseException:
+            self.collect_logs()
             if not os.environ.get("TRAINWRIGHT_KEEP"):
                 self._remove_nodes()
                 registry.remove(self.docker, self.name)
@@ -258,7 +283,6 @@ class Kind:
             raise
 
 
-def storage_manifest() -> str:
-    """The provisioner and the StorageClass ``shared``."""
-    text = (Path(__file__).parent / "storage.yaml").read_text()
-    return text.replace("@IMAGE@", node_image.STORAGE_IMAGE)
+def storage_manifest(image: str) -> str:
+    """The provisioner, which also makes and removes folders by its image, and the StorageClass ``shared``."""
+    return (Path(__file__).parent / "storage.yaml").read_text().replace("@IMAGE@", image)

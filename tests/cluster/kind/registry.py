@@ -6,10 +6,14 @@ holds stays in the cache, so that the next cluster finds it.
 
 from __future__ import annotations
 
-from cluster import paths, programs
+import os
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from cluster import locks, paths, programs
 from cluster.kind.archive import Image
 from cluster.kind.engine import Engine
-from cluster.kind.network import write
 from cluster.say import timed
 
 DOMAIN = "trainwright.test"
@@ -22,6 +26,7 @@ storage:
   delete: {{enabled: true}}
 http: {{addr: ":{PORT}"}}
 """
+TAGS = "docker/registry/v2/repositories/*/_manifests/tags/*"
 IMAGE = f"{DOMAIN}/registry:{programs.version(programs.module_of('registry'))}"
 
 
@@ -32,10 +37,12 @@ def start(docker: Engine, cluster: str) -> None:
         docker.run("start", name)
         return
     _load_image(docker)
-    storage = paths.cache_dir() / "registry"
+    storage = _storage()
     storage.mkdir(parents=True, exist_ok=True)
     volume = f"--volume={storage}:/var/lib/registry"
-    docker.run("run", "--detach", f"--name={name}", f"--net={cluster}", f"--publish=127.0.0.1::{PORT}", volume, IMAGE)
+    user = f"--user={os.getuid()}:{os.getgid()}"  # what it writes into the cache belongs to who owns the cache
+    port = f"--publish=127.0.0.1::{PORT}"
+    docker.run("run", "--detach", f"--name={name}", f"--net={cluster}", port, volume, user, IMAGE)
 
 
 def remove(docker: Engine, cluster: str) -> None:
@@ -48,35 +55,62 @@ def container(cluster: str) -> str:
     return f"{cluster}-registry"
 
 
-def introduce(docker: Engine, cluster: str, nodes: list[str]) -> None:
-    """Tell the nodes where images of ``trainwright.test`` come from."""
+def hosts(cluster: str) -> Path:
+    """The folder that tells a container runtime where images of ``trainwright.test`` come from."""
     server = f"http://{container(cluster)}:{PORT}"
-    hosts = f'server = "{server}"\n[host."{server}"]\n  capabilities = ["pull", "resolve"]\n'
-    for node in nodes:
-        write(docker, node, f"/etc/containerd/certs.d/{DOMAIN}/hosts.toml", hosts)
+    folder = paths.state_dir(cluster) / "certs.d"
+    (folder / DOMAIN).mkdir(parents=True, exist_ok=True)
+    (folder / DOMAIN / "hosts.toml").write_text(
+        f'server = "{server}"\n[host."{server}"]\n  capabilities = ["pull", "resolve"]\n'
+    )
+    return folder
 
 
 def push(docker: Engine, cluster: str, image: str) -> str:
     """Push a local image; returns the name that the nodes know it by, whose tag is the image's own digest."""
     digest = docker.run("image", "inspect", "--format={{.Id}}", image).removeprefix("sha256:")[:12]
-    path = f"{image.removeprefix(f'{DOMAIN}/').partition(':')[0]}:{digest}"
+    path = f"{_repository(image)}:{digest}"
     port = docker.run("port", container(cluster), str(PORT)).splitlines()[0].rpartition(":")[2]
     local = f"127.0.0.1:{port}/{path}"
     docker.run("tag", image, local)
-    with timed(f"bringing {path} to the registry"):
+    with timed(f"bringing {path} to the registry"), _alone():
         docker.run("push", "--quiet", local)
     docker.run("rmi", local)
     return f"{DOMAIN}/{path}"
 
 
+def prune(docker: Engine, cluster: str) -> None:
+    """Remove the images that no cluster has any more, and the layers that were theirs alone."""
+    kept = "".join(file.read_text() for file in paths.clusters_dir().glob("*/images.json"))
+    with _alone():
+        old = [tag for tag in _storage().glob(TAGS) if f"/{tag.parts[-4]}:{tag.name}" not in kept]
+        for tag in old:
+            shutil.rmtree(tag)
+        if old:
+            collect = ("registry", "garbage-collect", "--delete-untagged", "/etc/registry.yml")
+            docker.run("exec", container(cluster), *collect)
+            docker.run("restart", container(cluster))  # it remembers which layers it has
+
+
+def _storage() -> Path:
+    return paths.cache_dir() / "registry"
+
+
+def _alone() -> AbstractContextManager[None]:
+    """Two clusters have a registry each, over the same folder: nothing is removed while something is brought."""
+    return locks.alone(_storage(), "waiting for another cluster's registry")
+
+
+def _repository(image: str) -> str:
+    return image.removeprefix(f"{DOMAIN}/").partition(":")[0]
+
+
 def _load_image(docker: Engine) -> None:
     if docker.succeeds("image", "inspect", IMAGE):
         return
-    config = paths.cache_dir() / "registry.yml"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(CONFIG)
-    archive = paths.cache_dir() / "registry.tar"
-    files = {"/usr/local/bin/registry": programs.program("registry"), "/etc/registry.yml": config}
-    Image(IMAGE, files, ("registry", "serve", "/etc/registry.yml")).write(archive)
-    docker.run("load", "--quiet", "--input", str(archive))
-    archive.unlink()
+    with paths.scratch() as folder:
+        config, archive = folder / "registry.yml", folder / "registry.tar"
+        config.write_text(CONFIG)
+        files = {"/usr/local/bin/registry": programs.program("registry"), "/etc/registry.yml": config}
+        Image(IMAGE, files, ("registry", "serve", "/etc/registry.yml")).write(archive)
+        docker.run("load", "--quiet", "--input", str(archive))

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import packages
 from cluster.kind.engine import Engine
 from cluster.say import ClusterError, timed
 
@@ -40,6 +41,7 @@ class RootFs:
         return name
 
     def _make(self, docker: Engine, name: str) -> None:
+        packages.ensure("mmdebstrap")
         changes = [argument for change in self.changes for argument in ("--change", change)]
         with tempfile.TemporaryFile() as errors:
             making = subprocess.Popen(self._mmdebstrap(), stdout=subprocess.PIPE, stderr=errors)
