@@ -34,16 +34,13 @@ class Operator:
     settings: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self, ready: float = 20) -> Operator:
+    def start(self, ready: float = 60) -> Operator:
         self.http_port = free_port()
         own = {
             "NAMESPACES": self.namespace,
             "OPERATOR_NAMESPACE": self.namespace,
             "HTTP_PORT": str(self.http_port),
             "PROGRESS_PORT": "0",
-            "LEASE_DURATION": "3",
-            "LEASE_RENEW_DEADLINE": "2",
-            "LEASE_PERIOD": "0.3",
             **self.settings,
         }
         environment = {**os.environ, "KUBECONFIG": str(self.kube.kubeconfig)}
@@ -55,13 +52,18 @@ class Operator:
         self._until(lambda: self.metrics() is not None, ready)
         return self
 
-    def wait_leading(self, seconds: float = 20) -> Operator:
+    def wait_leading(self, seconds: float = 60) -> Operator:
         self._until(lambda: (self.metrics() or {}).get("trainwright_leading") == 1, seconds)
         return self
 
     def kill(self) -> None:
         """As a node that vanishes: no time to hand anything over."""
         self._stop(signal.SIGKILL)
+
+    def again(self) -> Operator:
+        """Another process in the place of one that was killed, as if the time of its Lease had passed."""
+        self.kube.delete("Lease", "trainwright-operator", self.namespace)
+        return self.start().wait_leading()
 
     def stop(self) -> int:
         return self._stop(signal.SIGTERM)
@@ -87,7 +89,7 @@ class Operator:
     def _stop(self, number: int) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def _until(self, true, seconds: float) -> None:
         deadline = time.monotonic() + seconds

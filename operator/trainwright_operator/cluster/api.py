@@ -19,6 +19,8 @@ from trainwright_operator.names import FIELD_MANAGER
 
 TRIES = 4
 CHUNK = 500
+LONGEST_LINE = 2**22
+"""Bytes of an object in a watch; etcd takes 1.5 MiB."""
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
@@ -106,6 +108,28 @@ class Api:
             if error.code != 404:
                 raise
             return set()
+
+    async def watch(
+        self, resource: Resource, namespace: str | None, selector: str, version: int, seconds: int
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """Each change after ``version`` as its type and the object, for so many seconds."""
+        params = {"watch": "1", "resourceVersion": str(version), "timeoutSeconds": str(seconds)}
+        if selector:
+            params["labelSelector"] = selector
+        assert self._session is not None, "use `async with Api(...)`"
+        url, headers = self._connection.server + resource.path(namespace), self._connection.headers()
+        patience = aiohttp.ClientTimeout(total=seconds + 30, connect=5)
+        async with self._session.get(
+            url, params=params, headers=headers, timeout=patience, read_bufsize=LONGEST_LINE
+        ) as response:
+            self._observe("WATCH", response.status)
+            if response.status != 200:
+                raise _error(response.status, await response.read(), None)
+            async for line in response.content:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise _error(event["object"].get("code", 500), json.dumps(event["object"]).encode(), None)
+                yield event["type"], event["object"]
 
     async def create(self, resource: Resource, obj: Object) -> Object:
         path = resource.path(obj["metadata"].get("namespace"))

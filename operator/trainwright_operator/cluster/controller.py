@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,7 @@ import aiohttp
 
 from trainwright_operator.cluster import logs
 from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
-from trainwright_operator.cluster.cache import ObjectKey
+from trainwright_operator.cluster.cache import ObjectKey, version_of
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
@@ -23,7 +24,13 @@ from trainwright_operator.cluster.stores import WATCHED, Stores
 SETTLE_SECONDS = 0.1
 """How long a change of a child waits for the next one: pods of a gang are made, bound and started close together."""
 
+BRIDGE_SECONDS = 60
+"""How long kopf may take until its own watches stand."""
+
 logger = logging.getLogger(__name__)
+
+Scope = tuple[Resource, str | None]
+"""What one watch covers: a resource, in one namespace or (None) wherever it is."""
 
 
 def utcnow() -> datetime:
@@ -37,9 +44,18 @@ class Controller:
         self._api, self._stores, self._reconciler = api, stores, reconciler
         self._settings, self._metrics = settings, metrics
         self._queue: KeyedQueue[ObjectKey] = KeyedQueue()
+        self._primed: dict[Scope, int] = {}
+        self._live: dict[Scope, int] = {}
         metrics.queue_depth.set_function(lambda: len(self._queue))
 
-    def on_event(self, resource: Resource, deleted: bool, obj: Object) -> None:
+    def on_event(self, resource: Resource, kind: str | None, obj: Object) -> None:
+        """Take in what kopf tells; ``kind`` is None for what it has listed before it began to watch."""
+        if kind is not None:
+            namespace = obj["metadata"].get("namespace") if self._settings.namespaces else None
+            self._live.setdefault((resource, namespace), version_of(obj))
+        self._take(resource, kind == "DELETED", obj)
+
+    def _take(self, resource: Resource, deleted: bool, obj: Object) -> None:
         for key in self._stores.take(resource, obj, deleted):
             self._queue.add(key, 0.0 if resource is TRAINING_JOBS else SETTLE_SECONDS)
 
@@ -48,8 +64,8 @@ class Controller:
 
     async def prime(self) -> None:
         """List everything once before the first worker starts: without it each job would be planned as a new one."""
-        for resource, selector in WATCHED.items():
-            await self._list(resource, selector)
+        for resource in WATCHED:
+            self._primed |= await self._list(resource)
         for job in self._stores.training_jobs:
             self._queue.add((job["metadata"]["namespace"], job["metadata"]["name"]))
         logger.info("primed", extra={"jobs": len(self._stores.training_jobs), "pods": len(self._stores.pods)})
@@ -58,6 +74,8 @@ class Controller:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._relist())
+            for scope, version in self._primed.items():
+                tasks.create_task(self._bridge(scope, version))
             for _ in range(self._settings.workers):
                 tasks.create_task(self._work())
 
@@ -88,19 +106,38 @@ class Controller:
             self._metrics.reconcile_errors.inc()
         self._queue.done(key, failed=True)
 
+    async def _bridge(self, scope: Scope, version: int) -> None:
+        """Watch from the first list on until kopf does: what is deleted before kopf has listed, it never tells."""
+        resource, namespace = scope
+        selector = WATCHED[resource]
+        try:
+            async for kind, obj in self._api.watch(resource, namespace, selector, version, BRIDGE_SECONDS):
+                self._take(resource, kind == "DELETED", obj)
+                if version_of(obj) >= self._live.get(scope, math.inf):
+                    return
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("%s not followed from the first list on: %s", resource.plural, error)
+            await self._list_again(resource)
+
     async def _relist(self) -> None:
         """Deletions that fell into a gap of a watch are found here, and nowhere else."""
         while True:
             await asyncio.sleep(self._settings.relist_interval)
-            for resource, selector in WATCHED.items():
-                try:
-                    await self._list(resource, selector)
-                except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                    logger.warning("%s not listed: %s", resource.plural, error)
+            for resource in WATCHED:
+                await self._list_again(resource)
 
-    async def _list(self, resource: Resource, selector: str) -> None:
-        namespaces = self._settings.namespaces if resource.namespaced else ()
-        listings = [await self._api.list(resource, namespace, selector) for namespace in namespaces or (None,)]
+    async def _list_again(self, resource: Resource) -> None:
+        try:
+            await self._list(resource)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("%s not listed: %s", resource.plural, error)
+
+    async def _list(self, resource: Resource) -> dict[Scope, int]:
+        """Take a full list in; gives at which version it was true of each namespace."""
+        namespaces = (self._settings.namespaces if resource.namespaced else ()) or (None,)
+        listings = [await self._api.list(resource, namespace, WATCHED[resource]) for namespace in namespaces]
         items = [item for listing in listings for item in listing.items]
         for key in self._stores.replace(resource, items, min(listing.version for listing in listings)):
             self._queue.add(key)
+        versions = (listing.version for listing in listings)
+        return {(resource, namespace): version for namespace, version in zip(namespaces, versions, strict=True)}

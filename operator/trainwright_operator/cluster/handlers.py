@@ -18,8 +18,8 @@ from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, TRAINING_J
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.names import LABEL_MANAGED_BY, MANAGED_BY
 
-OnEvent = Callable[[Resource, bool, Object], None]
-"""Called with the resource, whether the object was deleted, and the object."""
+OnEvent = Callable[[Resource, str | None, Object], None]
+"""Called with the resource, the event's type (None for what was listed before the watch began), and the object."""
 
 IDLE_SECONDS = 0.5
 """How long kopf keeps a task, and the last event, of an object that is silent: at a start it has one of every object."""
@@ -70,7 +70,7 @@ def _subscribe(registry: kopf.OperatorRegistry, resource: Resource, on_event: On
 
     @kopf.on.event(group, version, resource.plural, registry=registry, id=f"watch-{resource.plural}")
     async def handle(event: kopf.RawEvent, **_: Any) -> None:
-        on_event(resource, event["type"] == "DELETED", dict(event["object"]))
+        on_event(resource, event["type"], dict(event["object"]))
 
 
 def _settings() -> kopf.OperatorSettings:
