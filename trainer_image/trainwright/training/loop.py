@@ -231,9 +231,9 @@ class Loop:
         self.trainer.control.should_training_stop = True
 
     def yield_to_preemption(self) -> None:
-        if self.background is not None:
-            self.background.settle()
         """Save where the run stands, unless that was just done, and leave."""
         if self.saved_step != self.trainer.state.global_step:
             self.save()
+        if self.background is not None:
+            self.background.settle()
         self.preemption.leave()
