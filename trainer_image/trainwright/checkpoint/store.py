@@ -18,7 +18,8 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -318,9 +319,15 @@ class CheckpointStore:
         self.path(step).rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
-    def explained(self, doing: str) -> Any:
+    @contextmanager
+    def explained(self, doing: str) -> Iterator[None]:
         """A context that turns a failure of the disk into one line, which says what stays."""
-        return explained(f"{self.output}: cannot {doing}", self._what_stays)
+        try:
+            with explained(f"{self.output}: cannot {doing}", self._what_stays):
+                yield
+        except FileNotFoundError:
+            self.fence.check()  # a newer attempt clears away what this one was writing
+            raise
 
     def _what_stays(self) -> str:
         steps = self.steps()
