@@ -103,11 +103,12 @@ MODULES = [
         version_variables={"main.VERSION": "{version}"},
     ),
     Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}),
+    Module("vegeta", "github.com/tsenart/vegeta/v12", {"vegeta": "github.com/tsenart/vegeta/v12"}),
 ]
 _MODULE_OF = {program: module for module in MODULES for program in module.programs}
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-NODES = (*(p for p in _MODULE_OF if p not in {"etcd", "kwok", "helm"}), "etcd")
+NODES = (*(p for p in _MODULE_OF if p not in {"etcd", "kwok", "helm", "vegeta"}), "etcd")
 ALL = tuple(_MODULE_OF)
 
 
