@@ -113,7 +113,8 @@ def _add_plan(commands: Commands) -> None:
         "commands.planning:main",
         "print what the operator would create for a job, as YAML that kubectl takes",
         "examples:\n  trainwright plan job.yaml\n  trainwright plan job.yaml --pools pools.yaml -o json\n"
-        "  trainwright plan job.yaml --diff former.yaml",
+        "  trainwright plan job.yaml --diff former.yaml\n"
+        "  trainwright plan job.yaml --pools pools.yaml --pool mi300x --diff h100 --diff v6e-16",
     )
     parser.add_argument("file", metavar="FILE", help="the manifest, or - for standard input")
     parser.add_argument(
@@ -122,8 +123,12 @@ def _add_plan(commands: Commands) -> None:
     parser.add_argument(
         "-o", "--output", choices=("yaml", "json"), default="yaml", help="how it is printed (default: yaml)"
     )
+    parser.add_argument("--pool", metavar="NAME", help="plan for this pool, whatever spec.accelerator.pool says")
     parser.add_argument(
-        "--diff", metavar="OTHER", help="print how the plan of FILE differs from the plan of this manifest"
+        "--diff",
+        metavar="OTHER",
+        action="append",
+        help="print how the plan differs from that of this manifest, or on this pool; may be given again",
     )
 
 

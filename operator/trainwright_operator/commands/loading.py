@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from trainwright_operator import manifest, names, schema
+from trainwright_operator.core.pools import BUILTIN, PoolError, choose, place
 from trainwright_operator.core.spec import AcceleratorPool, TrainingJob, parse_job, parse_pool
 from trainwright_operator.manifest import Document, ManifestError
 from trainwright_operator.openapi.nearest import nearest
@@ -57,6 +59,49 @@ def load(paths: Iterable[str], pool_paths: Iterable[str] = ()) -> Loaded:
         raise InvalidManifests([f"{', '.join(map(source, paths))}: holds no {names.JOB_KIND}"])
     pools = [parse_pool(one.content) for one in checked.of_kind(names.POOL_KIND) + extra.of_kind(names.POOL_KIND)]
     return Loaded(tuple(parse_job(one.content) for one in jobs), {pool.name: pool for pool in pools}, tuple(jobs))
+
+
+def on_pool(loaded: Loaded, name: str) -> Loaded:
+    """The same jobs on another pool: what a change of ``spec.accelerator.pool`` alone would make of them."""
+    moved = []
+    for document in loaded.documents:
+        content = copy.deepcopy(document.content)
+        content["spec"]["accelerator"] = {**(content["spec"].get("accelerator") or {}), "pool": name}
+        if problems := schema.problems(content):
+            raise InvalidManifests(f"--pool {name}: {problem}" for problem in problems)
+        moved.append(replace(document, content=content))
+    return Loaded(tuple(parse_job(one.content) for one in moved), loaded.pools, tuple(moved))
+
+
+def pool_of(job: TrainingJob, document: Document, pools: Mapping[str, AcceleratorPool]) -> AcceleratorPool:
+    """The pool of a job, which fits it; else :class:`InvalidManifests` with the line and the words."""
+    pool = choose(job, pools)
+    if pool is None:
+        where, known = document.place("spec.accelerator.pool"), ", ".join({**BUILTIN, **pools})
+        wanted = job.spec.accelerator.pool
+        raise InvalidManifests(
+            [
+                f"{where}: spec.accelerator.pool: no pool {wanted!r} is known here ({known}); "
+                "give its manifest with --pools"
+            ]
+        )
+    try:
+        place(job, pool)
+    except PoolError as error:
+        raise InvalidManifests([f"{document.place(error.path)}: {error}"]) from None
+    return pool
+
+
+def misfits(checked: Checked) -> Iterator[str]:
+    """Of each job that does not fit its pool, where both are among the documents."""
+    pools = {pool.name: pool for pool in (parse_pool(one.content) for one in checked.of_kind(names.POOL_KIND))}
+    for document in checked.of_kind(names.JOB_KIND):
+        job = parse_job(document.content)
+        if choose(job, pools) is not None:
+            try:
+                pool_of(job, document, pools)
+            except InvalidManifests as invalid:
+                yield from invalid.lines
 
 
 def check(paths: Iterable[str]) -> Checked:

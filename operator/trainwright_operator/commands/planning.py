@@ -7,10 +7,12 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from trainwright_operator import manifest, names, schema
-from trainwright_operator.commands.loading import InvalidManifests, Loaded, load
+from trainwright_operator.commands import difference
+from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
 from trainwright_operator.core.observe import Observed
 from trainwright_operator.core.plan import Plan, plan
 from trainwright_operator.core.pools import BUILTIN, choose
@@ -25,9 +27,13 @@ Object = dict[str, Any]
 def main(options: Namespace) -> int:
     try:
         loaded = load([options.file], options.pools)
+        if options.pool:
+            loaded = on_pool(loaded, options.pool)
         objects = planned(loaded)
         if options.diff:
-            return _print_difference(options, loaded, objects)
+            for other in options.diff:
+                _print_difference(options, loaded, objects, other)
+            return DONE
     except InvalidManifests as invalid:
         for line in invalid.lines:
             print(line, file=sys.stderr)
@@ -43,16 +49,10 @@ def planned(loaded: Loaded) -> list[Object]:
 
 
 def _children(job: TrainingJob, loaded: Loaded, document: Document) -> list[Object]:
-    place = document.place("spec.accelerator.pool")
-    pool = choose(job, loaded.pools)
-    if pool is None:
-        known = ", ".join({**BUILTIN, **loaded.pools})
-        wanted = job.spec.accelerator.pool
-        message = f"no pool {wanted!r} is known here ({known}); give its manifest with --pools"
-        raise InvalidManifests([f"{place}: spec.accelerator.pool: {message}"])
+    pool = pool_of(job, document, loaded.pools)
     found = plan(job, pool, Observed(), datetime.now(UTC))
     if problem := _obstacle(found):
-        raise InvalidManifests([f"{place}: {problem}"])
+        raise InvalidManifests([f"{document.place('spec.accelerator.pool')}: {problem}"])
     if not found.apply:
         print(f"{document.source}: {job.name} is {found.status.get('state')}: nothing is created", file=sys.stderr)
     return [_printable(child, job) for child in found.apply]
@@ -84,16 +84,33 @@ def _print(objects: list[Object], form: str) -> None:
         print(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}, indent=2))
 
 
-def _print_difference(options: Namespace, loaded: Loaded, objects: list[Object]) -> int:
-    """A unified diff from the other manifest's plan to this one's, and what of the change a cluster would refuse."""
+def _print_difference(options: Namespace, loaded: Loaded, objects: list[Object], other: str) -> None:
+    """From the plan of ``other``, a manifest or the name of a pool, to this one."""
+    colour = difference.coloured()
+    if not Path(other).exists() and other in {**BUILTIN, **loaded.pools}:
+        lines = _between_pools(loaded, objects, other)
+    else:
+        lines = _between_manifests(options, loaded, objects, other)
+    for line in lines:
+        print(difference.paint(line, colour))
+
+
+def _between_pools(loaded: Loaded, objects: list[Object], other: str) -> Iterator[str]:
+    """Field by field, from what the jobs get on ``other`` to what they get on their own pools."""
+    own = ", ".join(dict.fromkeys(pool.name for job in loaded.jobs if (pool := choose(job, loaded.pools))))
+    yield f"from pool {other} to pool {own}"
+    yield from difference.lines(planned(on_pool(loaded, other)), objects)
+
+
+def _between_manifests(options: Namespace, loaded: Loaded, objects: list[Object], file: str) -> Iterator[str]:
+    """A unified diff from the other manifest's plan, and what of the change a cluster would refuse."""
     from difflib import unified_diff
 
-    other = load([options.diff], options.pools)
-    before, after = (_readable(each).splitlines(keepends=True) for each in (planned(other), objects))
-    sys.stdout.writelines(unified_diff(before, after, options.diff, options.file, n=3))
+    other = load([file], options.pools)
+    before, after = (_readable(each).splitlines() for each in (planned(other), objects))
+    yield from unified_diff(before, after, file, options.file, n=3, lineterm="")
     for line in _refused_changes(loaded, other):
         print(line, file=sys.stderr)
-    return DONE
 
 
 def _readable(objects: list[Object]) -> str:

@@ -16,9 +16,10 @@ def main(options: Namespace) -> int:
     if not options.quiet:
         for document in checked.documents:
             print(_valid(document))
-    for mistake in checked.mistakes:
+    mistakes = [*checked.mistakes, *loading.misfits(checked)]
+    for mistake in mistakes:
         print(mistake, file=sys.stderr)
-    return INVALID if checked.mistakes else DONE
+    return INVALID if mistakes else DONE
 
 
 def _valid(document: Document) -> str:

@@ -32,6 +32,12 @@ TORCHRUN, TORCHTPU, TORCH_XLA = RUNTIMES
 class PoolError(Exception):
     """A job that does not fit its pool, or a pool that cannot be planned; the message says the mend."""
 
+    @property
+    def path(self) -> str:
+        """The field of the job that it is about."""
+        field = str(self).partition(": ")[0]
+        return field if field.startswith("spec.") else "spec.accelerator.pool"
+
 
 @dataclass(frozen=True)
 class Vendor:

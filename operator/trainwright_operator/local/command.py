@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from trainwright.contract import UserError
 from trainwright_operator import manifest, schema
-from trainwright_operator.commands.loading import InvalidManifests, Loaded, load
+from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
 from trainwright_operator.core.attempts import Past
 from trainwright_operator.core.policy import target_raised
-from trainwright_operator.core.pools import BUILTIN, PoolError, choose, place
+from trainwright_operator.core.pools import place
 from trainwright_operator.core.spec import AcceleratorPool, TrainingJob, parse_job
+from trainwright_operator.local import devices
 from trainwright_operator.manifest import Document
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a field for this run, such as spec.trainingArguments.maxSteps=20; may be given again",
     )
     parser.add_argument(
+        "--pool", metavar="NAME", help="run on this pool, whatever the manifest says; cpu is always there"
+    )
+    parser.add_argument(
         "--pools", metavar="FILE", action="append", default=[], help="manifests of AcceleratorPools; may be given again"
     )
 
@@ -93,6 +97,8 @@ def main(options: argparse.Namespace) -> int:
 
 def _read(options: argparse.Namespace) -> tuple[Document, TrainingJob, AcceleratorPool]:
     loaded = load([options.file], options.pools)
+    if options.pool:
+        loaded = on_pool(loaded, options.pool)
     if len(loaded.jobs) != 1:
         names = ", ".join(job.name for job in loaded.jobs)
         raise UserError(f"{options.file}: holds {len(loaded.jobs)} TrainingJobs ({names}); run takes one")
@@ -124,17 +130,12 @@ def _set(content: dict[str, Any], path: str, value: str) -> None:
 
 
 def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPool:
-    pool = choose(job, loaded.pools)
-    line = document.place("spec.accelerator.pool")
-    if pool is None:
-        known = ", ".join({**BUILTIN, **loaded.pools})
-        wanted = job.spec.accelerator.pool
-        message = f"no pool {wanted!r} is known here ({known}); give its manifest with --pools, or say cpu"
-        raise InvalidManifests([f"{line}: spec.accelerator.pool: {message}"])
+    """The pool of the job, which fits it and this machine."""
+    pool = pool_of(job, document, loaded.pools)
     try:
-        place(job, pool)
-    except PoolError as error:
-        raise InvalidManifests([f"{line}: {error}"]) from None
+        devices.check(pool, place(job, pool))
+    except UserError as error:
+        raise InvalidManifests([f"{document.place('spec.accelerator.pool')}: {error}"]) from None
     return pool
 
 
