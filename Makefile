@@ -7,7 +7,7 @@ CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test unit fake trainer local integration e2e lint format crds manual chart prove bench bench-operator \
+.PHONY: help setup quickstart test unit fake trainer local integration mutations e2e lint format crds manual chart prove bench bench-operator \
 	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
@@ -47,14 +47,19 @@ local: setup ## jobs without a cluster: real processes and signals
 integration: setup cluster-tools ## the real API server, controllers and scheduler
 	$(BIN)/pytest tests/cluster tests/integration -q
 
+mutations: setup cluster-tools ## ask validate and the API server about 10,000 mutated manifests, in minutes
+	TRAINWRIGHT_MUTATIONS=10000 $(BIN)/pytest tests/integration/test_validation.py -q --timeout 1800 \
+		-k "mutated_specs or right_by_themselves"
+
 e2e: setup ## real pods on the cluster of `make cluster`, or on any other by KUBECONFIG
 	$(BIN)/pytest tests/e2e -q
 
-lint: setup ## ruff, mypy on the operator, the layers
+lint: setup ## ruff, mypy on the operator, the layers, hadolint on the Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/hadolint trainer_image/Dockerfile operator/Dockerfile
 
 format: setup ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
