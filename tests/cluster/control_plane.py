@@ -98,6 +98,10 @@ class ControlPlane:
             self._stop()
             shutil.rmtree(self.state, ignore_errors=True)
 
+    def collect_logs(self) -> Path:
+        """They are where they are written."""
+        return self.logs
+
     def status(self) -> list[str]:
         """Each program with its process id and memory."""
         rows = [(d.name, d.pid()) for d in self.daemons()] if self._made() else []

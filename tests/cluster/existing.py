@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from cluster import paths
 from cluster.kube import Kube, summary
 from cluster.say import ClusterError
@@ -35,6 +37,14 @@ class Existing:
         """A client with the rights of the kubeconfig."""
         return Kube(self.kubeconfig)
 
+    def described(self) -> str:
+        """Which cluster it is, and why this one: a contributor's shell may have the setting for another purpose."""
+        try:
+            context = (yaml.safe_load(self.kubeconfig.read_text()) or {}).get("current-context", "no context")
+        except (OSError, yaml.YAMLError, AttributeError) as error:
+            raise ClusterError(f"KUBECONFIG={self.kubeconfig} cannot be read: {error}") from None
+        return f"the end-to-end tests use {context}, by KUBECONFIG={self.kubeconfig}; unset it to use make cluster's"
+
     def up(self) -> None:
         """Say whether the cluster answers."""
         if not self.kube.ready():
@@ -42,6 +52,10 @@ class Existing:
 
     def down(self) -> None:
         """Nothing: it is not ours."""
+
+    def collect_logs(self) -> Path:
+        """Nothing, see :attr:`logs`."""
+        return self.logs
 
     def status(self) -> list[str]:
         """Its nodes."""

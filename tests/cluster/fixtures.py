@@ -39,5 +39,5 @@ def namespace(kube: Kube, cluster, request) -> Iterator[str]:
     yield name
     if request.node.stash.get(_FAILED, False):
         folder = CHECKOUT / "artefacts" / re.sub(r"[^\w.-]+", "-", request.node.nodeid)
-        print(f"\nartefacts: {artefacts.save(kube, folder, [name], cluster.logs)}")
+        print(f"\nartefacts: {artefacts.save(kube, folder, [name], cluster.collect_logs())}")
     kube.delete("Namespace", name, namespace=None)

@@ -19,5 +19,8 @@ class Cluster(Protocol):
     def down(self) -> None:
         """Remove every trace: processes, mounts, interfaces, networks, files."""
 
+    def collect_logs(self) -> Path:
+        """The folder with the logs of all programs, fetched where they are not written there."""
+
     def status(self) -> list[str]:
         """Lines for a person: what runs, how much memory it holds."""

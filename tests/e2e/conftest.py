@@ -13,7 +13,7 @@ from cluster.fixtures import namespace, pytest_runtest_makereport, skip_as_one  
 from cluster.kind.faults import Faults
 from cluster.kind.provider import Kind
 from cluster.kube import Kube
-from cluster.say import ClusterError
+from cluster.say import ClusterError, say
 
 NAME = os.environ.get("TRAINWRIGHT_CLUSTER", "trainwright")
 
@@ -21,7 +21,11 @@ NAME = os.environ.get("TRAINWRIGHT_CLUSTER", "trainwright")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Say once why tests cannot run here."""
     mine = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
-    if os.environ.get("KUBECONFIG"):
+    if mine and os.environ.get("KUBECONFIG"):
+        try:
+            say(Existing(NAME).described())
+        except ClusterError as error:
+            raise pytest.UsageError(str(error)) from None
         ours = [item for item in mine if "kind" in item.fixturenames]
         skip_as_one(
             config, items, ours, "nodes are changed and broken on a kind cluster alone, never on one of KUBECONFIG"

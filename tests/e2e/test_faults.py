@@ -8,7 +8,7 @@ import time
 import pytest
 
 from cluster import programs
-from cluster.accelerators import advertise, withdraw
+from cluster.accelerators import VENDORS, advertise, withdraw
 from cluster.jobs import indexed_job, spread
 from cluster.kind.faults import Faults
 from cluster.kind.provider import Kind
@@ -155,24 +155,29 @@ def test_a_full_disk_refuses_to_be_written(
     assert kube.logs(pod["metadata"]["name"], namespace).strip() == "ENOSPC"
 
 
-@pytest.mark.parametrize("resource", ["nvidia.com/gpu", "amd.com/gpu", "google.com/tpu"])
+@pytest.mark.parametrize("resource", VENDORS)
 def test_a_pod_for_accelerators_runs_on_the_node_that_says_it_has_them(
     kube: Kube, kind: Kind, namespace: str, operator_image: str, resource: str
 ) -> None:
-    node = kind.workers[1]
+    node, its_labels = kind.workers[1], {"nodeSelector": VENDORS[resource]}
     advertise(kube, node, resource, 4)
     try:
-        pods = start(
-            kube,
-            namespace,
-            operator_image,
-            indexes=1,
-            tolerations=[{"key": resource, "operator": "Exists"}],
-            container={"resources": {"limits": {resource: "2"}}},
+        wanted = {"resources": {"limits": {resource: "2"}}}
+        tolerations = [{"key": resource, "operator": "Exists"}]
+        (pod,) = start(
+            kube, namespace, operator_image, indexes=1, tolerations=tolerations, container=wanted, **its_labels
         )
-        assert pods[0]["spec"]["nodeName"] == node
+        assert pod["spec"]["nodeName"] == node
+        kube.apply(indexed_job("intruder", 1, container={"image": operator_image}, **its_labels), namespace)
+        labels = "batch.kubernetes.io/job-name=intruder"
+        (kept_out,) = kube.wait_list("Pod", namespace, waits_for_a_node, 30, labels, "to find no node")
+        assert "untolerated taint" in kept_out["status"]["conditions"][0]["message"]
     finally:
         withdraw(kube, node, resource)
+
+
+def waits_for_a_node(pods: list[Object]) -> bool:
+    return [condition_of(pod, "PodScheduled") for pod in pods] == ["False"]
 
 
 def test_exec_runs_in_a_pod(kube: Kube, namespace: str, operator_image: str) -> None:
