@@ -1,7 +1,7 @@
-"""The environment of planned TPU pods against TorchTPU's own launch function, as ``fixtures.record_torch_tpu`` saw it run.
+"""The environment of planned TPU pods against TorchTPU's own launch function, as ``fixtures.record_torch_tpu`` ran it.
 
-The library is 300 MB and takes seconds to import, so the answers are recorded: what it was given must be what is planned
-today, or the record is made again.
+The library is 300 MB and takes seconds to import, so the answers are recorded: what it was given must be what is
+planned today, or the record is made again.
 """
 
 from __future__ import annotations

@@ -165,10 +165,9 @@ def _shape() -> list[Rule]:
         field="topology",
         needs=("topology", "chipsPerHost"),
         words=(
-            f"'topology ' + self.topology + ' has ' + string({_CHIPS}) + ' chips, ' + string({_CHIPS}) + ' / ' + "
-            f"string(self.chipsPerHost) + ' per host = ' + string(({_CHIPS}) / self.chipsPerHost) + "
-            f"(({_CHIPS}) / self.chipsPerHost == 1 ? ' host' : ' hosts') + ', remainder ' + "
-            f"string(({_CHIPS}) % self.chipsPerHost) + '; correct topology or chipsPerHost'",
+            "'topology %s has %d chips, %d / %d per host = %d %s, remainder %d; correct topology or chipsPerHost'"
+            f".format([self.topology, {_CHIPS}, {_CHIPS}, self.chipsPerHost, ({_CHIPS}) / self.chipsPerHost, "
+            f"({_CHIPS}) / self.chipsPerHost == 1 ? 'host' : 'hosts', ({_CHIPS}) % self.chipsPerHost])",
             lambda pool: arithmetic(pool["topology"], pool["chipsPerHost"]),
         ),
     )
