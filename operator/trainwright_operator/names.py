@@ -83,6 +83,7 @@ class Reason:
     # Why one pod ended.
     ERROR = "Error"
     HANG = "Hang"
+    IMAGE_MISMATCH = "ImageMismatch"
     PREEMPTED = "Preempted"
     POD_DELETED = "PodDeleted"
     JOB_DELETED = "JobDeleted"

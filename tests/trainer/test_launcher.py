@@ -146,8 +146,24 @@ nodefiles.Heartbeat(nodefiles.heartbeat_path(folder, 0)).beat(10)
 
 
 WRONG = {
-    "newer job": (lambda gang: _edit_job(gang, '"version":1', '"version":9'), {}, 64, "version 9"),
-    "unknown field": (lambda gang: _edit_job(gang, '"uid":', '"colour":1,"uid":'), {}, 64, "colour"),
+    "newer job": (
+        lambda gang: _edit_job(gang, '"version":1', '"version":9'),
+        {},
+        76,
+        "resolved job version 9: this trainer image understands version 1, which is older than the operator",
+    ),
+    "older job": (
+        lambda gang: _edit_job(gang, '"version":1', '"version":0'),
+        {},
+        76,
+        "which is newer than the operator: upgrade the operator, or use the image of the operator's release",
+    ),
+    "unknown field": (
+        lambda gang: _edit_job(gang, '"uid":', '"colour":1,"uid":'),
+        {},
+        76,
+        "colour is not known to this trainer image, which is older than the operator",
+    ),
     "no job": (lambda gang: (gang.folder / "job.json").unlink(), {}, 64, "job.json"),
     "rank beyond": (None, {"PET_NODE_RANK": "1"}, 64, "PET_NODE_RANK"),
     "no number": (None, {"PET_NPROC_PER_NODE": "auto"}, 64, "PET_NPROC_PER_NODE: 'auto'"),

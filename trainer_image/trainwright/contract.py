@@ -7,6 +7,7 @@ and leaves a *termination message*. Both sides import this module, so it imports
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -55,6 +56,9 @@ class ExitCode(IntEnum):
     DONE = 0
     BAD_CONFIGURATION = 64  # EX_USAGE: arguments, model, script or output folder; another attempt would fail alike
     BAD_DATA = 65  # EX_DATAERR: empty, unreadable or mislabelled data; another attempt would fail alike
+    MISMATCH = (
+        76  # EX_PROTOCOL: the image and the operator are of two releases; counts, and goes on once that is mended
+    )
     HANG = 124  # no step within hangTimeoutSeconds; counts as a failure, another attempt is made
     PREEMPTED = 143  # stopped on request after saving (or trying to); a disruption, never counted
 
@@ -69,6 +73,12 @@ class UserError(Exception):
     """
 
     exit_code: ExitCode = ExitCode.BAD_CONFIGURATION
+
+
+class ReleaseError(UserError):
+    """The trainer image and the operator do not fit: not the job's mistake, so that it can go on with another image."""
+
+    exit_code = ExitCode.MISMATCH
 
 
 class DataError(UserError):
@@ -112,15 +122,31 @@ class ResolvedJob:
 
     @staticmethod
     def from_json(text: str) -> ResolvedJob:
-        """Raises :class:`UserError` when the job is of a newer version than this trainer understands."""
+        """Raises :class:`ReleaseError` for a job that another release of the operator wrote and this one cannot read.
+
+        A field that is not known is passed over where it asks for nothing.
+        """
         data = json.loads(text)
         version = data.get("version")
+        unknown = sorted(set(data) - set(ResolvedJob.__dataclass_fields__))
+        asked = [name for name in unknown if data[name]]
         if version != RESOLVED_JOB_VERSION:
-            raise UserError(
-                f"resolved job version {version}: this trainer image understands version {RESOLVED_JOB_VERSION}; "
-                "use the trainer image that belongs to the operator's release"
-            )
+            raise ReleaseError(_other_release(version))
+        if asked:
+            raise ReleaseError(f"resolved job: {', '.join(asked)} is not known to this trainer image, {_OLDER}")
+        for name in unknown:
+            del data[name]
         return ResolvedJob(**data)
+
+
+_MEND = "use the image of the operator's release (podTemplate.image, the pool's image, or the chart's trainerImage)"
+_OLDER = f"which is older than the operator: {_MEND}"
+
+
+def _other_release(version: Any) -> str:
+    older = isinstance(version, int) and version > RESOLVED_JOB_VERSION
+    mend = _OLDER if older else f"which is newer than the operator: upgrade the operator, or {_MEND}"
+    return f"resolved job version {version}: this trainer image understands version {RESOLVED_JOB_VERSION}, {mend}"
 
 
 @dataclass(frozen=True)
@@ -164,6 +190,15 @@ class Progress:
             "attempt": self.attempt,
         }
         return {"trainerStatus": _present(standard), "trainwright": _present(own)}
+
+
+def strict_json(value: Any) -> Any:
+    """The same nest with None for NaN and the infinities, which JSON does not have and strict readers refuse."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: strict_json(item) for key, item in value.items()}
+    return [strict_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def read_job(environment: Mapping[str, str]) -> ResolvedJob:
     """The resolved job of this pod.
 
     Raises:
-        UserError: it is not there, it cannot be read, or it is of a newer version.
+        UserError: it is not there, it cannot be read, or it is of another release.
     """
     path = environment.get(contract.ENV_JOB_FILE, contract.JOB_FILE)
     try:

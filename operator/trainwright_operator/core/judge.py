@@ -84,6 +84,7 @@ def _reason(end: End) -> str:
     codes = {
         ExitCode.BAD_CONFIGURATION: Reason.BAD_CONFIGURATION,
         ExitCode.BAD_DATA: Reason.BAD_DATA,
+        ExitCode.MISMATCH: Reason.IMAGE_MISMATCH,
         ExitCode.HANG: Reason.HANG,
     }
     return next((reason for code, reason in codes.items() if end.exit_code == code), end.reason or Reason.ERROR)

@@ -17,6 +17,7 @@ REASONS = {
     ExitCode.DONE: "Completed",
     ExitCode.BAD_CONFIGURATION: "BadConfiguration",
     ExitCode.BAD_DATA: "BadData",
+    ExitCode.MISMATCH: "ImageMismatch",
     ExitCode.HANG: "Hang",
     ExitCode.PREEMPTED: "Preempted",
 }
