@@ -1,7 +1,7 @@
 """The Trainer: the API of the Hugging Face Trainer on torch and accelerate.
 
-Names are looked up when they are first used, so that neither ``import trainwright`` nor the
-arguments cost the import of torch.
+Names are looked up when they are first used, so that neither ``import trainwright`` nor the arguments cost the import
+of torch. What Hugging Face's users import beside the Trainer is here too; some of it is transformers' own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "trainwright.arguments": ("Seq2SeqTrainingArguments", "TrainingArguments"),
+    "transformers": (
+        "DataCollatorForLanguageModeling",
+        "DataCollatorForSeq2Seq",
+        "DataCollatorForTokenClassification",
+        "DataCollatorWithFlattening",
+        "HfArgumentParser",
+    ),
+    "trainwright.arguments": ("AcceleratorConfig", "Seq2SeqTrainingArguments", "TrainingArguments"),
     "trainwright.callbacks": (
         "CallbackHandler",
         "DefaultFlowCallback",
@@ -22,6 +29,7 @@ _HOMES = {
     "trainwright.checkpoint.store": ("get_last_checkpoint",),
     "trainwright.data.collators": ("DataCollatorWithPadding", "DefaultDataCollator", "default_data_collator"),
     "trainwright.contract": ("DataError", "UserError"),
+    "trainwright.data.samplers": ("LengthGroupedSampler",),
     "trainwright.enums": (
         "HubStrategy",
         "IntervalStrategy",
@@ -30,10 +38,39 @@ _HOMES = {
         "SaveStrategy",
         "SchedulerType",
     ),
-    "trainwright.training.losses": ("LabelSmoother",),
+    "trainwright.helpers": (
+        "denumpify_detensorize",
+        "find_executable_batch_size",
+        "get_dataloader_sampler",
+        "get_model_param_count",
+        "get_parameter_names",
+        "has_length",
+        "is_main_process",
+        "number_of_arguments",
+        "torch_distributed_zero_first",
+        "total_processes_number",
+    ),
     "trainwright.metrics": ("speed_metrics",),
+    "trainwright.nested": (
+        "EvalLoopContainer",
+        "atleast_1d",
+        "distributed_broadcast_scalars",
+        "distributed_concat",
+        "expand_like",
+        "find_batch_size",
+        "nested_concat",
+        "nested_detach",
+        "nested_gather",
+        "nested_new_like",
+        "nested_numpify",
+        "nested_truncate",
+        "numpy_pad_and_concatenate",
+        "torch_pad_and_concatenate",
+    ),
+    "trainwright.training.losses": ("LabelSmoother",),
+    "trainwright.training.memory": ("TrainerMemoryTracker",),
     "trainwright.training.optim": ("Adafactor",),
-    "trainwright.outputs": ("EvalLoopOutput", "EvalPrediction", "PredictionOutput", "TrainOutput"),
+    "trainwright.outputs": ("BestRun", "EvalLoopOutput", "EvalPrediction", "PredictionOutput", "TrainOutput"),
     "trainwright.training.schedulers": (
         "GreedyLR",
         "get_constant_schedule",
@@ -51,6 +88,7 @@ _HOMES = {
     ),
     "trainwright.seeding": ("enable_full_determinism", "set_seed"),
     "trainwright.state": ("ExportableState", "TrainerControl", "TrainerState"),
+    "trainwright.seq2seq": ("Seq2SeqTrainer",),
     "trainwright.trainer": ("Trainer",),
 }
 _EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
@@ -62,7 +100,12 @@ def __getattr__(name: str) -> Any:
     home = _EXPORTS.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    try:
+        value = getattr(importlib.import_module(home), name)
+    except ModuleNotFoundError as error:
+        if error.name != "transformers":
+            raise
+        raise ImportError(f"{name} is of transformers, which is not installed: pip install 'trainwright[hf]'") from None
     globals()[name] = value
     return value
 

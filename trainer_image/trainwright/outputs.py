@@ -31,6 +31,15 @@ class PredictionOutput(NamedTuple):
     metrics: dict[str, float] | None
 
 
+class BestRun(NamedTuple):
+    """The best trial of a hyperparameter search: its number, its objective (or several), what it was given."""
+
+    run_id: str
+    objective: float | list[float]
+    hyperparameters: dict[str, Any]
+    run_summary: Any = None
+
+
 class EvalPrediction:
     """What ``compute_metrics`` receives: numpy arrays (or nested tuples of them), one row per sample.
 

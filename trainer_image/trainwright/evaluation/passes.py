@@ -101,7 +101,7 @@ def evaluation_loop(
         metrics["model_preparation_time"] = preparation
     prefixed = {
         key if key.startswith(f"{metric_key_prefix}_") else f"{metric_key_prefix}_{key}": value
-        for key, value in _plain(metrics).items()
+        for key, value in plain(metrics).items()
     }
     return EvalLoopOutput(run.predictions, run.labels, prefixed, run.num_samples)
 
@@ -297,11 +297,11 @@ def _until_all_end(batches: Iterator[Any], ranks: Ranks) -> Iterator[tuple[Any, 
         current = None if upcoming is ended else upcoming
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Numbers of Python, which JSON knows, for those of NumPy and torch."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
+        return type(value)(plain(item) for item in value)
     is_scalar = isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1)
     return value.item() if is_scalar else value
