@@ -143,7 +143,7 @@ class Hooks:
     def _move_model_to_device(self, model: nn.Module, device: Any) -> None:
         """Move a model that has no places of its own."""
         if getattr(model, "hf_device_map", None) is None:
-            model.to(device)
+            prepare.move(model, device)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         """The module that forward goes through; one that is wrapped already stays as it is."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainwright.devices import xla
+
 RNGState = dict[str, Any]
-"""``python``, ``numpy`` and ``cpu`` always; ``cuda`` (every device of this process) where there is one."""
+"""``python``, ``numpy`` and ``cpu`` always; ``cuda`` (every device of this process), ``xla`` or ``tpu`` where it is."""
+
+_PROCESS = os.getpid()
 
 
 def set_seed(seed: int, deterministic: bool = False) -> None:
@@ -30,6 +35,8 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # every accelerator that torch knows, too
+    if _xla_at_work():
+        xla.set_rng_state(seed)
     if deterministic:
         torch.use_deterministic_algorithms(True)
 
@@ -55,7 +62,22 @@ def rng_state() -> RNGState:
     state: RNGState = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
+    if _xla_at_work():
+        state["xla"] = xla.rng_state()
+    if (tpu := _native_tpu()) is not None:
+        state["tpu"] = tpu.get_rng_state()
     return state
+
+
+def _xla_at_work() -> bool:
+    """Whether torch_xla computes in this process; a data worker, which may be forked off it, must not touch it."""
+    return "torch_xla" in sys.modules and os.getpid() == _PROCESS and xla.is_used()
+
+
+def _native_tpu() -> Any:
+    """TorchTPU's module, where the device is in use."""
+    module = getattr(torch, "tpu", None)
+    return module if module is not None and module.is_initialized() else None
 
 
 def set_rng_state(state: RNGState) -> None:
@@ -65,6 +87,10 @@ def set_rng_state(state: RNGState) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         _set_cuda_state(state["cuda"])
+    if "xla" in state and _xla_at_work():
+        xla.set_rng_state(state["xla"])
+    if "tpu" in state and (tpu := _native_tpu()) is not None:
+        tpu.set_rng_state(state["tpu"])
 
 
 def _set_cuda_state(state: torch.Tensor | list[torch.Tensor]) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from trainwright.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
+from trainwright.devices.callback import callbacks_for
 from trainwright.evaluating import Evaluating
 from trainwright.feeding import Feeding
 from trainwright.hooks import WITHOUT, Hooks
@@ -116,6 +117,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         if self.place_model_on_device:
             self._move_model_to_device(model, args.device)
         self._signature_columns: list[str] | None = None
+        self._feed = prepare.feed(args.device)
         self._moves_inputs = args.device.type != "cpu" or self._overrides("_prepare_input")
         self._sums_items_over_ranks = args.average_tokens_across_devices and args.world_size > 1
         self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
@@ -132,7 +134,11 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     def _start_callbacks(self, callbacks: list[Any]) -> None:
         args = self.args
         self.callback_handler = CallbackHandler(
-            [DefaultFlowCallback, *callbacks], self.model, self.processing_class, self.optimizer, self.lr_scheduler
+            [DefaultFlowCallback, *callbacks_for(args), *callbacks],
+            self.model,
+            self.processing_class,
+            self.optimizer,
+            self.lr_scheduler,
         )
         self.add_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self._add_reporter()
@@ -341,7 +347,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     def _prepare_input(self, data: Any) -> Any:
         """Tensors in any nest of mappings, lists and tuples on the device of this process."""
         if isinstance(data, torch.Tensor):
-            return data.to(self.args.device, non_blocking=True)
+            return self._feed(data)
         return map_nested(self._prepare_input, data)
 
     def floating_point_ops(self, inputs: Any) -> int:

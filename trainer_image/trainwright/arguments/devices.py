@@ -66,6 +66,24 @@ class Devices:
                 raise ArgumentError([Problem("accelerator_config", _NO_STATE)])
             return PartialState(cpu=self.use_cpu)
         AcceleratorState._reset_state(reset_partial_state=True)
+        return self._joined()
+
+    def _joined(self) -> Any:
+        """The process group, on the device that the pool promises and torch has."""
+        from trainwright.devices import check, report, tpu, xla
+
+        if not self.use_cpu:
+            check.require()
+        if xla.is_used():
+            xla.begin(self.use_cpu)
+        native_tpu = not self.use_cpu and tpu.is_used()
+        state = tpu.join(self.ddp_timeout_delta) if native_tpu else self._join()
+        report.tell(state.device, int(state.process_index), max(0, int(state.local_process_index)))
+        return state
+
+    def _join(self) -> Any:
+        from accelerate.state import PartialState
+
         cpu = self.use_cpu or _no_accelerator()
         backend = self.ddp_backend if _launched() else None  # a process alone talks to nobody
         try:
@@ -83,7 +101,14 @@ class Devices:
 
     @property
     def n_gpu(self) -> int:
-        """Accelerators that this process drives: one, or none on a CPU. Several need a launcher, one process each."""
+        """Accelerators that this process drives: none on a CPU, under torch_xla those of its host, otherwise one.
+
+        Several need a launcher, which starts a process for each.
+        """
+        if self.device.type == "xla":
+            from trainwright.devices import xla
+
+            return xla.device_count()
         return 0 if self.device.type == "cpu" else 1
 
     @property
@@ -107,7 +132,7 @@ class Devices:
     @property
     def local_process_index(self) -> int:
         """Rank of this process among those of its node."""
-        return int(self.distributed_state.local_process_index)
+        return max(0, int(self.distributed_state.local_process_index))  # -1 under torch_xla without a launcher
 
     @property
     def should_log(self) -> bool:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from trainwright.checkpoint.part import Piece
-from trainwright.checkpoint.staging import Copy, as_it_is
+from trainwright.checkpoint.staging import Copy, Stager, as_it_is
 from trainwright.checkpoint.store import MANIFEST
 from trainwright.checkpoint.weights import load_weights, save_weights, takes_state, unwrap
 from trainwright.contract import UserError
@@ -59,6 +59,8 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
         copy: Takes what changes while the model is trained, if that goes on before ``later`` is written. What cannot
             be written from a copy is in ``at_once``: tokenizers, and models that write only themselves.
     """
+    if copy is as_it_is and trainer.args.device.type == "xla":
+        copy = Stager().copy
     at_once: list[Piece] = []
     later: list[Piece] = []
     if any(trainer._overrides(name) for name in ("save_model", "_save")):

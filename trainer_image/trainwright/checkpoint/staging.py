@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from trainwright.devices import xla
+
 Copy = Callable[[str, Any], Any]
 """From a name and a nest of tensors and plain values to what is written."""
 
@@ -43,6 +45,11 @@ class Stager:
     def _copy_tensor(self, path: tuple[Any, ...], tensor: torch.Tensor, seen: dict[Any, torch.Tensor]) -> torch.Tensor:
         if tensor.is_meta or type(tensor) is not torch.Tensor:
             return tensor.clone().cpu() if not tensor.is_meta else tensor
+        if tensor.device.type == "xla":  # whose tensors have no address, and come to the host as new ones
+            known = xla.identity(tensor)
+            if known not in seen:
+                seen[known] = tensor.cpu()
+            return seen[known]
         identity = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and identity in seen:
             return seen[identity]

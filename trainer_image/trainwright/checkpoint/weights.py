@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from trainwright.checkpoint.staging import Stager
 from trainwright.contract import UserError
 
 WEIGHTS = "model.safetensors"
@@ -48,6 +49,8 @@ def save_weights(model: nn.Module, folder: Path, state: dict[str, Any] | None = 
         state: A copy of the model's ``state_dict`` to write instead of what it holds now; see :func:`takes_state`.
     """
     model = unwrap(model)
+    if state is None and takes_state(model) and any(p.device.type == "xla" for p in model.parameters()):
+        state = Stager().copy("model", model.state_dict())
     if not hasattr(model, "save_pretrained"):
         _save_plain(model.state_dict() if state is None else state, folder)
     elif state is None:
@@ -158,7 +161,7 @@ def _differences(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
 
 
 def _place(value: Any) -> Any:
-    is_stored = isinstance(value, torch.Tensor) and value.numel() and value.device.type != "meta"
+    is_stored = isinstance(value, torch.Tensor) and value.numel() and value.device.type not in ("meta", "xla")
     return value.data_ptr() if is_stored else id(value)
 
 

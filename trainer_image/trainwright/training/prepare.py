@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainwright.contract import UserError
+from trainwright.devices import tpu, xla
 from trainwright.training.precision import autocast_forward, training_dtype
 
 
@@ -50,6 +52,35 @@ def placed(model: nn.Module, args: Any) -> bool:
     )
 
 
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move a model; what was one parameter under several names (tied weights) is one afterwards, too.
+
+    A device without addresses, like torch_xla's, gives every name a parameter of its own.
+    """
+    tied = tied_names(model) if device.type == "xla" else []
+    model.to(device)
+    for first, *others in tied:
+        parameter = model.get_parameter(first)
+        for name in others:
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, parameter)
+
+
+def tied_names(model: nn.Module) -> list[list[str]]:
+    """The names of each parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [alike for alike in names.values() if len(alike) > 1]
+
+
+def feed(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """How the tensors of a batch come to the device."""
+    if device.type == "xla":
+        return xla.Feed(device)
+    return lambda tensor: tensor.to(device, non_blocking=True)
+
+
 def wrap_model(model: nn.Module, args: Any) -> nn.Module:
     """The module that training goes through: autocast, data parallel over the ranks, compiled; each where asked for."""
     autocast_forward(model, args.device, training_dtype(args))
@@ -66,6 +97,10 @@ def wrap_for_evaluation(model: nn.Module, args: Any) -> nn.Module:
 
 def _compiled(model: nn.Module, args: Any) -> nn.Module:
     backend, mode = args.torch_compile_backend or "inductor", args.torch_compile_mode
+    if args.device.type == "xla":
+        raise UserError("torch_compile: torch_xla compiles every step as it is; leave torch_compile out")
+    if args.device.type == "tpu" and backend == "inductor":
+        backend = tpu.COMPILER
     try:
         return torch.compile(model, backend=backend, mode=mode)
     except RuntimeError as error:
@@ -74,7 +109,7 @@ def _compiled(model: nn.Module, args: Any) -> nn.Module:
 
 
 def _data_parallel(model: nn.Module, args: Any) -> nn.Module:
-    devices = None if args.device.type == "cpu" else [args.device.index]
+    devices = [args.device.index] if args.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, **ddp_kwargs(args))
 
 

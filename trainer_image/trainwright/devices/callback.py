@@ -1,0 +1,89 @@
+"""What a run on an accelerator does beside training: ends torch_xla's graphs, and logs figures of the device.
+
+As a callback it costs a run on CPUs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from trainwright.callbacks import TrainerCallback
+from trainwright.contract import UserError
+from trainwright.devices import xla
+from trainwright.devices.meter import Meter
+from trainwright.devices.profile import Profile
+
+logger = logging.getLogger(__name__)
+
+
+def callbacks_for(args: Any) -> list[TrainerCallback]:
+    """What the device of ``args`` needs, to stand before the callbacks of a user.
+
+    Raises:
+        UserError: ``debug`` asks for what only torch_xla counts.
+    """
+    on_xla = args.device.type == "xla"
+    if "tpu_metrics_debug" in args.debug and not on_xla:
+        raise UserError("debug: tpu_metrics_debug counts what torch_xla does, which is not used here; leave it out")
+    profile = Profile.from_environment(args.output_dir, args.process_index)
+    found: list[TrainerCallback] = [XlaCallback(args.debug)] if on_xla else []
+    if args.device.type != "cpu":
+        found.append(FiguresCallback(found[0].mark if found else None))  # type: ignore[attr-defined]
+    return [*found, *([ProfileCallback(profile)] if profile is not None else [])]
+
+
+class XlaCallback(TrainerCallback):
+    """A graph for each step: the micro-batches before its last one, and each batch of an evaluation, end their own."""
+
+    def __init__(self, debug: list[str]) -> None:
+        self.mark = xla.StepMark(logger.warning)
+        self._prints_metrics = "tpu_metrics_debug" in debug
+
+    def on_substep_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.mark()
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.mark.end_step()
+
+    def on_prediction_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self.mark()
+
+    def on_epoch_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if self._prints_metrics:
+            xla.print_metrics()
+
+
+class FiguresCallback(TrainerCallback):
+    """Adds what :class:`Meter` reads to the logs of training, and to the history that they were written to."""
+
+    def __init__(self, mark: xla.StepMark | None) -> None:
+        self._mark = mark
+        self._meter: Meter | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self._meter = Meter(args.device, args.world_size * max(1, args.n_gpu), self._mark)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+        if self._meter is None or logs is None or "loss" not in logs:
+            return
+        figures = self._meter.read(state.total_flos)
+        logs.update(figures)
+        if state.log_history:
+            state.log_history[-1].update(figures)
+
+
+class ProfileCallback(TrainerCallback):
+    """Records some steps of this rank."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+
+    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self._profile.before(state.global_step + 1, args.device)
+
+    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self._profile.after(state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        self._profile.close()

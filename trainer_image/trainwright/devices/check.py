@@ -1,0 +1,134 @@
+"""Whether this rank has the accelerator that its pool promises. Training on the CPU instead would only waste the node.
+
+What is missing stays missing in the next attempt, so it ends the job as a bad configuration, with the mend in words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainwright.contract import ENV_VENDOR, UserError
+from trainwright.devices import xla
+
+
+@dataclass(frozen=True)
+class Found:
+    """What this process sees of its accelerators.
+
+    Attributes:
+        torch: Version of torch, with its build: ``2.15.0+cu130``.
+        build: What torch was built for: cuda, hip, or neither.
+        kind: Type of the accelerator that torch computes on; None without one.
+        count: Devices of that type that this process sees.
+        node: Whether the node's driver shows a device to this container.
+        error: Why the driver could not be used, as torch says it.
+    """
+
+    torch: str
+    build: str | None
+    kind: str | None
+    count: int
+    node: bool
+    error: str = ""
+
+
+def require(vendor: str | None = None, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises :class:`UserError` when this rank of a pool of ``vendor`` (by default the pod's own) has no device."""
+    vendor = vendor or environment.get(ENV_VENDOR)
+    if vendor in _CHECKS:
+        local_rank, ranks = (int(environment.get(name, default)) for name, default in _PLACE)
+        problem = _CHECKS[vendor](look(vendor), local_rank, ranks)
+        if problem:
+            raise UserError(f"accelerator: rank {environment.get('RANK', '0')}: {problem}")
+
+
+_PLACE = (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+
+
+def look(vendor: str) -> Found:
+    """Asks torch and the node."""
+    import torch
+
+    build = "hip" if torch.version.hip else "cuda" if torch.version.cuda else None
+    nodes = {"nvidia": "/dev/nvidia[0-9]*", "amd": "/dev/kfd", "tpu": "/dev/vfio/[0-9]*"}
+    node = any(Path("/").glob(nodes[vendor].lstrip("/"))) or (vendor == "tpu" and any(Path("/dev").glob("accel[0-9]*")))
+    if vendor == "tpu" and xla.is_used():
+        return Found(torch.__version__, build, *xla.look(), node)
+    current = torch.accelerator.current_accelerator(check_available=True)
+    if current is not None:
+        return Found(torch.__version__, build, current.type, torch.accelerator.device_count(), node)
+    return Found(torch.__version__, build, None, 0, node, _driver_error(build))
+
+
+def _driver_error(build: str | None) -> str:
+    import torch
+
+    if build is None:
+        return ""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return (str(error).strip().splitlines() or [""])[0]
+    return ""
+
+
+def _check_nvidia(found: Found, local_rank: int, ranks: int) -> str | None:
+    return _check_gpu(found, local_rank, ranks, "cuda", "NVIDIA GPU", "nvidia.com/gpu", "nvidia")
+
+
+def _check_amd(found: Found, local_rank: int, ranks: int) -> str | None:
+    return _check_gpu(found, local_rank, ranks, "hip", "AMD GPU", "amd.com/gpu", "amd")
+
+
+def _check_gpu(
+    found: Found, local_rank: int, ranks: int, build: str, device: str, resource: str, target: str
+) -> str | None:
+    if found.build != build:
+        return (
+            f"no {device} can be used: torch {found.torch} of this image was not built for it; use an image of the "
+            f"target {target}"
+        )
+    if found.kind == "cuda":
+        return _check_count(found, local_rank, ranks, device)
+    if not found.node:
+        return (
+            f"there is no {device} in this pod: the pool's resource ({resource}) must be one that its nodes offer; "
+            "look at the device plugin and at the pool's resourceName"
+        )
+    return (
+        f"there is a {device}, but its driver cannot be used ({found.error or 'torch does not say why'}); update the "
+        "node's driver, or take an image with an older torch"
+    )
+
+
+def _check_tpu(found: Found, local_rank: int, ranks: int) -> str | None:
+    if found.kind in ("tpu", "xla"):
+        return None
+    if not found.node:
+        return (
+            "there is no TPU in this pod: it must ask for google.com/tpu on a node of the pool's accelerator and "
+            "topology"
+        )
+    return (
+        f"there is a TPU, but torch {found.torch} does not know it ({found.error or 'no tpu backend is registered'}); "
+        "use an image of the target tpu or tpu-xla, and that runtime in the pool"
+    )
+
+
+def _check_count(found: Found, local_rank: int, ranks: int, device: str) -> str | None:
+    if local_rank < found.count:
+        return None
+    return (
+        f"it is number {local_rank + 1} of {ranks} in this pod, which has {found.count} ({device}); perNode must be "
+        "what the pool's resource gives to a pod"
+    )
+
+
+_CHECKS: dict[str, Callable[[Found, int, int], str | None]] = {
+    "nvidia": _check_nvidia,
+    "amd": _check_amd,
+    "tpu": _check_tpu,
+}
