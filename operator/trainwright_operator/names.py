@@ -76,6 +76,7 @@ class Reason:
     POOL_UNUSABLE = "PoolUnusable"
     ATTEMPT_INCOMPLETE = "AttemptIncomplete"
     GANG_INCOMPLETE = "GangIncomplete"
+    OUTPUT_NOT_SHARED = "OutputNotShared"
     REFUSED = "Refused"
     INVALID_SPEC = "InvalidSpec"
     NAME_TAKEN = "NameTaken"

@@ -32,6 +32,7 @@ JOB_COLUMNS = (
     ("Restarts", ".status.display.restarts", "Attempts after the first.", 0),
     ("Nodes", ".status.display.nodes", "Nodes ready and wanted.", 1),
     ("Pool", ".spec.accelerator.pool", "The accelerator pool.", 1),
+    ("Why", ".status.display.why", "What holds it up or ended it, and what to do.", 1),
 )
 POOL_COLUMNS = (
     ("Vendor", ".spec.vendor", "Who made the accelerators.", 0),

@@ -72,7 +72,9 @@ def play(scene, job=None):
 def test_a_new_job_takes_three_writes_and_looking_again_takes_none():
     async def scene(world, server):
         await world.reconcile()
-        assert {(verb, what): n for (verb, what), n in server.requests.items() if what != "events"} == {
+        assert {
+            (verb, what): n for (verb, what), n in server.requests.items() if verb != "GET" and what != "events"
+        } == {
             ("POST", "services"): 1,
             ("POST", "jobs"): 1,
             ("PATCH", "trainingjobs"): 1,
@@ -138,6 +140,40 @@ def test_what_an_admission_webhook_refuses_is_told_and_tried_again_later():
         await world.reconcile()
         assert JOB_PATH in server.objects
         assert world.condition("Stalled")["status"] == "False"
+
+    play(scene)
+
+
+def claimed(*modes):
+    return {"metadata": {"name": "runs", "namespace": "default"}, "spec": {"accessModes": list(modes)}}
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_claim_for_one_node_holds_two_up_until_it_is_replaced(nodes):
+    async def scene(world, server):
+        server.put("/api/v1/namespaces/default/persistentvolumeclaims/runs", claimed("ReadWriteOnce"))
+        again = await world.reconcile()
+        held = world.condition("Stalled")
+        if nodes == 1:
+            assert held == {}
+            assert JOB_PATH in server.objects
+            return
+        assert again == 30.0
+        assert (held["reason"], world.status["state"]) == ("OutputNotShared", "Pending")
+        assert "PersistentVolumeClaim runs is ReadWriteOnce, and pods on several nodes write to it" in held["message"]
+        assert JOB_PATH not in server.objects
+        server.put("/api/v1/namespaces/default/persistentvolumeclaims/runs", claimed("ReadWriteOnce", "ReadWriteMany"))
+        await world.reconcile()
+        assert JOB_PATH in server.objects
+
+    play(scene, make_job("train").nodes(nodes))
+
+
+def test_a_claim_that_is_yet_to_come_is_left_to_the_scheduler():
+    async def scene(world, server):
+        await world.reconcile()
+        assert world.status["state"] == "Starting"
+        assert JOB_PATH in server.objects
 
     play(scene)
 

@@ -157,6 +157,8 @@ FORBIDDEN = [
     ("get", "pods/log", "jobs", "any"),
     ("delete", "pods", "home", "any"),
     ("list", "configmaps", "jobs", ""),
+    ("list", "persistentvolumeclaims", "jobs", ""),
+    ("create", "persistentvolumeclaims", "jobs", ""),
     ("update", "trainwright.dev:trainingjobs", "jobs", "any"),
     ("patch", "trainwright.dev:trainingjobs", "jobs", "any"),
     ("create", "trainwright.dev:trainingjobs", "jobs", ""),

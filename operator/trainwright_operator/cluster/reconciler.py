@@ -17,9 +17,10 @@ from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.patches import can_wait, merge_patch
 from trainwright_operator.cluster.recorder import record
-from trainwright_operator.cluster.resources import BY_KIND, CORE_EVENTS, EVENTS, JOBS, TRAINING_JOBS, pod_groups
+from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, CORE_EVENTS, EVENTS, JOBS, TRAINING_JOBS, pod_groups
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import Stores
+from trainwright_operator.core.claims import output_claim, unshared
 from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.plan import Delete, Plan, plan, refused, unreadable
@@ -100,6 +101,8 @@ class Reconciler:
         observed, explained_in = await self._observed(key, job, now)
         planned = plan(job, self._pool(job), observed, now, self._endpoint(key), self._gangs)
         try:
+            if words := await self._unshared(job, planned):
+                return refused(job, observed, now, Reason.OUTPUT_NOT_SHARED, words, REFUSED_AGAIN)
             for child in planned.apply:
                 await self._create(child, job)
             for gone in planned.delete:
@@ -131,6 +134,18 @@ class Reconciler:
         selector = f"involvedObject.kind={waiting.kind},involvedObject.name={waiting.name},type=Warning"
         listing = await self._api.list(CORE_EVENTS, key[0], fields=selector)
         return observe(job, jobs, pods, listing.items), EXPLAINED_AGAIN
+
+    async def _unshared(self, job: TrainingJob, planned: Plan) -> str | None:
+        """Why the pods to be created could not all write the output; a claim that is yet to come stops nobody."""
+        name = output_claim(job, planned.apply)
+        if name is None:
+            return None
+        try:
+            return unshared(await self._api.get(CLAIMS, job.namespace, name))
+        except ApiError as error:
+            if error.code not in (403, 404):
+                raise
+            return None
 
     async def _create(self, child: Object, job: TrainingJob) -> None:
         """Create ``child``; when it exists and is ours, as after a crash between two writes, it is adopted."""

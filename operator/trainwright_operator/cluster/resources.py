@@ -16,6 +16,7 @@ EVENTS = Resource("events.k8s.io/v1", "Event", "events")
 CORE_EVENTS = Resource("v1", "Event", "events")
 """The same Events under the older name, whose field selectors find those of one object."""
 CLAIM_TEMPLATES = Resource("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates")
+CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 SECRETS = Resource("v1", "Secret", "secrets")
 
 BY_KIND = {

@@ -16,6 +16,7 @@ from trainwright_operator.core.attempts import Cause, Outcome, Past
 from trainwright_operator.core.children import children, service_name
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.mends import with_mends
 from trainwright_operator.core.observe import Attempt, Job, JobState, Observed
 from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, decide
@@ -97,7 +98,7 @@ def plan(
 def refused(job: TrainingJob, observed: Observed, now: datetime, reason: str, message: str, again: float) -> Plan:
     """In the place of a plan that the API server would not take: tell why, and look ``again`` in so many seconds."""
     now = now.replace(microsecond=0)
-    verdict = _blocked(adopt(job, Past.of(job.status), observed, now), reason, message)
+    verdict = _blocked(adopt(job, Past.of(job.status), observed, now), reason, with_mends(message))
     status = render(job.status, job.generation, verdict, None, None, now)
     return Plan(status=status, events=events(job.status, status), requeue_after=again)
 

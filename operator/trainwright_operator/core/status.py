@@ -22,7 +22,9 @@ from trainwright_operator.names import Condition
 
 __all__ = ["merge_final_word", "merge_progress", "render"]
 
-MAX_MESSAGE = 4096
+MAX_MESSAGE, MAX_WHY = 4096, 512
+_EXPLAINED = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.FAILED})
+"""Where the word of the state alone leaves a person asking."""
 
 _TRUE: Mapping[Phase, tuple[str, ...]] = {
     Phase.PENDING: (Condition.RECONCILING,),
@@ -101,11 +103,13 @@ def _display(
     before: Mapping[str, Any], status: Status, verdict: Verdict, hold: Hold | None, now: datetime
 ) -> dict[str, str]:
     reason = hold.reason if hold else verdict.reason if verdict.phase in (Phase.FAILED, Phase.PENDING) else None
+    why = hold.message if hold else verdict.message if verdict.phase in _EXPLAINED else None
     shown = {
         "state": f"{status['state']} ({reason})"[:64] if reason else status["state"],
         **display.training(status),
         "restarts": display.restarts(verdict.past.counted, verdict.past.disruptions),
         "nodes": f"{status['nodes']['ready']}/{status['nodes']['desired']}",
+        **({"why": why[:MAX_WHY]} if why else {}),
     }
     if verdict.phase is Phase.RUNNING and (ends := (before.get("display") or {}).get("ends")):
         shown["ends"] = ends

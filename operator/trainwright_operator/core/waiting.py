@@ -7,12 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from trainwright_operator.core.mends import mends, with_mends
 from trainwright_operator.core.observe import Attempt, JobState, Observed, Pod, Wait
 from trainwright_operator.names import Reason
 
 PATIENCE = timedelta(seconds=60)
 """How long a pod may fail to start before the job counts as stalled: what it needs may be applied a moment later."""
-SILENCE = timedelta(seconds=5)
+SILENCE = timedelta(seconds=3)
 """A Job whose pods have not appeared by then was refused them."""
 
 _PULL = "ImagePullBackOff"
@@ -25,6 +26,8 @@ _MENDS = {
     "RunContainerError": "correct podTemplate or the image",
 }
 _QUEUED = frozenset({"Unschedulable", "SchedulingGated", Reason.PODS_REFUSED})
+_MISSING = re.compile(r'" not found|non-existent|couldn\'t find key')
+"""What pods wait for in vain until somebody makes it, whatever the reason is called."""
 _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull)?:? ?')
 
 
@@ -70,11 +73,11 @@ def hold(attempt: Attempt, now: datetime) -> Hold | None:
         return None
     reason = max(reasons, key=lambda one: (one in _MENDS, reasons[one]))
     pod, wait = next(pair for pair in pods if pair[1].reason == reason)
-    left = pod.created + PATIENCE - now if pod.created and reason in _MENDS else None
-    mend = f"; {_MENDS[reason]}" if reason in _MENDS else ""
+    left = pod.created + PATIENCE - now if pod.created and (reason in _MENDS or _MISSING.search(wait.message)) else None
+    told = f"{_count(reasons[reason], attempt, pod)}: {reason}: {wait.message}"
     return Hold(
         reason,
-        f"{_count(reasons[reason], attempt, pod)}: {reason}: {wait.message}{mend}",
+        with_mends(told) if mends(told) or reason not in _MENDS else f"{told}; {_MENDS[reason]}",
         queued=reason in _QUEUED,
         stalled=left is not None and left <= timedelta(0),
         again=left if left is not None and left > timedelta(0) else None,
@@ -87,7 +90,7 @@ def _refused(attempt: Attempt, now: datetime) -> Hold | None:
     for job in (job for job in attempt.jobs if job.state is JobState.ACTIVE):
         told = f"Job {job.name} may not create its pods: {job.refused}"
         if job.refused:
-            return Hold(Reason.PODS_REFUSED, told, queued=True)
+            return Hold(Reason.PODS_REFUSED, with_mends(told), queued=True)
         if job.created and not attempt.pods and now >= job.created + SILENCE:
             advice = f"`kubectl describe job {job.name}` tells why (a quota, or an admission webhook)"
             return Hold(Reason.PODS_REFUSED, f"Job {job.name} has no pods yet: {advice}", queued=True)

@@ -26,7 +26,9 @@ DISPLAY = {
     "ends": "When it ends, such as 10:42 (in ~21s).",
     "restarts": "Restarts that counted, and in brackets disruptions that did not.",
     "nodes": "Nodes ready and wanted, such as 2/2.",
+    "why": "What holds it up or ended it, and what to do.",
 }
+MAX_WHY = 512
 
 
 def job_status() -> Schema:
@@ -62,7 +64,7 @@ def job_status() -> Schema:
             "attempts": list_of("The last attempts, and why each one ended.", _attempt(), MAX_ATTEMPTS, key="attempt"),
             "display": record(
                 "The strings of the columns of kubectl get.",
-                {name: string(about, 64) for name, about in DISPLAY.items()},
+                {name: string(about, MAX_WHY if name == "why" else 64) for name, about in DISPLAY.items()},
             ),
         },
     )

@@ -6,12 +6,12 @@ operator may not: claims, quotas, the taints and labels behind a scheduler's mes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from trainwright_operator.core.mends import mends
 from trainwright_operator.core.policy import Phase
 from trainwright_operator.core.times import read_time
 from trainwright_operator.names import Condition, Reason
@@ -115,8 +115,8 @@ def _held(facts: Facts) -> Iterator[Finding]:
     reason, message = holding["reason"], holding["message"]
     if reason == Reason.POOL_NOT_FOUND:
         yield Finding(message, _pools(facts))
-    elif reason == "Unschedulable":
-        yield Finding(message, "; ".join(_room(message)))
+    elif found := mends(message):
+        yield Finding(message.removesuffix(f"; {'; '.join(found)}"), "; ".join(found))
     elif reason == Reason.INVALID_SPEC:
         yield Finding(message, "an older release let it in: correct it in a manifest with a new metadata.name")
     else:
@@ -126,37 +126,6 @@ def _held(facts: Facts) -> Iterator[Finding]:
 def _pools(facts: Facts) -> str:
     names = sorted(pool["metadata"]["name"] for pool in facts.pools or ())
     return f"there are {', '.join(names)} and cpu" if names else "without pools there is only cpu"
-
-
-_ROOM = (
-    (
-        r"Insufficient ([\w./-]*\w)",
-        "ask for less {0} (accelerator, podTemplate.resources), or wait for room, or add nodes",
-    ),
-    (
-        r"untolerated taint\(?s?\)? ?\{([^:}]+)",
-        "tolerate the taint {0}: podTemplate.tolerations, or the pool's tolerations",
-    ),
-    (
-        r"node affinity/selector",
-        "no node with room carries the labels asked for: compare the pool's nodeSelector with kubectl get nodes -L",
-    ),
-    (
-        r'persistentvolumeclaim "([^"]+)" not found',
-        "create the PersistentVolumeClaim {0} in this namespace, or name another",
-    ),
-    (r"unbound immediate PersistentVolumeClaims", "a claim has no volume yet: see its events, and its storage class"),
-    (r"volume node affinity conflict", "the volume is in another zone than the nodes with room"),
-    (r"Too many pods", "the nodes hold as many pods as they may: add nodes"),
-)
-
-
-def _room(message: str) -> Iterator[str]:
-    """The mends of what the scheduler says, each once."""
-    for pattern, mend in _ROOM:
-        found = list(dict.fromkeys(re.findall(pattern, message)))
-        if found:
-            yield mend.format(", ".join(found))
 
 
 # What the operator may not see

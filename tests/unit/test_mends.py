@@ -1,0 +1,38 @@
+"""The words of Kubernetes' own programs, as they were seen, and what a person is told to do about them."""
+
+import pytest
+
+from trainwright_operator.core.mends import mends, with_mends
+
+SEEN = {
+    '0/3 nodes are available: persistentvolumeclaim "runs" not found. not found': "create the PersistentVolumeClaim",
+    "0/3 nodes are available: 3 Insufficient cpu, 3 Insufficient memory.": "ask for less cpu, memory (accelerator,",
+    "0/3 nodes are available: 3 node(s) had untolerated taint {gpu: yes}.": "tolerate the taint gpu: podTemplate",
+    'MountVolume.SetUp failed for volume "c" : configmap "settings" not found': "create the ConfigMap settings in",
+    'secret "token" not found': "create the Secret token in this namespace",
+    "couldn't find key token in Secret default/hub": "add the key token, or name another",
+    'Error creating: pods "t-0-1-0-" is forbidden: exceeded quota: small, requested: pods=1': "have the quota small",
+    'Error creating: pods "t" is forbidden: failed quota: q: must specify limits.cpu,limits.memory': (
+        "set limits.cpu,limits.memory in podTemplate.resources"
+    ),
+    'Error creating: pods "t" is forbidden: no PriorityClass with name high was found': "create the PriorityClass high",
+    'Error creating: pods "t" is forbidden: error looking up service account a/b: serviceaccount "b" not found': (
+        "create the ServiceAccount b in this namespace"
+    ),
+    'pods "t" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes': (
+        "leave out what restricted:latest forbids"
+    ),
+    'admission webhook "cost.example.com" denied the request: no budget': "or ask who runs cost.example.com",
+    "ValidatingAdmissionPolicy 'night' with binding 'all' denied request: not at night": "who made the policy night",
+    'Internal error occurred: failed calling webhook "a.example.com": connection refused': "webhook a.example.com does",
+}
+
+
+@pytest.mark.parametrize("words", SEEN)
+def test_a_mend_for_words_that_were_seen(words):
+    assert SEEN[words] in "; ".join(mends(words))
+    assert with_mends(words) == f"{words.rstrip('. ')}; {'; '.join(mends(words))}"
+
+
+def test_nothing_is_made_up():
+    assert with_mends("the moon is full.") == "the moon is full"
