@@ -36,6 +36,65 @@ def simulated_node(
     }
 
 
+ACCELERATORS: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
+    "h100": (
+        {"nvidia.com/gpu": "8", "rdma/ib": "8"},
+        {
+            "nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3",
+            "nvidia.com/gpu.count": "8",
+            "nvidia.com/gpu.present": "true",
+            "nvidia.com/mig.strategy": "single",
+        },
+        "nvidia.com/gpu",
+    ),
+    "h100-gke": (
+        {"nvidia.com/gpu": "8"},
+        {"cloud.google.com/gke-accelerator": "nvidia-h100-mega-80gb", "cloud.google.com/gke-accelerator-count": "8"},
+        "nvidia.com/gpu",
+    ),
+    "a100-mig": (
+        {"nvidia.com/mig-1g.10gb": "7"},
+        {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB", "nvidia.com/mig.strategy": "mixed"},
+        "nvidia.com/gpu",
+    ),
+    "mi300x": (
+        {"amd.com/gpu": "8"},
+        {"amd.com/gpu.product-name": "AMD_Instinct_MI300X_OAM", "amd.com/gpu.family": "AI", "amd.com/gpu.vram": "192G"},
+        "amd.com/gpu",
+    ),
+    "mi300x-cpx": ({"amd.com/cpx_nps4": "64"}, {"amd.com/gpu.family": "AI"}, "amd.com/gpu"),
+    "v5e-8": (
+        {"google.com/tpu": "8"},
+        {
+            "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+            "cloud.google.com/gke-tpu-topology": "2x4",
+            "cloud.google.com/gke-accelerator-count": "8",
+        },
+        "google.com/tpu",
+    ),
+    "v6e-16": (
+        {"google.com/tpu": "4"},
+        {
+            "cloud.google.com/gke-tpu-accelerator": "tpu-v6e-slice",
+            "cloud.google.com/gke-tpu-topology": "4x4",
+            "cloud.google.com/gke-accelerator-count": "4",
+        },
+        "google.com/tpu",
+    ),
+}
+"""Machines as their vendors' tools describe them to Kubernetes: resources, labels, and the key of the taint."""
+
+
+def accelerator_node(name: str, machine: str, node_pool: str | None = None) -> dict[str, Any]:
+    """A simulated node that is one of :data:`ACCELERATORS`; on GKE it belongs to a node pool.
+
+    >>> accelerator_node("tpu-0", "v6e-16", node_pool="slice-a")
+    """
+    resources, labels, taint = ACCELERATORS[machine]
+    pool = {"cloud.google.com/gke-nodepool": node_pool} if node_pool else {}
+    return simulated_node(name, resources, {**labels, **pool}, taint)
+
+
 STAGES = """\
 apiVersion: kwok.x-k8s.io/v1alpha1
 kind: Stage
