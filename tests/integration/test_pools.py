@@ -209,9 +209,9 @@ def test_rdma_in_a_restricted_namespace_is_told_with_the_mend(kube, crds, tmp_pa
     running = Operator(kube, name, tmp_path).start().wait_leading()
     try:
         kube.apply(job("train", "h100", nodes=2), name)
-        stalled = kube.wait_condition("TrainingJob", "train", "Stalled", name, seconds=40)
-        words = {one["type"]: one["message"] for one in stalled["status"]["conditions"]}["Stalled"]
-        assert "IPC_LOCK" in words
+        queued = kube.wait_condition("TrainingJob", "train", "Queued", name, seconds=40)
+        words = {one["type"]: one["message"] for one in queued["status"]["conditions"]}["Queued"]
+        assert "the pool's rdmaResources need IPC_LOCK" in words
         assert "pod-security.kubernetes.io/enforce=privileged" in words
     finally:
         running.kill()

@@ -22,6 +22,9 @@ SEEN = {
     'pods "t" is forbidden: violates PodSecurity "restricted:latest": hostPath volumes': (
         "leave out what restricted:latest forbids"
     ),
+    'pods "t" is forbidden: violates PodSecurity "restricted:latest": (container "t" must not include "IPC_LOCK")': (
+        "rdmaResources need IPC_LOCK: label the namespace pod-security.kubernetes.io/enforce=privileged"
+    ),
     'admission webhook "cost.example.com" denied the request: no budget': "or ask who runs cost.example.com",
     "ValidatingAdmissionPolicy 'night' with binding 'all' denied request: not at night": "who made the policy night",
     'Internal error occurred: failed calling webhook "a.example.com": connection refused': "webhook a.example.com does",

@@ -40,6 +40,10 @@ _MENDS = (
     (r"exceeded quota: ([\w.-]*\w)", "wait until other pods end, ask for less, or have the quota {0} raised"),
     (r"must specify ([\w.,:-]*\w)", "set {0} in podTemplate.resources of a new run"),
     (
+        r'violates PodSecurity .*"(IPC_LOCK)"',
+        "the pool's rdmaResources need {0}: label the namespace pod-security.kubernetes.io/enforce=privileged",
+    ),
+    (
         r'violates PodSecurity "([\w:]+)"',
         "leave out what {0} forbids (podTemplate, the pool), or have the namespace's Pod Security relaxed",
     ),
