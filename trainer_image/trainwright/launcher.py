@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from trainwright import contract
 from trainwright.contract import ExitCode, ResolvedJob, Termination, UserError
-from trainwright.launch import nodefiles, reaper, verdict
+from trainwright.launch import nodefiles, reaper, runtime, verdict
 from trainwright.launch.overseer import Overseer
 from trainwright.launch.rendezvous import Place, RendezvousFailed, wait_for_master
 from trainwright.launch.verdict import Failure
@@ -49,6 +49,7 @@ def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
     overseer = Overseer(folder, job.grace_period_seconds, Watchdog(job.hang_timeout_seconds))
     listen_for_stop(overseer)
     command = rank_command(job, folder)
+    place = runtime.prepare(os.environ, place, job.attempt)
     agent = meet(place).run(place, f"{job.name}-{job.attempt}", command, overseer)
     end = overseer.result()
     overseer.sweep()
