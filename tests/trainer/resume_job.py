@@ -75,7 +75,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     }
 
 
-def make_trainer(output: str, stream: bool = False, **arguments: Any) -> Trainer:
+def make_trainer(output: str, stream: bool = False, async_save: bool | None = None, **arguments: Any) -> Trainer:
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 4,
         "max_steps": 9,
@@ -90,7 +90,9 @@ def make_trainer(output: str, stream: bool = False, **arguments: Any) -> Trainer
     }
     args = TrainingArguments(output_dir=output, **{**defaults, **arguments})
     dataset = AugmentedStream() if stream else Augmented()
-    return Trainer(model_init=Net, args=args, data_collator=collate, train_dataset=dataset)
+    trainer = Trainer(model_init=Net, args=args, data_collator=collate, train_dataset=dataset)
+    trainer.async_save = async_save
+    return trainer
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -90,7 +90,7 @@ def test_the_newest_is_the_highest_number_and_not_the_last_name(tmp_path: Path) 
 def test_checkpoints_of_another_library_are_taken_when_asked_for(tmp_path: Path) -> None:
     store = store_with(tmp_path, 5)
     (tmp_path / "checkpoint-7").mkdir()
-    (tmp_path / "checkpoint-7" / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-7" / "trainer_state.json").write_text('{"global_step": 7}')
     assert store.newest(foreign=True) == tmp_path / "checkpoint-7"
     with pytest.warns(UserWarning, match=f"it has no {MANIFEST}"):
         assert store.newest() == tmp_path / "checkpoint-5"

@@ -23,6 +23,13 @@ RUNS: dict[str, dict[str, Any]] = {
     "a stream": {"stream": True},
     "sgd and a cosine": {"optim": "sgd", "lr_scheduler_type": "cosine"},
     "last batch dropped": {"dataloader_drop_last": True},
+    "saved while training goes on": {"async_save": True},
+    "the same, accumulated, with workers": {
+        "async_save": True,
+        "gradient_accumulation_steps": 2,
+        "dataloader_num_workers": 1,
+        "max_steps": 6,
+    },
 }
 
 

@@ -21,7 +21,10 @@ from trainer import resume_job
 from trainer.resume_job import make_trainer, train_and_die, weights
 from trainwright.checkpoint.store import CheckpointStore
 
-JOB: dict[str, Any] = {"max_steps": 4, "save_total_limit": 1, "save_steps": 2}
+JOBS: dict[str, dict[str, Any]] = {
+    "at once": {"max_steps": 4, "save_total_limit": 1, "save_steps": 2},
+    "while training goes on": {"max_steps": 4, "save_total_limit": 1, "save_steps": 2, "async_save": True},
+}
 LONGEST = 100
 # Forks of a process that has imported everything and computed nothing: autograd does not survive a fork.
 FORKS = multiprocessing.get_context("forkserver")
@@ -43,10 +46,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def run(output: Path, at_call: int) -> tuple[int, int]:
+def run(output: Path, job: dict[str, Any], at_call: int) -> tuple[int, int]:
     """Exit code, and how many calls there were."""
     counted = FORKS.RawValue("i", 0)
-    process = FORKS.Process(target=train_and_die, args=(str(output), JOB, at_call, counted))
+    process = FORKS.Process(target=train_and_die, args=(str(output), job, at_call, counted))
     process.start()
     process.join(LONGEST)
     code = process.exitcode
@@ -57,28 +60,30 @@ def run(output: Path, at_call: int) -> tuple[int, int]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_killed_at_every_call_that_writes_a_checkpoint(memory: Path) -> None:
+@pytest.mark.parametrize("kind", JOBS)
+def test_killed_at_every_call_that_writes_a_checkpoint(kind: str, memory: Path) -> None:
     """What is found afterwards is whole, and going on from it ends with the same bits."""
-    undisturbed = make_trainer(str(memory / "undisturbed"), **JOB)
+    job = JOBS[kind]
+    undisturbed = make_trainer(str(memory / "undisturbed"), **job)
     undisturbed.train()
     expected = weights(undisturbed)
-    code, calls = run(memory / "counted", at_call=0)
+    code, calls = run(memory / "counted", job, at_call=0)
     assert code == 0
     assert calls > 30
     steps_found = set()
     for call in range(1, calls + 1):
         output = memory / f"killed-{call}"
-        assert run(output, call)[0] == -signal.SIGKILL
-        steps_found.add(check_goes_on(output, expected, f"killed at call {call} of {calls}"))
+        assert run(output, job, call)[0] == -signal.SIGKILL
+        steps_found.add(check_goes_on(output, job, expected, f"killed at call {call} of {calls}"))
         shutil.rmtree(output)
     assert steps_found == {None, 2, 4}
 
 
-def check_goes_on(output: Path, expected: dict[str, torch.Tensor], case: str) -> int | None:
+def check_goes_on(output: Path, job: dict[str, Any], expected: dict[str, torch.Tensor], case: str) -> int | None:
     store = CheckpointStore(output)
     newest = store.newest()
     assert newest is None or not store.problems(newest, foreign=False), case
-    resumed = make_trainer(str(output), **JOB)
+    resumed = make_trainer(str(output), **job)
     resumed.train(resume_from_checkpoint=newest is not None)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(resumed).items()), case
     store.claim()
@@ -115,7 +120,7 @@ def test_two_ranks_of_which_one_is_killed(memory: Path) -> None:
 
 def torchrun(job: dict[str, Any]) -> int:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    tests = str(Path(__file__).parent.parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tests}
+    paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, *launch, str(resume_job.__file__), json.dumps(job)]
     return subprocess.run(command, env=environment, timeout=LONGEST, check=False, capture_output=True).returncode

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trainwright.contract import strict_json
+
 
 def speed_metrics(
     split: str,
@@ -64,7 +66,7 @@ def save_metrics(self: Any, split: str, metrics: dict[str, float], combined: boo
 
 
 def _write(path: Path, metrics: dict[str, Any]) -> None:
-    path.write_text(json.dumps(metrics, indent=4, sort_keys=True), encoding="utf-8")
+    path.write_text(json.dumps(strict_json(metrics), indent=4, sort_keys=True), encoding="utf-8")
 
 
 def save_state(self: Any) -> None:

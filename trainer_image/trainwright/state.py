@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainwright.contract import UserError
+from trainwright.contract import UserError, strict_json
 
 
 class ExportableState:
@@ -81,19 +81,22 @@ class TrainerState:
             self.stateful_callbacks = export_states(self.stateful_callbacks or [])
 
     def save_to_json(self, json_path: str | os.PathLike[str]) -> None:
-        """Write this state as indented JSON with sorted keys."""
-        Path(json_path).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        """Write this state as indented JSON with sorted keys; null stands for numbers that are not finite."""
+        text = json.dumps(strict_json(asdict(self)), indent=2, sort_keys=True, allow_nan=False)
+        Path(json_path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load_from_json(cls, json_path: str | os.PathLike[str]) -> TrainerState:
         """Raises :class:`UserError` when the file is no trainer state. Keys of other versions are passed over."""
         try:
             data = json.loads(Path(json_path).read_text(encoding="utf-8"))
-            return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
-        except (ValueError, TypeError) as error:
+            state = cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
+            state.log_history = [_with_nan(entry) for entry in state.log_history]
+        except (ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{json_path}: not a trainer state ({error}); resume from another checkpoint or delete this one"
             ) from error
+        return state
 
     def compute_steps(self, args: Any, max_steps: int) -> None:
         """Take over the intervals of ``args``; one below 1 is a share of ``max_steps``."""
@@ -108,6 +111,11 @@ class TrainerState:
         self.num_train_epochs = num_train_epochs
         self.is_local_process_zero = trainer.is_local_process_zero()
         self.is_world_process_zero = trainer.is_world_process_zero()
+
+
+def _with_nan(entry: dict[str, Any]) -> dict[str, Any]:
+    """A log entry as it was before JSON, which has no NaN, took it away."""
+    return {name: math.nan if value is None else value for name, value in entry.items()}
 
 
 def exports_state(callback: Any) -> bool:

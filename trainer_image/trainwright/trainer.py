@@ -26,7 +26,7 @@ from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.seeding import enable_full_determinism, set_seed
 from trainwright.state import TrainerControl, TrainerState, exports_state
-from trainwright.training import losses, optim, prepare, session
+from trainwright.training import diagnosis, losses, optim, prepare, session
 from trainwright.training.horizon import Horizon, length_of
 from trainwright.training.memory import MemoryTracker, TrainerMemoryTracker
 from trainwright.training.precision import apply_tf32, make_scaler, map_nested
@@ -291,8 +291,12 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         inputs = self._prepare_inputs(inputs)
         if self._unproven and not self._overrides("compute_loss"):
             losses.check_batch(self.model, inputs)
-        with self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        try:
+            with self.compute_loss_context_manager():
+                loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        except Exception as error:
+            diagnosis.raise_explained(error, self.model, inputs, self.label_names)
+            raise
         if self._unproven:
             losses.check_loss(loss, self.model, inputs, self.label_names)
             self._unproven = False

@@ -355,7 +355,7 @@ def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
 def _foreign_problems(folder: Path) -> list[str]:
     """A checkpoint that another library wrote: its trainer state comes last, so one that reads is taken as whole."""
     try:
-        json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, TypeError, KeyError):
         return [f"it has neither a {MANIFEST} nor a readable {TRAINER_STATE}"]
     return []

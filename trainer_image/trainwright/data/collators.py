@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,17 +29,46 @@ def default_data_collator(features: list[Any], return_tensors: str = "pt") -> di
     """
     if return_tensors not in ("pt", "np"):
         raise ValueError(f"return_tensors: {return_tensors!r} is not known; choose 'pt' or 'np'")
-    stack = _stack_torch if return_tensors == "pt" else _stack_numpy
-    samples = features if isinstance(features[0], Mapping) else [vars(sample) for sample in features]
+    stack = partial(_stack_column, _stack_torch if return_tensors == "pt" else _stack_numpy)
+    samples = _as_mappings(features)
     first = samples[0]
     batch = {}
     label = next((key for key in ("label", "label_ids") if first.get(key) is not None), None)
     if label is not None:
-        batch["labels"] = stack([sample[label] for sample in samples], as_label=True)
+        batch["labels"] = stack(samples, label, as_label=True)
     for key, value in first.items():
         if key not in ("label", "label_ids") and value is not None and not isinstance(value, str):
-            batch[key] = stack([sample[key] for sample in samples], as_label=False)
+            batch[key] = stack(samples, key, as_label=False)
     return batch
+
+
+def _as_mappings(features: list[Any]) -> Sequence[Mapping[str, Any]]:
+    first = features[0]
+    if isinstance(first, Mapping):
+        return features
+    if not hasattr(first, "__dict__"):
+        raise DataError(
+            f"train_dataset or eval_dataset: a sample is a {type(first).__name__}; make samples mappings from the "
+            "names of the model's arguments to their values, or give a data_collator that makes a batch of them"
+        )
+    return [vars(sample) for sample in features]
+
+
+def _stack_column(stack: Any, samples: Sequence[Mapping[str, Any]], key: str, as_label: bool) -> Any:
+    try:
+        return stack([sample[key] for sample in samples], as_label=as_label)
+    except KeyError:
+        lacking = next(sample for sample in samples if key not in sample)
+        raise DataError(
+            f"data_collator: a sample lacks the column {key!r} that the first one has (it has {_words(lacking)}); give "
+            "every sample the same columns"
+        ) from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        kinds, why = _words({type(sample[key]).__name__ for sample in samples}), (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"data_collator: the column {key!r} cannot be stacked ({why}; its values are {kinds}); make them numbers "
+            "of one shape, or give a data_collator that pads them"
+        ) from error
 
 
 def _stack_torch(values: list[Any], as_label: bool) -> torch.Tensor:

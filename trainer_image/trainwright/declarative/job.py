@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainwright.checkpoint.store import CheckpointStore
-from trainwright.contract import ResolvedJob, UserError
+from trainwright.contract import ResolvedJob, UserError, strict_json
 from trainwright.declarative import columns, tasks
 from trainwright.declarative.features import Recipe
 from trainwright.declarative.labels import Labels, read_labels
@@ -140,5 +140,5 @@ def _evaluated(trainer: Any, parts: Parts) -> dict[str, float]:
 def _write_results(results: dict[str, dict[str, Any]], output: Path) -> None:
     """``train_results.json``, ``eval_results.json`` and ``all_results.json``, as Hugging Face's scripts leave them."""
     for name, metrics in {**results, "all": {k: v for part in results.values() for k, v in part.items()}}.items():
-        text = json.dumps(metrics, indent=4, sort_keys=True)
+        text = json.dumps(strict_json(metrics), indent=4, sort_keys=True)
         (output / f"{name}_results.json").write_text(text + "\n", encoding="utf-8")

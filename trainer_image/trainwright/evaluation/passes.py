@@ -7,7 +7,7 @@ process or many. Where only the loss is asked for the ranks meet once, at the en
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from trainwright.evaluation.gathering import (
 )
 from trainwright.outputs import EvalLoopOutput, EvalPrediction
 from trainwright.ranks import Ranks
+from trainwright.training.diagnosis import raise_explained
 
 
 def prediction_step(
@@ -39,6 +40,8 @@ def prediction_step(
         ignore_keys: Outputs to leave out; by default those that the model's configuration names.
     """
     names = trainer.label_names
+    if not isinstance(inputs, Mapping):
+        raise DataError(f"data_collator: a batch must be a mapping of names to tensors, got {type(inputs).__name__}")
     has_labels = bool(names) and all(inputs.get(name) is not None for name in names)
     returns_loss = inputs.get("return_loss")
     returns_loss = trainer.can_return_loss if returns_loss is None else returns_loss
@@ -47,13 +50,17 @@ def prediction_step(
     if ignore_keys is None:
         ignore_keys = getattr(getattr(trainer.model, "config", None), "keys_to_ignore_at_inference", None) or []
     labels = _unpacked(detach(tuple(inputs.get(name) for name in names))) if has_loss else None
-    with torch.no_grad(), trainer.compute_loss_context_manager():
-        if has_loss:
-            items = trainer._get_num_items_in_batch([inputs], trainer.args.device)
-            loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
-            loss = loss.detach().mean()
-        else:
-            loss, outputs = None, model(**inputs)
+    try:
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            if has_loss:
+                items = trainer._get_num_items_in_batch([inputs], trainer.args.device)
+                loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
+                loss = loss.detach().mean()
+            else:
+                loss, outputs = None, model(**inputs)
+    except Exception as error:
+        raise_explained(error, trainer.model, inputs, names)
+        raise
     if prediction_loss_only:
         return loss, None, None
     return loss, _unpacked(detach(_logits(outputs, has_loss, ignore_keys))), labels

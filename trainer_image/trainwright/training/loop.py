@@ -192,6 +192,7 @@ class Loop:
         trainer, step = self.trainer, self.trainer.state.global_step
         loss = self.read_losses()
         logs = {"loss": loss / (step - self.logged_step)}
+        self.meter.tell_if_not_finite(logs["loss"], step)
         if self.grad_norm is not None:
             logs["grad_norm"] = self.grad_norm.item()
         logs["learning_rate"] = float(self.learning_rate)

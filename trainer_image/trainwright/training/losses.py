@@ -230,6 +230,7 @@ class LossMeter:
         self._steps = 0
         self._kept: list[list[torch.Tensor]] = []
         self._scalars = 0
+        self._told = False
 
     def add(self, losses: list[torch.Tensor]) -> None:
         """Take the losses of one step's micro-batches."""
@@ -242,6 +243,17 @@ class LossMeter:
         """The sum so far."""
         self._sum()
         return self.total
+
+    def tell_if_not_finite(self, loss: float, step: int) -> None:
+        """Warn, once, of what would else only be seen in the log: a run whose loss is NaN hardly ever recovers."""
+        if not math.isfinite(loss) and not self._told:
+            self._told = True
+            logger.warning(
+                "the loss is %s at step %d and training goes on: resume from a checkpoint before it, with a lower "
+                "learning_rate or max_grad_norm, or without the data that did it",
+                loss,
+                step,
+            )
 
     def read(self) -> float:
         """The sum so far, and start from zero."""

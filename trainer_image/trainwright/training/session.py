@@ -25,6 +25,7 @@ from trainwright.contract import ENV_ASYNC_SAVE, ENV_JOB_FILE, DataError, Resolv
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.state import TrainerState, export_states, exports_state
+from trainwright.training.diagnosis import check_optimizer
 from trainwright.training.horizon import Horizon, length_of
 from trainwright.training.loop import Loop
 from trainwright.training.losses import check_trainable
@@ -193,11 +194,15 @@ def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None
     if resume_from is True:
         newest = trainer.checkpoints.newest(foreign=True)
         if newest is None:
-            raise UserError(f"resume_from_checkpoint: {trainer.args.output_dir} holds no complete checkpoint")
+            raise UserError(
+                f"resume_from_checkpoint: {trainer.args.output_dir} holds no complete checkpoint; train from the start"
+            )
         return newest
     folder = Path(resume_from)
+    if not folder.is_dir():
+        raise UserError(f"resume_from_checkpoint: {folder} does not exist; give the path of a checkpoint-N folder")
     if problems := trainer.checkpoints.problems(folder):
-        raise UserError(f"resume_from_checkpoint: {folder} cannot be used: {problems[0]}")
+        raise UserError(f"resume_from_checkpoint: {folder} cannot be used: {problems[0]}; take another one")
     return folder
 
 
@@ -232,6 +237,7 @@ def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
         trainer.create_optimizer()
         trainer.model_wrapped = trainer._wrap_model(trainer.model)
         trainer.create_scheduler(num_training_steps=horizon.max_steps)
+    check_optimizer(trainer.optimizer, trainer.model)
     trainer.is_prepared, handler = True, trainer.callback_handler
     handler.model, handler.optimizer, handler.lr_scheduler = trainer.model, trainer.optimizer, trainer.lr_scheduler
     handler.train_dataloader = dataloader

@@ -1,0 +1,121 @@
+"""Why a step failed, in one line, where it is the data's fault: looked for only after the model has raised.
+
+torch names neither the column nor the value ("index out of range in self"), so the batch is searched for what cannot be
+right: token numbers beyond the vocabulary, classes beyond those of the model, numbers of a type it does not compute in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainwright.contract import DataError, UserError
+
+IGNORE_INDEX = -100
+
+
+def raise_explained(error: Exception, model: nn.Module, batch: Any, label_names: list[str]) -> None:
+    """Raise what :func:`explain` has to tell, if anything."""
+    explained = explain(error, model, batch, label_names)
+    if explained is not None:
+        raise explained from error
+
+
+def explain(error: Exception, model: nn.Module, batch: Any, label_names: list[str]) -> UserError | None:
+    """What to tell the user instead of ``error``, or None where the batch is not to blame."""
+    if isinstance(error, UserError | torch.OutOfMemoryError) or not isinstance(batch, Mapping):
+        return None
+    tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor) and value.numel()}
+    if any(tensor.device.type != "cpu" for tensor in tensors.values()):
+        return None  # after a failed assertion on a device its tensors cannot be read any more
+    for name, tensor in tensors.items():
+        is_label = name in label_names
+        words = _label_problem(error, name, tensor, model) if is_label else _token_problem(name, tensor, model)
+        if words is not None:
+            return DataError(f"{name}: {words}")
+    return _type_problem(error, tensors)
+
+
+def _token_problem(name: str, tensor: torch.Tensor, model: nn.Module) -> str | None:
+    if not name.endswith("input_ids"):
+        return None
+    if tensor.is_floating_point():
+        return f"its values are {_type_of(tensor)}, and token numbers must be integers (int64); convert the column"
+    size = _vocabulary(model)
+    beyond = None if size is None else _outside(tensor, size)
+    if beyond is None:
+        return None
+    return (
+        f"the batch holds the token number {beyond}, and the model's vocabulary has {size} (0 to {size - 1}); use the "
+        "tokenizer that belongs to the model, or make room with model.resize_token_embeddings"
+    )
+
+
+def _label_problem(error: Exception, name: str, tensor: torch.Tensor, model: nn.Module) -> str | None:
+    if tensor.is_floating_point():
+        expects_classes = "Long" in str(error) or "long" in str(error)
+        kind = f"its values are {_type_of(tensor)}, and the loss takes class numbers (int64); convert the column"
+        return kind if expects_classes else None
+    size = _classes(model)
+    beyond = _outside(tensor, size, ignored=IGNORE_INDEX) if size is not None else None
+    if beyond is not None:
+        return (
+            f"the batch holds the class {beyond}, and the model has {size} (0 to {size - 1}, {IGNORE_INDEX} for none); "
+            "number the classes from 0, or build the model with num_labels as large as their number"
+        )
+    if "out of bounds" in str(error):
+        return (
+            f"{str(error).splitlines()[0].rstrip('.')}, where the loss takes class numbers from 0 to the number of the "
+            f"model's outputs less one (or {IGNORE_INDEX} for none); number the classes so, or widen the model's output"
+        )
+    return None
+
+
+def _type_problem(error: Exception, tensors: Mapping[str, torch.Tensor]) -> UserError | None:
+    """NumPy's floats are of 64 bits, and models compute in 32."""
+    doubles = [name for name, tensor in tensors.items() if tensor.dtype == torch.float64]
+    if doubles and "dtype" in str(error) and ("Double" in str(error) or "double" in str(error)):
+        return DataError(f"{doubles[0]}: its values are float64, and the model computes in float32; convert the column")
+    return None
+
+
+def _type_of(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _outside(tensor: torch.Tensor, size: int, ignored: int | None = None) -> int | None:
+    """A value that is not in 0 .. size - 1."""
+    wrong = (tensor < 0) | (tensor >= size)
+    if ignored is not None:
+        wrong &= tensor != ignored
+    return int(tensor[wrong][0]) if wrong.any() else None
+
+
+def _vocabulary(model: nn.Module) -> int | None:
+    try:
+        embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    return getattr(embeddings, "num_embeddings", None)
+
+
+def _classes(model: nn.Module) -> int | None:
+    """Outputs that a class number can point to: the words of a language model, the labels of a classifier."""
+    speaks = getattr(model, "can_generate", lambda: False)() or "MaskedLM" in type(model).__name__
+    size = _vocabulary(model) if speaks else getattr(getattr(model, "config", None), "num_labels", None)
+    return size if isinstance(size, int) and size > 1 else None
+
+
+def check_optimizer(optimizer: Any, model: nn.Module) -> None:
+    """Raises :class:`UserError` for an optimizer that would change nothing of the model."""
+    held = {id(parameter) for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"]}
+    if not held:
+        raise UserError("optimizers: the optimizer holds no parameters; make it from model.parameters()")
+    if not any(id(parameter) in held for parameter in model.parameters()):
+        raise UserError(
+            "optimizers: the optimizer holds none of the model's parameters, so nothing would be trained; make it from "
+            "model.parameters() of the model that the Trainer is given"
+        )
