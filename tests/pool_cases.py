@@ -186,10 +186,50 @@ REFUSALS: dict[str, tuple[str, dict[str, int], str]] = {
 }
 
 
+WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
+    "chips left over": (
+        "v6e-16",
+        {"topology": "4x4", "chipsPerHost": 3, "generation": None},
+        "spec.topology: topology 4x4 has 16 chips, 16 / 3 per host = 5 hosts, remainder 1; "
+        "correct topology or chipsPerHost",
+    ),
+    "a host that is not built": ("v5p-32", {"chipsPerHost": 8}, "spec.chipsPerHost: a host of v5p has 4 chips"),
+    "two axes of three": ("v5p-32", {"topology": "4x4"}, "spec.topology: the chips of v5p have 3 axes, such as 4x4x4"),
+    "another topology in the label": (
+        "v6e-16",
+        {"nodeSelector": {"cloud.google.com/gke-tpu-topology": "2x4"}},
+        "spec.nodeSelector: says another cloud.google.com/gke-tpu-topology than topology; remove it, for topology "
+        "gives that label",
+    ),
+    "a TPU's nodes by perNode": (
+        "v6e-16",
+        {"perNode": 8},
+        "spec.perNode: a host of a tpu pool has chipsPerHost chips; remove perNode",
+    ),
+    "two ways to devices": (
+        "mig",
+        {"deviceClassName": "mig.nvidia.com"},
+        "spec.deviceClassName: accelerators come by resourceName or by deviceClassName; remove one of them",
+    ),
+    "selectors of nothing": (
+        "h100",
+        {"deviceSelectors": ["true"]},
+        "spec.deviceSelectors: selects among the devices of deviceClassName; give that too",
+    ),
+    "a mount of nothing": (
+        "h100",
+        {"volumeMounts": [{"name": "gib", "mountPath": "/usr/local/gib"}]},
+        "spec.volumeMounts: every mount names one of spec.volumes; add the volume",
+    ),
+}
+"""Pools that cannot be: one of the table, what is changed of it, and the whole of what its author is told."""
+
+
 def pool_manifest(name: str, **spec: Any) -> dict[str, Any]:
-    """A pool of the table, or one of another spec."""
+    """A pool of the table, or one of another spec; what is None is left out."""
     content = {"apiVersion": names.API_VERSION, "kind": names.POOL_KIND, "metadata": {"name": name}}
-    return {**content, "spec": {**POOLS.get(name, {}), **spec}}
+    stated = {**POOLS.get(name, {}), **spec}
+    return {**content, "spec": {key: value for key, value in stated.items() if value is not None}}
 
 
 def environment(pod_spec: dict[str, Any], index: int) -> dict[str, str]:

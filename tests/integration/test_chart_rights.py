@@ -182,6 +182,12 @@ def test_it_may_serve_its_namespaces_and_no_others(chart: Installed) -> None:
     assert chart.may("create", "batch:jobs", "default") is everywhere
 
 
+@pytest.mark.parametrize("what", ["scheduling.k8s.io:podgroups", "resource.k8s.io:resourceclaimtemplates"])
+def test_it_may_make_what_an_attempt_has_beside_its_jobs(chart: Installed, what: str) -> None:
+    assert all(chart.may(verb, what, chart.jobs) for verb in ("get", "create", "delete"))
+    assert not any(chart.may(verb, what, chart.jobs) for verb in ("list", "update", "patch"))
+
+
 def test_what_helm_test_asks_is_answered(chart: Installed) -> None:
     (container,) = charts.only(charts.render(chart.home), "Pod")["spec"]["containers"]
     asked = subprocess.run(

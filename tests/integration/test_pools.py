@@ -21,7 +21,8 @@ from cluster.simulated import FOREVER, RUN_FOR, accelerator_node, simulated_node
 from integration.conftest import started
 from integration.operators import Operator
 from integration.test_operator import state
-from pool_cases import pool_manifest
+from pool_cases import POOLS as TABLE
+from pool_cases import WRONG, pool_manifest
 from trainwright_operator.commands.loading import load
 from trainwright_operator.commands.planning import planned
 from trainwright_operator.core.children import children
@@ -190,18 +191,19 @@ def test_a_shape_that_does_not_fit_is_told_on_the_resource(kube, namespace, oper
     assert stalled["status"]["display"]["state"] == "Pending (PoolUnusable)"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"chipsPerHost": 3}, "topology 4x4 has 16 chips, 16 / 3 per host = 5 hosts, remainder 1"),
-        ({"generation": "v5p"}, "the chips of v5p have 3 axes"),
-        ({"perNode": 8}, "a host of a tpu pool has chipsPerHost chips"),
-        ({"deviceClassName": "x", "resourceName": "y"}, "accelerators come by resourceName or by deviceClassName"),
-    ],
-)
-def test_a_pool_that_cannot_be_is_refused_at_apply(kube, crds, change, words):
-    with pytest.raises(ApiError, match=words):
-        kube.apply(pool_manifest("v6e-16", **change), dryRun="All")
+@pytest.mark.parametrize(("pool", "change", "words"), WRONG.values(), ids=WRONG)
+def test_a_pool_that_cannot_be_is_refused_at_apply_in_the_same_words(kube, crds, pool, change, words):
+    path, _, message = words.partition(": ")
+    with pytest.raises(ApiError) as refused:
+        kube.apply(pool_manifest(pool, **change), dryRun="All")
+    (cause,) = refused.value.status["details"]["causes"]
+    assert cause["field"] == path
+    assert cause["message"].endswith(f": {message}")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_pool_of_the_table_is_taken(kube, crds, name):
+    assert kube.apply(pool_manifest(name), dryRun="All")[0]["kind"] == "AcceleratorPool"
 
 
 def test_rdma_in_a_restricted_namespace_is_told_with_the_mend(kube, crds, tmp_path):
