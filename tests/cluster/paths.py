@@ -35,6 +35,11 @@ def clusters_dir() -> Path:
     return _xdg("XDG_STATE_HOME", ".local/state") / "trainwright" / "clusters"
 
 
+def used_by_clusters() -> str:
+    """What the nodes of all clusters have mounted, as one text to look a folder's name up in."""
+    return "".join(config.read_text() for config in clusters_dir().glob("*/kind.json"))
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder on the cache's own disk, so that what is there can be linked into it; removed afterwards.

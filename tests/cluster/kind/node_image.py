@@ -64,9 +64,17 @@ def archives(docker: Engine, node: str) -> Path:
     if not folder.exists():
         with timed("making the images of the control plane"):
             packages.ensure("busybox-static")
-            shutil.rmtree(folder.parent, ignore_errors=True)  # those of an older version
             _write_archives(docker, node, folder)
     return folder
+
+
+def prune(docker: Engine, node: str) -> None:
+    """Remove the archives that are neither of this node image nor under the nodes of a cluster."""
+    current = archives(docker, node)
+    used = paths.used_by_clusters()
+    for folder in current.parent.iterdir():
+        if folder != current and folder.name not in used:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _files() -> dict[str, Path | str]:
@@ -106,12 +114,13 @@ def _stage(context: Path, base: str, files: dict[str, Path | str]) -> None:
 
 
 def _write_archives(docker: Engine, node: str, folder: Path) -> None:
-    making = folder.with_name(f"{folder.name}.{os.getpid()}")
-    for where, images in _images(docker, node).items():
-        (making / where).mkdir(parents=True)
-        for image in images:
-            image.write(making / where / f"{image.name.rpartition('/')[2].partition(':')[0]}.tar")
-    making.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with paths.scratch() as scratch:
+        for where, images in _images(docker, node).items():
+            (scratch / "made" / where).mkdir(parents=True)
+            for image in images:
+                image.write(scratch / "made" / where / f"{image.name.rpartition('/')[2].partition(':')[0]}.tar")
+        (scratch / "made").rename(folder)
 
 
 def _images(docker: Engine, node: str) -> dict[str, list[Image]]:

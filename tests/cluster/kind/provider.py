@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import disk, locks, paths, programs
-from cluster.kind import engine, images, network, nodes, registry, store
+from cluster.kind import engine, images, network, node_image, nodes, registry, store
 from cluster.kube import Kube
 from cluster.say import ClusterError, say, timed
 
@@ -168,8 +168,11 @@ class Kind:
     def _prune(self) -> None:
         """What earlier versions left is removed from the cache and from the harness's own Docker, no other."""
         registry.prune(self.docker, self.name)
+        node = self.made_of.made(self.docker)
+        if not self.made_of.official:
+            node_image.prune(self.docker, node)
         if self.docker.own:
-            images.prune(self.docker, self.made_of.made(self.docker))
+            images.prune(self.docker, node)
             store.prune()
 
     def _start_nodes(self, pushed: Callable[[], dict[str, str]] | None) -> None:

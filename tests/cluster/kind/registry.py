@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -27,6 +28,7 @@ storage:
 http: {{addr: ":{PORT}"}}
 """
 TAGS = "docker/registry/v2/repositories/*/_manifests/tags/*"
+JUST_NOW_SECONDS = 3600
 IMAGE = f"{DOMAIN}/registry:{programs.version(programs.module_of('registry'))}"
 
 
@@ -80,20 +82,27 @@ def push(docker: Engine, cluster: str, image: str) -> str:
 
 
 def prune(docker: Engine, cluster: str) -> None:
-    """Remove the images that no cluster has any more, and the layers that were theirs alone."""
+    """Remove the images that no cluster has any more, and the layers that were theirs alone.
+
+    One that was brought just now may be on its way to the nodes of a cluster that does not list it yet.
+    """
     kept = "".join(file.read_text() for file in paths.clusters_dir().glob("*/images.json"))
     with _alone():
-        old = [tag for tag in _storage().glob(TAGS) if f"/{tag.parts[-4]}:{tag.name}" not in kept]
+        tags = [tag for tag in _storage().glob(TAGS) if time.time() - _brought(tag) > JUST_NOW_SECONDS]
+        old = [tag for tag in tags if f"/{tag.parts[-4]}:{tag.name}" not in kept]
         for tag in old:
             shutil.rmtree(tag)
         if old:
             collect = ("registry", "garbage-collect", "--delete-untagged", "/etc/registry.yml")
             docker.run("exec", container(cluster), *collect)
-            docker.run("restart", container(cluster))  # it remembers which layers it has
 
 
 def _storage() -> Path:
     return paths.cache_dir() / "registry"
+
+
+def _brought(tag: Path) -> float:
+    return (tag / "current" / "link").stat().st_mtime
 
 
 def _alone() -> AbstractContextManager[None]:

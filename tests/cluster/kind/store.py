@@ -40,27 +40,28 @@ def newest(docker: Engine, node: str) -> Path | None:
 def prune() -> None:
     """Remove the stores that are neither the newest nor under the nodes of a cluster."""
     stores = sorted(_folder().glob("*"), key=lambda folder: folder.stat().st_mtime)
-    used = "".join(config.read_text() for config in paths.clusters_dir().glob("*/kind.json"))
+    used = paths.used_by_clusters()
     for folder in stores[:-1]:
         if folder.name not in used:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make(docker: Engine, cluster: str, node: str, archives: Path, pushed: list[str], folder: Path) -> None:
-    making = folder.with_name(f".{folder.name}.{os.getpid()}")
-    making.mkdir(parents=True)
-    volumes = [
-        f"--volume={making}:/var/lib/containerd",
-        f"--volume={archives}:/kind/images:ro",
-        f"--volume={registry.hosts(cluster)}:/etc/containerd/certs.d:ro",
-    ]
-    run = ["run", "--rm", "--privileged", f"--name={cluster}-store", f"--net={cluster}", *volumes, node]
-    try:
-        docker.run(*run, "store", *pushed)
-        making.rename(folder)
-    finally:
-        docker.succeeds("rm", "--force", f"{cluster}-store")
-        shutil.rmtree(making, ignore_errors=True)
+    name = f"{cluster}-store"
+    docker.succeeds("rm", "--force", name)  # a killed command's, which goes on by itself
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with paths.scratch() as scratch:
+        (scratch / "made").mkdir()
+        volumes = [
+            f"--volume={scratch / 'made'}:/var/lib/containerd",
+            f"--volume={archives}:/kind/images:ro",
+            f"--volume={registry.hosts(cluster)}:/etc/containerd/certs.d:ro",
+        ]
+        try:
+            docker.run("run", "--privileged", f"--name={name}", f"--net={cluster}", *volumes, node, "store", *pushed)
+            (scratch / "made").rename(folder)
+        finally:
+            docker.succeeds("rm", "--force", "--volumes", name)
 
 
 def _folder() -> Path:
