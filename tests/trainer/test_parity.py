@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -149,21 +148,3 @@ def test_arguments_of_transformers_are_taken(tmp_path):
     result = trainwright.Trainer(tiny.classifier(), args, train_dataset=tiny.vectors()).train()
     reference = transformers.Trainer(tiny.classifier(), args, train_dataset=tiny.vectors()).train()
     assert result.training_loss == pytest.approx(reference.training_loss, abs=TOLERANCE)
-
-
-# What belongs to searches, the hub and sharding is refused by name, whatever it is called with.
-NOT_BUILT = {"hyperparameter_search", "push_to_hub", "init_hf_repo", "create_model_card"}
-
-
-def test_public_methods_are_those_of_transformers():
-    """Names, parameters and their defaults, so that what calls or overrides them goes on to do so."""
-    ours, theirs = trainwright.Trainer, transformers.Trainer
-    public = {name for name in dir(theirs) if not name.startswith("_")}
-    assert {name for name in dir(ours) if not name.startswith("_")} == public
-    methods = {name for name in public - NOT_BUILT if callable(getattr(theirs, name))} | {"__init__"}
-    for name in methods:
-        assert parameters(getattr(ours, name)) == parameters(getattr(theirs, name)), name
-
-
-def parameters(function: Any) -> list[tuple[str, Any, Any]]:
-    return [(p.name, p.default, p.kind) for p in inspect.signature(function).parameters.values()]

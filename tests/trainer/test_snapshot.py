@@ -158,7 +158,7 @@ def test_nothing_secret_is_saved(tmp_path: Path) -> None:
     trainer = make_trainer(str(tmp_path))
     trainer.args.hub_token = "hf_secret"
     trainer.create_optimizer_and_scheduler(1)
-    trainer._save_checkpoint(trainer.model)
+    trainer._save_checkpoint(trainer.model, trial=None)
     assert (tmp_path / "checkpoint-0" / "training_args.json").is_file()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()]
 

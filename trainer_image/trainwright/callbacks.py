@@ -165,10 +165,18 @@ class CallbackHandler(TrainerCallback):
 
 
 def _dispatching(event: str) -> Any:
-    def dispatch(self, args, state, control, *positional, **kwargs):  # type: ignore[no-untyped-def]
-        kwargs.update(zip(("logs",) if event == "on_log" else ("metrics",), positional, strict=False))
+    """The handler's own method for an event, with what the event tells as its last argument."""
+
+    def plain(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         return self.call_event(event, args, state, control, **kwargs)
 
+    def with_metrics(self, args, state, control, metrics, **kwargs):  # type: ignore[no-untyped-def]
+        return self.call_event(event, args, state, control, metrics=metrics, **kwargs)
+
+    def with_logs(self, args, state, control, logs, **kwargs):  # type: ignore[no-untyped-def]
+        return self.call_event(event, args, state, control, logs=logs, **kwargs)
+
+    dispatch = {"on_evaluate": with_metrics, "on_predict": with_metrics, "on_log": with_logs}.get(event, plain)
     dispatch.__name__, dispatch.__qualname__ = event, f"CallbackHandler.{event}"
     return dispatch
 
@@ -326,10 +334,10 @@ class EarlyStoppingCallback(TrainerCallback, ExportableState):
         if not args.load_best_model_at_end:
             logger.warning("EarlyStoppingCallback without load_best_model_at_end: the last model is kept, not the best")
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
+    def on_evaluate(self, args, state, control, metrics, **kwargs):  # type: ignore[no-untyped-def]
         name = args.metric_for_best_model
         name = name if name.startswith("eval_") else f"eval_{name}"
-        if name not in (metrics or {}):
+        if name not in metrics:
             logger.warning("EarlyStoppingCallback: no %s among the metrics (%s), not counted", name, ", ".join(metrics))
             return
         self.check_metric_value(args, state, control, metrics[name])

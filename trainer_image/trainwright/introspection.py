@@ -57,14 +57,44 @@ class Introspection:
             raise TrainerError("optimizer: there is none yet; call create_optimizer or train first")
         return self.optimizer
 
-    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("Trainer.hyperparameter_search is not built yet")
+    # -- not built yet
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        raise NotImplementedError("Trainer.hyperparameter_search is not built yet; call train for each trial")
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
         raise NotImplementedError("Trainer.push_to_hub is not built yet; save_model writes what can be uploaded")
 
-    def init_hf_repo(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("Trainer.init_hf_repo is not built yet")
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> Any:
+        raise NotImplementedError("Trainer.init_hf_repo is not built yet; save_model writes what can be uploaded")
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("Trainer.create_model_card is not built yet")
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> Any:
+        raise NotImplementedError("Trainer.create_model_card is not built yet; write README.md beside the model")

@@ -384,7 +384,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         """Write what ``from_pretrained`` (or ``load_state_dict``) reads, on the process that writes."""
         self._save(output_dir or self.args.output_dir)
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         session.save_checkpoint(self)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -218,7 +218,7 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None) -> tupl
             state.best_model_checkpoint = None
     state.train_batch_size = trainer._train_batch_size
     state.compute_steps(args, horizon.max_steps)
-    state.init_training_references(trainer, horizon.max_steps, horizon.epochs)
+    state.init_training_references(trainer, horizon.max_steps, horizon.epochs, trial=None)
     trainer.state, trainer._tokens_before = state, state.num_input_tokens_seen
     if checkpoint is not None:
         trainer._load_callback_state()
