@@ -53,6 +53,11 @@ class ApiError(Exception):
         super().__init__(f"{code} {reason}: {message}")
         self.code, self.reason, self.message, self.retry_after = code, reason, message, retry_after
 
+    @property
+    def is_verdict(self) -> bool:
+        """Asking again at once would be answered alike: only a person, or time, changes what stands in the way."""
+        return self.code in (400, 403, 422) or (self.code == 500 and "failed calling webhook" in self.message)
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -203,7 +208,7 @@ class Api:
             try:
                 return await self._once(method, path, data, content_type, params)
             except ApiError as error:
-                if attempt == TRIES - 1 or not (error.code == 429 or error.code >= 500):
+                if attempt == TRIES - 1 or error.is_verdict or not (error.code == 429 or error.code >= 500):
                     raise
                 await asyncio.sleep(error.retry_after or 0.2 * 2**attempt)
             except (aiohttp.ClientConnectionError, TimeoutError):

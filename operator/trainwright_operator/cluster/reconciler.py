@@ -110,7 +110,7 @@ class Reconciler:
         except Taken as taken:
             return refused(job, observed, now, Reason.NAME_TAKEN, str(taken), REFUSED_AGAIN)
         except ApiError as error:
-            if error.code not in (400, 403, 422):
+            if not error.is_verdict:
                 raise
             return refused(job, observed, now, Reason.REFUSED, error.message, REFUSED_AGAIN)
         return replace(planned, requeue_after=_soonest(planned.requeue_after, explained_in))
