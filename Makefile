@@ -69,8 +69,8 @@ bench: setup ## speed and memory of the Trainer, as ratios
 	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m bench.bench_step
 	cd tests && $(BIN)/python -m bench.bench_import
 
-bench-operator: setup cluster-tools ## what the operator costs, on a control plane on loopback
-	cd tests && $(BIN)/python -m bench.bench_operator
+bench-operator: setup cluster-tools ## what the operator costs, on a control plane on loopback; BENCH=burst for one of them
+	cd tests && $(BIN)/python -m bench.operator $(BENCH)
 
 # What is generated
 

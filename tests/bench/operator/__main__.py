@@ -1,0 +1,33 @@
+"""``python -m bench.operator [name ...]``, run in tests/: burst, idle, pushes and strangers, or those named."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from bench.operator import burst, idle, pushes, strangers
+
+BENCHES = {
+    "burst": lambda given: burst.main(given.jobs or 1000),
+    "idle": lambda given: idle.main(given.jobs or 10_000),
+    "pushes": lambda given: pushes.main(given.jobs or 2000),
+    "strangers": lambda given: strangers.main(given.jobs or 20_000),
+}
+
+
+def main() -> int:
+    """0 when every limit is kept."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHES))
+    parser.add_argument("--jobs", type=int, help="fewer than the bench's own number, for a quick look")
+    given = parser.parse_args()
+    for name in given.names:
+        if name not in BENCHES:
+            parser.error(f"{name}: not one of {', '.join(BENCHES)}")
+    kept = [asyncio.run(BENCHES[name](given)) for name in given.names or BENCHES]
+    return 0 if all(kept) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
