@@ -28,6 +28,8 @@ _CALLBACKS, _RANKS = "tests/trainer/test_callbacks.py::", "tests/trainer/test_di
 _EFFECTS = "tests/trainer/test_arguments_effects.py::"
 _EVALUATION = "tests/trainer/test_evaluation.py::test_one_process_agrees_with_transformers"
 _PRECISION = "tests/trainer/test_precision.py::"
+_PACKAGES = "tests/trainer/test_optim_packages.py::"
+_DEBUGGING = "tests/trainer/test_arguments_debugging.py::"
 
 
 EFFECTS: dict[str, Effect] = {
@@ -45,6 +47,10 @@ EFFECTS: dict[str, Effect] = {
     "warmup_steps": Effect("arguments/devices.py", _LOG + "[plain, warm-up as a share]"),
     "optim": Effect("training/optim.py", _LOG + "[plain, rmsprop]"),
     "optim_args": Effect("training/optim.py", _LOG + "[plain, sgd]"),
+    "optim_target_modules": Effect(
+        "training/optim.py",
+        _PACKAGES + "test_what_the_arguments_say_reaches_the_optimizers_that_transformers_gives_none",
+    ),
     "weight_decay": Effect("training/optim.py", _LOG + "[plain, weight decay]"),
     "adam_beta1": Effect("training/optim.py", _EFFECTS + "test_adam_is_set_up_as_the_arguments_say"),
     "adam_beta2": Effect("training/optim.py", _EFFECTS + "test_adam_is_set_up_as_the_arguments_say"),
@@ -77,8 +83,14 @@ EFFECTS: dict[str, Effect] = {
     "torch_compile": Effect("training/prepare.py", _EFFECTS + "test_torch_compile_compiles"),
     "torch_compile_backend": Effect("training/prepare.py", _EFFECTS + "test_torch_compile_compiles"),
     "torch_compile_mode": Effect("training/prepare.py", _EFFECTS + "test_torch_compile_compiles"),
+    "use_liger_kernel": Effect(
+        "training/session.py", _DEBUGGING + "TestLiger::test_parts_of_the_model_are_replaced_as_asked"
+    ),
+    "liger_kernel_config": Effect(
+        "training/session.py", _DEBUGGING + "TestLiger::test_parts_of_the_model_are_replaced_as_asked"
+    ),
     "use_cache": Effect("trainer.py", _HOOKS + "TestConstruction::test_use_cache_goes_into_the_configuration"),
-    "neftune_noise_alpha": Effect("training/session.py", _LOG + "[gpt2, noise on the embeddings]"),
+    "neftune_noise_alpha": Effect("trainer.py", _LOG + "[gpt2, noise on the embeddings]"),
     "torch_empty_cache_steps": Effect(
         "training/loop.py", _HOOKS + "TestMemory::test_caches_are_emptied_every_few_steps"
     ),
@@ -123,6 +135,7 @@ EFFECTS: dict[str, Effect] = {
     "save_total_limit": Effect(
         "training/session.py", _LOOP + "TestSaving::test_checkpoints_come_by_epoch_and_the_oldest_go"
     ),
+    "enable_jit_checkpoint": Effect("training/loop.py", _DEBUGGING + "test_sigterm_without_a_launcher[True]"),
     "load_best_model_at_end": Effect(
         "training/session.py", _LOOP + "TestSaving::test_the_best_model_is_loaded_at_the_end"
     ),
@@ -130,7 +143,7 @@ EFFECTS: dict[str, Effect] = {
     "greater_is_better": Effect("training/best.py", _LOOP + "TestSaving::test_greater_is_better_says_which_way"),
     "ignore_data_skip": Effect("training/session.py", _LOOP + "TestResuming::test_data_is_not_skipped_when_told_so"),
     "restore_callback_states_from_checkpoint": Effect(
-        "training/session.py", _CALLBACKS + "test_states_go_into_the_checkpoint_and_come_back"
+        "hooks.py", _CALLBACKS + "test_states_go_into_the_checkpoint_and_come_back"
     ),
     "full_determinism": Effect(
         "trainer.py", _HOOKS + "TestConstruction::test_full_determinism_refuses_what_has_no_deterministic_kernel"
@@ -160,6 +173,7 @@ EFFECTS: dict[str, Effect] = {
     "ddp_static_graph": Effect("training/prepare.py", _RANKS + "test_ddp_is_set_up_as_the_arguments_say"),
     "ddp_backend": Effect("arguments/devices.py", _DEVICES + "test_a_backend_that_is_not_there"),
     "ddp_timeout": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
+    "debug": Effect("training/session.py", _DEBUGGING + "TestOverflow::test_the_module_that_overflows_is_named"),
     "skip_memory_metrics": Effect("trainer.py", _LOOP + "TestLogging::test_memory_is_measured_when_it_is_asked_for"),
     "do_train": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "do_eval": Effect("arguments/derive.py", _VALUES + "test_what_scripts_read_is_set_and_carried"),

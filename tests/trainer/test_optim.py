@@ -113,7 +113,10 @@ def test_adafactor_steps_like_that_of_transformers(kwargs, dtype):
         ("sgd", "momentum=fast", optim.OptimizerError, "optim_args: momentum=fast is no number"),
         ("sgd", "speed=3", optim.OptimizerError, "sgd takes momentum, dampening, weight_decay, nesterov, not speed"),
         ("adamw_torch", "fast=1", optim.OptimizerError, "optim_args: adamw_torch takes none, not fast"),
-        ("lomo", None, NotImplementedError, "optim='lomo' is not built yet"),
+        ("sgd", "nesterov=perhaps", optim.OptimizerError, "optim_args: nesterov=perhaps: perhaps is neither true nor"),
+        ("galore_adamw", "rank=a", optim.OptimizerError, "optim_args: rank=a is no whole number"),
+        ("adamw_anyprecision", None, optim.OptimizerError, "needs the package torchdistx, which is not installed; run"),
+        ("galore_adamw", None, optim.OptimizerError, "optim: galore_adamw must know the model"),
     ],
 )
 def test_mistakes_are_named(name, optim_args, error, message):

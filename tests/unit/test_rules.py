@@ -131,6 +131,34 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{}, {"lr_scheduler_type": "cosine"}, {"lr_scheduler_type": "greedy", "eval_strategy": "epoch"}],
         [{"lr_scheduler_type": "greedy"}, {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "no"}],
     ),
+    "low-rank-needs-targets": (
+        [{}, {"optim": "galore_adamw", "optim_target_modules": "all-linear"}, {"optim": "sgd"}],
+        [{"optim": "galore_adamw"}, {"optim": "apollo_adamw_layerwise"}],
+    ),
+    "targets-need-low-rank": (
+        [{}, {"optim": "apollo_adamw", "optim_target_modules": "all-linear"}],
+        [{"optim_target_modules": "all-linear"}, {"optim": "lomo", "optim_target_modules": "all-linear"}],
+    ),
+    "steps-in-backward-take-whole-batches": (
+        [
+            {},
+            {"gradient_accumulation_steps": 2},
+            {"optim": "lomo"},
+            {"optim": "galore_adamw", "gradient_accumulation_steps": 2},
+        ],
+        [
+            {"optim": "lomo", "gradient_accumulation_steps": 2},
+            {"optim": "galore_adamw_layerwise", "gradient_accumulation_steps": 2},
+        ],
+    ),
+    "steps-in-backward-take-no-scaled-gradients": (
+        [{}, {"fp16": True}, {"optim": "adalomo"}, {"optim": "galore_adamw", "fp16": True}],
+        [{"optim": "adalomo", "fp16": True}, {"optim": "apollo_adamw_layerwise", "fp16": True}],
+    ),
+    "liger-settings-need-liger": (
+        [{}, {"use_liger_kernel": True}, {"use_liger_kernel": True, "liger_kernel_config": {"rope": True}}],
+        [{"liger_kernel_config": {"rope": True}}, {"use_liger_kernel": False, "liger_kernel_config": {}}],
+    ),
     "prefetch-needs-workers": (
         [{}, {"dataloader_prefetch_factor": 2, "dataloader_num_workers": 1}, {"dataloader_num_workers": 1}],
         [{"dataloader_prefetch_factor": 2}, {"dataloader_prefetch_factor": 2, "dataloader_num_workers": 0}],

@@ -10,6 +10,7 @@ from torch import nn
 
 from trainwright import metrics
 from trainwright.outputs import EvalLoopOutput, PredictionOutput
+from trainwright.training.debugging import tell_tpu_metrics
 
 
 class Evaluating:
@@ -21,6 +22,7 @@ class Evaluating:
     callback_handler: Any
     eval_dataset: Any
     compute_metrics: Any
+    optimizer: Any
     _memory: Any
 
     def evaluate(
@@ -48,6 +50,7 @@ class Evaluating:
             )
             self._add_speed(output, metric_key_prefix, start)
             self.log(output.metrics)
+            tell_tpu_metrics(self.args.debug)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, output.metrics)
         output.metrics.update(measured)
         return output.metrics
@@ -95,8 +98,10 @@ class Evaluating:
     ) -> EvalLoopOutput:
         """One pass over ``dataloader``; what ``evaluate`` and ``predict`` have in common."""
         from trainwright.evaluation.passes import evaluation_loop
+        from trainwright.training.optimizers.averaging import averaged_weights
 
-        return evaluation_loop(self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        with averaged_weights(self.optimizer):
+            return evaluation_loop(self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None

@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from trainwright.contract import ExitCode
+from trainwright.launch import nodefiles
 
 AGREEMENT_SECONDS = 15.0
 """How long to wait for the other ranks' listeners, which answer at once unless their process is gone."""
@@ -35,16 +36,25 @@ _JOIN_SECONDS = 2.0
 _runs = itertools.count()
 
 
+def under_launcher() -> bool:
+    """Whether the launcher of a TrainingJob started this process: it promises a checkpoint on SIGTERM to every job."""
+    return nodefiles.node_dir() is not None
+
+
 class Preemption:
     """Listens for SIGTERM while a model trains; a context manager around the loop.
 
     ``begin(step)`` is called at every step boundary, before step ``step`` (counted by the caller, rising by one). True
     says that every rank stops here: the caller saves a checkpoint and calls :meth:`leave`. After ``with`` the former
     SIGTERM handler is back.
+
+    Args:
+        agreement_seconds: How long to wait for the other ranks.
+        listens: When false SIGTERM does what it did before, and nothing is ever pending.
     """
 
-    def __init__(self, agreement_seconds: float = AGREEMENT_SECONDS) -> None:
-        self._agreement_seconds = agreement_seconds
+    def __init__(self, agreement_seconds: float = AGREEMENT_SECONDS, listens: bool = True) -> None:
+        self._agreement_seconds, self._listens = agreement_seconds, listens
         self._begun = -1
         self._pending = False
         self._last: int | None = None
@@ -75,6 +85,8 @@ class Preemption:
         raise SystemExit(int(ExitCode.PREEMPTED))
 
     def __enter__(self) -> Preemption:
+        if not self._listens:
+            return self
         self._gang = _Gang.join(next(_runs))
         if self._gang is not None:
             self._listener = threading.Thread(target=self._listen, args=(self._gang,), name="preemption", daemon=True)

@@ -22,15 +22,18 @@ DEFAULTS: dict[str, str | bool | int | float] = {
     "eval_strategy": "no",
     "fp16": False,
     "fp16_full_eval": False,
+    "gradient_accumulation_steps": 1,
     "load_best_model_at_end": False,
     "logging_steps": 500.0,
     "logging_strategy": "steps",
     "lr_scheduler_type": "linear",
     "max_steps": -1,
     "num_train_epochs": 3.0,
+    "optim": "adamw_torch_fused",
     "save_steps": 500.0,
     "save_strategy": "steps",
     "use_cpu": False,
+    "use_liger_kernel": False,
     "warmup_steps": 0.0,
 }
 """What an absent field means in CEL; the type of the value is the field's type there."""
@@ -117,6 +120,24 @@ _MULTIPLE = f"""
 
 _FEEDBACK = ("reduce_lr_on_plateau", "greedy")
 _CPU_BACKENDS = (None, "gloo", "mpi")
+
+LAYERWISE = frozenset(
+    {
+        "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise",
+        "apollo_adamw_layerwise",
+    }
+)  # fmt: skip
+"""Optimizers of which each layer has its own."""
+LOW_RANK = LAYERWISE | {"galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw"}
+"""Optimizers that project the gradients of the layers in ``optim_target_modules``."""
+IN_BACKWARD = LAYERWISE | {"lomo", "adalomo"}
+"""Optimizers that step within the backward pass."""
+
+
+def _one_of(names: Collection[str]) -> str:
+    """As CEL writes a list."""
+    return "[" + ", ".join(f'"{name}"' for name in sorted(names)) + "]"
+
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -247,6 +268,41 @@ RULES: tuple[Rule, ...] = (
         lambda v: v["lr_scheduler_type"] not in _FEEDBACK or v["eval_strategy"] != "no",
         '!({lr_scheduler_type} in ["reduce_lr_on_plateau", "greedy"]) || {eval_strategy} != "no"',
         'lr_scheduler_type follows the evaluation here; set eval_strategy to "steps" or "epoch"',
+    ),
+    Rule(
+        "low-rank-needs-targets",
+        ("optim_target_modules", "optim"),
+        lambda v: v["optim"] not in LOW_RANK or v["optim_target_modules"] is not None,
+        "!({optim} in " + _one_of(LOW_RANK) + ") || has({optim_target_modules})",
+        "optim_target_modules must name the layers that a low-rank optim projects; all-linear takes every one",
+    ),
+    Rule(
+        "targets-need-low-rank",
+        ("optim_target_modules", "optim"),
+        lambda v: v["optim_target_modules"] is None or v["optim"] in LOW_RANK,
+        "!has({optim_target_modules}) || {optim} in " + _one_of(LOW_RANK),
+        "optim_target_modules is for a low-rank optim (galore_... or apollo_...); leave it out",
+    ),
+    Rule(
+        "steps-in-backward-take-whole-batches",
+        ("gradient_accumulation_steps", "optim"),
+        lambda v: v["optim"] not in IN_BACKWARD or v["gradient_accumulation_steps"] == 1,
+        "!({optim} in " + _one_of(IN_BACKWARD) + ") || {gradient_accumulation_steps} == 1",
+        "gradient_accumulation_steps must be 1 with an optim that steps within the backward pass",
+    ),
+    Rule(
+        "steps-in-backward-take-no-scaled-gradients",
+        ("fp16", "optim"),
+        lambda v: v["optim"] not in IN_BACKWARD or not v["fp16"],
+        "!({optim} in " + _one_of(IN_BACKWARD) + ") || !{fp16}",
+        "fp16 scales the gradients, and this optim steps before they are scaled back; use bf16",
+    ),
+    Rule(
+        "liger-settings-need-liger",
+        ("liger_kernel_config", "use_liger_kernel"),
+        lambda v: v["liger_kernel_config"] is None or v["use_liger_kernel"],
+        "!has({liger_kernel_config}) || {use_liger_kernel}",
+        "liger_kernel_config needs use_liger_kernel; set it, or leave both out",
     ),
     Rule(
         "prefetch-needs-workers",

@@ -29,6 +29,7 @@ from trainwright.state import TrainerControl, TrainerState, exports_state
 from trainwright.training import diagnosis, losses, optim, prepare, session
 from trainwright.training.horizon import Horizon, length_of
 from trainwright.training.memory import MemoryTracker, TrainerMemoryTracker
+from trainwright.training.optimizers.averaging import averaged_weights
 from trainwright.training.precision import apply_tf32, make_scaler, map_nested
 from trainwright.training.schedulers import get_scheduler
 from trainwright.training.work import sum_over_ranks
@@ -59,11 +60,11 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
 
     loss_is_scaled_for_ga: bool | None = None
     """Whether ``compute_loss`` already divides by the items of the whole accumulated batch; None finds out."""
-
     async_save: bool | None = None
     """Whether checkpoints are written while training goes on, from a copy in the host's memory; None asks the
     environment (``TRAINWRIGHT_ASYNC_SAVE=1``) and the TrainingJob (``spec.output.asyncSave``)."""
     _background: Any = None
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -219,7 +220,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: nn.Module | None = None) -> tuple[Any, dict[str, Any]]:
         """The optimizer class that ``args`` names, and its keyword arguments."""
-        return optim.get_optimizer_cls_and_kwargs(args)
+        return optim.get_optimizer_cls_and_kwargs(args, model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that ``weight_decay`` applies to: no biases, no normalisation."""
@@ -302,7 +303,10 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
             self._unproven = False
         if self.current_gradient_accumulation_steps > 1 and not self._is_scaled(num_items_in_batch):
             loss = loss / self.current_gradient_accumulation_steps
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        if (steps_too := getattr(self.optimizer, "backward_and_step", None)) is not None:
+            steps_too(loss)
+        else:
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return loss.detach()
 
     def _is_scaled(self, num_items: Any) -> bool:
@@ -385,7 +389,8 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         self._save(output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        session.save_checkpoint(self)
+        with averaged_weights(self.optimizer):
+            session.save_checkpoint(self)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add ``logs`` to the history, with the epoch, and let the callbacks know."""

@@ -76,7 +76,22 @@ def _check(settings: Mapping[str, Any]) -> None:
         if key not in known:
             raise Mistake(f"{key!r} {not_one_of(key, known)}")
         if key == "gradient_accumulation_kwargs":
-            if not (value is None or isinstance(value, Mapping)):
-                raise Mistake(f"{key} must be a mapping, not {value!r}")
+            _check_accumulation(key, value)
         elif not (isinstance(value, bool) or (value is None and key == "dispatch_batches")):
             raise Mistake(f"{key} must be true or false, not {value!r}")
+
+
+def _check_accumulation(key: str, value: Any) -> None:
+    """``num_steps`` and ``sync_each_batch``; the others tell accelerate what the loop does by itself."""
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
+        raise Mistake(f"{key} must be a mapping, not {value!r}")
+    for name, setting in value.items():
+        whole = isinstance(setting, int) and not isinstance(setting, bool) and setting > 0
+        if name not in ("num_steps", "sync_each_batch"):
+            raise Mistake(f"{key}: {name!r} {not_one_of(name, ('num_steps', 'sync_each_batch'))}")
+        if name == "num_steps" and not whole:
+            raise Mistake(f"{key}: num_steps must be a whole number above 0, not {setting!r}")
+        if name == "sync_each_batch" and not isinstance(setting, bool):
+            raise Mistake(f"{key}: sync_each_batch must be true or false, not {setting!r}")

@@ -89,6 +89,8 @@ def _hardware(args: Any) -> None:
         from .accelerator import AcceleratorConfig
 
         args.accelerator_config = AcceleratorConfig()
+    accumulation = args.accelerator_config.gradient_accumulation_kwargs or {}
+    args.gradient_accumulation_steps = accumulation.get("num_steps", args.gradient_accumulation_steps)
     if args.use_cpu:
         args.dataloader_pin_memory = False
 

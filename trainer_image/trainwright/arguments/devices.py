@@ -85,7 +85,7 @@ class Devices:
         from accelerate.state import PartialState
 
         cpu = self.use_cpu or _no_accelerator()
-        backend = self.ddp_backend if _launched() else None  # a process alone talks to nobody
+        backend = self.ddp_backend if launched() else None  # a process alone talks to nobody
         try:
             return PartialState(cpu=cpu, backend=backend, timeout=self.ddp_timeout_delta)
         except ValueError as error:
@@ -181,7 +181,7 @@ class Devices:
         return {name: value for name, value in self.__dict__.items() if name != "distributed_state"}
 
 
-def _launched() -> bool:
+def launched() -> bool:
     """Whether a launcher started this process as one of several, by torchrun's environment or by MPI's."""
     return any(name in os.environ for name in ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
 

@@ -24,9 +24,7 @@ class Refusal:
 
 _HUB = Refusal("uploading to the Hub is not built yet; upload the output folder after the run")
 _TRACKERS = Refusal("no experiment tracker is built yet; the log is in trainer_state.json and in the status")
-_GENERATION = Refusal("generating in evaluation is not built yet; generate from the saved model after the run")
 _SHARDING = Refusal("sharding over processes is not built yet; train data parallel")
-_LIGER = Refusal("Liger kernels are not built in yet; leave it out")
 
 REFUSED: dict[str, Refusal] = {
     "fsdp": Refusal(_SHARDING.reason, (False, "")),
@@ -45,21 +43,6 @@ REFUSED: dict[str, Refusal] = {
     "trackio_space_id": _TRACKERS,
     "trackio_bucket_id": _TRACKERS,
     "trackio_static_space_id": Refusal(_TRACKERS.reason, (False,)),
-    "use_liger_kernel": _LIGER,
-    "liger_kernel_config": _LIGER,
-    "optim": Refusal(
-        "this optimizer is not built yet; use adamw_torch_fused, adamw_torch, sgd, adagrad, rmsprop or adafactor",
-        ("adamw_torch", "sgd", "adagrad", "rmsprop", "adafactor"),
-    ),
-    "optim_target_modules": Refusal("low-rank optimizers are not built yet; leave it out"),
-    "accelerator_config.gradient_accumulation_kwargs": Refusal("not built yet; set gradient_accumulation_steps"),
-    "enable_jit_checkpoint": Refusal("not needed: under the launcher a checkpoint is always written on SIGTERM"),
-    "debug": Refusal("not built yet; leave it out"),
-    "sortish_sampler": Refusal("not built yet; leave it out"),
-    "predict_with_generate": _GENERATION,
-    "generation_max_length": _GENERATION,
-    "generation_num_beams": _GENERATION,
-    "generation_config": _GENERATION,
 }
 """Field, or setting of a field after a point -> why it is refused when set to anything but its default."""
 

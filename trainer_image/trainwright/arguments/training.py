@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 from . import groups
 from .derive import derive
 from .devices import Devices
-from .errors import hidden
+from .errors import ArgumentError, hidden
 from .fields import FIELDS
+from .machine import lacking
 from .serial import Serial
 from .setters import Setters
 from .validate import checked, refuse_unknown
@@ -65,11 +66,16 @@ class TrainingArguments(
         self.check()
 
     def check(self) -> None:
-        """Checks every argument and completes those that follow from others. Raises :class:`ArgumentError`."""
+        """Checks every argument, completes those that follow from others, and looks whether this machine can do it.
+
+        Raises :class:`ArgumentError`.
+        """
         values = checked({name: getattr(self, name) for name in self.__dataclass_fields__ if name in FIELDS})
         for name, value in values.items():
             setattr(self, name, value)
         derive(self)
+        if problems := lacking(self):
+            raise ArgumentError(problems)
 
     def __str__(self) -> str:
         shown = {k: hidden(k) if k.endswith("_token") else v for k, v in asdict(self).items()}

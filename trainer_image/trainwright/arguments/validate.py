@@ -23,12 +23,22 @@ def checked(values: Mapping[str, Any], across: bool = True) -> dict[str, Any]:
     wrong = {problem.field for problem in problems}
     unbuilt = refusals({name: value for name, value in taken.items() if name not in wrong})
     if across:
-        problems += _broken_rules(taken, wrong)
+        problems += [*_broken_rules(taken, wrong), *_said_twice(taken)]
     if problems:
         raise ArgumentError([*problems, *unbuilt])
     if unbuilt:
         raise NotBuiltError(unbuilt)
     return taken
+
+
+def _said_twice(values: Mapping[str, Any]) -> list[Problem]:
+    """accelerate's name for the accumulated batches, and ours, with different numbers."""
+    config, steps = values.get("accelerator_config"), values.get("gradient_accumulation_steps", 1)
+    num_steps = (getattr(config, "gradient_accumulation_kwargs", None) or {}).get("num_steps", steps)
+    if steps in (1, num_steps):
+        return []
+    said = f"{steps} here, and num_steps {num_steps} in accelerator_config.gradient_accumulation_kwargs; keep one"
+    return [Problem("gradient_accumulation_steps", said)]
 
 
 def refuse_unknown(values: Mapping[str, Any], known: Collection[str]) -> None:

@@ -20,9 +20,10 @@ from accelerate.utils.memory import clear_device_cache
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from trainwright.data.loaders import batches
-from trainwright.preemption import Preemption
+from trainwright.preemption import Preemption, under_launcher
 from trainwright.training.horizon import Horizon
 from trainwright.training.losses import LossMeter
+from trainwright.training.prepare import exchanges_every_batch
 from trainwright.training.schedulers import follows_metric
 from trainwright.training.work import Work, sum_over_ranks
 
@@ -54,9 +55,10 @@ class Loop:
         self.optimizer, self.scheduler, self.scaler = trainer.optimizer, trainer.lr_scheduler, trainer.scaler
         self.scheduled = not follows_metric(self.scheduler)
         self.parameters = list(model.parameters())
-        self.no_sync = getattr(model, "no_sync", nullcontext)
+        self.no_sync = nullcontext if exchanges_every_batch(args) else getattr(model, "no_sync", nullcontext)
         self.meter, self.work = LossMeter(args.logging_nan_inf_filter), Work(trainer)
-        self.preemption, self.background = Preemption(), trainer._background
+        self.preemption = Preemption(listens=under_launcher() or args.enable_jit_checkpoint)
+        self.background = trainer._background
         self.empties_cache_every = args.torch_empty_cache_steps
         self.ignore_keys = ignore_keys
         self.grad_norm: torch.Tensor | None = None
@@ -171,8 +173,7 @@ class Loop:
             self.scheduler.step()
 
     def rate(self) -> float:
-        rate: float = self.optimizer.param_groups[0]["lr"]
-        return rate
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:

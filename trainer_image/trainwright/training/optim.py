@@ -1,25 +1,38 @@
-"""Optimizers by the names of ``optim``: torch's own, and Adafactor as Hugging Face's Trainer configures it.
+"""The optimizer of a run, by the name in ``optim``: its class, its keyword arguments, its groups of parameters.
 
 Weight decay applies to the weights of layers, never to biases and normalisation.
 """
 
 from __future__ import annotations
 
-import math
+import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from trainwright.contract import UserError
+from trainwright.arguments.machine import package_problem
+from trainwright.devices import xla
+from trainwright.rules import IN_BACKWARD, LAYERWISE, LOW_RANK
+from trainwright.training.optimizers.adafactor import Adafactor
+from trainwright.training.optimizers.averaging import with_kept_weights
+from trainwright.training.optimizers.errors import OptimizerError
+from trainwright.training.optimizers.lomo import FusedBackward
+from trainwright.training.optimizers.lowrank import (
+    DEFAULTS,
+    Layerwise,
+    groups_with_targets,
+    target_weights,
+)
+from trainwright.training.optimizers.recipes import RECIPES, Recipe
+from trainwright.training.optimizers.saving import plainly_saved
+
+__all__ = ["Adafactor", "OptimizerError", "create_optimizer", "get_decay_parameter_names"]
 
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
-
-
-class OptimizerError(UserError, ValueError):
-    """An optimizer cannot be made from what was given."""
 
 
 def get_decay_parameter_names(model: nn.Module) -> list[str]:
@@ -55,50 +68,120 @@ def parse_optim_args(text: str | None) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _flag(text: str) -> bool:
-    return text.lower() in ("true", "1", "yes")
+def read_settings(name: str, text: str | None) -> dict[str, Any]:
+    """``optim_args`` with each value as the optimizer ``name`` takes it. Raises :class:`OptimizerError`."""
+    readers, given = RECIPES[name].settings, parse_optim_args(text)
+    if unknown := [key for key in given if key not in readers]:
+        raise OptimizerError(f"optim_args: {name} takes {', '.join(readers) or 'none'}, not {', '.join(unknown)}")
+    return {key: _read(readers[key], key, value) for key, value in given.items()}
 
 
 def _read(reader: Callable[[str], Any], key: str, text: str) -> Any:
     try:
         return reader(text)
-    except ValueError:
-        raise OptimizerError(f"optim_args: {key}={text} is no number") from None
+    except ValueError as error:
+        words = "is no whole number" if reader is int else "is no number" if reader is float else f": {error}"
+        raise OptimizerError(f"optim_args: {key}={text} {words}".replace(" :", ":")) from None
 
 
-CLASSES = {
-    "adamw_torch": "AdamW",
-    "adamw_torch_fused": "AdamW",
-    "adafactor": "Adafactor",
-    "sgd": "SGD",
-    "adagrad": "Adagrad",
-    "rmsprop": "RMSprop",
-}
-"""Name -> class: torch's own, but for Adafactor."""
+def get_optimizer_cls_and_kwargs(args: Any, model: nn.Module | None = None) -> tuple[Any, dict[str, Any]]:
+    """The class that ``args.optim`` names and its keyword arguments, the learning rate among them.
 
-READERS: dict[str, dict[str, Callable[[str], Any]]] = {
-    "sgd": {"momentum": float, "dampening": float, "weight_decay": float, "nesterov": _flag},
-    "adagrad": {"lr_decay": float, "weight_decay": float, "eps": float},
-    "rmsprop": {"momentum": float, "alpha": float, "eps": float, "weight_decay": float, "centered": _flag},
-}
-"""Name -> the ``optim_args`` that it takes, and how each is read from its text."""
+    Those that must know the model (low-rank ones, LOMO) bring their parameters along: as ``params`` or ``model``.
 
-
-def get_optimizer_cls_and_kwargs(args: Any) -> tuple[Any, dict[str, Any]]:
-    """The class that ``args.optim`` names and its keyword arguments, the learning rate among them."""
+    Raises:
+        OptimizerError: the package is not installed, a setting is not one of this optimizer, or no layer is a target.
+    """
     name = getattr(args.optim, "value", args.optim)
-    if name not in CLASSES:
-        raise NotImplementedError(f"optim={name!r} is not built yet; built are {', '.join(CLASSES)}")
-    readers, given = READERS.get(name, {}), parse_optim_args(args.optim_args)
-    if unknown := [key for key in given if key not in readers]:
-        raise OptimizerError(f"optim_args: {name} takes {', '.join(readers) or 'none'}, not {', '.join(unknown)}")
-    kwargs = {"lr": args.learning_rate, **{key: _read(readers[key], key, value) for key, value in given.items()}}
-    if name == "adafactor":
-        return Adafactor, kwargs | {"scale_parameter": False, "relative_step": False}
-    if CLASSES[name] == "AdamW":
-        kwargs |= {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-        kwargs |= {"fused": True} if name == "adamw_torch_fused" else {}
-    return getattr(torch.optim, CLASSES[name]), kwargs
+    if (problem := package_problem(name)) is not None:
+        raise OptimizerError(f"optim: {problem}")
+    recipe, settings = RECIPES[name], read_settings(name, args.optim_args)
+    kwargs = {"lr": args.learning_rate, **recipe.fixed, **_taken(recipe, args, model, settings)}
+    cls = _class_of(recipe, name)
+    if name in LOW_RANK:
+        return _low_rank(name, cls, kwargs, args, model, settings)
+    if name in IN_BACKWARD:
+        _refuse_ranks(name, args)
+        return partial(FusedBackward, cls), {"model": _needed(model, name), **kwargs}
+    return cls, xla.plain_kernels(kwargs | settings)
+
+
+def _class_of(recipe: Recipe, name: str) -> Any:
+    module, _, attribute = recipe.made_by.partition(":")
+    cls = getattr(importlib.import_module(module), attribute)
+    if name in LOW_RANK or name == "grokadamw":
+        return plainly_saved(cls)
+    return with_kept_weights(cls) if name.startswith("schedule_free") else cls
+
+
+def _taken(recipe: Recipe, args: Any, model: nn.Module | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """What the recipe takes of the arguments; of ``settings`` goes what is merged into one of them."""
+    makers: Mapping[str, Callable[[], dict[str, Any]]] = {
+        "betas": lambda: {"betas": (args.adam_beta1, args.adam_beta2)},
+        "betas3": lambda: {"betas": _three_betas(args, settings)},
+        "eps": lambda: {"eps": args.adam_epsilon},
+        "stated": lambda: _stated(args),
+        "weight_decay": lambda: {"weight_decay": args.weight_decay},
+        "warmup_steps": lambda: {"warmup_steps": _warmup(args)},
+        "triton": lambda: {} if model is None or _on_accelerator(model) else {"triton": False},
+    }
+    return {key: value for what in recipe.takes for key, value in makers[what]().items()}
+
+
+def _three_betas(args: Any, settings: dict[str, Any]) -> tuple[float, float, float]:
+    defaults = {"beta1": args.adam_beta1, "beta2": args.adam_beta2, "beta3": 0.9999}
+    return tuple(settings.pop(name, default) for name, default in defaults.items())  # type: ignore[return-value]
+
+
+def _stated(args: Any) -> dict[str, Any]:
+    """Adam's settings where they are not the defaults: GaLore's own epsilon is another one, and stays."""
+    said = {} if args.adam_epsilon == 1e-8 else {"eps": args.adam_epsilon}
+    return {"betas": (args.adam_beta1, args.adam_beta2), **said}
+
+
+def _warmup(args: Any) -> int:
+    if args.warmup_steps >= 1 or args.warmup_steps == 0:
+        return int(args.warmup_steps)
+    if args.max_steps <= 0:
+        raise OptimizerError(
+            "warmup_steps: a schedule-free optimizer must know the number of steps; give that, or set max_steps"
+        )
+    return args.get_warmup_steps(args.max_steps)
+
+
+def _on_accelerator(model: nn.Module) -> bool:
+    return all(parameter.device.type != "cpu" for parameter in model.parameters())
+
+
+def _low_rank(
+    name: str, cls: Any, kwargs: dict[str, Any], args: Any, model: nn.Module | None, settings: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    model = _needed(model, name)
+    if args.optim_target_modules is None:
+        raise OptimizerError(f'optim_target_modules: {name} must know which layers to project; "all-linear" for all')
+    parameters = dict(model.named_parameters())
+    targets = [parameters[each] for each in target_weights(model, args.optim_target_modules) if each in parameters]
+    groups = parameter_groups(model, get_decay_parameter_names(model), args.weight_decay)
+    kwargs["params"] = groups_with_targets(groups, targets, DEFAULTS[name.partition("_")[0]] | settings)
+    if name not in LAYERWISE:
+        return cls, kwargs
+    _refuse_ranks(name, args)
+    params, rate = kwargs.pop("params"), kwargs["lr"]
+    return Layerwise, {"params": params, "make": partial(cls, **kwargs), "lr": rate}
+
+
+def _needed(model: nn.Module | None, name: str) -> nn.Module:
+    if model is None:
+        raise OptimizerError(f"optim: {name} must know the model; pass it as the second argument")
+    return model
+
+
+def _refuse_ranks(name: str, args: Any) -> None:
+    if args.world_size > 1:
+        raise OptimizerError(
+            f"optim: {name} steps within the backward pass, before the processes have shared their gradients; "
+            "train with one process, or choose another optimizer"
+        )
 
 
 def create_optimizer(trainer: Any, model: nn.Module | None = None) -> Any:
@@ -109,114 +192,28 @@ def create_optimizer(trainer: Any, model: nn.Module | None = None) -> Any:
         optimizer, kwargs = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(
             trainer.args, model
         )
-        if isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer):
-            trainer.optimizer = optimizer(groups, **kwargs)
-        else:  # a factory, for optimizers that sort the parameters themselves
+        if is_factory(optimizer):
             trainer.optimizer = optimizer()(model, **kwargs)
+        else:
+            own = kwargs.pop("params", None) or kwargs.pop("model", None) or groups
+            trainer.optimizer = optimizer(own, **kwargs)
+        _keep_embeddings_in_float32(optimizer, kwargs, model)
     return trainer.optimizer
 
 
-class Adafactor(torch.optim.Optimizer):
-    """Adafactor (arXiv:1804.04235): second moments of a matrix kept as one row and one column.
-
-    Args:
-        lr: The rate; None with ``relative_step``, which derives it from the step.
-        eps: Added to squared gradients; the least scale of a parameter.
-        clip_threshold: The root mean square above which an update is scaled down.
-        decay_rate: Exponent of the decay of the second moments.
-        beta1: Decay of the first moment; None keeps none.
-        scale_parameter: Multiply the rate by the root mean square of the parameter.
-        relative_step: Take ``min(1e-2, 1 / sqrt(step))`` as the rate.
-        warmup_init: With ``relative_step``, begin at ``1e-6 * step``.
-    """
-
-    def __init__(
-        self,
-        params: Any,
-        lr: float | None = None,
-        eps: tuple[float, float] = (1e-30, 1e-3),
-        clip_threshold: float = 1.0,
-        decay_rate: float = -0.8,
-        beta1: float | None = None,
-        weight_decay: float = 0.0,
-        scale_parameter: bool = True,
-        relative_step: bool = True,
-        warmup_init: bool = False,
-    ) -> None:
-        if lr is not None and relative_step:
-            raise OptimizerError("Adafactor: relative_step derives the rate; leave lr away or set relative_step=False")
-        if warmup_init and not relative_step:
-            raise OptimizerError("Adafactor: warmup_init needs relative_step=True")
-        defaults = {
-            "lr": lr, "eps": eps, "clip_threshold": clip_threshold, "decay_rate": decay_rate, "beta1": beta1,
-            "weight_decay": weight_decay, "scale_parameter": scale_parameter, "relative_step": relative_step,
-            "warmup_init": warmup_init,
-        }  # fmt: skip
-        super().__init__(params, defaults)
-
-    @staticmethod
-    def _get_lr(group: dict[str, Any], state: dict[str, Any]) -> float:
-        rate = group["lr"]
-        if group["relative_step"]:
-            rate = min(1e-6 * state["step"] if group["warmup_init"] else 1e-2, 1.0 / math.sqrt(state["step"]))
-        return max(group["eps"][1], state["RMS"]) * rate if group["scale_parameter"] else rate
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
-        return loss
-
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        if parameter.grad.is_sparse:
-            raise OptimizerError("Adafactor takes no sparse gradients; use sgd or adagrad")
-        low = parameter.dtype in (torch.float16, torch.bfloat16)
-        gradient = parameter.grad.float() if low else parameter.grad
-        weight = parameter.float() if low else parameter
-        state = self.state[parameter] or self._initial(parameter, gradient, group)
-        state["step"] += 1
-        state["RMS"] = _rms(weight)
-        rate = self._get_lr(group, state)
-        update = _scaled(gradient, state, 1.0 - math.pow(state["step"], group["decay_rate"]), group["eps"][0])
-        update.div_((_rms(update) / group["clip_threshold"]).clamp_(min=1.0)).mul_(rate)
-        if group["beta1"] is not None:
-            update = state["exp_avg"].mul_(group["beta1"]).add_(update, alpha=1 - group["beta1"])
-        if group["weight_decay"] != 0:
-            weight.add_(weight, alpha=-group["weight_decay"] * rate)
-        weight.sub_(update)
-        if low:
-            parameter.copy_(weight)
-
-    def _initial(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state = self.state[parameter]
-        state["step"] = 0
-        if group["beta1"] is not None:
-            state["exp_avg"] = torch.zeros_like(gradient)
-        if gradient.dim() >= 2:
-            state["exp_avg_sq_row"] = gradient.new_zeros(gradient.shape[:-1])
-            state["exp_avg_sq_col"] = gradient.new_zeros(gradient.shape[:-2] + gradient.shape[-1:])
-        else:
-            state["exp_avg_sq"] = torch.zeros_like(gradient)
-        return state
+def is_factory(optimizer: Any) -> bool:
+    """Whether it is for optimizers that sort the parameters themselves: called, then given the model."""
+    if isinstance(optimizer, partial):
+        optimizer = optimizer.func
+    return not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer))
 
 
-def _rms(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.norm(2) / tensor.numel() ** 0.5
+def _keep_embeddings_in_float32(cls: Any, kwargs: dict[str, Any], model: nn.Module) -> None:
+    """Eight bits of state are too few for embeddings, as bitsandbytes' authors found."""
+    if "bitsandbytes" not in str(cls) or kwargs.get("optim_bits") != 8:
+        return
+    from bitsandbytes.optim import GlobalOptimManager
 
-
-def _scaled(gradient: torch.Tensor, state: dict[str, Any], decay: float, epsilon: float) -> torch.Tensor:
-    """The gradient over the root of its second moment, which is updated on the way."""
-    squared = gradient**2 + epsilon
-    if "exp_avg_sq" in state:
-        return state["exp_avg_sq"].mul_(decay).add_(squared, alpha=1.0 - decay).rsqrt().mul_(gradient)
-    rows, columns = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
-    rows.mul_(decay).add_(squared.mean(dim=-1), alpha=1.0 - decay)
-    columns.mul_(decay).add_(squared.mean(dim=-2), alpha=1.0 - decay)
-    row_factor = (rows / rows.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1)
-    return torch.mul(row_factor, columns.unsqueeze(-2).rsqrt()).mul_(gradient)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})

@@ -113,6 +113,12 @@ def _data_parallel(model: nn.Module, args: Any) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, **ddp_kwargs(args))
 
 
+def exchanges_every_batch(args: Any) -> bool:
+    """Whether ranks exchange gradients after each micro-batch, not only after the last one of a step."""
+    said = args.accelerator_config.gradient_accumulation_kwargs or {}
+    return bool(said.get("sync_each_batch", False))
+
+
 def ddp_kwargs(args: Any) -> dict[str, Any]:
     """The ``ddp_*`` arguments under the names that DistributedDataParallel gives them."""
     find_unused = args.ddp_find_unused_parameters

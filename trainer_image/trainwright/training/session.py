@@ -25,12 +25,15 @@ from trainwright.contract import ENV_ASYNC_SAVE, ENV_JOB_FILE, DataError, Resolv
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.state import TrainerState, export_states, exports_state
+from trainwright.training.debugging import overflow_watched
 from trainwright.training.diagnosis import check_optimizer
 from trainwright.training.horizon import Horizon, length_of
+from trainwright.training.liger import apply_liger_kernels
 from trainwright.training.loop import Loop
 from trainwright.training.losses import check_trainable
 from trainwright.training.neftune import add_noise
 from trainwright.training.opened import loop_for
+from trainwright.training.optimizers import averaging
 from trainwright.training.recompute import recompute_activations
 from trainwright.training.special_tokens import align_special_tokens
 
@@ -97,8 +100,10 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
             trainer._train_batch_size = found or trainer._train_batch_size
     if trainer.args.activation_checkpointing:
         recompute_activations(trainer.model, trainer.args.activation_checkpointing_kwargs)
+    if trainer.args.use_liger_kernel:
+        apply_liger_kernels(trainer.model, trainer.args.liger_kernel_config)
     align_special_tokens(trainer.model, trainer.processing_class)
-    with noise_on_embeddings(trainer):
+    with noise_on_embeddings(trainer), overflow_watched(trainer.model, trainer.args.debug):
         while True:
             try:
                 return trainer._inner_training_loop(  # type: ignore[no-any-return]
@@ -151,6 +156,7 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     if checkpoint is not None:
         trainer._load_optimizer_and_scheduler(str(checkpoint))
         trainer._load_scaler(str(checkpoint))
+    averaging.begin(trainer.optimizer)
     trainer._background = make_background(trainer)
     loop = trainer._loop = loop_for(trainer)(trainer, model, dataloader, horizon, ignore_keys)
     announce(trainer, horizon, first_epoch, skip)
@@ -256,6 +262,7 @@ def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
     trainer.store_flos()
     metrics |= {"total_flos": state.total_flos, "train_loss": loss, **measured}
     trainer.log(metrics)
+    averaging.end(trainer.optimizer)
     if args.load_best_model_at_end and state.best_model_checkpoint is not None:
         logger.info("loading the best model, %s (%s)", state.best_model_checkpoint, state.best_metric)
         trainer._load_best_model()
@@ -306,6 +313,7 @@ def tell_saved(trainer: Any, state: TrainerState) -> None:
 def save_model(trainer: Any, folder: str, weights: dict[str, Any] | None = None) -> None:
     """Write weights (the model's own, unless others are given), configuration and tokenizer."""
     try:
-        save_model_files(trainer, Path(folder), weights)
+        with averaging.averaged_weights(trainer.optimizer):
+            save_model_files(trainer, Path(folder), weights)
     except OSError as error:
         raise UserError(f"{folder}: cannot save the model: {error.strerror or error}") from error

@@ -1,0 +1,204 @@
+"""What arguments need of the machine: packages that are installed, devices that are there.
+
+It is asked at construction, and only where an argument wants something: the import of torch is paid by those who ask
+for its devices. The operator, which checks arguments for other machines, never asks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from .errors import Problem
+
+
+@dataclass(frozen=True)
+class Package:
+    """A library that a value needs: the module it is imported as, and the command that installs it."""
+
+    module: str
+    install: str
+    name: str = ""
+    least: tuple[int, ...] = ()
+
+    @property
+    def distribution(self) -> str:
+        return self.name or self.install.split()[-1]
+
+    def lacking(self) -> str | None:
+        """What is wrong with what is installed, or None."""
+        if find_spec(self.module) is None:
+            return f"needs the package {self.distribution}, which is not installed; run: {self.install}"
+        if self.least and self._version() < self.least:
+            least = ".".join(map(str, self.least))
+            return f"needs {self.distribution} {least} or newer; run: {self.install} --upgrade"
+        return None
+
+    def _version(self) -> tuple[int, ...]:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            numbers = version(self.distribution).split(".")
+        except PackageNotFoundError:
+            return self.least
+        return tuple(int(number) for number in numbers[:2] if number.isdecimal())
+
+
+_BITSANDBYTES = Package("bitsandbytes", "pip install bitsandbytes")
+_GALORE = Package("galore_torch", "pip install galore-torch")
+_APOLLO = Package("apollo_torch", "pip install apollo-torch")
+_LOMO = Package("lomo_optim", "pip install lomo-optim")
+_TORCHAO = Package("torchao", "pip install torchao", least=(0, 11))
+_SCHEDULE_FREE = Package("schedulefree", "pip install schedulefree", least=(1, 4))
+_LIGER = Package("liger_kernel", "pip install liger-kernel")
+_XLA = Package("torch_xla", "pip install torch_xla[tpu]", "torch_xla")
+
+OPTIMIZERS: dict[str, Package] = {
+    **dict.fromkeys(
+        (
+            *("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "ademamix", "ademamix_8bit"),
+            *("paged_ademamix_32bit", "paged_ademamix_8bit", "lion_8bit", "lion_32bit", "paged_lion_8bit"),
+            *("paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"),
+        ),
+        _BITSANDBYTES,
+    ),
+    **dict.fromkeys(
+        (
+            *("galore_adamw", "galore_adamw_8bit", "galore_adafactor", "galore_adamw_layerwise"),
+            *("galore_adamw_8bit_layerwise", "galore_adafactor_layerwise"),
+        ),
+        _GALORE,
+    ),
+    **dict.fromkeys(("apollo_adamw", "apollo_adamw_layerwise"), _APOLLO),
+    **dict.fromkeys(("lomo", "adalomo"), _LOMO),
+    **dict.fromkeys(("adamw_torch_4bit", "adamw_torch_8bit"), _TORCHAO),
+    **dict.fromkeys(("schedule_free_radam", "schedule_free_adamw", "schedule_free_sgd"), _SCHEDULE_FREE),
+    "grokadamw": Package("grokadamw", "pip install grokadamw"),
+    "stable_adamw": Package("optimi", "pip install torch-optimi"),
+    "adamw_anyprecision": Package(
+        "torchdistx", "pip install git+https://github.com/pytorch/torchdistx", name="torchdistx"
+    ),
+    "adamw_torch_xla": _XLA,
+    "adamw_torch_npu_fused": Package("torch_npu", "pip install torch_npu"),
+}
+"""The values of ``optim`` that are not torch's own -> what they need."""
+
+_CUDA_ALONE = frozenset({"galore_adamw_8bit", "galore_adamw_8bit_layerwise", "adalomo"})
+"""Optimizers whose packages move their state to an NVIDIA or AMD GPU, whatever the model is on."""
+
+_BACKENDS = {"nccl": "cuda", "xccl": "xpu", "hccl": "npu", "cncl": "mlu", "mccl": "musa"}
+"""Backend of torch.distributed -> the kind of device that it is for."""
+_DEVICE_NAMES = {
+    "cuda": "NVIDIA or AMD GPU",
+    "xpu": "Intel GPU",
+    "npu": "Ascend NPU",
+    "mlu": "Cambricon MLU",
+    "musa": "Moore Threads GPU",
+}
+
+
+def lacking(args: Any) -> list[Problem]:
+    """One problem for each of ``args`` that this machine cannot give, in words that end with the mend."""
+    return [problem for check in _CHECKS for problem in check(args)]
+
+
+def package_problem(optim: str) -> str | None:
+    """Why the optimizer ``optim`` cannot be made here, or None."""
+    package = OPTIMIZERS.get(optim)
+    lack = package.lacking() if package is not None else None
+    return None if lack is None else f"{optim} {lack}, or choose adamw_torch_fused"
+
+
+def _optimizer(args: Any) -> Iterator[Problem]:
+    optim = getattr(args.optim, "value", args.optim)
+    if (problem := package_problem(optim)) is not None:
+        yield Problem("optim", problem)
+    elif optim in _CUDA_ALONE and (args.use_cpu or not _has("cuda")):
+        yield Problem("optim", f"{optim} keeps its state on a GPU, and there is none; choose {_ON_CPU[optim]}")
+
+
+_ON_CPU = {
+    "galore_adamw_8bit": "galore_adamw",
+    "galore_adamw_8bit_layerwise": "galore_adamw_layerwise",
+    "adalomo": "lomo",
+}
+
+
+def _tf32(args: Any) -> Iterator[Problem]:
+    if args.tf32 and not _is_ampere():
+        mend = "this machine has no NVIDIA GPU of the Ampere generation or later; leave tf32 unset"
+        yield Problem("tf32", f"tf32: {mend}")
+
+
+def _bfloat16(args: Any) -> Iterator[Problem]:
+    wanted = [name for name in ("bf16", "bf16_full_eval") if getattr(args, name)]
+    if wanted and not args.use_cpu and _has("cuda") and not _gpu_computes_bfloat16():
+        for name in wanted:
+            mend = name.replace("bf16", "fp16")
+            yield Problem(name, f"this GPU does not compute in bfloat16; use {mend}, or use_cpu")
+
+
+def _backend(args: Any) -> Iterator[Problem]:
+    """A process alone talks to nobody: for it the backend is of no matter."""
+    from .devices import launched
+
+    kind = _BACKENDS.get(args.ddp_backend)
+    if kind is not None and launched() and not _has(kind):
+        yield Problem("ddp_backend", f"{args.ddp_backend} needs an {_DEVICE_NAMES[kind]}; leave it out for gloo")
+
+
+def _liger(args: Any) -> Iterator[Problem]:
+    if not args.use_liger_kernel:
+        return
+    if (lack := _LIGER.lacking()) is not None:
+        yield Problem("use_liger_kernel", f"{lack}, or leave it out")
+    elif args.use_cpu or not any(map(_has, ("cuda", "xpu", "npu"))):
+        yield Problem("use_liger_kernel", "its kernels run on GPUs only, and there is none here; leave it out")
+
+
+def _tpu(args: Any) -> Iterator[Problem]:
+    if "tpu_metrics_debug" in args.debug and (lack := _XLA.lacking()) is not None:
+        yield Problem("debug", f"tpu_metrics_debug {lack}, or leave it out: it counts what a TPU does")
+
+
+def _compiler(args: Any) -> Iterator[Problem]:
+    """Without a GPU inductor writes C++."""
+    if not (args.torch_compile and args.torch_compile_backend == "inductor"):
+        return
+    import shutil
+
+    compilers = (os.environ.get("CXX") or "g++", "c++", "clang++")
+    if not any(map(shutil.which, compilers)) and not _has("cuda") and not _has("xpu"):
+        yield Problem("torch_compile", "inductor compiles C++ here and finds no compiler; install g++, or leave it out")
+
+
+_CHECKS: tuple[Callable[[Any], Iterator[Problem]], ...] = (
+    *(_optimizer, _bfloat16, _tf32, _compiler, _liger, _backend, _tpu),
+)
+
+
+def _has(kind: str) -> bool:
+    """Whether torch is there and finds a device of ``kind``, as torch names it."""
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    module = getattr(torch, kind, None)
+    return module is not None and bool(module.is_available())
+
+
+def _is_ampere() -> bool:
+    if not _has("cuda"):
+        return False
+    import torch
+
+    return torch.version.cuda is not None and torch.cuda.get_device_capability()[0] >= 8
+
+
+def _gpu_computes_bfloat16() -> bool:
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
