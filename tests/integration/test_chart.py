@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -18,9 +18,13 @@ from cluster import programs
 from cluster.control_plane import ControlPlane
 from cluster.kube import Kube, documents
 from cluster.paths import CHECKOUT
+from cluster.simulated import FOREVER
 from integration import charts
 from integration.charts import CHART, Helm, ProgramError
 from integration.conftest import started
+from integration.operators import Operator
+from integration.test_chart_rights import settings
+from integration.test_operator import job, state
 from trainwright_operator.cluster.settings import PREFIX, Settings
 
 pytestmark = pytest.mark.skipif(
@@ -198,6 +202,73 @@ def test_uninstall_leaves_jobs_crds_and_pools_and_installing_again_takes_them_ov
     helm.install(*POOL)
     assert kube.get("AcceleratorPool", "big", None)["metadata"]["uid"] == pool["metadata"]["uid"]
     assert kube.get("TrainingJob", "train", helm.namespace) == job
+
+
+@pytest.fixture
+def operator(kube: Kube, helm: Helm, tmp_path: Path) -> Iterator[Callable[..., Operator]]:
+    """Starts the operator that a release with these values runs, in the place of the one before."""
+    running: list[Operator] = []
+
+    def start(*values: str) -> Operator:
+        for former in running:
+            former.stop()
+        objects = charts.render(helm.namespace, *values)
+        own = {"OPERATOR_NAMESPACE": helm.namespace, "PROGRESS_PORT": "0", "NAMESPACES": helm.namespace}
+        running[:] = [Operator(kube, helm.namespace, tmp_path, {**settings(objects), **own}).start().wait_leading()]
+        return running[0]
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+def pods_of(kube: Kube, namespace: str, attempt: int) -> dict[str, str]:
+    """The image of each pod of an attempt, by the pod's uid."""
+    pods = kube.list("Pod", namespace, f"trainwright.dev/attempt={attempt}")
+    return {pod["metadata"]["uid"]: pod["spec"]["containers"][0]["image"] for pod in pods}
+
+
+def test_an_upgrade_that_changes_the_pods_of_jobs_counts_from_the_next_attempt(kube, helm, operator) -> None:
+    old, new = ("--set", "trainerImage=example.com/trainer:1"), ("--set", "trainerImage=example.com/trainer:2")
+    helm.install(*old)
+    operator(*old)
+    kube.apply(job(run_for=FOREVER).manifest(), helm.namespace)
+    running = state(kube, helm.namespace, "Running")
+    before = pods_of(kube, helm.namespace, 1)
+    assert list(before.values()) == ["example.com/trainer:1"] * 2
+    helm.upgrade(*new)
+    upgraded = operator(*new)
+    kube.apply(job("second", run_for=FOREVER).manifest(), helm.namespace)
+    state(kube, helm.namespace, "Running", "second")
+    first = kube.get("TrainingJob", "train", helm.namespace)
+    assert first["status"] == running["status"], "it was not touched"
+    assert before.items() <= pods_of(kube, helm.namespace, 1).items(), "it was not restarted"
+    assert upgraded.requests()["PATCH"] == 2, "of the second job alone"
+    (victim,) = kube.list("Pod", helm.namespace, "trainwright.dev/job=train,batch.kubernetes.io/job-completion-index=1")
+    kube.delete("Pod", victim["metadata"]["name"], helm.namespace)
+    kube.wait_for("Job", "train-0-2", helm.namespace)
+    state(kube, helm.namespace, "Running")
+    assert list(pods_of(kube, helm.namespace, 2).values()) == ["example.com/trainer:2"] * 2
+
+
+def test_jobs_train_on_while_nothing_is_installed_and_are_picked_up_unharmed(kube, helm, operator) -> None:
+    helm.install()
+    running = operator()
+    kube.apply(job("ends", run_for="3s").manifest(), helm.namespace)
+    kube.apply(job("stays", run_for=FOREVER).manifest(), helm.namespace)
+    state(kube, helm.namespace, "Running", "ends")
+    before = state(kube, helm.namespace, "Running", "stays")
+    pods = pods_of(kube, helm.namespace, 1)
+    running.stop()
+    helm.uninstall()
+    kube.wait_for("Job", "ends-0-1", helm.namespace, lambda obj: obj["status"].get("succeeded") == 2)
+    assert kube.get("TrainingJob", "ends", helm.namespace)["status"]["state"] == "Running", "nobody was there to see it"
+    helm.install()
+    again = operator()
+    state(kube, helm.namespace, "Succeeded", "ends")
+    assert pods_of(kube, helm.namespace, 1) == pods
+    assert kube.get("TrainingJob", "stays", helm.namespace) == before
+    assert again.requests()["PATCH"] == 1, "the success of the one that ended"
 
 
 def test_pools_come_with_the_first_install_and_change_in_place(kube: Kube, helm: Helm) -> None:

@@ -72,9 +72,7 @@ def _configuration(namespace: str, resource: str, port: int, authority: bytes) -
                     "url": f"https://127.0.0.1:{port}/",
                     "caBundle": base64.b64encode(authority).decode(),
                 },
-                "rules": [
-                    {"apiGroups": [group], "apiVersions": ["*"], "operations": ["CREATE"], "resources": [plural]}
-                ],
+                "rules": [created],
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
                 "admissionReviewVersions": ["v1"],
                 "sideEffects": "None",
