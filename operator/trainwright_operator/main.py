@@ -8,7 +8,7 @@ import signal
 import sys
 from contextlib import AsyncExitStack, suppress
 
-from trainwright_operator.cluster import handlers, health, logs
+from trainwright_operator.cluster import garbage, handlers, health, logs
 from trainwright_operator.cluster.api import Api, ApiError
 from trainwright_operator.cluster.connection import NoClusterError, connect
 from trainwright_operator.cluster.controller import Controller, utcnow
@@ -60,7 +60,8 @@ async def _lead(
     gangs = await find_gangs(api, settings.gang_timeout)
     reconciler = Reconciler(api, stores, settings, metrics, utcnow, endpoint, gangs)
     controller = Controller(api, stores, reconciler, settings, metrics)
-    await controller.prime()
+    with garbage.spared():
+        await controller.prime()
     metrics.leading.set(1)
     async with AsyncExitStack() as stack:
         parts = [controller.run(), handlers.watch(settings, controller.on_event, stop)]

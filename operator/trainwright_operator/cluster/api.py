@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from trainwright_operator.cluster.cache import slim
 from trainwright_operator.cluster.connection import Connection
 from trainwright_operator.names import FIELD_MANAGER
 
@@ -93,16 +94,10 @@ class Api:
         """All that the label and field selectors take; a list that expires on the way (410) is begun again once."""
         for last in (False, True):
             try:
-                chunks = [chunk async for chunk in self._chunks(resource, namespace, selector, fields)]
+                return await self._whole(resource, namespace, selector, fields)
             except ApiError as error:
                 if error.code != 410 or last:
                     raise
-                continue
-            items = [item for chunk in chunks for item in chunk["items"]]
-            for item in items:  # the API server leaves these out of the items of a list
-                item.setdefault("apiVersion", resource.api_version)
-                item.setdefault("kind", resource.kind)
-            return Listing(items, int(chunks[-1]["metadata"]["resourceVersion"]))
         raise AssertionError("unreachable")
 
     async def kinds(self, version: str) -> set[str]:
@@ -179,6 +174,18 @@ class Api:
         except ApiError as error:
             if error.code != 404:
                 raise
+
+    async def _whole(self, resource: Resource, namespace: str | None, selector: str, fields: str) -> Listing:
+        """Each chunk is made small as it comes, so that the list is never held at its full size."""
+        items: list[Object] = []
+        version = 0
+        async for chunk in self._chunks(resource, namespace, selector, fields):
+            items += map(slim, chunk["items"])
+            version = int(chunk["metadata"]["resourceVersion"])
+        for item in items:  # the API server leaves these out of the items of a list
+            item.setdefault("apiVersion", resource.api_version)
+            item.setdefault("kind", resource.kind)
+        return Listing(items, version)
 
     async def _chunks(
         self, resource: Resource, namespace: str | None, selector: str, fields: str

@@ -22,7 +22,7 @@ OnEvent = Callable[[Resource, str | None, Object], None]
 """Called with the resource, the event's type (None for what was listed before the watch began), and the object."""
 
 IDLE_SECONDS = 0.5
-"""How long kopf keeps a task, and the last event, of an object that is silent: at a start it has one of every object."""
+"""How long kopf keeps a task and the last event of an object that is silent: at a start it has one of every object."""
 
 
 class NothingKept(kopf.DiffBaseStorage):

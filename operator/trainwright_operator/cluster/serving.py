@@ -33,6 +33,7 @@ class Identity:
     def __init__(self, api: Api, settings: Settings) -> None:
         self._api, self._settings = api, settings
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.num_tickets = 0  # a pusher never comes back to the same session
         self.authority = ""
 
     async def load(self) -> None:
