@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from trainwright.checkpoint.adapters import adapter_names, load_adapters
 from trainwright.checkpoint.staging import Stager
 from trainwright.contract import UserError
 
@@ -113,6 +114,9 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         UserError: There are none, they are damaged, or they are of another model (keys and shapes are listed).
     """
     model, folder = unwrap(model), Path(folder)
+    if adapter_names(model):
+        load_adapters(model, folder)
+        return
     state = read_weights(folder)
     if problems := _differences(model, state):
         state = _converted(model, folder) or _refuse(folder, problems)

@@ -93,6 +93,9 @@ def check_trainable(model: nn.Module, label_names: Iterable[str]) -> None:
         quantizer = getattr(model, "hf_quantizer", None)
         if not callable(getattr(model, "get_base_model", None)) and not getattr(quantizer, "is_qat_trainable", False):
             raise ModelError(f"model: {name} is quantised, and its weights cannot be trained; add an adapter to it")
+        if quantizer is not None and not quantizer.is_trainable:
+            method = getattr(quantizer.quantization_config.quant_method, "value", "its method")
+            raise ModelError(f"model: {name} is quantised by {method}, through which no gradient flows; choose another")
     meta = next((n for n, p in model.named_parameters() if p.is_meta), None)
     if meta is not None:
         raise ModelError(

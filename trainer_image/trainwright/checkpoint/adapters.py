@@ -1,0 +1,97 @@
+"""Adapters (PEFT): a checkpoint of a model with adapters holds these alone, in the files that ``peft`` reads.
+
+``adapter_model.safetensors`` and ``adapter_config.json``; those of an adapter that is not called ``default`` stand in a
+folder of its name. The base model is neither written nor touched. Both ways of adding adapters are known: a
+``PeftModel`` around the model, and the model's own ``add_adapter``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from trainwright.contract import UserError
+
+ADAPTER = "adapter_model.safetensors"
+PICKLED = "adapter_model.bin"
+_OWN_PREFIX = "base_model.model."
+"""Where ``peft`` has the base model; a model with adapters of its own has no such level."""
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """The adapters of a model, whether active or not; none for a model without any."""
+    if "peft" not in sys.modules or not (_is_wrapped(model) or getattr(model, "_hf_peft_config_loaded", False)):
+        return []
+    return list(model.peft_config)
+
+
+def _is_wrapped(model: nn.Module) -> bool:
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def load_adapters(model: nn.Module, folder: Path) -> None:
+    """Load every adapter of ``model`` from a checkpoint, in place: which are active and trained stays as it is.
+
+    Raises:
+        UserError: One is missing or damaged, or is of another shape (what differs is listed).
+    """
+    from peft import set_peft_model_state_dict
+
+    states = {name: _read(_folder_of(model, name, folder), name) for name in adapter_names(model)}
+    for name, state in states.items():
+        _refuse_another(model, name, state, folder)
+    for name, state in states.items():
+        set_peft_model_state_dict(model, state if _is_wrapped(model) else _without_prefix(state), adapter_name=name)
+
+
+def _folder_of(model: nn.Module, name: str, folder: Path) -> Path:
+    """The model's own ``save_pretrained`` knows one adapter at a time and gives it no folder of its own."""
+    return folder if name == "default" or not _is_wrapped(model) else folder / name
+
+
+def _read(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    try:
+        if (folder / ADAPTER).is_file():
+            return load_file(folder / ADAPTER)
+        if (folder / PICKLED).is_file():
+            return torch.load(folder / PICKLED, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+    except (SafetensorError, UnpicklingError, OSError, RuntimeError) as error:
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: the adapter {name} cannot be read ({words}); use another checkpoint") from error
+    raise UserError(f"{folder}: holds no weights ({ADAPTER}) of the adapter {name}; give the path of its checkpoint")
+
+
+def _refuse_another(model: nn.Module, name: str, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if not _is_wrapped(model):
+        own = {f"{_OWN_PREFIX}{key}": value for key, value in own.items()}
+    beside = {key for key in state if "lora" not in key and key.endswith(("embed_tokens.weight", "lm_head.weight"))}
+    problems = [f"missing {key}" for key in own if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in own and key not in beside]
+    problems += [
+        f"{key} is {tuple(value.shape)} there and {tuple(own[key].shape)} here"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise UserError(
+            f"{folder}: the adapter {name} is another one: {'; '.join(problems[:10])}{more}; "
+            "configure it as it was trained, or train from the start in another output_dir"
+        )
+
+
+def _without_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.removeprefix(_OWN_PREFIX): value for key, value in state.items()}
