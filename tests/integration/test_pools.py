@@ -323,6 +323,7 @@ def test_a_gang_with_room_for_all_but_one_binds_nothing(grouped, gang_cluster):
 
 EXAMPLES = [
     "nvidia-8xh100-2-nodes",
+    "nvidia-gpudirect-gke",
     "amd-mi300x",
     "tpu-v6e-4x4",
     "tpu-multislice",

@@ -18,6 +18,7 @@ from trainwright_operator.local import devices
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PLANNED = {
     "nvidia-8xh100-2-nodes": {"nvidia.com/gpu": "8", "rdma/ib": 8},
+    "nvidia-gpudirect-gke": {"nvidia.com/gpu": "8"},
     "amd-mi300x": {"amd.com/gpu": "8"},
     "tpu-v6e-4x4": {"google.com/tpu": "4"},
     "tpu-multislice": {"google.com/tpu": "4"},
@@ -47,6 +48,18 @@ def test_every_example_is_planned(name, capsys):
         limits = job["spec"]["template"]["spec"]["containers"][0]["resources"].get("limits", {})
         assert PLANNED[name].items() <= limits.items()
         assert len(job["spec"]["template"]["spec"]["containers"][0]["resources"]) > 0
+
+
+def test_what_the_pods_of_a_pool_need_beside_the_resource(capsys):
+    assert main(["plan", str(EXAMPLES / "nvidia-gpudirect-gke.yaml")]) == 0
+    job = next(one.content for one in manifest.read(capsys.readouterr().out, "out") if one.content["kind"] == "Job")
+    template = job["spec"]["template"]
+    pod, container = template["spec"], template["spec"]["containers"][0]
+    assert '"network": "rdma-7"' in template["metadata"]["annotations"]["networking.gke.io/interfaces"]
+    assert {"name": "gib", "hostPath": {"path": "/home/kubernetes/bin/gib", "type": "Directory"}} in pod["volumes"]
+    assert {"name": "gib", "mountPath": "/usr/local/gib", "readOnly": True} in container["volumeMounts"]
+    shm = next(one for one in pod["volumes"] if one["name"] == "trainwright-shm")
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "250Gi"}
 
 
 @pytest.mark.parametrize("command", ["validate", "plan", "run"])
