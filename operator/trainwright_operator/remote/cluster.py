@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 ANSWER_SECONDS, STREAM_SECONDS = 30.0, 330.0
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-SYSTEM = "the kubernetes client is not installed; pip install 'trainwright[operator]'"
+SYSTEM = "the kubernetes client is not installed; pip install 'trainwright[client]'"
 
 
 @dataclass
