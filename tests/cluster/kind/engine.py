@@ -135,7 +135,7 @@ def _no_docker() -> str:
     client = shutil.which("docker")
     if not client:
         return "no Docker is installed"
-    answer = subprocess.run([client, "info"], capture_output=True, text=True, check=False).stderr.strip()
+    answer = subprocess.run([client, "version"], capture_output=True, text=True, check=False).stderr.strip()
     return f"no Docker answers ({answer.splitlines()[-1] if answer else 'it says nothing'})"
 
 
