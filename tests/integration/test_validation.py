@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,36 @@ def test_the_crds_are_structural_and_established(kube: Kube) -> None:
         assert condition_of(found, "NonStructuralSchema") is None
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in KNOWN_TO_CLIENTS])
-def test_what_validate_refuses_the_api_server_refuses_at_the_same_place(kube: Kube, name: str) -> None:
-    text, said = CASES[name]
-    (document,) = manifest.read(text, "job.yaml")
+def our_words(node: Any) -> Iterator[str]:
+    """The message of every rule that we wrote ourselves; of types, choices and bounds the API server has its own."""
+    if isinstance(node, dict):
+        yield from (rule["message"] for rule in node.get("x-kubernetes-validations", ()))
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from our_words(child)
+
+
+OURS = set(our_words(schema.job_crd())) | set(our_words(schema.pool_crd()))
+
+
+def refused_cases() -> dict[str, list[str]]:
+    return {name: said for name, (_, said) in CASES.items() if name not in KNOWN_TO_CLIENTS}
+
+
+def test_there_are_enough_of_both_kinds() -> None:
+    told = [line.split(": ", 2)[2] for said in refused_cases().values() for line in said]
+    assert len(told) >= 20
+    assert sum(words in OURS for words in told) >= 12
+
+
+@pytest.mark.parametrize("name", refused_cases())
+def test_what_validate_refuses_the_api_server_refuses_at_the_same_place_and_in_our_words(kube: Kube, name: str) -> None:
+    (document,) = manifest.read(CASES[name][0], "job.yaml")
     refusal = creation(kube, document.content)
-    path = said[0].split(": ")[1]
     assert refusal is not None
-    assert path in refusal or path.replace("[0]", "[]") in refusal
+    for line in refused_cases()[name]:
+        _, path, words = line.split(": ", 2)
+        assert path in refusal or path.replace("[0]", "[]") in refusal
+        assert words in refusal or words not in OURS
 
 
 @settings(max_examples=MUTATIONS // 2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
