@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,23 +11,42 @@ import pytest
 import torch
 import transformers
 
+from trainer import tiny
 from trainer.evaluation_cases import Nested, RunningAccuracy, accuracy, evaluate_cases, make_trainer, pad, sample
+from trainer.runs import make
+from trainer.settings import settings
 from trainer.world import in_world
+from trainwright import Trainer, TrainerCallback
 from trainwright.contract import DataError, UserError
 from trainwright.evaluation.gathering import Collector, leaves
 
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "not filled up": {"accelerator_config": {"even_batches": False}},
+    "dealt by rank 0": {"accelerator_config": {"dispatch_batches": True}},
+    "a stream": {"stream": True},
+    "a stream read by all": {"stream": True, "accelerator_config": {"dispatch_batches": False}},
+    "a stream not filled up": {"stream": True, "accelerator_config": {"even_batches": False}},
+    "inputs and losses": {"include_for_metrics": ["inputs", "loss"]},
+    "objects": {"eval_use_gather_object": True},
+    "to the host": {"eval_accumulation_steps": 2},
+    "batch by batch": {"batch_eval_metrics": True, "running": True},
+    "batch by batch, objects": {"batch_eval_metrics": True, "running": True, "eval_use_gather_object": True},
+    "by length": {"train_sampling_strategy": "group_by_length"},
+    "loss alone": {"prediction_loss_only": True},
+}
+DEALING = ("plain", "not filled up", "dealt by rank 0", "a stream", "a stream read by all")
 CASES: dict[str, dict[str, Any]] = {
-    "even": {"length": 10},
-    "uneven": {"length": 11},
+    f"{kind}, {length}": {"length": length, **arguments}
+    for kind, arguments in KINDS.items()
+    for length in (10, 11)
+    if length == 11 or kind in DEALING
+} | {
     "fewer than ranks": {"length": 1},
-    "a stream": {"length": 11, "stream": True},
-    "a stream read by all": {"length": 11, "stream": True, "accelerator_config": {"dispatch_batches": False}},
-    "inputs and losses": {"length": 11, "include_for_metrics": ["inputs", "loss"]},
-    "objects": {"length": 11, "eval_use_gather_object": True},
-    "to the host": {"length": 11, "eval_accumulation_steps": 2},
-    "batch by batch": {"length": 10, "batch_eval_metrics": True, "running": True},
+    "a stream of fewer than ranks": {"length": 1, "stream": True},
     "lists": {"length": 11, "eval_do_concat_batches": False, "prediction_loss_only": True},
 }
+"""What one, two and three processes must agree on: with 10 samples two ranks have equal shares, with 11 nobody has."""
 
 
 def assert_same(one: Any, other: Any, case: str) -> None:
@@ -46,12 +66,14 @@ def test_one_two_and_three_processes_agree() -> None:
                 assert_same(one, other, f"{case}, rank {rank} of {size}")
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name not in ("a stream read by all", "objects")])
+ALIKE = [name for name in CASES if "stream" not in name and "objects" not in name and "dealt" not in name]
+"""The cases in which transformers' Trainer can be asked, too: it gathers objects only among several processes."""
+
+
+@pytest.mark.parametrize("case", ALIKE)
 def test_one_process_agrees_with_transformers(case: str) -> None:
     arguments = dict(CASES[case])
     length, running = arguments.pop("length"), arguments.pop("running", False)
-    if arguments.pop("stream", False):
-        pytest.skip("its collator drops columns that a stream has not")
     ours = make_trainer(length, metrics=RunningAccuracy() if running else accuracy, **arguments)
     torch.manual_seed(0)
     args = transformers.TrainingArguments(
@@ -77,6 +99,110 @@ def test_one_process_agrees_with_transformers(case: str) -> None:
     expected_output, output = theirs.predict(theirs.eval_dataset), ours.predict(ours.eval_dataset)
     for mine, other in zip(leaves(output[:2]), leaves(expected_output[:2]), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
+def test_each_of_several_sets_is_told_under_its_own_name() -> None:
+    trainer = make_trainer(4)
+    sets = {name: [sample(index) for index in range(length)] for name, length in (("small", 3), ("large", 5))}
+    trainer.eval_dataset = sets
+    told: list[set[str]] = []
+
+    class Listen(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            told.append({name for name in metrics if name.endswith("rows")})
+
+    trainer.add_callback(Listen)
+    metrics = trainer.evaluate()
+    assert (metrics["eval_small_rows"], metrics["eval_large_rows"]) == (3, 5)
+    assert told == [{"eval_small_rows"}, {"eval_large_rows"}]
+    assert trainer.evaluate(sets["large"])["eval_rows"] == 5
+    assert trainer.evaluate("large", metric_key_prefix="only")["only_rows"] == 5
+
+
+def test_the_best_model_is_chosen_by_the_metric_of_one_of_several_sets(tmp_path: Path) -> None:
+    sets = {name: tiny.vectors(8, seed=seed) for name, seed in (("a", 5), ("b", 6))}
+    arguments: dict[str, Any] = {"max_steps": 6, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    trainer = make(
+        tmp_path, save_strategy="steps", metric_for_best_model="eval_b_loss", load_best_model_at_end=True,
+        trainer={"eval_dataset": sets}, **arguments,
+    )  # fmt: skip
+    trainer.train()
+    losses = {entry["step"]: entry["eval_b_loss"] for entry in trainer.state.log_history if "eval_b_loss" in entry}
+    assert len(losses) == 3
+    assert trainer.state.best_metric == min(losses.values())
+    assert trainer.state.best_global_step == min(losses, key=losses.__getitem__)
+    with pytest.raises(UserError, match=r"^metric_for_best_model: no eval_loss among the metrics of the evaluation: "):
+        make(tmp_path, metric_for_best_model="loss", trainer={"eval_dataset": sets}, **arguments).train()
+
+
+def test_labels_are_what_label_names_says() -> None:
+    class Ranked(Nested):
+        def forward(self, input_ids: torch.Tensor, goals: torch.Tensor | None = None) -> Any:
+            return super().forward(input_ids, goals)
+
+    trainer = make_trainer(4)
+    named = [{"input_ids": sample(index)["input_ids"], "labels": sample(index)["labels"]} for index in range(4)]
+    args = settings(output_dir=tempfile.gettempdir(), disable_tqdm=True, label_names=["goals"])
+
+    def collate(samples: list[Any]) -> Any:
+        batch = pad(samples)
+        return {"input_ids": batch["input_ids"], "goals": batch["labels"]}
+
+    torch.manual_seed(0)
+    ranked = Trainer(Ranked(), args, data_collator=collate, eval_dataset=named, compute_metrics=accuracy)
+    args.remove_unused_columns = False
+    assert ranked.evaluate()["eval_right"] == trainer.evaluate()["eval_right"]
+    nothing = Trainer(Ranked(), settings(label_names=["labels"]), data_collator=collate, eval_dataset=named)
+    assert nothing.predict(named).label_ids is None
+
+
+def test_the_result_of_a_metric_by_batches_is_asked_for_once_at_the_end() -> None:
+    asked: list[bool] = []
+
+    def metric(prediction: Any, compute_result: bool) -> dict[str, Any]:
+        asked.append(compute_result)
+        return {"batches": len(asked)} if compute_result else {}
+
+    trainer = make_trainer(7, metrics=metric, batch_eval_metrics=True)
+    assert trainer.evaluate()["eval_batches"] == 4
+    assert asked == [False, False, False, True]
+
+
+def test_inputs_and_losses_are_there_when_asked_for() -> None:
+    seen: list[Any] = []
+
+    def metric(prediction: Any) -> dict[str, Any]:
+        seen.append(prediction)
+        return {}
+
+    for extras in ([], ["loss"], ["inputs"], ["inputs", "loss"]):
+        make_trainer(5, metrics=metric, include_for_metrics=extras).evaluate()
+    assert [(one.inputs is not None, one.losses is not None) for one in seen] == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
+    assert seen[3].losses.shape == (5,)
+    assert seen[3].inputs.shape == seen[3].label_ids.shape
+
+
+def test_batches_stay_apart_where_they_are_not_to_be_put_together() -> None:
+    output = make_trainer(5, metrics=None, eval_do_concat_batches=False).predict([sample(i) for i in range(5)])
+    assert [len(batch) for batch in output.label_ids] == [2, 2, 1]
+    assert [batch[0].shape[1] for batch in output.predictions] == [6, 4, 7]
+
+
+def test_on_an_accelerator_batches_are_held_until_they_move_together() -> None:
+    """A tensor of another device stands for an accelerator's here; the host's own are never held."""
+    held: list[int] = []
+    collector = Collector(concatenate=False, every=2)
+    collector._flush = lambda: (held.append(len(collector._held)), collector._held.clear())  # type: ignore[method-assign]
+    for _ in range(5):
+        collector.add(torch.ones(2, device="meta"))
+    assert held == [2, 2]
+    collector.add(torch.ones(2))
+    assert held == [2, 2, 2]
 
 
 def test_metrics_are_plain_numbers_under_their_prefix() -> None:
