@@ -95,7 +95,7 @@ class Seq2SeqTrainer(Trainer):
         try:
             config.validate(strict=True)
         except ValueError as error:
-            raise TrainerError(f"generation_config: {error}") from error
+            raise TrainerError(f"generation_config: {' '.join(str(error).split())}") from error
         return config
 
     def evaluate(

@@ -48,7 +48,8 @@ def prediction_step(
     has_loss = has_labels or (not names and returns_loss)
     inputs = trainer._prepare_inputs(inputs)
     if ignore_keys is None:
-        ignore_keys = getattr(getattr(trainer.model, "config", None), "keys_to_ignore_at_inference", None) or []
+        config = getattr(trainer.model, "config", None)
+        ignore_keys = getattr(config, "keys_to_ignore_at_inference", ["cache"]) if config is not None else []
     labels = _unpacked(detach(tuple(inputs.get(name) for name in names))) if has_loss else None
     try:
         with torch.no_grad(), trainer.compute_loss_context_manager():
