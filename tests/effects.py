@@ -17,6 +17,7 @@ class Effect(NamedTuple):
     test: str
 
 
+_SEQ2SEQ = "tests/trainer/test_seq2seq.py::"
 _DEVICES = "tests/trainer/test_arguments_devices.py::"
 _OURS_AS_THEIRS = "tests/trainer/test_arguments_parity.py::test_derived_values_are_the_same"
 _VALUES = "tests/unit/test_arguments_values.py::"
@@ -180,6 +181,11 @@ EFFECTS: dict[str, Effect] = {
     "do_predict": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "resume_from_checkpoint": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "local_rank": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
+    "sortish_sampler": Effect("feeding.py", _SEQ2SEQ + "test_samples_of_like_length_are_trained_together_when_asked"),
+    "predict_with_generate": Effect("seq2seq.py", _SEQ2SEQ + "test_tokens_are_those_of_transformers"),
+    "generation_max_length": Effect("seq2seq.py", _SEQ2SEQ + "test_how_texts_are_generated[a length]"),
+    "generation_num_beams": Effect("seq2seq.py", _SEQ2SEQ + "test_how_texts_are_generated[beams]"),
+    "generation_config": Effect("seq2seq.py", _SEQ2SEQ + "test_settings_may_come_as"),
 }
 
 if __name__ == "__main__":
