@@ -64,6 +64,15 @@ def test_only_root_can_start_a_docker(folders: Path, monkeypatch: pytest.MonkeyP
         engine.start(engine.engine(folders), folders)
 
 
+def test_where_no_docker_is_installed_there_is_nothing_to_remove(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "DEBIANS_CLIENT", str(folders / "no-docker"))
+    monkeypatch.setenv("PATH", str(folders))
+    assert command.main(["down", "--name", "gone"]) == 0
+    assert not (folders / "state/trainwright/clusters/gone").exists()
+
+
 def test_a_docker_that_runs_is_used(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker(folders, monkeypatch, "exit 0")
     found = engine.engine(folders)

@@ -24,6 +24,7 @@ from cluster.say import ClusterError, say
 
 PACKAGES = ("docker.io",)
 OWN, MACHINE = "own", "the machine's"
+DEBIANS_CLIENT = "/usr/bin/docker"
 CGROUP = "trainwright"
 RECORD = "docker"
 """The file of a cluster's state folder that says which Docker it is in."""
@@ -56,8 +57,8 @@ class Engine:
         return done.stdout.strip()
 
     def succeeds(self, *arguments: str) -> bool:
-        """Whether the docker command does what it should."""
-        return self._call(arguments, None).returncode == 0
+        """Whether the docker command does what it should; it does not where no Docker is installed."""
+        return shutil.which(self.client) is not None and self._call(arguments, None).returncode == 0
 
     def pipe(self, *arguments: str, stdin: IO[bytes] | None) -> subprocess.Popen[bytes]:
         """A docker command that reads bytes from ``stdin``, in the background."""
@@ -90,7 +91,7 @@ def engine(cluster: Path) -> Engine:
     wanted = bool(client) and known != OWN and not os.environ.get("TRAINWRIGHT_OWN_DOCKER")
     if wanted and (known == MACHINE or Engine(client).succeeds("info")):
         return Engine(client)
-    return Engine("/usr/bin/docker", f"unix://{_state() / 'docker.sock'}")
+    return Engine(DEBIANS_CLIENT, f"unix://{_state() / 'docker.sock'}")
 
 
 def start(docker: Engine, cluster: Path) -> None:
