@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from trainwright_operator.core.attempts import Outcome
 from trainwright_operator.core.times import read_time
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
@@ -36,7 +37,12 @@ class Metrics:
         self.progress_pushes = Counter(
             "trainwright_progress_pushes_total", "Progress pushes of pods by result.", ["result"], registry=own
         )
-        self.restarts = Counter("trainwright_job_restarts_total", "New attempts by reason.", ["reason"], registry=own)
+        self.restarts = Counter(
+            "trainwright_job_restarts_total",
+            "Attempts in the place of one that ended early, by the reason it ended.",
+            ["reason"],
+            registry=own,
+        )
         self.pods_seconds = Histogram(
             "trainwright_job_pods_ready_seconds",
             "From a job's creation to all pods ready.",
@@ -64,9 +70,8 @@ class Metrics:
     def transition(self, job: Mapping[str, Any], after: Mapping[str, Any], now: datetime) -> None:
         """What a status write tells: restarts by reason, the time to ready pods and to the first step."""
         before = job.get("status") or {}
-        attempts, known = after.get("attempts") or [], len(before.get("attempts") or [])
-        if len(attempts) > known > 0:
-            self.restarts.labels(attempts[-2].get("reason", "Unknown")).inc()
+        if ended := _restarted(before.get("attempts") or [], after.get("attempts") or []):
+            self.restarts.labels(ended.get("reason", "Unknown")).inc()
         created = read_time(job["metadata"].get("creationTimestamp"))
         if created is None:
             return
@@ -75,6 +80,13 @@ class Metrics:
             self.pods_seconds.observe(age)
         if _step(after) and not _step(before):
             self.first_step_seconds.observe(age)
+
+
+def _restarted(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The attempt in whose place another one was started; a resumed or prolonged job is not restarted."""
+    if len(after) < 2 or (before and before[-1]["attempt"] == after[-1]["attempt"]):
+        return None
+    return after[-2] if after[-2].get("outcome") in (Outcome.FAILED, Outcome.DISRUPTED) else None
 
 
 def _holds(status: Mapping[str, Any], condition: str) -> bool:

@@ -194,7 +194,9 @@ class Reconciler:
 
     async def _tell(self, job: Object, planned: Plan, now: datetime) -> None:
         """Events are help, not state: one that cannot be written is logged and left."""
+        attempts = planned.status.get("attempts") or [{"attempt": 0}]
         for event in planned.events:
+            logger.info(event.message, extra={"reason": event.reason, "attempt": attempts[-1]["attempt"]})
             try:
                 await self._api.create(EVENTS, record(job, event, now, self._settings.pod_name))
             except ApiError as error:

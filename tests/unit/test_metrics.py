@@ -1,0 +1,53 @@
+"""What a change of a job's status adds to the operator's counters."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from trainwright_operator.cluster.metrics import Metrics
+
+NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+CREATED = {"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}}
+
+
+def ended(number, outcome, reason):
+    return {"attempt": number, "outcome": outcome, "reason": reason, "endTime": "2026-01-01T00:00:30Z"}
+
+
+FAILED, EVICTED = ended(1, "Failed", "OOMKilled"), ended(1, "Disrupted", "EvictionByEvictionAPI")
+MANY = [ended(number, "Failed", "Error") for number in range(3, 13)]
+CASES = {
+    "the first attempt": ([], [{"attempt": 1}], {}),
+    "an attempt goes on": ([{"attempt": 1}], [{"attempt": 1}], {}),
+    "one ends, and the next is yet to come": ([{"attempt": 1}], [FAILED], {}),
+    "a failure": ([FAILED], [FAILED, {"attempt": 2}], {"OOMKilled": 1.0}),
+    "a disruption": ([EVICTED], [EVICTED, {"attempt": 2}], {"EvictionByEvictionAPI": 1.0}),
+    "a job that was resumed": (
+        [ended(1, "Stopped", "Suspended")],
+        [ended(1, "Stopped", "Suspended"), {"attempt": 2}],
+        {},
+    ),
+    "more attempts than the status keeps": (MANY, [*MANY[1:], {"attempt": 13}], {"Error": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_restarts_by_reason(name):
+    before, after, wanted = CASES[name]
+    metrics = Metrics()
+    metrics.transition({**CREATED, "status": {"attempts": before}}, {"attempts": after}, NOW)
+    (family,) = [one for one in metrics.registry.collect() if one.name == "trainwright_job_restarts"]
+    counted = {one.labels["reason"]: one.value for one in family.samples if one.name.endswith("_total")}
+    assert counted == wanted
+
+
+def test_the_time_from_the_apply_to_ready_pods_and_to_the_first_step():
+    metrics = Metrics()
+    ready = {"conditions": [{"type": "PodsReady", "status": "True"}]}
+    metrics.transition(CREATED, ready, NOW)
+    metrics.transition({**CREATED, "status": ready}, {**ready, "progress": {"step": 3}}, NOW)
+    told = {
+        name: metrics.registry.get_sample_value(f"trainwright_job_{name}_seconds_sum")
+        for name in ("pods_ready", "first_step")
+    }
+    assert told == {"pods_ready": 60.0, "first_step": 60.0}
