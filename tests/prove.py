@@ -9,20 +9,21 @@ Each test runs in a fork of this process, which has imported what is slow to imp
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 FORGET = TESTS / "proof" / "sitecustomize.py"
 BRIEF = (
     "-q",
-    "-x",
     "--no-header",
     "-p",
     "no:cacheprovider",
@@ -37,12 +38,12 @@ def main(fields: list[str]) -> int:
     """Prints a line for each field; the exit code is that of the command."""
     tests = {field: effect.test for field, effect in table().items() if not fields or field in fields}
     preload()
-    standing = dict(in_forks(dict.fromkeys(tests.values()), lambda test: run(test)))
-    sound = {field: test for field, test in tests.items() if standing[test] == PASSED}
-    for field in tests.keys() - sound.keys():
-        print(f"{field}: fails with its effect too: {tests[field]}", flush=True)
-    unproved = sorted(tests.keys() - sound.keys())
-    for field, code in in_forks(sound, lambda field: run(sound[field], forgotten=field)):
+    failing = failures(sorted(set(tests.values())))
+    unsound = sorted(field for field, test in tests.items() if failing.get(test))
+    for field in unsound:
+        print(f"{field}: fails with its effect too: {tests[field]}\n{failing[tests[field]]}", flush=True)
+    unproved = list(unsound)
+    for field, code in in_forks(tests.keys() - set(unsound), lambda field: run(tests[field], forgotten=field)):
         print(f"{field}: {verdict(code)}", flush=True)
         unproved += [field] if code != FAILED else []
     print(f"{len(unproved)} unproved: {', '.join(unproved)}" if unproved else f"all {len(tests)} proved")
@@ -94,22 +95,50 @@ def fork(work: Callable[[str], int], key: str) -> int:
         os._exit(code)
 
 
-def run(test: str, forgotten: str | None = None) -> int:
+class Failures:
+    """A plugin of pytest: why a test failed, by its name."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.told[report.nodeid] = str(report.longrepr).splitlines()[-1]
+
+
+def failures(tests: list[str]) -> dict[str, str]:
+    """Those of ``tests`` that fail as things are, each with the last line of what it says; all in one run."""
+    record = Path(tempfile.mkdtemp(prefix="prove-")) / "failures.json"
+
+    def work(_: str) -> int:
+        seen = Failures()
+        code = silently_tested([str(ROOT / test) for test in tests], [seen])
+        record.write_text(json.dumps(seen.told))
+        return code
+
+    ((_, code),) = in_forks(["all"], work)
+    told = json.loads(record.read_text()) if record.exists() else {}
+    if code != PASSED and not told:
+        sys.exit(f"the tests did not run (exit code {code})")
+    return {test: why for test in tests for name, why in told.items() if name.startswith(test)}
+
+
+def run(test: str, forgotten: str) -> int:
     """pytest's exit code for one test, where every process has forgotten one argument."""
+    paths = (str(FORGET.parent), os.environ.get("PYTHONPATH", ""))
+    os.environ |= {"FORGOTTEN_ARGUMENT": forgotten, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    runpy.run_path(str(FORGET))
+    return silently_tested([str(ROOT / test), "-x"])
+
+
+def silently_tested(tests: list[str], plugins: Sequence[object] = ()) -> int:
     import pytest
 
-    if forgotten is not None:
-        paths = (str(FORGET.parent), os.environ.get("PYTHONPATH", ""))
-        os.environ |= {"FORGOTTEN_ARGUMENT": forgotten, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        runpy.run_path(str(FORGET))
     os.chdir(tempfile.mkdtemp(prefix="prove-"))  # a forgotten output_dir makes a folder where the test runs
-    told, log = os.dup(1), os.open("log", os.O_CREAT | os.O_RDWR)
+    log = os.open("log", os.O_CREAT | os.O_RDWR)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    code = int(pytest.main([*BRIEF, str(ROOT / test)]))
-    if forgotten is None and code != PASSED:
-        os.write(told, Path("log").read_bytes())
-    return code
+    return int(pytest.main([*BRIEF, *tests], plugins=list(plugins)))
 
 
 def verdict(code: int) -> str:

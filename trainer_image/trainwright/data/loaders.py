@@ -52,8 +52,9 @@ def has_length(dataset: Any) -> bool:
 
 
 def signature_columns(model: Any, label_names: Sequence[str]) -> list[str]:
-    """What ``model.forward`` takes by name, and what collators turn into labels. Adapters are looked through."""
-    inspected = model.get_base_model() if hasattr(model, "get_base_model") else model
+    """What ``model.forward`` takes by name, through adapters and wrappers, and what collators turn into labels."""
+    inspected = getattr(model, "_orig_mod", model)  # of torch.compile
+    inspected = inspected.get_base_model() if hasattr(inspected, "get_base_model") else inspected
     return [*inspect.signature(inspected.forward).parameters, "label", "label_ids", *label_names]
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainwright.checkpoint.weights import unwrap
 from trainwright.contract import DataError, UserError
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class ModelError(UserError, ValueError):
 
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The model under an adapter (PEFT), or the model itself."""
+    """The model under an adapter (PEFT) and the wrapper of torch.compile, or the model itself."""
+    model = unwrap(model)
     return model.get_base_model() if callable(getattr(model, "get_base_model", None)) else model
 
 
@@ -52,7 +54,7 @@ def accepts_loss_kwargs(model: nn.Module) -> bool:
 
 def find_labels(model: nn.Module) -> list[str]:
     """The parameters of ``forward`` that are labels by their name; for question answering, the positions too."""
-    positions = ("start_positions", "end_positions") if "QuestionAnswering" in type(model).__name__ else ()
+    positions = ("start_positions", "end_positions") if "QuestionAnswering" in type(base_model(model)).__name__ else ()
     return [name for name in forward_parameters(model) if "label" in name or name in positions]
 
 

@@ -48,8 +48,25 @@ def placed(model: nn.Module, args: Any) -> bool:
     return not (
         args.place_model_on_device is False
         or getattr(model, "hf_device_map", None) is not None
+        or getattr(model, "quantization_method", None) == "bitsandbytes"  # refuses to be moved
         or any(p.is_meta for p in model.parameters())
     )
+
+
+def check_places(model: nn.Module, args: Any) -> None:
+    """Raises :class:`UserError` for a model that cannot be trained where its device map has put it."""
+    places = getattr(model, "hf_device_map", None) or {}
+    away = {"disk"} if args.device.type == "cpu" else {"disk", "cpu"}
+    if offloaded := [name or "the model" for name, place in places.items() if str(place) in away]:
+        raise UserError(
+            f"model: its device_map keeps {', '.join(offloaded[:3])} off the device, to be computed with but not "
+            "trained; load it without offloading, over more devices or with a smaller number format"
+        )
+    if spread(model) and args.world_size > 1:
+        raise UserError(
+            f"model: its device_map spreads it over several devices, which {args.world_size} processes cannot each "
+            "have; start one process, or load the model without a device_map"
+        )
 
 
 def move(model: nn.Module, device: torch.device) -> None:

@@ -34,6 +34,7 @@ from trainwright.training.losses import check_trainable
 from trainwright.training.neftune import add_noise
 from trainwright.training.opened import loop_for
 from trainwright.training.optimizers import averaging
+from trainwright.training.prepare import check_places
 from trainwright.training.recompute import recompute_activations
 from trainwright.training.special_tokens import align_special_tokens
 
@@ -190,6 +191,7 @@ def check_ready(trainer: Any) -> None:
         raise DataError("train_dataset: the Trainer was made without one; give it the data to train on")
     if length_of(trainer.train_dataset) == 0:
         raise DataError("train_dataset: it is empty; give it samples to train on")
+    check_places(trainer.model, trainer.args)
     check_trainable(trainer.model, trainer.label_names)
 
 
