@@ -7,7 +7,7 @@ CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test unit fake trainer local integration mutations e2e lint format crds manual chart prove bench bench-operator \
+.PHONY: help setup demo quickstart test unit fake trainer local integration mutations e2e lint format crds manual chart prove bench bench-operator \
 	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
@@ -20,6 +20,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+demo: setup ## the product on a real cluster in one command: chart, job, live table, trained model; leaves the cluster up
+	cd tests && $(BIN)/python -m demo --name $(NAME)
 
 quickstart: setup ## train a small GPT here, in two pods without a cluster
 	$(BIN)/trainwright run examples/gpt-on-stdlib.yaml
@@ -52,7 +55,7 @@ mutations: setup cluster-tools ## ask validate and the API server about 10,000 m
 		-k "mutated_specs or right_by_themselves"
 
 e2e: setup ## real pods on the cluster of `make cluster`, or on any other by KUBECONFIG
-	$(BIN)/pytest tests/e2e -q
+	TRAINWRIGHT_CLUSTER=$(NAME) $(BIN)/pytest tests/e2e -q
 
 lint: setup ## ruff, mypy on the operator, the layers, hadolint on the Dockerfiles
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ class ApiError(Exception):
         self.code, self.status = code, status
 
 
-class WaitError(AssertionError):
+class WaitError(ClusterError, AssertionError):
     """A deadline passed; says for what, for how long, and what was last seen."""
 
 

@@ -82,7 +82,7 @@ class Kind:
             with ThreadPoolExecutor(1) as pool:
                 pushed = pool.submit(self._push)
                 programs.build(self.made_of.programs)
-                self._start_nodes(lambda: pushed.result())
+                self._start_nodes(pushed.result)
                 self._pull(pushed.result())
             self._prune()
 
@@ -177,18 +177,31 @@ class Kind:
 
     def _start_nodes(self, pushed: Callable[[], dict[str, str]] | None) -> None:
         """``pushed`` gives the images that the nodes shall start with, as soon as they are there."""
-        running = self._running()
-        if running == sorted([self.control_plane, *self.workers]) and self.kubeconfig.exists():
-            self._wait_ready()
+        if self._run_again():
             return
-        if running:
-            say(f"{self.name} was left half-made: removing it first")
         with self._removed_on_failure():
             node = self.made_of.made(self.docker)
             unpacked = self._store(node, pushed)
             with timed(f"starting the nodes of {self.name}"):
                 self._create(node, unpacked)
                 self._wait_ready()
+
+    def _run_again(self) -> bool:
+        """Whether the nodes are there, whole, and Ready; those that were stopped are started."""
+        listing = f"--filter=label=io.x-k8s.kind.cluster={self.name}"
+        names = self.docker.run("ps", "--all", listing, "--format={{.Names}}").split()
+        if not names:
+            return False
+        if sorted(names) != sorted([self.control_plane, *self.workers]) or not self.kubeconfig.exists():
+            say(f"{self.name} was left half-made: removing it first")
+            return False
+        try:
+            self.docker.run("start", *names)
+            self._wait_ready()
+        except ClusterError as error:
+            say(f"{self.name} does not run again, and is made anew: {error}")
+            return False
+        return True
 
     def _store(self, node: str, pushed: Callable[[], dict[str, str]] | None) -> Path | None:
         if not self.docker.own or self.made_of.official:
@@ -198,30 +211,27 @@ class Kind:
         names = pushed()
         return store.prepared(self.docker, self.name, node, [*map(images.local_name, names)], [*names.values()])
 
-    def _running(self) -> list[str]:
-        """Nodes that run; those that exist and do not are started, none of them where one cannot be."""
-        names = self.docker.run(
-            "ps", "--all", f"--filter=label=io.x-k8s.kind.cluster={self.name}", "--format={{.Names}}"
-        ).split()
-        if names and not self.docker.succeeds("start", *names):
-            say(f"the nodes of {self.name} cannot be started again (a port was taken?): making it anew")
-            return []
-        return sorted(names)
-
     def _create(self, node: str, unpacked: Path | None) -> None:
+        """The kubeconfig gets its place at the end: a cluster that has one is whole."""
+        self.kubeconfig.unlink(missing_ok=True)
         self._remove_nodes()
         self.shared.mkdir(exist_ok=True)
         self.shared.chmod(0o777)
         config = self.state / "kind.json"
         config.write_text(json.dumps(self._config(self.made_of.mounts(self.docker, node, unpacked))))
-        files = [f"--config={config}", f"--kubeconfig={self.kubeconfig}"]
-        self._kind("create", "cluster", f"--image={node}", "--retain", *files)
+        self._kind("create", "cluster", f"--image={node}", "--retain", f"--config={config}")
+        kube = Kube(self._new_kubeconfig)
         if not self.made_of.official:
-            network.connect(self.docker, self.kube)
-        self.kube.apply(storage_manifest(self.made_of.storage_image))
+            network.connect(self.docker, kube)
+        kube.apply(storage_manifest(self.made_of.storage_image))
+        self._new_kubeconfig.rename(self.kubeconfig)
+
+    @property
+    def _new_kubeconfig(self) -> Path:
+        return self.state / "kubeconfig.new"
 
     def _remove_nodes(self) -> None:
-        self._kind("delete", "cluster", f"--kubeconfig={self.kubeconfig}")
+        self._kind("delete", "cluster")
 
     def _empty_shared(self) -> None:
         """By a node: what pods wrote belongs to the users of theirs, and need not be ours to remove."""
@@ -239,7 +249,7 @@ class Kind:
     def _kind(self, *arguments: str) -> None:
         environment = {**self.docker.environment, "KIND_EXPERIMENTAL_DOCKER_NETWORK": self.name}
         done = subprocess.run(
-            [str(programs.program("kind")), *arguments, f"--name={self.name}"],
+            [str(programs.program("kind")), *arguments, f"--name={self.name}", f"--kubeconfig={self._new_kubeconfig}"],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
