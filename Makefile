@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+XLA := .venv-xla
 BIN := $(CURDIR)/$(VENV)/bin
 CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
@@ -23,6 +24,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup ## the product on a real cluster in one command: chart, job, live table, trained model; leaves the cluster up
 	cd tests && $(BIN)/python -m demo --name $(NAME)
+
+xla: $(XLA)/.ready ## make .venv-xla with PyTorch/XLA and the torch that it needs; the tests of it run where it is there
+
+$(XLA)/.ready: pyproject.toml constraints.txt trainer_image/trim.py
+	$(PYTHON) -m venv $(XLA)
+	grep -vE '^(torch|triton|nvidia-.*|cuda-.*)==' constraints.txt > $(XLA)/constraints.txt
+	$(XLA)/bin/pip install --quiet --disable-pip-version-check --constraint $(XLA)/constraints.txt --editable '.[trainer,hf,xla]'
+	@if command -v ld nm objdump > /dev/null; then $(PYTHON) trainer_image/trim.py $(XLA)/lib/python*/site-packages; fi
+	@touch $@
 
 quickstart: setup ## train a small GPT here, in two pods without a cluster
 	$(BIN)/trainwright run examples/gpt-on-stdlib.yaml
@@ -113,4 +123,4 @@ images: setup ## build the images again and bring them to the nodes
 	$(CLUSTER) images --name $(NAME)
 
 clean: ## remove what setup and runs made
-	rm -rf $(VENV) runs artefacts
+	rm -rf $(VENV) $(XLA) runs artefacts
