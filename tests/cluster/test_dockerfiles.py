@@ -17,7 +17,7 @@ from cluster.paths import CHECKOUT
 Instruction = dict[str, str]
 
 TRAINER, OPERATOR = CHECKOUT / "trainer_image/Dockerfile", CHECKOUT / "operator/Dockerfile"
-TARGETS = [(TRAINER, "cpu"), (TRAINER, "nvidia"), (TRAINER, "amd"), (TRAINER, "tpu"), (OPERATOR, "")]
+TARGETS = [*((TRAINER, target) for target in ("cpu", "nvidia", "amd", "tpu", "tpu-xla")), (OPERATOR, "")]
 HADOLINT = shutil.which("hadolint", path=Path(sys.executable).parent) or "hadolint"
 
 
@@ -100,6 +100,11 @@ def test_no_image_is_named_without_a_version(dockerfile: Path) -> None:
     assert "latest" not in dockerfile.read_text()
 
 
+def test_no_target_is_left_out() -> None:
+    ends = set(stages(TRAINER)) - {base for base, _ in stages(TRAINER).values()} - {"wheel", "requirements"}
+    assert {target for dockerfile, target in TARGETS if dockerfile is TRAINER} == ends
+
+
 def test_each_vendor_has_its_torch() -> None:
     """By what is written: none of these can be built without the vendor's index or an hour of downloads."""
     runs = {target: " ".join(values(TRAINER, target, "RUN")) for _, target in TARGETS if target}
@@ -107,3 +112,4 @@ def test_each_vendor_has_its_torch() -> None:
     assert "trim.py" not in runs["nvidia"] + runs["amd"] + runs["tpu"]
     assert '--index-url "${TORCH_INDEX}" torch' in runs["amd"]
     assert "torch-tpu" in runs["tpu"]
+    assert "torch_xla[tpu]" in runs["tpu-xla"]
