@@ -225,11 +225,11 @@ def _add_report(commands: Commands) -> None:
         commands,
         "report",
         "remote.reporting:main",
-        "sum a run up: what was asked, each attempt, metrics, the best checkpoint",
-        "examples:\n  trainwright report gpt-corpus\n  trainwright report gpt-corpus --format md > run.md",
+        "sum a run up: what was asked, its losses, each attempt, metrics, the best checkpoint",
+        "examples:\n  trainwright report gpt-corpus\n  trainwright report gpt-corpus --format html > run.html",
     )
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--format", choices=("text", "md", "json"), default="text", help="default: text")
+    parser.add_argument("--format", choices=("text", "md", "html", "json"), default="text", help="default: text")
     _add_cluster(parser)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainwright_operator.remote.board import STYLES
+from trainwright_operator.remote.history import sparkline
 from trainwright_operator.remote.summary import Summary, duration
 from trainwright_operator.remote.tables import section
 
@@ -30,6 +31,7 @@ def facts(summary: Summary) -> Rows:
         ("finished", summary.completed or ""),
         ("time", duration(summary.seconds)),
         ("progress", _progress(summary.progress)),
+        *((name, _curve([value for _, value in curve])) for name, curve in summary.curves.items()),
         ("restarts", f"{restarts['total']}, {restarts['counted']} counted" if restarts.get("total") else ""),
         ("best", _best(summary.best)),
         ("checkpoint", _checkpoint(summary.checkpoint)),
@@ -92,6 +94,10 @@ def _cell(text: str) -> str:
 
 def _plain(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def _curve(values: Sequence[float]) -> str:
+    return f"{values[0]:.4g} {sparkline(values)} {values[-1]:.4g}" if len(values) > 1 else f"{values[0]:.4g}"
 
 
 def _progress(progress: dict[str, Any]) -> str:

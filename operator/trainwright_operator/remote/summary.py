@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from trainwright_operator.core import display
 from trainwright_operator.core.attempts import Outcome, Record
 from trainwright_operator.core.policy import words
 from trainwright_operator.core.times import read_time
+from trainwright_operator.remote.history import Curve
 from trainwright_operator.remote.states import condition, status_of
 
 Object = Mapping[str, Any]
@@ -33,7 +34,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Summary:
-    """``spec`` and ``arguments`` are what was asked for, ``metrics`` the newest value of each; times are RFC 3339."""
+    """``spec`` and ``arguments`` are what was asked for, ``metrics`` the newest value of each; times are RFC 3339.
+
+    ``curves`` are the losses by epoch, where the logs of rank 0 are still there.
+    """
 
     name: str
     namespace: str
@@ -51,12 +55,13 @@ class Summary:
     checkpoint: dict[str, Any]
     restarts: dict[str, int]
     attempts: list[Attempt]
+    curves: dict[str, Curve] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def summarize(job: Object, now: datetime) -> Summary:
+def summarize(job: Object, now: datetime, curves: Mapping[str, Curve] | None = None) -> Summary:
     meta, spec, status = job["metadata"], job["spec"], status_of(job)
     started, completed = read_time(status.get("startTime")), read_time(status.get("completionTime"))
     return Summary(
@@ -76,6 +81,7 @@ def summarize(job: Object, now: datetime) -> Summary:
         checkpoint=dict(status.get("checkpoint") or {}),
         restarts=dict(status.get("restarts") or {}),
         attempts=[_attempt(Record.from_dict(entry), now) for entry in status.get("attempts") or ()],
+        curves=dict(curves or {}),
     )
 
 
