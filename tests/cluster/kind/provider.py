@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,6 +21,10 @@ from cluster.kube import Kube
 from cluster.say import ClusterError, say, timed
 
 LAST_LOG = "if [ -f /var/log/{0}.log ]; then cat /var/log/{0}.log; else journalctl --unit={0}; fi | tail -c 500000"
+
+
+class PortTaken(ClusterError):
+    """kind asks for a free port and gives it to Docker a little later."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,13 @@ class Kind:
         self.shared.chmod(0o777)
         config = self.state / "kind.json"
         config.write_text(json.dumps(self._config(self.made_of.mounts(self.docker, node, unpacked))))
-        self._kind("create", "cluster", f"--image={node}", "--retain", f"--config={config}")
+        create = ("create", "cluster", f"--image={node}", "--retain", f"--config={config}")
+        try:
+            self._kind(*create)
+        except PortTaken as error:
+            say(f"{error}: once more, with another")
+            self._remove_nodes()
+            self._kind(*create)
         kube = Kube(self._new_kubeconfig)
         if not self.made_of.official:
             network.connect(self.docker, kube)
@@ -260,6 +271,9 @@ class Kind:
             log = self.state / "kind.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(done.stderr)
+            taken = re.search(r"listen tcp4? (\S+): bind: address already in use|Bind for (\S+) failed", done.stderr)
+            if taken:
+                raise PortTaken(f"another process took {taken[1] or taken[2]}, which kind had chosen")
             last = "\n".join(done.stderr.strip().splitlines()[-12:])
             raise ClusterError(f"`kind {' '.join(arguments[:2])}` failed ({log} has all of it):\n{last}")
 
