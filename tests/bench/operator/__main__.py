@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 
 from bench.operator import burst, idle, pushes, strangers
@@ -25,6 +26,7 @@ def main() -> int:
     for name in given.names:
         if name not in BENCHES:
             parser.error(f"{name}: not one of {', '.join(BENCHES)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the control plane is taken down
     kept = [asyncio.run(BENCHES[name](given)) for name in given.names or BENCHES]
     return 0 if all(kept) else 1
 
