@@ -115,7 +115,7 @@ def test_it_does_all_its_work_and_is_refused_nothing(chart: Installed) -> None:
     state(kube, jobs, "Succeeded", "two")
     state(kube, jobs, "Succeeded", "scripted")
     assert any("scripted" in one["metadata"]["name"] for one in kube.list("ConfigMap", jobs))
-    kube.wait_gone("TrainingJob", "gone", jobs, seconds=20)
+    kube.wait_gone("TrainingJob", "gone", jobs)
     refused = [name for name in chart.operator.metrics() or {} if 'code="403"' in name]
     assert refused == []
     assert "forbidden" not in chart.operator.log.read_text().lower()
@@ -126,7 +126,7 @@ def test_it_reads_why_pods_are_refused(chart: Installed) -> None:
     chart.kube.apply(quota, chart.jobs)
     chart.kube.wait_for("ResourceQuota", "none", chart.jobs, lambda obj: obj.get("status", {}).get("hard"))
     chart.kube.apply(job("waits").manifest(), chart.jobs)
-    queued = chart.kube.wait_condition("TrainingJob", "waits", "Queued", chart.jobs, seconds=15)
+    queued = chart.kube.wait_condition("TrainingJob", "waits", "Queued", chart.jobs)
     message = {one["type"]: one["message"] for one in queued["status"]["conditions"]}["Queued"]
     assert "exceeded quota: none" in message
     chart.kube.delete("ResourceQuota", "none", chart.jobs)

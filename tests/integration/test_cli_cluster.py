@@ -27,13 +27,9 @@ pytestmark = pytest.mark.usefixtures("crds")
 CLI = [sys.executable, "-m", "trainwright_operator.cli"]
 
 
-PATIENT = {"LEASE_DURATION": "15", "LEASE_RENEW_DEADLINE": "10", "LEASE_PERIOD": "2"}
-"""A lease that outlives a busy machine, and an API server that restarts."""
-
-
 @pytest.fixture
 def operator(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Operator]:
-    running = Operator(kube, namespace, tmp_path, PATIENT).start().wait_leading()
+    running = Operator(kube, namespace, tmp_path).start().wait_leading()
     yield running
     running.stop()
 
@@ -173,7 +169,7 @@ def test_describe_tells_a_quota_that_is_used_up(kube, namespace, operator, cli) 
         "ResourceQuota", "none", namespace, lambda obj: obj.get("status", {}).get("hard"), what="to be counted"
     )
     kube.apply(job().manifest(), namespace)
-    kube.wait_condition("TrainingJob", "train", "Queued", namespace, seconds=15)
+    kube.wait_condition("TrainingJob", "train", "Queued", namespace)
     told = cli("describe", "train")
     assert told.returncode == 0, told.stderr
     text = told.stdout
@@ -183,7 +179,7 @@ def test_describe_tells_a_quota_that_is_used_up(kube, namespace, operator, cli) 
 
 def test_describe_tells_what_would_help_an_unschedulable_job(kube, namespace, operator, cli) -> None:
     kube.apply(job().with_("spec.podTemplate.resources", {"requests": {"cpu": "9999"}}).manifest(), namespace)
-    kube.wait_condition("TrainingJob", "train", "Queued", namespace, seconds=15)
+    kube.wait_condition("TrainingJob", "train", "Queued", namespace)
     told = cli("describe", "train")
     assert told.returncode == 0, told.stderr
     text = told.stdout

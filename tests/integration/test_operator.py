@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def events(kube, namespace):
     return [event for event in kube.list("Event", namespace) if event["involvedObject"]["kind"] == "TrainingJob"]
 
 
-def state(kube, namespace, wanted, name="train", seconds=20):
+def state(kube, namespace, wanted, name="train", seconds=90):
     return kube.wait_for(
         "TrainingJob",
         name,
@@ -64,10 +65,12 @@ def test_three_writes_until_the_pods_exist_and_none_when_the_operator_restarts(k
     kube.apply(job(run_for=FOREVER).manifest(), namespace)
     state(kube, namespace, "Running")
     writes = operator.requests() - before
+    told = [json.loads(line) for line in operator.log.read_text().splitlines() if '"reason": "AttemptStarted"' in line]
+    assert [(line["job"], line["attempt"], line["generation"]) for line in told] == [("train", 1, 1)]
     assert writes["POST"] - len(events(kube, namespace)) == 2, "the Service and the Job"
     assert writes["PATCH"] == 2, "one status when it was started, one when the pods were ready"
     operator.kill()
-    again = Operator(kube, namespace, tmp_path).start().wait_leading()
+    again = operator.again()
     kube.apply(job("second", run_for=FOREVER).manifest(), namespace)
     state(kube, namespace, "Running", "second")
     assert again.requests()["PATCH"] == 2, "of the second job alone"
@@ -127,7 +130,7 @@ def test_deleting_the_job_leaves_nothing(kube, namespace, operator):
 def test_a_missing_pool_is_told_and_its_coming_starts_the_job(kube, namespace, operator):
     pool = f"later-{namespace}"
     kube.apply(job(run_for=FOREVER).with_("spec.accelerator.pool", pool).manifest(), namespace)
-    waiting = kube.wait_condition("TrainingJob", "train", "Stalled", namespace, seconds=5)
+    waiting = kube.wait_condition("TrainingJob", "train", "Stalled", namespace)
     message = {one["type"]: one["message"] for one in waiting["status"]["conditions"]}["Stalled"]
     assert f"accelerator pool '{pool}' does not exist" in message
     kube.apply(
@@ -152,7 +155,7 @@ def test_a_child_of_another_owner_is_left_alone_and_told(kube, namespace, operat
         }
     )
     kube.apply(job(run_for=FOREVER).manifest(), namespace)
-    held = kube.wait_condition("TrainingJob", "train", "Stalled", namespace, seconds=5)
+    held = kube.wait_condition("TrainingJob", "train", "Stalled", namespace)
     message = {one["type"]: one["message"] for one in held["status"]["conditions"]}["Stalled"]
     assert "Service tj-train exists and belongs to nobody" in message
     assert kube.list("Job", namespace) == []
@@ -168,7 +171,7 @@ def test_a_quota_that_refuses_the_pods_is_told_in_its_own_words(kube, namespace,
         }
     )
     kube.apply(job(run_for=FOREVER).manifest(), namespace)
-    queued = kube.wait_condition("TrainingJob", "train", "Queued", namespace, seconds=10)
+    queued = kube.wait_condition("TrainingJob", "train", "Queued", namespace)
     message = {one["type"]: one["message"] for one in queued["status"]["conditions"]}["Queued"]
     assert "exceeded quota: none" in message
 
@@ -176,18 +179,17 @@ def test_a_quota_that_refuses_the_pods_is_told_in_its_own_words(kube, namespace,
 def test_pods_that_fit_nowhere_are_told_in_the_schedulers_words(kube, namespace, operator):
     huge = {"requests": {"cpu": "9999"}}
     kube.apply(job(run_for=FOREVER).with_("spec.podTemplate.resources", huge).manifest(), namespace)
-    queued = kube.wait_condition("TrainingJob", "train", "Queued", namespace, seconds=5)
+    queued = kube.wait_condition("TrainingJob", "train", "Queued", namespace)
     message = {one["type"]: one["message"] for one in queued["status"]["conditions"]}["Queued"]
     assert "Insufficient cpu" in message
 
 
 def test_an_api_server_that_restarts_loses_nothing(kube, namespace, tmp_path, cluster):
-    patient = {"LEASE_DURATION": "15", "LEASE_RENEW_DEADLINE": "10", "LEASE_PERIOD": "2"}
-    operator = Operator(kube, namespace, tmp_path, patient).start().wait_leading()
+    operator = Operator(kube, namespace, tmp_path).start().wait_leading()
     kube.apply(job(run_for="5s").manifest(), namespace)
     state(kube, namespace, "Running")
     cluster.restart_api_server()
-    state(kube, namespace, "Succeeded", seconds=40)
+    state(kube, namespace, "Succeeded")
     assert operator.stop() == 0, "it was the same process all the time"
 
 
@@ -211,7 +213,7 @@ def test_leadership_passes_to_the_standby_which_writes_nothing_needless(kube, na
     state(kube, namespace, "Running")
     assert (standby.metrics() or {})["trainwright_leading"] == 0
     operator.kill()
-    standby.wait_leading(20)
+    standby.wait_leading()
     kube.apply(job("second", run_for=FOREVER).manifest(), namespace)
     state(kube, namespace, "Running", "second")
     assert standby.requests()["PATCH"] == 2
