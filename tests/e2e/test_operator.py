@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from cluster import programs
 from cluster.kind.faults import Faults
 from cluster.kube import Kube, Object
-from cluster.paths import CHECKOUT
+from demo import CLAIM, in_a_pod, install, on_claim
 from integration.charts import Helm
-from trainwright_operator.manifest import read
 
 SYSTEM = "trainwright-e2e"
-CLAIM = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "runs"},
-    "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
-}
 HUGGING_FACE = """
 import torch
 from transformers import Trainer, TrainingArguments
@@ -58,9 +52,7 @@ def release(kube: Kube, operator_image: str, trainer_image: str) -> Iterator[Hel
     kube.wait_gone("Namespace", SYSTEM, None)
     kube.namespace(SYSTEM)
     helm = Helm(kube, SYSTEM)
-    repository, _, tag = operator_image.rpartition(":")
-    images = {"image.repository": repository, "image.tag": tag, "trainerImage": trainer_image}
-    helm.install("--take-ownership", *(part for name, value in images.items() for part in ("--set", f"{name}={value}")))
+    install(helm, operator_image, trainer_image)
     yield helm
     helm.uninstall()
     kube.delete("Namespace", SYSTEM, None)
@@ -70,9 +62,7 @@ def release(kube: Kube, operator_image: str, trainer_image: str) -> Iterator[Hel
 def gpt(release: Helm, kube: Kube, namespace: str) -> Object:
     """The first example, shorter, with a claim that both nodes share; applied."""
     kube.apply(CLAIM, namespace)
-    (document,) = read((CHECKOUT / "examples" / "gpt-on-stdlib.yaml").read_text(), "example")
-    manifest = document.content
-    manifest["spec"]["output"] = {"persistentVolumeClaim": {"claimName": "runs"}}
+    manifest = on_claim()
     manifest["spec"]["dataset"]["maxTrainSamples"] = 40
     manifest["spec"]["trainingArguments"] |= {"maxSteps": 120, "evalSteps": 60, "saveSteps": 20, "loggingSteps": 5}
     kube.apply(manifest, namespace)
@@ -135,6 +125,62 @@ def test_suspending_saves_first_and_resuming_goes_on(gpt: Object, kube: Kube, na
     assert (done["state"], done["restarts"]["total"]) == ("Succeeded", 0)
 
 
+def simple(**spec: Any) -> Object:
+    """A job of one pod that says a word; ``spec`` is laid over its own."""
+    kind = {"apiVersion": "trainwright.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "held"}}
+    return {**kind, "spec": {"script": {"inline": "print('trained')"}, "output": {"emptyDir": {}}, **spec}}
+
+
+def mounting(**volume: Any) -> Object:
+    mounts = [{"name": "v", "mountPath": "/data"}]
+    return {"podTemplate": {"volumes": [{"name": "v", **volume}], "volumeMounts": mounts}}
+
+
+MISSING_KEY = {"configMapKeyRef": {"name": "settings", "key": "rate"}}
+HELD_UP = {
+    "an image that is nowhere": (
+        {"podTemplate": {"image": "127.0.0.1:9/none:1"}},
+        "ImagePullBackOff",
+        "check the image (podTemplate.image, or the pool's) and podTemplate.imagePullSecrets",
+    ),
+    "a ConfigMap to mount": (
+        mounting(configMap={"name": "settings"}),
+        "ContainerCreating",
+        "create the ConfigMap settings in this namespace",
+    ),
+    "a Secret to mount": (
+        mounting(secret={"secretName": "keys"}),
+        "ContainerCreating",
+        "create the Secret keys in this namespace",
+    ),
+    "a ConfigMap for a variable": (
+        {"podTemplate": {"env": [{"name": "RATE", "valueFrom": MISSING_KEY}]}},
+        "CreateContainerConfigError",
+        "create the ConfigMap settings in this namespace",
+    ),
+    "a script's ConfigMap": (
+        {"script": {"configMap": {"name": "code", "key": "train.py"}}},
+        "ContainerCreating",
+        "create the ConfigMap code in this namespace",
+    ),
+    "a claim": (
+        {"output": {"persistentVolumeClaim": {"claimName": "none"}}},
+        "Unschedulable",
+        "create the PersistentVolumeClaim none in this namespace",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HELD_UP)
+def test_what_a_pod_waits_for_in_vain_is_told_with_the_mend(
+    release: Helm, kube: Kube, namespace: str, name: str
+) -> None:
+    spec, reason, mend = HELD_UP[name]
+    kube.apply(simple(**spec), namespace)
+    held = job(kube, namespace, lambda status: mend in (status.get("display") or {}).get("why", ""), mend, name="held")
+    assert held["status"]["display"]["state"].endswith(f"({reason})")
+
+
 def test_an_unmodified_hugging_face_script_reports_its_progress(release: Helm, kube: Kube, namespace: str) -> None:
     spec = {
         "script": {"inline": HUGGING_FACE},
@@ -147,27 +193,3 @@ def test_an_unmodified_hugging_face_script_reports_its_progress(release: Helm, k
     assert done["state"] == "Succeeded", done
     assert done["progress"]["percent"] == 100
     assert "loss" in {one["name"] for one in done["metrics"]}
-
-
-def in_a_pod(kube: Kube, namespace: str, image: str, script: str) -> str:
-    """What a script prints that sees the job's output."""
-    restricted = {
-        "runAsNonRoot": True,
-        "runAsUser": 1000,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    container = {
-        "name": "main",
-        "image": image,
-        "command": ["python", "-c", script],
-        "env": [{"name": "HOME", "value": "/tmp"}],
-        "securityContext": restricted,
-        "volumeMounts": [{"name": "runs", "mountPath": "/output", "subPath": "gpt-on-stdlib"}],
-    }
-    volumes = [{"name": "runs", "persistentVolumeClaim": {"claimName": "runs"}}]
-    spec = {"restartPolicy": "Never", "containers": [container], "volumes": volumes}
-    kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reads"}, "spec": spec}, namespace)
-    kube.wait_for("Pod", "reads", namespace, lambda pod: pod["status"]["phase"] in ("Succeeded", "Failed"), 90)
-    return kube.logs("reads", namespace)
