@@ -125,8 +125,8 @@ EFFECTS: dict[str, Effect] = {
     "eval_accumulation_steps": Effect(
         "evaluation/passes.py", _EFFECTS + "test_predictions_leave_the_device_as_often_as_the_arguments_say"
     ),
-    "include_for_metrics": Effect("evaluation/passes.py", _EVALUATION + "[inputs and losses]"),
-    "batch_eval_metrics": Effect("evaluation/passes.py", _EVALUATION + "[batch by batch]"),
+    "include_for_metrics": Effect("evaluation/passes.py", _EVALUATION + "[inputs and losses, 11]"),
+    "batch_eval_metrics": Effect("evaluation/passes.py", _EVALUATION + "[batch by batch, 11]"),
     "save_only_model": Effect("checkpoint/snapshot.py", _LOOP + "TestSaving::test_the_model_alone_is_saved_when_asked"),
     "save_strategy": Effect(
         "callbacks.py", _LOOP + "TestSaving::test_only_better_models_are_saved_by_the_strategy_best"

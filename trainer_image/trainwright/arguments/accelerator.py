@@ -18,9 +18,10 @@ class AcceleratorConfig:
     ``split_batches``: a batch is cut into one part a process, instead of one batch each. ``dispatch_batches``: the main
     process reads the data and sends batches to the others (left out: for streams only). ``even_batches``: the last
     batch is filled up from the start of the data so that every process gets as many. ``use_seedable_sampler``: the
-    order depends on the seed and the epoch alone. ``non_blocking``: copies to the device do not wait.
-    ``gradient_accumulation_kwargs``: ``num_steps`` and ``sync_each_batch``. ``use_configured_state``: keep the
-    process group and device that the program has set up already.
+    order depends on the seed and the epoch alone. ``non_blocking``: copies to the device do not wait; they never do.
+    ``gradient_accumulation_kwargs``: ``num_steps``, another name of ``gradient_accumulation_steps``, and
+    ``sync_each_batch``: ranks exchange gradients after each micro-batch, not only after the last of a step.
+    ``use_configured_state``: keep the process group and device that the program has set up already.
     """
 
     split_batches: bool = False

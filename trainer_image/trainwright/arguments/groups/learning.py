@@ -70,11 +70,13 @@ class Optimization:
     optim: Optimizer = argument(
         "adamw_torch_fused",
         "The optimizer. adamw_torch_fused updates all parameters in one kernel; sgd and adafactor keep less state in "
-        "memory.",
+        "memory. Those of packages (bitsandbytes, galore-torch, apollo-torch, schedulefree and others) need the "
+        "package in the image. The schedule_free ones want a constant learning rate.",
     )
     optim_args: KeyValues = argument(
         None,
-        "Further settings of the optimizer as one text, key=value with commas between, for instance momentum=0.9.",
+        "Further settings of the optimizer as one text, key=value with commas between, for instance momentum=0.9, or "
+        "rank=128 and update_proj_gap=200 of the low-rank ones. A setting that it does not have is an error.",
     )
     weight_decay: NonNegative = argument(
         0.0,
@@ -94,7 +96,8 @@ class Optimization:
     )
     optim_target_modules: TextOrTexts = argument(
         None,
-        "Modules that a low-rank optimizer (GaLore, APOLLO) projects: names, a pattern, or all-linear.",
+        "Linear layers that a low-rank optimizer (GaLore, APOLLO) projects: parts of their names, a regular expression "
+        "for the whole name, or all-linear.",
     )
 
 

@@ -32,7 +32,9 @@ class Checkpoints:
         "out or 0, all are kept.",
     )
     enable_jit_checkpoint: Flag = argument(
-        False, "Write a checkpoint when the process is told to end (SIGTERM), within the grace period."
+        False,
+        "Write a checkpoint when the process is told to end (SIGTERM), and end as preempted. A TrainingJob always "
+        "does; this is for scripts that python or torchrun starts.",
     )
 
 

@@ -9,8 +9,9 @@ from trainwright.arguments.shapes import Generation as GenerationSettings
 class Diagnosis:
     debug: DebugOptions = argument(
         "",
-        "Checks to switch on, with spaces between: underflow_overflow (find where values leave their range), "
-        "tpu_metrics_debug (print TPU counters).",
+        "Checks to switch on, with spaces between: underflow_overflow (stop at the first module that takes or gives a "
+        "value that is not finite, and log what came before; slow), tpu_metrics_debug (print TPU counters after each "
+        "evaluation).",
     )
     skip_memory_metrics: Flag = argument(True, "Leave the memory used out of the metrics. Measuring it slows training.")
     do_train: Flag = argument(False, "For scripts: whether to train. The Trainer itself does not look at it.")
