@@ -71,12 +71,12 @@ class Optimization:
         "adamw_torch_fused",
         "The optimizer. adamw_torch_fused updates all parameters in one kernel; sgd and adafactor keep less state in "
         "memory. Those of packages (bitsandbytes, galore-torch, apollo-torch, schedulefree and others) need the "
-        "package in the image. The schedule_free ones want a constant learning rate.",
+        "package in the image. Those free of a schedule want a constant learning rate.",
     )
     optim_args: KeyValues = argument(
         None,
         "Further settings of the optimizer as one text, key=value with commas between, for instance momentum=0.9, or "
-        "rank=128 and update_proj_gap=200 of the low-rank ones. A setting that it does not have is an error.",
+        "rank=128 of the low-rank ones. A setting that it does not have is an error.",
     )
     weight_decay: NonNegative = argument(
         0.0,
