@@ -55,7 +55,7 @@ def _torchrun(environment: MutableMapping[str, str], place: Place, attempt: int)
 
 
 def _is_set(name: str, environment: Mapping[str, str]) -> bool:
-    return name in environment or _OLDER_NAMES.get(name) in environment
+    return name in environment or _OLDER_NAMES.get(name, name) in environment
 
 
 def _torchtpu(environment: MutableMapping[str, str], place: Place, attempt: int) -> Place:
