@@ -92,10 +92,17 @@ def children(parent: Field) -> list[Field]:
 
 
 def find(query: str) -> list[Field]:
-    """The fields that ``query`` names, the likeliest first: a path, or the last part of one, in either spelling."""
+    """The fields that ``query`` names, the likeliest first: a path, or the last part of one, in either spelling.
+
+    A job's go before a pool's: both have volumes, and more people write jobs.
+    """
     kind, path = _split_kind(query.strip().strip("."))
+    kinds = (names.JOB_KIND, names.POOL_KIND) if kind is None else (kind,)
+    return [field for each in kinds for field in _named(path, [one for one in fields() if one.kind == each])]
+
+
+def _named(path: str, candidates: list[Field]) -> list[Field]:
     camel = ".".join(mirror.camel(part) for part in path.split("."))
-    candidates = [field for field in fields() if kind in (None, field.kind)]
     for wanted in (path, camel, f"spec.{camel}", f"{ARGUMENTS}.{camel}"):
         if exact := [field for field in candidates if field.path == wanted]:
             return exact
