@@ -113,7 +113,7 @@ BACK_OFF = 'Back-off pulling image "x:1": ErrImagePull: x:1: not found'
         (
             waiting_pod("CreateContainerConfigError", 'secret "hub" not found'),
             "CreateContainerConfigError",
-            'secret "hub" not found; create what is missing',
+            'secret "hub" not found; create the Secret hub',
             True,
         ),
         (waiting_pod("ContainerCreating"), None, "", False),
@@ -151,7 +151,8 @@ def test_a_job_that_may_create_no_pods():
         "message": "exceeded quota: cpus",
     }
     told = observe(scene.job, scene.objects.jobs.values(), [], [event]).attempts[0]
-    assert hold(told, scene.now).message == "Job gpt-corpus-0-1 may not create its pods: exceeded quota: cpus"
+    said = "Job gpt-corpus-0-1 may not create its pods: exceeded quota: cpus; wait until other pods end"
+    assert hold(told, scene.now).message.startswith(said)
     untold = scene.observed().attempts[0]
     assert hold(untold, scene.now) is None
     assert "kubectl describe job gpt-corpus-0-1" in hold(untold, scene.now + timedelta(seconds=5)).message
