@@ -129,7 +129,7 @@ CASES: dict[str, Case] = {
         *("v6e-16-xla", None, None, 4, 1, {TPU: "4"}, _tpu("tpu-v6e-slice", "4x4"), TPU),
         first={"TRAINWRIGHT_RUNTIME": "torch_xla", "PJRT_DEVICE": "TPU", "TPU_WORKER_ID": "0"},
         last={"TPU_WORKER_ID": "3", "PET_NPROC_PER_NODE": "1"},
-        image="xla",
+        image="tpu-xla",
     ),
     "tpu v6e, two slices": Case(
         *("v6e-2x16", 8, None, 8, 4, {TPU: "4"}, _tpu("tpu-v6e-slice", "4x4"), TPU),

@@ -119,7 +119,7 @@ def test_a_pool_that_speaks_of_the_taint_has_the_last_word():
         (AcceleratorPool("p", "cpu"), "mine/trainer:1-cpu", "mine/trainer:1-cpu"),
         (AcceleratorPool("p", "amd"), "mine/trainer:1-cpu", "mine/trainer:1-amd"),
         (AcceleratorPool("p", "tpu"), "mine/trainer:1-cpu", "mine/trainer:1-tpu"),
-        (AcceleratorPool("p", "tpu", runtime="torch_xla"), "mine/trainer:1-cpu", "mine/trainer:1-xla"),
+        (AcceleratorPool("p", "tpu", runtime="torch_xla"), "mine/trainer:1-cpu", "mine/trainer:1-tpu-xla"),
         (AcceleratorPool("p", "amd"), "mine/everything:1", "mine/everything:1"),
         (AcceleratorPool("p", "amd", image="own"), "mine/trainer:1-cpu", "own"),
     ],

@@ -110,7 +110,7 @@ def image_of(pool: AcceleratorPool, image: str = DEFAULT_IMAGE) -> str:
     if pool.image:
         return pool.image
     suffix = f"-{CPU}"
-    target = "xla" if pool.runtime == TORCH_XLA else pool.vendor
+    target = f"{TPU}-xla" if pool.runtime == TORCH_XLA else pool.vendor
     return f"{image.removesuffix(suffix)}-{target}" if image.endswith(suffix) else image
 
 
