@@ -260,10 +260,13 @@ def test_jobs_train_on_while_nothing_is_installed_and_are_picked_up_unharmed(kub
     before = state(kube, helm.namespace, "Running", "stays")
     pods = pods_of(kube, helm.namespace, 1)
     running.stop()
+    kube.patch("Secret", "trainwright-progress-tls", {"data": {"ca.crt": "eA=="}}, helm.namespace)
     helm.uninstall()
     kube.wait_for("Job", "ends-0-1", helm.namespace, lambda obj: obj["status"].get("succeeded") == 2)
     assert kube.get("TrainingJob", "ends", helm.namespace)["status"]["state"] == "Running", "nobody was there to see it"
     helm.install()
+    secret = kube.get("Secret", "trainwright-progress-tls", helm.namespace)
+    assert secret["data"] == {"ca.crt": "eA=="}, "pods at work trust this authority and no other"
     again = operator()
     state(kube, helm.namespace, "Succeeded", "ends")
     assert pods_of(kube, helm.namespace, 1) == pods
