@@ -8,7 +8,7 @@ CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart test unit fake trainer local integration mutations e2e lint format crds manual chart prove bench bench-operator \
+.PHONY: help setup demo quickstart test unit fake trainer local integration mutations e2e lint format crds manual chart prove same-losses bench bench-operator \
 	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
@@ -77,6 +77,9 @@ lint: setup ## ruff, mypy on the operator, the layers, hadolint on the Dockerfil
 format: setup ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+same-losses: setup ## the example scripts with either import: how far their losses are apart
+	$(BIN)/python examples/scripts/same_losses.py 2> /dev/null
 
 bench: setup ## speed and memory of the Trainer, as ratios
 	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m bench.bench_step
