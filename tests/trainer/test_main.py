@@ -128,6 +128,28 @@ def test_a_classifier_tells_its_accuracy(folder: Path, monkeypatch: pytest.Monke
     assert config["id2label"] == {"0": "neg", "1": "pos"}
 
 
+def test_a_translator_tells_how_like_its_texts_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(json.dumps({"source": word, "target": word.upper()}) + "\n" for word in "abc" * 4)
+    (folder / "pairs.jsonl").write_text(rows)
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
+    learning = {"per_device_train_batch_size": 12, "learning_rate": 5e-3, "lr_scheduler_type": "constant"}
+    learning |= {"max_steps": 80, "save_steps": 80, "eval_steps": 80, "logging_steps": 20}
+    generation = {"predict_with_generate": True, "generation_max_length": 8, "generation_config": {"num_beams": 2}}
+    job = replace(
+        JOB,
+        task="Seq2SeqLM",
+        model={"source": "t5", "fromConfig": sizes, "tokenizer": "bytes"},
+        dataset={"source": "pairs.jsonl", "evalSource": "pairs.jsonl"},
+        training_arguments={**JOB.training_arguments, **learning, **generation},
+        sample=None,
+    )
+    results = train(job, folder / "out", monkeypatch)
+    assert results["eval_exact_match"] == results["eval_rouge_l"] == 1.0
+    generating = job.training_arguments
+    with pytest.raises(UserError, match=r"predictWithGenerate: CausalLM has no text to compare .* with; leave it out"):
+        train(replace(JOB, uid="other", training_arguments=generating), folder / "other", monkeypatch)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -216,6 +216,11 @@ def test_settings_may_come_as(tmp_path: Path) -> None:
     assert saved.generation_config == str(forms[-1])
 
 
+def test_a_mapping_changes_what_the_model_says(tmp_path: Path) -> None:
+    settings = make(tmp_path, t5(), generation_config={"max_new_tokens": 6}).model.generation_config
+    assert (settings.max_new_tokens, settings.decoder_start_token_id, settings.eos_token_id) == (6, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

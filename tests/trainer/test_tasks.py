@@ -15,7 +15,7 @@ import torch
 from trainwright.contract import DataError, ResolvedJob, UserError
 from trainwright.declarative.job import Parts, assemble
 from trainwright.declarative.manifest import SampleSpec
-from trainwright.declarative.metrics import classification_metrics, macro_f1, perplexity, tagging_metrics
+from trainwright.declarative.metrics import classification_metrics, macro_f1, perplexity, rouge_l, tagging_metrics
 from trainwright.declarative.models import positions
 from trainwright.declarative.sample import write_samples
 from trainwright.declarative.tokenizers import byte_tokenizer
@@ -58,7 +58,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 def job(task: str, model: dict[str, Any], dataset: dict[str, Any], **more: Any) -> Parts:
     model = {"tokenizer": "bytes", **model}
     resolved = ResolvedJob("j", "default", "uid", 1, 1, 1, task=task, model=model, dataset=dataset, **more)
-    return assemble(resolved, SimpleNamespace(seed=42, eval_strategy="no", max_steps=1))
+    return assemble(resolved, SimpleNamespace(seed=42, eval_strategy="no", max_steps=1, predict_with_generate=False))
 
 
 def batch(parts: Parts, rows: int = 3) -> dict[str, torch.Tensor]:
@@ -297,3 +297,17 @@ def test_mistakes_are_told_in_one_line(change: dict[str, Any], words: list[str],
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted", "score"),
+    [
+        ("the cat sat", "the cat sat", 1.0),
+        ("the cat", "the black cat sat", 2 * 2 / 6),
+        ("sat cat the", "the cat sat", 2 * 1 / 6),
+        ("", "the cat", 0.0),
+        ("", "", 1.0),
+    ],
+)
+def test_likeness_of_texts(written: str, wanted: str, score: float) -> None:
+    assert rouge_l(written.split(), wanted.split()) == pytest.approx(score)

@@ -72,7 +72,14 @@ class Seq2SeqTrainer(Trainer):
             name = type(model).__name__
             raise TrainerError(f"predict_with_generate: {name} has no generate(); give it one, or set it to false")
         if self.args.generation_config is not None:
-            self.model.generation_config = self.load_generation_config(self.args.generation_config)
+            self.model.generation_config = self.load_generation_config(self._settings())
+
+    def _settings(self) -> Any:
+        """The arguments' own; a mapping changes those of the model, and leaves its special tokens as they are."""
+        settings, own = self.args.generation_config, getattr(self.model, "generation_config", None)
+        if isinstance(settings, Mapping) and own is not None:
+            return {**own.to_diff_dict(), **settings}
+        return settings
 
     @staticmethod
     def load_generation_config(gen_config_arg: Any) -> Any:

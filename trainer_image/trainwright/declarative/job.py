@@ -36,7 +36,7 @@ class Parts(NamedTuple):
 
 def run_declarative(job: ResolvedJob, output: Path) -> None:
     """Train ``job`` into ``output``; call :func:`~trainwright.declarative.environment.prepare_environment` before."""
-    from trainwright import Seq2SeqTrainingArguments, Trainer
+    from trainwright import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     quiet = {} if sys.stderr.isatty() else {"disable_tqdm": True}  # a log is no place for bars that redraw themselves
     args = Seq2SeqTrainingArguments.from_dict({**quiet, **job.training_arguments, "output_dir": str(output)})
@@ -45,14 +45,14 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
     store = CheckpointStore(output, owner=job.uid, attempt=job.attempt)
     store.claim(adopt=job.adopt_output)
     parts = assemble(job, args)
-    trainer = Trainer(
+    trainer = Seq2SeqTrainer(
         model=parts.model,
         args=args,
         data_collator=parts.collator,
         train_dataset=parts.train,
         eval_dataset=parts.eval,
         processing_class=parts.tokenizer,
-        **tasks.metric_functions(parts.task),
+        **tasks.metric_functions(parts.task, parts.tokenizer, args.predict_with_generate),
     )
     newest = store.newest(foreign=job.adopt_output)
     result = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
@@ -101,6 +101,7 @@ def _labels(task: tasks.Task, splits: Any, assigned: dict[str, str]) -> Labels |
 
 def _check_run(job: ResolvedJob, task: tasks.Task, data: DatasetSpec, args: Any) -> None:
     """What is wrong before anything is read."""
+    tasks.check_generation(task, args)
     evaluates = data.eval_source or data.eval_split or data.validation_fraction is not None
     if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" and not evaluates:
         raise UserError(

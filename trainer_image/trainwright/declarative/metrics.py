@@ -1,8 +1,9 @@
-"""What an evaluation says beside the loss: accuracy and macro F1 for classes, token accuracy for tags, perplexity."""
+"""What an evaluation says beside the loss: accuracy and F1 of classes and tags, the likeness of texts, perplexity."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,37 @@ def macro_f1(guesses: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> flo
         hits = np.sum((guesses == name) & (labels == name))
         scores.append(2 * hits / (np.sum(guesses == name) + np.sum(labels == name)))
     return float(np.mean(scores))
+
+
+def text_metrics(tokenizer: Any) -> Callable[[Any], dict[str, float]]:
+    """Judges generated tokens of shape (examples, longest) by their texts against those of the labels."""
+
+    def judge(prediction: Any) -> dict[str, float]:
+        written, wanted = (_texts(tokenizer, ids) for ids in (_first(prediction.predictions), prediction.label_ids))
+        pairs = list(zip(written, wanted, strict=True))
+        return {
+            "exact_match": float(np.mean([text == target for text, target in pairs])),
+            "rouge_l": float(np.mean([rouge_l(text.split(), target.split()) for text, target in pairs])),
+        }
+
+    return judge
+
+
+def _texts(tokenizer: Any, ids: np.ndarray[Any, Any]) -> list[str]:
+    filled = np.where(ids == IGNORED, tokenizer.pad_token_id or 0, ids)
+    return [text.strip() for text in tokenizer.batch_decode(filled, skip_special_tokens=True)]
+
+
+def rouge_l(written: Sequence[str], wanted: Sequence[str]) -> float:
+    """F1 of the longest common subsequence of two lists of words (Lin, 2004); 1 for two empty ones."""
+    common = [0] * (len(wanted) + 1)
+    for word in written:
+        before = common
+        common = [0]
+        for column, other in enumerate(wanted):
+            common.append(before[column] + 1 if word == other else max(common[-1], before[column + 1]))
+    total = len(written) + len(wanted)
+    return 2 * common[-1] / total if total else 1.0
 
 
 def likeliest(logits: Any, labels: Any) -> Any:

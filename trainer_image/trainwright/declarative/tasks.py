@@ -11,7 +11,7 @@ from trainwright.contract import DataError, UserError
 from trainwright.declarative import features
 from trainwright.declarative.features import Featurize, Recipe
 from trainwright.declarative.manifest import DatasetSpec
-from trainwright.declarative.metrics import classification_metrics, likeliest, tagging_metrics
+from trainwright.declarative.metrics import classification_metrics, likeliest, tagging_metrics, text_metrics
 from trainwright.declarative.nearest import did_you_mean
 from trainwright.declarative.reading import Rows, fingerprint
 
@@ -113,8 +113,19 @@ def task_named(name: str | None) -> Task:
     return TASKS[name]
 
 
-def metric_functions(task: Task) -> dict[str, Any]:
-    """What the Trainer takes for the task's metrics, by its names."""
+def check_generation(task: Task, args: Any) -> None:
+    """Raises :class:`UserError` when an evaluation cannot generate what it is asked to."""
+    if args.predict_with_generate and task.name != "Seq2SeqLM":
+        raise UserError(
+            f"spec.trainingArguments.predictWithGenerate: {task.name} has no text to compare what is generated with; "
+            "leave it out, or make the task Seq2SeqLM"
+        )
+
+
+def metric_functions(task: Task, tokenizer: Any, generates: bool) -> dict[str, Any]:
+    """What the Trainer takes for the task's metrics, by its names; ``generates`` is ``predict_with_generate``."""
+    if generates:
+        return {"compute_metrics": text_metrics(tokenizer)}
     if task.compute_metrics is None:
         return {}
     return {"compute_metrics": task.compute_metrics, "preprocess_logits_for_metrics": likeliest}
