@@ -80,6 +80,16 @@ class Kube:
         self, method: str, path: str, body: Object | None = None, content: str = "application/json", **query: str
     ) -> Any:
         """One request, never repeated; the answer's JSON. Raises :class:`ApiError`; urllib3's own without an answer."""
+        return _json(self._answer(method, path, body, content, query))
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        body: Object | None = None,
+        content: str = "application/json",
+        query: dict[str, str] | None = None,
+    ) -> bytes:
         token = self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
         answer = self._http.request(
             method,
@@ -93,7 +103,7 @@ class Kube:
         if answer.status >= 400:
             said = _json(answer.data)
             raise ApiError(answer.status, said if isinstance(said, dict) else {"message": said.strip()})
-        return _json(answer.data)
+        return answer.data
 
     def ready(self) -> bool:
         """Whether the API server says that it is ready."""
@@ -152,8 +162,8 @@ class Kube:
         self.request("POST", self.path("Pod", namespace, pod, "eviction"), eviction)
 
     def logs(self, pod: str, namespace: str = "default", **query: str) -> str:
-        """What the pod's container has printed."""
-        return self.request("GET", self.path("Pod", namespace, pod, "log"), **query)
+        """What the pod's container has printed; text, also where it looks like JSON."""
+        return self._answer("GET", self.path("Pod", namespace, pod, "log"), query=query).decode(errors="replace")
 
     def namespace(self, name: str, restricted: bool = True) -> str:
         """A new namespace, ready for pods; it enforces restricted Pod Security unless told otherwise."""

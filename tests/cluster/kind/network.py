@@ -21,9 +21,9 @@ printf '%s' "$bridge" >/etc/cni/net.d/10-bridge.conflist
 """
 
 
-def connect(docker: Engine, kube: Kube) -> None:
-    """Give every node its bridge and its routes. A node keeps both when it is stopped and started."""
-    nodes = kube.wait_list("Node", None, _have_subnets, 60)
+def connect(docker: Engine, kube: Kube, count: int) -> None:
+    """Give each of the ``count`` nodes its bridge and its routes. It keeps both when it is stopped and started."""
+    nodes = kube.wait_list("Node", None, lambda found: len(found) == count and all(map(_has_subnet, found)), 120)
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(_connect, docker, node, nodes) for node in nodes]:
             done.result()
@@ -41,8 +41,8 @@ def address(node: Object) -> str:
     return next(entry["address"] for entry in node["status"]["addresses"] if entry["type"] == "InternalIP")
 
 
-def _have_subnets(nodes: list[Object]) -> bool:
-    return bool(nodes) and all(node["spec"].get("podCIDR") and node["status"].get("addresses") for node in nodes)
+def _has_subnet(node: Object) -> bool:
+    return bool(node["spec"].get("podCIDR") and node["status"].get("addresses"))
 
 
 def _bridge(subnet: str) -> Object:

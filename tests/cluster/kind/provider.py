@@ -233,7 +233,7 @@ class Kind:
             self._kind(*create)
         kube = Kube(self._new_kubeconfig)
         if not self.made_of.official:
-            network.connect(self.docker, kube)
+            network.connect(self.docker, kube, self.nodes)
         kube.apply(storage_manifest(self.made_of.storage_image))
         self._new_kubeconfig.rename(self.kubeconfig)
 
