@@ -24,6 +24,7 @@ class Gang:
     ) -> None:
         self.folder, self.nodes, self.per_node = folder, nodes, per_node
         self.environment: dict[str, str] = {}
+        self.python = sys.executable
         if inline is not None:
             job["script"] = {"inline": inline}
         resolved = ResolvedJob("job", "default", "uid", job.pop("attempt", 1), nodes, per_node, **job)
@@ -47,7 +48,7 @@ class Gang:
         for node in nodes or range(self.nodes):
             with self._log(node).open("wb") as log:
                 self.launchers[node] = subprocess.Popen(
-                    [sys.executable, "-m", "trainwright.launcher"],
+                    [self.python, "-m", "trainwright.launcher"],
                     env=self._environment(node), stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
                 )  # fmt: skip
         return self
@@ -85,6 +86,14 @@ class Gang:
             assert time.monotonic() < deadline, f"no {name}; log:\n{self.log(0)}"
             time.sleep(0.02)
         return path.read_text()
+
+    def await_log(self, text: str, node: int = 0, seconds: float = LONGEST) -> None:
+        """Returns when a node's log holds ``text``."""
+        deadline = time.monotonic() + seconds
+        while text not in self.log(node):
+            assert time.monotonic() < deadline, self.log(node)
+            assert self.launchers[node].poll() is None, self.log(node)
+            time.sleep(0.02)
 
     def log(self, node: int = 0) -> str:
         return self._log(node).read_text(errors="replace")
