@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
+
 from trainwright.callbacks import TrainerCallback
 from trainwright.contract import UserError
-from trainwright.devices import xla
+from trainwright.devices import numbers, xla
 from trainwright.devices.meter import Meter
 from trainwright.devices.profile import Profile
+from trainwright.devices.report import device_name
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +24,11 @@ def callbacks_for(args: Any) -> list[TrainerCallback]:
     """What the device of ``args`` needs, to stand before the callbacks of a user.
 
     Raises:
-        UserError: ``debug`` asks for what only torch_xla counts.
+        UserError: the device cannot do what the arguments ask for.
     """
     on_xla = args.device.type == "xla"
+    if (problem := _unfit(args)) is not None:
+        raise UserError(problem)
     if "tpu_metrics_debug" in args.debug and not on_xla:
         raise UserError("debug: tpu_metrics_debug counts what torch_xla does, which is not used here; leave it out")
     profile = Profile.from_environment(args.output_dir, args.process_index)
@@ -31,6 +36,13 @@ def callbacks_for(args: Any) -> list[TrainerCallback]:
     if args.device.type != "cpu":
         found.append(FiguresCallback(found[0].mark if found else None))  # type: ignore[attr-defined]
     return [*found, *([ProfileCallback(profile)] if profile is not None else [])]
+
+
+def _unfit(args: Any) -> str | None:
+    """What the numbers of the arguments need and the device has not."""
+    is_nvidia = args.device.type == "cuda" and torch.version.cuda is not None
+    capability = torch.cuda.get_device_capability(args.device) if is_nvidia else None
+    return numbers.problem(args, args.device.type, capability, device_name(args.device) if is_nvidia else "")
 
 
 class XlaCallback(TrainerCallback):
