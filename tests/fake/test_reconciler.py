@@ -206,6 +206,23 @@ def test_pushes_are_written_at_most_once_in_an_interval_and_the_newest_wins():
     play(scene)
 
 
+def test_the_events_of_what_waits_are_read_soon_again_until_they_tell_why():
+    async def scene(world, server):
+        await world.reconcile()
+        world.now = datetime.now(UTC) + timedelta(seconds=4)
+        job = server.objects[JOB_PATH]
+        job["metadata"]["creationTimestamp"] = (world.now - timedelta(seconds=4)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        server.put(JOB_PATH, job)
+        assert await world.reconcile() == 1.0
+        told = {"type": "Warning", "reason": "FailedCreate", "message": "exceeded quota: none"}
+        told |= {"metadata": {"name": "e"}, "involvedObject": {"kind": "Job", "name": "train-0-1"}}
+        server.put("/api/v1/namespaces/default/events/e", told)
+        assert await world.reconcile() == 15.0
+        assert "exceeded quota: none" in world.condition("Queued")["message"]
+
+    play(scene)
+
+
 def test_an_event_that_cannot_be_written_does_not_stop_the_work():
     async def scene(world, server):
         server.fail("POST", 403, times=10, path="/events")

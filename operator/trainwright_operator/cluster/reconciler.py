@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
@@ -35,6 +35,10 @@ REFUSED_AGAIN = 30.0
 """Seconds until what the API server refused (a quota, an admission webhook) is tried again."""
 EXPLAINED_AGAIN = 15.0
 """Seconds until the Events of what still waits are read again."""
+UNEXPLAINED_AGAIN = 1.0
+"""The same while there are none; a kubelet takes a second or two to say what it misses."""
+UNEXPLAINED_FOR = timedelta(seconds=5)
+"""After that nothing is wrong, only slow."""
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +137,8 @@ class Reconciler:
             return observed, (waiting.due - now).total_seconds()
         selector = f"involvedObject.kind={waiting.kind},involvedObject.name={waiting.name},type=Warning"
         listing = await self._api.list(CORE_EVENTS, key[0], fields=selector)
-        return observe(job, jobs, pods, listing.items), EXPLAINED_AGAIN
+        early = not listing.items and now < waiting.due + UNEXPLAINED_FOR
+        return observe(job, jobs, pods, listing.items), UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
 
     async def _unshared(self, job: TrainingJob, planned: Plan) -> str | None:
         """Why the pods to be created could not all write the output; a claim that is yet to come stops nobody."""
