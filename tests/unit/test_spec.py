@@ -27,7 +27,7 @@ def test_every_field_arrives() -> None:
         make_job()
         .nodes(2, 4)
         .with_("spec.accelerator.pool", "h100")
-        .with_("spec.output", {"emptyDir": {}, "subPath": "team/run", "adopt": True})
+        .with_("spec.output", {"emptyDir": {}, "subPath": "team/run", "adopt": True, "asyncSave": True})
         .with_("spec.maxRestarts", 0)
         .with_("spec.activeDeadlineSeconds", 60)
         .with_("spec.ttlSecondsAfterFinished", 0)
@@ -41,7 +41,7 @@ def test_every_field_arrives() -> None:
         .spec
     )
     assert spec.accelerator == Accelerator("h100", 2, 4)
-    assert spec.output == Output({"emptyDir": {}}, "team/run", adopt=True)
+    assert spec.output == Output({"emptyDir": {}}, "team/run", adopt=True, async_save=True)
     assert (spec.max_restarts, spec.active_deadline_seconds, spec.ttl_seconds_after_finished) == (0, 60, 0)
     assert (spec.delete_after_finished, spec.hang_timeout_seconds, spec.offline, spec.suspend) == (
         True,

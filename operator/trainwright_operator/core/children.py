@@ -79,6 +79,7 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
         hang_timeout_seconds=spec.hang_timeout_seconds,
         grace_period_seconds=spec.termination_grace_period_seconds,
         adopt_output=spec.output.adopt,
+        async_save=spec.output.async_save,
     )
 
 

@@ -49,6 +49,7 @@ class Output:
     sub_path: str
     """Relative to the volume's root; the job's own name when the manifest names none."""
     adopt: bool = False
+    async_save: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,12 @@ def _dataset(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _output(output: Mapping[str, Any], name: str) -> Output:
     volume = {key: output[key] for key in ("persistentVolumeClaim", "hostPath", "emptyDir") if key in output}
-    return Output(volume=volume, sub_path=output.get("subPath") or name, adopt=output.get("adopt", False))
+    return Output(
+        volume=volume,
+        sub_path=output.get("subPath") or name,
+        adopt=output.get("adopt", False),
+        async_save=output.get("asyncSave", False),
+    )
 
 
 def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:

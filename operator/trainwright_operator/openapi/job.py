@@ -122,6 +122,11 @@ def _output() -> Schema:
             "adopt": boolean(
                 "Go on from checkpoints that another job left in the folder; else they are an error. Default: false."
             ),
+            "asyncSave": boolean(
+                "Write checkpoints while training goes on, from a copy in the host's memory: a step waits for the copy "
+                "alone. Takes as much memory as a checkpoint, on the first rank (or the first of each node where nodes "
+                "do not share the folder). Default: false."
+            ),
         },
         rules=[exactly_one(OUTPUT_VOLUMES, f"give exactly one of {', '.join(OUTPUT_VOLUMES)}")],
     )
