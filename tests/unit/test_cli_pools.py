@@ -150,3 +150,16 @@ def test_a_machine_with_enough_of_them_runs_it():
     pool = parse_pool(pool_manifest("h100-gke"))
     job = make_job().with_("spec.accelerator", {"pool": "h100-gke", "perNode": 2}).build()
     devices.check(pool, place(job, pool), found=2)
+
+
+@pytest.mark.parametrize(("runtime", "runs"), [("torch_xla", True), ("torchtpu", False)])
+def test_pytorch_xla_takes_the_cpu_for_a_tpu_where_its_pool_says_so(runtime, runs, monkeypatch):
+    monkeypatch.setattr(devices, "count", lambda vendor: 0)
+    pool = pool_manifest("v5e-8")
+    pool["spec"] |= {"runtime": runtime, "env": [{"name": "PJRT_DEVICE", "value": "CPU"}]}
+    parsed, job = parse_pool(pool), make_job().with_("spec.accelerator", {"pool": "v5e-8"}).build()
+    if runs:
+        devices.check(parsed, place(job, parsed))
+        return
+    with pytest.raises(UserError, match="this machine has none"):
+        devices.check(parsed, place(job, parsed))

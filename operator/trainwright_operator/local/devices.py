@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainwright.contract import UserError
-from trainwright_operator.core.pools import AMD, CPU, NVIDIA, TPU, Placement
+from trainwright_operator.core.pools import AMD, CPU, NVIDIA, TORCH_XLA, TPU, Placement
 from trainwright_operator.core.spec import AcceleratorPool
 from trainwright_operator.core.topology import counted
 
@@ -29,13 +29,19 @@ def count(vendor: str) -> int:
     return found or (len(list(Path("/dev/vfio").glob("[0-9]*"))) if vendor == TPU else 0)
 
 
+def _stood_in_for(planned: Placement) -> bool:
+    """PyTorch/XLA takes the CPU for a TPU where the pool's environment says so."""
+    return planned.launcher == TORCH_XLA and {"name": "PJRT_DEVICE", "value": "CPU"} in planned.env
+
+
 def check(pool: AcceleratorPool, planned: Placement, found: int | None = None) -> None:
     """Raises :class:`UserError` when the planned pods cannot run here; ``found`` stands in for what is here."""
     if pool.vendor == CPU:
         return
     where = f"spec.accelerator.pool: {pool.name!r} is a pool of vendor {pool.vendor}"
     mend = "`--pool cpu` trains the same job here on CPU"
-    found = count(pool.vendor) if found is None else found
+    if found is None:
+        found = planned.devices if _stood_in_for(planned) else count(pool.vendor)
     wanted = counted(planned.devices, "device")
     if found < planned.devices:
         has = f"only {found}" if found else "none"
