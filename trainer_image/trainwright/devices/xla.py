@@ -57,7 +57,7 @@ def begin(use_cpu: bool) -> None:
             "use_cpu: torch_xla takes every process it is installed for; set USE_TORCH_XLA=0, or leave it out"
         )
     try:
-        hosts = runtime.process_count()
+        hosts = max(runtime.process_count(), int(os.environ.get("WORLD_SIZE", "1")))
     except (RuntimeError, OSError) as error:
         words = (str(error).splitlines() or [type(error).__name__])[0]
         given = os.environ.get("PJRT_DEVICE", "unset")
