@@ -22,7 +22,9 @@ IMPORTS = {
 }
 
 MEASURE = """
-import json, resource, sys, time
+import importlib.util, json, resource, sys, time
+find_spec, extras = importlib.util.find_spec, ("peft", "bitsandbytes")  # of the tests; transformers would load them
+importlib.util.find_spec = lambda name, *package: None if name in extras else find_spec(name, *package)
 start = time.process_time()
 {statement}
 seconds = time.process_time() - start
