@@ -46,6 +46,13 @@ POOLS: dict[str, dict[str, Any]] = {
     "v5e-2x4-of-4": {"vendor": "tpu", "generation": "v5e", "topology": "2x4", "chipsPerHost": 4},
     "v5p-32": {"vendor": "tpu", "generation": "v5p", "topology": "2x2x4", "chipsPerHost": 4},
     "v6e-16": {"vendor": "tpu", "topology": "4x4", "chipsPerHost": 4, "nodeSelector": {GKE_TPU: "tpu-v6e-slice"}},
+    "v6e-8-xla": {
+        "vendor": "tpu",
+        "generation": "v6e",
+        "topology": "2x4",
+        "chipsPerHost": 8,
+        "runtime": "torch_xla",
+    },
     "v6e-16-xla": {
         "vendor": "tpu",
         "generation": "v6e",
@@ -126,9 +133,9 @@ CASES: dict[str, Case] = {
         image="tpu",
     ),
     "tpu v6e, PyTorch/XLA": Case(
-        *("v6e-16-xla", None, None, 4, 1, {TPU: "4"}, _tpu("tpu-v6e-slice", "4x4"), TPU),
+        *("v6e-8-xla", None, None, 1, 1, {TPU: "8"}, _tpu("tpu-v6e-slice", "2x4"), TPU),
         first={"TRAINWRIGHT_RUNTIME": "torch_xla", "PJRT_DEVICE": "TPU", "TPU_WORKER_ID": "0"},
-        last={"TPU_WORKER_ID": "3", "PET_NPROC_PER_NODE": "1"},
+        last={"TPU_WORKER_HOSTNAMES": "localhost", "PET_NPROC_PER_NODE": "1"},
         image="tpu-xla",
     ),
     "tpu v6e, two slices": Case(
@@ -177,6 +184,12 @@ REFUSALS: dict[str, tuple[str, dict[str, int], str]] = {
         "v6e-16",
         {"perNode": 2},
         "spec.accelerator.perNode: a pod takes a whole host, and a host of pool 'v6e-16' has 4 chips; perNode: 2 asked",
+    ),
+    "several hosts with PyTorch/XLA": (
+        "v6e-16-xla",
+        {},
+        "spec.accelerator.pool: 'v6e-16-xla' has 4 hosts, and the Trainer drives one with torch_xla; choose a pool of "
+        "one host, or of runtime torchtpu",
     ),
     "more GPUs than a node has": (
         "h100",

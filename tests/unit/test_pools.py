@@ -128,6 +128,12 @@ def test_the_image_of_a_pool_that_names_none(pool, setting, image):
     assert image_of(pool, setting) == image
 
 
+def test_a_script_of_ones_own_may_drive_several_hosts_with_pytorch_xla():
+    pool = AcceleratorPool("v6e", "tpu", topology="4x4", chips_per_host=4, runtime="torch_xla")
+    found = place(make_job().script(inline="import torch_xla").build(), pool)
+    assert (found.nodes, found.per_node, found.devices) == (4, 1, 4)
+
+
 def test_devices_are_claimed_where_the_pool_names_a_class():
     found = gpus(device_class="gpu.nvidia.com", per_node=4)
     assert (found.device_class, found.devices, found.per_node) == ("gpu.nvidia.com", 4, 4)

@@ -121,6 +121,7 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
     devices = shape.chips if shape else _per_node(job, pool)
     if shape:
         _check_per_node(job, pool, shape)
+        _check_hosts(job, pool, shape)
     ranks = _ranks(pool, shape, devices)
     template = job.spec.pod_template
     requests, limits = _resources(job, pool, devices)
@@ -204,6 +205,16 @@ def _check_per_node(job: TrainingJob, pool: AcceleratorPool, shape: Slice) -> No
         raise PoolError(
             f"spec.accelerator.perNode: a pod takes a whole host, and a host of pool {pool.name!r} has "
             f"{counted(shape.chips, 'chip')}; perNode: {asked} asked"
+        )
+
+
+def _check_hosts(job: TrainingJob, pool: AcceleratorPool, shape: Slice) -> None:
+    """With PyTorch/XLA the Trainer drives one host; a script of the user's own may drive as many as it can."""
+    hosts = shape.hosts * (pool.slices or 1)
+    if pool.runtime == TORCH_XLA and hosts > 1 and job.spec.script is None:
+        raise PoolError(
+            f"spec.accelerator.pool: {pool.name!r} has {hosts} hosts, and the Trainer drives one with torch_xla; choose "
+            "a pool of one host, or of runtime torchtpu"
         )
 
 
