@@ -84,6 +84,15 @@ def test_a_list_comes_in_chunks_and_begins_again_when_it_expires():
     assert [code for _, code in answers] == [410, 200, 200, 200]
 
 
+def test_a_list_leaves_out_what_nobody_reads():
+    server = FakeApiServer()
+    owned = service("owned")
+    owned["metadata"]["managedFields"] = [{"manager": "somebody"}]
+    server.put("/api/v1/namespaces/ns/services/owned", owned)
+    listing, _ = with_api(lambda api: api.list(SERVICES, "ns"), server)
+    assert "managedFields" not in listing.items[0]["metadata"]
+
+
 def test_deleting_what_is_gone_is_fine():
     _, answers = with_api(lambda api: api.delete(SERVICES, "ns", "gone"), FakeApiServer())
     assert answers == [("DELETE", 404)]
