@@ -213,8 +213,8 @@ def _check_hosts(job: TrainingJob, pool: AcceleratorPool, shape: Slice) -> None:
     hosts = shape.hosts * (pool.slices or 1)
     if pool.runtime == TORCH_XLA and hosts > 1 and job.spec.script is None:
         raise PoolError(
-            f"spec.accelerator.pool: {pool.name!r} has {hosts} hosts, and the Trainer drives one with torch_xla; choose "
-            "a pool of one host, or of runtime torchtpu"
+            f"spec.accelerator.pool: {pool.name!r} has {hosts} hosts, and the Trainer drives one with torch_xla; "
+            "choose a pool of one host, or of runtime torchtpu"
         )
 
 
