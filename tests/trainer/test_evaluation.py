@@ -58,12 +58,17 @@ def assert_same(one: Any, other: Any, case: str) -> None:
         np.testing.assert_allclose(mine, theirs, atol=1e-6, err_msg=case)
 
 
-def test_one_two_and_three_processes_agree() -> None:
-    alone = evaluate_cases(list(CASES.values()))
-    for size in (2, 3):
-        for rank, results in enumerate(in_world(size, "trainer.evaluation_cases:evaluate_cases", list(CASES.values()))):
-            for case, one, other in zip(CASES, alone, results, strict=True):
-                assert_same(one, other, f"{case}, rank {rank} of {size}")
+@pytest.fixture(scope="module")
+def alone() -> list[Any]:
+    return evaluate_cases(list(CASES.values()))
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_one_two_and_three_processes_agree(size: int, alone: list[Any]) -> None:
+    in_ranks = in_world(size, "trainer.evaluation_cases:evaluate_cases", list(CASES.values()), longest=280)
+    for rank, results in enumerate(in_ranks):
+        for case, one, other in zip(CASES, alone, results, strict=True):
+            assert_same(one, other, f"{case}, rank {rank} of {size}")
 
 
 ALIKE = [name for name in CASES if "stream" not in name and "objects" not in name and "dealt" not in name]

@@ -14,7 +14,7 @@ from typing import Any
 LONGEST = 120
 
 
-def in_world(size: int, target: str, argument: Any = None) -> list[Any]:
+def in_world(size: int, target: str, argument: Any = None, longest: float = LONGEST) -> list[Any]:
     """``target`` is ``module:function``, with one argument; the results are in the order of the ranks."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -22,7 +22,7 @@ def in_world(size: int, target: str, argument: Any = None) -> list[Any]:
         command = [sys.executable, "-m", "trainer.world", target, name, str(size)]
         ranks = [subprocess.Popen([*command, str(rank)], env=_environment(rank, size)) for rank in range(size)]
         try:
-            codes = [rank.wait(LONGEST) for rank in ranks]
+            codes = [rank.wait(longest) for rank in ranks]
         finally:
             for rank in ranks:
                 rank.kill()
