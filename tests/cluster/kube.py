@@ -26,6 +26,7 @@ API_VERSIONS = {
     "Job": "batch/v1",
     "Lease": "coordination.k8s.io/v1",
     "Deployment": "apps/v1",
+    "DaemonSet": "apps/v1",
     "StorageClass": "storage.k8s.io/v1",
     "Role": "rbac.authorization.k8s.io/v1",
     "RoleBinding": "rbac.authorization.k8s.io/v1",

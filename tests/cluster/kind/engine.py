@@ -26,6 +26,8 @@ PACKAGES = ("docker.io",)
 OWN, MACHINE = "own", "the machine's"
 DEBIANS_CLIENT = "/usr/bin/docker"
 CGROUP = "trainwright"
+WATCHERS = Path("/proc/sys/fs/inotify/max_user_instances")
+ENOUGH_WATCHERS = 1024
 RECORD = "docker"
 """The file of a cluster's state folder that says which Docker it is in."""
 
@@ -108,7 +110,7 @@ def start(docker: Engine, cluster: Path) -> None:
 def stop_unused(docker: Engine, cluster: Path) -> None:
     """Stop the harness's Docker where no other cluster is in it or about to be; images stay in the cache.
 
-    What it left goes with it: mounts, its cgroup, its socket.
+    What it left goes with it: mounts, its cgroup, its socket, the raised limit.
     """
     if not docker.own or not _daemon().alive():
         return
@@ -116,6 +118,7 @@ def stop_unused(docker: Engine, cluster: Path) -> None:
         others = [folder for folder in paths.clusters_dir().glob("*") if folder != cluster and _starting(folder)]
         if not others and not docker.run("ps", "--all", "--quiet"):
             _daemon().stop(grace=30)
+            _lower_limit()
             _clear(_state())
             _remove_cgroups()
             with contextlib.suppress(OSError):
@@ -149,6 +152,7 @@ def _start_own(docker: Engine) -> None:
         runtime = _state() / "runc"
         runtime.write_text(wrapper(str(programs.program("runc"))))
         runtime.chmod(0o755)
+        _raise_limit()
         daemon.start()
     daemon.wait_ready(lambda: docker.succeeds("info"), 60)
     _share_of_cpu()
@@ -184,6 +188,20 @@ def _daemon() -> Daemon:
     if lacks_resource_capability():
         flags += [f"--add-runtime=limited={state / 'runc'}", "--default-runtime=limited"]
     return Daemon("dockerd", ["/usr/sbin/dockerd", *flags], state)
+
+
+def _raise_limit() -> None:
+    """Kubelets, proxies and runtimes watch files, and the kernel's 128 watchers for a user are few for two clusters."""
+    before = WATCHERS.read_text()
+    if int(before) < ENOUGH_WATCHERS:
+        (_state() / WATCHERS.name).write_text(before)
+        WATCHERS.write_text(str(ENOUGH_WATCHERS))
+
+
+def _lower_limit() -> None:
+    before = _state() / WATCHERS.name
+    if before.exists():
+        WATCHERS.write_text(before.read_text())
 
 
 def _share_of_cpu() -> None:

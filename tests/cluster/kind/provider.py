@@ -17,7 +17,7 @@ from typing import Any
 
 from cluster import disk, locks, paths, programs
 from cluster.kind import engine, images, network, node_image, nodes, registry, store
-from cluster.kube import Kube
+from cluster.kube import Kube, Object
 from cluster.say import ClusterError, say, timed
 
 LAST_LOG = "if [ -f /var/log/{0}.log ]; then cat /var/log/{0}.log; else journalctl --unit={0}; fi | tail -c 500000"
@@ -294,7 +294,12 @@ class Kind:
     def _wait_ready(self) -> None:
         for node in (self.control_plane, *self.workers):
             self.kube.wait_condition("Node", node, "Ready", namespace=None, seconds=120)
-        self.kube.wait_condition("Deployment", "provisioner", "Available", "local-path-storage", seconds=120)
+        self.kube.wait_for("DaemonSet", "kube-proxy", "kube-system", self._on_every_node, 120, "to run on every node")
+        for deployment, namespace in (("coredns", "kube-system"), ("provisioner", "local-path-storage")):
+            self.kube.wait_condition("Deployment", deployment, "Available", namespace, seconds=120)
+
+    def _on_every_node(self, daemons: Object) -> bool:
+        return daemons["status"].get("numberReady") == self.nodes
 
     @contextmanager
     def _removed_on_failure(self) -> Iterator[None]:
