@@ -109,6 +109,13 @@ def test_callbacks_are_added_popped_and_removed(tmp_path):
         trainer.remove_callback(stopping)
 
 
+def test_classes_of_transformers_stand_for_ours(tmp_path):
+    trainer = make(tmp_path)
+    trainer.add_callback(trainwright.PrinterCallback)
+    assert isinstance(trainer.pop_callback(transformers.PrinterCallback), trainwright.PrinterCallback)
+    assert trainer.pop_callback(transformers.EarlyStoppingCallback) is None
+
+
 def test_without_the_default_flow_there_is_a_warning(caplog):
     callbacks.CallbackHandler([], None, None, None, None)
     assert "no DefaultFlowCallback among the callbacks" in caplog.text

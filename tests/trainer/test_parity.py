@@ -141,6 +141,19 @@ def test_predictions_are_those_of_transformers(tmp_path):
     assert output.metrics["test_accuracy"] == expected.metrics["test_accuracy"]
 
 
+def test_arguments_are_looked_at_again(tmp_path):
+    """Those that were changed, those of transformers, and what is none at all."""
+    args = trainwright.TrainingArguments(str(tmp_path), use_cpu=True)
+    args.learning_rate = "fast"
+    with pytest.raises(ValueError, match="learning_rate: must be a number, not the text 'fast'"):
+        trainwright.Trainer(tiny.classifier(), args)
+    theirs = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="tensorboard")
+    with pytest.raises(NotImplementedError, match=r"report_to: \['tensorboard'\] is not supported"):
+        trainwright.Trainer(tiny.classifier(), theirs)
+    with pytest.raises(ValueError, match="args: give TrainingArguments, not Classifier; the model comes before them"):
+        trainwright.Trainer(theirs, tiny.classifier())
+
+
 def test_arguments_of_transformers_are_taken(tmp_path):
     args = transformers.TrainingArguments(
         str(tmp_path), use_cpu=True, report_to="none", max_steps=3, save_strategy="no", disable_tqdm=True

@@ -121,7 +121,7 @@ class CallbackHandler(TrainerCallback):
     def pop_callback(self, callback: Any) -> Any:
         """Remove and return the first callback that is, or is an instance of, ``callback``; None without one."""
         for present in self.callbacks:
-            if isinstance(present, callback) if isinstance(callback, type) else present == callback:
+            if _is_of(present, callback) if isinstance(callback, type) else present == callback:
                 self.callbacks.remove(present)
                 self.refresh()
                 return present
@@ -162,6 +162,12 @@ class CallbackHandler(TrainerCallback):
             if changed is not None:
                 control = changed
         return control
+
+
+def _is_of(present: Any, kind: type) -> bool:
+    """Whether a callback is of a class; those of transformers stand for ours of the same name, in scripts that mix."""
+    names = {base.__name__ for base in type(present).__mro__} if kind.__module__.startswith("transformers.") else ()
+    return isinstance(present, kind) or kind.__name__ in names
 
 
 def _dispatching(event: str) -> Any:

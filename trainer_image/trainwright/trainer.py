@@ -82,6 +82,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         self.args = args = args if args is not None else _default_arguments()
+        _check_again(args)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.processing_class, self.model_init = processing_class, model_init
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
@@ -426,6 +427,19 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     def end(self) -> None:
         """Leave the process group; the last call of a script."""
         self.accelerator.end_training()
+
+
+def _check_again(args: Any) -> None:
+    """Look at the arguments as they are now, or at those of transformers, in the words of the arguments themselves."""
+    from trainwright.arguments.fields import FIELDS
+    from trainwright.arguments.validate import checked
+
+    if hasattr(args, "check"):
+        args.check()
+    elif hasattr(args, "output_dir"):
+        checked({name: getattr(args, name) for name in FIELDS if hasattr(args, name)})
+    else:
+        raise TrainerError(f"args: give TrainingArguments, not {type(args).__name__}; the model comes before them")
 
 
 def _default_arguments() -> Any:
