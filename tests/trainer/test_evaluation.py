@@ -198,16 +198,21 @@ def test_batches_stay_apart_where_they_are_not_to_be_put_together() -> None:
     assert [batch[0].shape[1] for batch in output.predictions] == [6, 4, 7]
 
 
-def test_on_an_accelerator_batches_are_held_until_they_move_together() -> None:
-    """A tensor of another device stands for an accelerator's here; the host's own are never held."""
-    held: list[int] = []
-    collector = Collector(concatenate=False, every=2)
-    collector._flush = lambda: (held.append(len(collector._held)), collector._held.clear())  # type: ignore[method-assign]
+def test_batches_of_an_accelerator_move_when_as_many_are_there_as_asked_for() -> None:
+    """A tensor without values stands for one of an accelerator's."""
+    collector, moved = Collector(concatenate=False, every=2), []
+    collector._flush = lambda: moved.append([collector._held.pop() for _ in collector._held[:]])  # type: ignore[method-assign]
     for _ in range(5):
         collector.add(torch.ones(2, device="meta"))
-    assert held == [2, 2]
-    collector.add(torch.ones(2))
-    assert held == [2, 2, 2]
+    assert [len(batches) for batches in moved] == [2, 2]
+
+
+def test_on_the_host_large_batches_are_never_held() -> None:
+    collector = Collector(concatenate=True, every=100, expected=3)
+    for _ in range(3):
+        collector.add(torch.ones(1, 1 << 18))
+        assert not collector._held
+    assert collector.take().shape == (3, 1 << 18)
 
 
 def test_metrics_are_plain_numbers_under_their_prefix() -> None:
@@ -259,6 +264,7 @@ def test_collected_rows_need_no_second_array() -> None:
     """Where the number of rows is known, each batch is copied once, to its place."""
     collector = Collector(concatenate=True, every=None, expected=6)
     collector.add(torch.ones(2, 3))
+    collector._flush()
     place = collector._columns[0]._array
     collector.add(torch.ones(4, 3))
     assert np.shares_memory(collector.take(), place)
@@ -267,5 +273,6 @@ def test_collected_rows_need_no_second_array() -> None:
 def test_rows_of_different_dimensions_are_an_error() -> None:
     collector = Collector(concatenate=True, every=None)
     collector.add(torch.ones(2, 3))
+    collector.add(torch.ones(2, 3, 1))
     with pytest.raises(UserError, match="batches of 2 and of 3 dimensions cannot be put together"):
-        collector.add(torch.ones(2, 3, 1))
+        collector.take()

@@ -18,10 +18,14 @@ from trainwright.ranks import Ranks
 
 PADDING = -100
 """What losses and Hugging Face's metrics take for "no label"."""
+HELD_BYTES = 1 << 20
+"""How much is put together at a time before it is copied to its place: enough that small batches cost one call."""
 
 
 def map_leaves(change: Callable[[Any], Any], nest: Any) -> Any:
     """The same nest with every leaf changed; None stays."""
+    if isinstance(nest, torch.Tensor):  # first, as that is what it mostly is
+        return change(nest)
     if nest is None:
         return None
     if isinstance(nest, Mapping):
@@ -35,6 +39,8 @@ def map_leaves(change: Callable[[Any], Any], nest: Any) -> Any:
 
 def leaves(nest: Any) -> list[Any]:
     """The leaves in order, None left out."""
+    if isinstance(nest, torch.Tensor):
+        return [nest]
     found: list[Any] = []
     map_leaves(found.append, nest)
     return found
@@ -47,12 +53,14 @@ def with_leaves(nest: Any, values: Sequence[Any]) -> Any:
 
 
 def detach(nest: Any) -> Any:
-    return map_leaves(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, nest)
+    return map_leaves(lambda leaf: leaf.detach() if getattr(leaf, "requires_grad", False) else leaf, nest)
 
 
 def batch_size_of(nest: Any) -> int | None:
     """The rows of the first tensor that has any."""
-    sizes = (leaf.shape[0] for leaf in leaves(nest) if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim)
+    first = next(iter(nest.values()), None) if isinstance(nest, dict) else None
+    tensors = [first] if isinstance(first, torch.Tensor) and first.ndim else leaves(nest)
+    sizes = (leaf.shape[0] for leaf in tensors if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim)
     return next(sizes, None)
 
 
@@ -231,35 +239,40 @@ class Collector:
         self._concatenate = concatenate
         self._every = every
         self._expected = expected
-        self._held: list[Any] = []
+        self._held: list[tuple[Any, list[Any]]] = []
+        self._bytes = 0
+        self._on_host: bool | None = None
         self._nest: Any = None
         self._columns: list[Rows] = []
         self._batches: list[Any] = []
 
     def add(self, nest: Any) -> None:
-        """One batch; on the host it is moved at once, as nothing is gained by waiting."""
-        self._held.append(nest)
-        on_host = all(not isinstance(leaf, torch.Tensor) or leaf.device.type == "cpu" for leaf in leaves(nest))
-        if on_host or (self._every is not None and len(self._held) >= self._every):
+        """One batch. On the host small ones are put together before they are copied to their place."""
+        parts = leaves(nest)
+        self._held.append((nest, parts))
+        if self._on_host is None:
+            self._on_host = all(not isinstance(part, torch.Tensor) or part.is_cpu for part in parts)
+        self._bytes += sum([getattr(part, "nbytes", 0) for part in parts])
+        is_full = self._bytes >= HELD_BYTES if self._on_host else len(self._held) == self._every
+        if is_full:
             self._flush()
 
     def _flush(self) -> None:
-        held, self._held = self._held, []
-        for nest in held:
-            if self._concatenate and self._is_numeric(nest):
-                self._append(map_leaves(lambda leaf: to_numpy(as_rows(leaf)), nest))
-            else:
-                self._batches.append(map_leaves(_numpy_or_as_is, nest))
+        held, self._held, self._bytes = self._held, [], 0
+        if self._concatenate and all(
+            isinstance(part, torch.Tensor | np.ndarray) for _, parts in held for part in parts
+        ):
+            self._append(held)
+        else:
+            self._batches += [map_leaves(_numpy_or_as_is, nest) for nest, _ in held]
 
-    def _is_numeric(self, nest: Any) -> bool:
-        return all(isinstance(leaf, torch.Tensor | np.ndarray) for leaf in leaves(nest))
-
-    def _append(self, nest: Any) -> None:
-        if self._nest is None:
-            self._nest = _outline(nest)
-            self._columns = [Rows(self._expected) for _ in leaves(nest)]
-        for column, rows in zip(self._columns, leaves(nest), strict=True):
-            column.add(rows)
+    def _append(self, held: list[tuple[Any, list[Any]]]) -> None:
+        if self._nest is None and held:
+            nest, parts = held[0]
+            self._nest, self._columns = _outline(nest), [Rows(self._expected) for _ in parts]
+        for column, parts in zip(self._columns, zip(*(parts for _, parts in held), strict=True), strict=bool(held)):
+            for rows in _joined(parts):
+                column.add(rows)
 
     def take(self) -> Any:
         """None when nothing was added."""
@@ -267,6 +280,15 @@ class Collector:
         if self._nest is not None:
             return with_leaves(self._nest, [column.take() for column in self._columns])
         return self._batches or None
+
+
+def _joined(parts: Sequence[Any]) -> list[np.ndarray]:
+    """Equal batches as one array, others as they come."""
+    rows = [as_rows(part) for part in parts]
+    first = rows[0]
+    if len(rows) > 1 and all(row.shape[1:] == first.shape[1:] and row.dtype == first.dtype for row in rows):
+        rows = [torch.cat(rows)]
+    return [to_numpy(row) for row in rows]
 
 
 def _numpy_or_as_is(leaf: Any) -> Any:

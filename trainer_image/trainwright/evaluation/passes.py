@@ -56,7 +56,7 @@ def prediction_step(
             if has_loss:
                 items = trainer._get_num_items_in_batch([inputs], trainer.args.device)
                 loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
-                loss = loss.detach().mean()
+                loss = loss.detach() if loss.ndim == 0 else loss.detach().mean()
             else:
                 loss, outputs = None, model(**inputs)
     except Exception as error:
@@ -65,6 +65,10 @@ def prediction_step(
     if prediction_loss_only:
         return loss, None, None
     return loss, _unpacked(detach(_logits(outputs, has_loss, ignore_keys))), labels
+
+
+def ignored_by_default(model: nn.Module) -> list[str]:
+    return getattr(getattr(model, "config", None), "keys_to_ignore_at_inference", None) or []
 
 
 def _logits(outputs: Any, has_loss: bool, ignore_keys: list[str]) -> tuple[Any, ...]:
@@ -150,6 +154,8 @@ class _Pass:
     ) -> None:
         args = trainer.args
         self.trainer, self.model, self.loader, self.args = trainer, model, loader, args
+        if ignore_keys is None and not trainer._overrides("prediction_step"):
+            ignore_keys = ignored_by_default(trainer.model)  # once, and not for every batch
         self.loss_only, self.ignore_keys = loss_only, ignore_keys
         self.ranks = Ranks.current()
         self.wants_inputs, self.wants_losses = (name in args.include_for_metrics for name in ("inputs", "loss"))
