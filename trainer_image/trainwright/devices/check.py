@@ -99,7 +99,7 @@ def _check_gpu(
             "look at the device plugin and at the pool's resourceName"
         )
     return (
-        f"there is a {device}, but its driver cannot be used ({found.error or 'torch does not say why'}); update the "
+        f"the {device} is there, but its driver cannot be used ({found.error or 'torch does not say why'}); update the "
         "node's driver, or take an image with an older torch"
     )
 

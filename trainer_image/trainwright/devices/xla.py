@@ -56,15 +56,7 @@ def begin(use_cpu: bool) -> None:
         raise UserError(
             "use_cpu: torch_xla takes every process it is installed for; set USE_TORCH_XLA=0, or leave it out"
         )
-    try:
-        hosts = max(runtime.process_count(), int(os.environ.get("WORLD_SIZE", "1")))
-    except (RuntimeError, OSError) as error:
-        words = (str(error).splitlines() or [type(error).__name__])[0]
-        given = os.environ.get("PJRT_DEVICE", "unset")
-        raise UserError(
-            f"accelerator: torch_xla finds no device (PJRT_DEVICE is {given}: {words}); run on a TPU, or set "
-            "PJRT_DEVICE=CPU to try a job without one"
-        ) from error
+    hosts = max(_asked(runtime.process_count), int(os.environ.get("WORLD_SIZE", "1")))
     if hosts > 1:
         raise UserError(
             f"accelerator: torch_xla sees {hosts} hosts, and the Trainer drives one; take a pool of one host, or the "
@@ -74,13 +66,30 @@ def begin(use_cpu: bool) -> None:
 
 
 def partition() -> None:
-    """Turns SPMD on where there are several devices. What was made on one of them before would crash the process."""
+    """Turns SPMD on where there are several devices. What was made on one of them before would crash the process.
+
+    Raises:
+        UserError: there is no device.
+    """
     import torch_xla.runtime as runtime
 
-    if not runtime.is_spmd() and runtime.global_runtime_device_count() > 1:
+    if not runtime.is_spmd() and _asked(runtime.global_runtime_device_count) > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # counting the devices, it says, was one moment too early
             runtime.use_spmd()
+
+
+def _asked(count: Callable[[], int]) -> int:
+    """What torch_xla counts, which it can only where it finds its devices."""
+    try:
+        return int(count())
+    except (RuntimeError, OSError) as error:
+        words = (str(error).splitlines() or [type(error).__name__])[0]
+        given = os.environ.get("PJRT_DEVICE", "unset")
+        raise UserError(
+            f"accelerator: torch_xla finds no device (PJRT_DEVICE is {given}: {words}); run on a TPU, or set "
+            "PJRT_DEVICE=CPU to try a job without one"
+        ) from error
 
 
 def device_count() -> int:
