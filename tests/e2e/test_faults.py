@@ -114,12 +114,13 @@ def renewed(kube: Kube, node: str) -> str:
 
 
 def test_a_slowed_node_is_slower(kube: Kube, kind: Kind, faults: Faults) -> None:
-    node, payload = kind.workers[0], "head -c 400000 /dev/zero"
-    quick = seconds_to_send(kind, node, payload)
-    faults.slow(node, delay="200ms", rate="1mbit")
-    slow = seconds_to_send(kind, node, payload)
+    """What was slowed takes this long on any machine; what was not is quicker at least once, on a busy one too."""
+    node = kind.workers[0]
+    assert any(seconds_to_send(kind, node) < 1 for _ in range(20))
+    faults.slow(node, delay="1s", rate="1mbit")
+    assert seconds_to_send(kind, node) >= 1
     faults.hasten(node)
-    assert slow > 5 * quick
+    assert any(seconds_to_send(kind, node) < 1 for _ in range(20))
 
 
 def test_the_api_server_restarts(kube: Kube, namespace: str, operator_image: str, faults: Faults) -> None:
@@ -198,10 +199,11 @@ def wait_for_log(kube: Kube, pod: Object, word: str, seconds: float = 30) -> Non
     raise AssertionError(f"waited {seconds:g} s for a line {word!r}; last saw {line!r}")
 
 
-def seconds_to_send(kind: Kind, node: str, payload: str) -> float:
-    """How long the node takes to send bytes to the control plane's node."""
+def seconds_to_send(kind: Kind, node: str) -> float:
+    """How long the node takes to send 400 kB to the control plane's node."""
     docker, other = kind.docker, kind.control_plane
     docker.run("exec", "--detach", other, "timeout", "60", "socat", "-u", "TCP-LISTEN:7777,reuseaddr", "OPEN:/dev/null")
     started = time.monotonic()
-    docker.run("exec", node, "sh", "-c", f"{payload} | socat -u - TCP:{other}:7777,retry=20,interval=0.1")
+    send = f"head -c 400000 /dev/zero | socat -u - TCP:{other}:7777,retry=20,interval=0.1"
+    docker.run("exec", node, "sh", "-c", send)
     return time.monotonic() - started
