@@ -127,14 +127,20 @@ def writes(operator: Operator) -> int:
     return sum(requests[verb] for verb in WRITES)
 
 
+def wanted_seconds(pid: int) -> float:
+    """The processor time that the main thread had or waited for: on a busy machine little spent is not little to do."""
+    had, waited, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    return (int(had) + int(waited)) / 1e9
+
+
 async def quiet(operator: Operator, seconds: float = 300) -> float:
-    """Wait until the operator spends next to nothing, under 5 % of a core for a while; gives when that began."""
+    """Wait until the operator has next to nothing to do, 5 % of a core for a while; gives when that began."""
     pid, deadline = process_id(operator), time.monotonic() + seconds
-    since, spent = time.monotonic(), cpu_seconds(pid)
+    since, before = time.monotonic(), wanted_seconds(pid)
     while time.monotonic() < deadline:
         await asyncio.sleep(0.25)
-        if cpu_seconds(pid) - spent >= 0.05 * QUIET_SECONDS:
-            since, spent = time.monotonic(), cpu_seconds(pid)
+        if wanted_seconds(pid) - before >= 0.05 * QUIET_SECONDS:
+            since, before = time.monotonic(), wanted_seconds(pid)
         elif time.monotonic() - since >= QUIET_SECONDS:
             return since
     raise AssertionError(f"the operator is still busy after {seconds} s")
