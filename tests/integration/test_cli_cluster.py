@@ -35,30 +35,55 @@ def operator(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def cli(kube: Kube, namespace: str, tmp_path: Path):
-    """Runs one command with a kubeconfig whose context is in the namespace of the test."""
+def kubeconfig(kube: Kube, namespace: str, tmp_path: Path) -> Path:
+    """One whose context is in the namespace of the test."""
     config = yaml.safe_load(kube.kubeconfig.read_text())
     config["contexts"][0]["context"]["namespace"] = namespace
     path = tmp_path / "kubeconfig"
     path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(config))
+    return path
 
-    def run(*arguments: str, kubeconfig: Path = path) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture
+def cli(kubeconfig: Path):
+    """Runs one command."""
+
+    def run(*arguments: str, kubeconfig: Path = kubeconfig) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         return subprocess.run(
-            [*CLI, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False
+            [*CLI, *arguments], env=environment, capture_output=True, text=True, timeout=180, check=False
         )
 
     return run
+
+
+@pytest.fixture
+def watching(kubeconfig: Path):
+    """Starts a watch; returns when it has told the first line, so that what a test does next happens under its eyes."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(name: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        watch = subprocess.Popen([*CLI, "watch", name], env=environment, text=True, **pipes)
+        begun.append(watch)
+        assert watch.stdout.readline(), watch.stderr.read()
+        return watch
+
+    yield start
+    for watch in begun:
+        watch.kill()
+        watch.communicate()
 
 
 # watch
 
 
 def test_watch_follows_several_jobs_to_their_end_and_fails_when_one_did(kube, namespace, operator, cli) -> None:
-    kube.apply(job("good", run_for="2s").manifest(), namespace)
+    kube.apply(job("good", run_for="20s").manifest(), namespace)
     wrong = '{"reason":"BadData","exit_code":65,"error":"no file"}'
-    kube.apply(job("bad", exit_code="65", message=wrong, run_for="1s").manifest(), namespace)
+    kube.apply(job("bad", exit_code="65", message=wrong, run_for="15s").manifest(), namespace)
     watched = cli("watch", "good", "bad")
     assert watched.returncode == 1, watched.stderr
     lines = [line.split(" ", 1)[1] for line in watched.stdout.splitlines()]
@@ -68,24 +93,24 @@ def test_watch_follows_several_jobs_to_their_end_and_fails_when_one_did(kube, na
     assert cli("watch").returncode == 0, "what had finished before does not count"
 
 
-def test_watch_sees_through_an_api_server_that_restarts(kube, namespace, operator, cluster, cli) -> None:
-    kube.apply(job("long", run_for="6s").manifest(), namespace)
+def test_watch_sees_through_an_api_server_that_restarts(kube, namespace, operator, cluster, watching) -> None:
+    kube.apply(job("long", run_for="30s").manifest(), namespace)
     state(kube, namespace, "Running", "long")
-    again = threading.Timer(2, cluster.restart_api_server)
-    again.start()
-    watched = cli("watch", "long")
-    again.join()
-    assert watched.returncode == 0, watched.stderr
-    assert "long: Succeeded" in watched.stdout
+    watch = watching("long")
+    cluster.restart_api_server()
+    told, wrong = watch.communicate(timeout=180)
+    assert watch.returncode == 0, wrong
+    assert "long: Succeeded" in told
 
 
-def test_a_job_that_is_deleted_while_it_is_watched_counts_as_failed(kube, namespace, operator, cli) -> None:
+def test_a_job_that_is_deleted_while_it_is_watched_counts_as_failed(kube, namespace, operator, watching) -> None:
     kube.apply(job("gone", run_for=FOREVER).manifest(), namespace)
     state(kube, namespace, "Running", "gone")
-    threading.Timer(2, lambda: kube.delete("TrainingJob", "gone", namespace)).start()
-    watched = cli("watch", "gone")
-    assert watched.returncode == 1
-    assert watched.stdout.splitlines()[-1].endswith("gone: deleted")
+    watch = watching("gone")
+    kube.delete("TrainingJob", "gone", namespace)
+    told, _ = watch.communicate(timeout=180)
+    assert watch.returncode == 1
+    assert told.splitlines()[-1].endswith("gone: deleted")
 
 
 # logs
@@ -123,7 +148,7 @@ def test_logs_of_all_ranks_are_merged_by_time(kube, namespace, operator, logs, c
 
 
 def test_logs_are_followed_over_a_restart(kube, namespace, operator, logs, cli) -> None:
-    kube.apply(here(namespace, run_for="3s", exit_code="1").with_("spec.maxRestarts", 1).manifest(), namespace)
+    kube.apply(here(namespace, run_for="15s", exit_code="1").with_("spec.maxRestarts", 1).manifest(), namespace)
     state(kube, namespace, "Running")
 
     def tell() -> None:
@@ -160,6 +185,7 @@ def test_a_report_of_a_run_in_every_format(kube, namespace, operator, cli) -> No
         "Succeeded",
     )
     assert cli("report", "run", "--format", "md").stdout.startswith("# run\n")
+    assert cli("report", "run", "--format", "html").stdout.startswith("<!doctype html>\n")
 
 
 def test_describe_tells_a_quota_that_is_used_up(kube, namespace, operator, cli) -> None:

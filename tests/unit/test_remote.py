@@ -16,7 +16,7 @@ from trainwright_operator.cli import main
 from trainwright_operator.commands.completion import commands
 from trainwright_operator.remote import board, describing, diagnosis, loglines, rendering
 from trainwright_operator.remote.diagnosis import Facts, diagnose
-from trainwright_operator.remote.errors import Absent, Expired, refusal
+from trainwright_operator.remote.errors import Absent, Expired, Unreachable, refusal
 from trainwright_operator.remote.loglines import Line, Source
 from trainwright_operator.remote.states import finished
 from trainwright_operator.remote.summary import summarize
@@ -313,6 +313,7 @@ def test_codes_in_words() -> None:
     assert isinstance(refusal(404, "gone"), Absent)
     assert isinstance(refusal(410, "too old"), Expired)
     assert str(refusal(500, "")) == "the API server answered 500: HTTP 500"
+    assert [code for code in (400, 422, 429, 500, 503) if isinstance(refusal(code, ""), Unreachable)] == [429, 500, 503]
 
 
 @pytest.mark.parametrize("command", ["watch", "logs", "report", "describe"])

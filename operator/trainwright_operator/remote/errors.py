@@ -16,7 +16,7 @@ class Expired(RemoteError):
 
 
 class Unreachable(RemoteError):
-    """No answer came."""
+    """No answer came, or one that asks to come again: an API server that starts, or has too much to do."""
 
 
 class Silent(Unreachable):
@@ -32,4 +32,7 @@ def refusal(code: int, message: str) -> RemoteError:
         return RemoteError(f"{text}; ask for the role `view` in the namespace")
     if code == 404:
         return Absent(text)
-    return Expired(text) if code == 410 else RemoteError(f"the API server answered {code}: {text}")
+    if code == 410:
+        return Expired(text)
+    answered = f"the API server answered {code}: {text}"
+    return Unreachable(answered) if code == 429 or code >= 500 else RemoteError(answered)
