@@ -14,7 +14,7 @@ from trainwright.checkpoint.weights import read_weights
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-xla" / "bin" / "python"
 JOB = Path(__file__).with_name("xla_job.py")
-MODEL = {"source": "gpt2", "fromConfig": {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 16}}
+MODEL = {"source": "gpt2", "fromConfig": {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 16}, "tokenizer": "bytes"}
 
 LONG = 280.0
 
@@ -95,7 +95,7 @@ def test_a_profile_of_some_steps_is_written_beside_the_checkpoints(tmp_path):
 
 
 REFUSED = {
-    "use_cpu": ({"use_cpu": True}, {}, "use_cpu: torch_xla is installed"),
+    "use_cpu": ({"use_cpu": True}, {}, "use_cpu: torch_xla takes every process"),
     "torch_compile": ({"torch_compile": True}, {}, "torch_compile: torch_xla compiles every step as it is"),
     "no device": ({}, {"PJRT_DEVICE": "TPU"}, "accelerator: torch_xla finds no device (PJRT_DEVICE is TPU"),
     "profile": ({}, {"PROFILE_STEPS": "3-1"}, "PROFILE_STEPS: '3-1' is no range of steps"),
@@ -132,7 +132,7 @@ def declared(folder, **arguments):
     return {
         "task": "CausalLM",
         "model": MODEL,
-        "dataset": {"source": str(folder / "corpus.txt"), "format": "text"},
+        "dataset": {"source": str(folder / "corpus.txt"), "format": "text", "blockSize": 16},
         "training_arguments": {
             "max_steps": 8,
             "per_device_train_batch_size": 2,
