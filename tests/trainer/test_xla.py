@@ -14,7 +14,11 @@ from trainwright.checkpoint.weights import read_weights
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-xla" / "bin" / "python"
 JOB = Path(__file__).with_name("xla_job.py")
-MODEL = {"source": "gpt2", "fromConfig": {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 16}, "tokenizer": "bytes"}
+MODEL = {
+    "source": "gpt2",
+    "fromConfig": {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 16},
+    "tokenizer": "bytes",
+}
 
 LONG = 280.0
 
