@@ -5,6 +5,7 @@ It has whatever an exact resume must put back: dropout, noise in the data, momen
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -113,16 +114,17 @@ def main() -> None:
 def train_and_die(output: str, job: dict[str, Any], at_call: int, counted: Any) -> None:
     """Train, and kill this process before the ``at_call``-th call that changes a file in ``output``."""
     torch.set_num_threads(1)
+    numbers = itertools.count(1)
     for name in WRITING:
-        setattr(os, name, deadly(getattr(os, name), at_call, counted, output))
+        setattr(os, name, deadly(getattr(os, name), at_call, counted, output, numbers))
     make_trainer(output, **job).train()
 
 
-def deadly(call: Any, at_call: int, counted: Any, output: str) -> Any:
+def deadly(call: Any, at_call: int, counted: Any, output: str, numbers: Any) -> Any:
     def counting(*args: Any, **kwargs: Any) -> Any:
         if isinstance(args[0], int) or output in str(args[0]):
-            counted.value += 1  # without a lock, which would die locked
-            if counted.value == at_call:
+            counted.value = number = next(numbers)  # without a lock, which would die locked; threads count, too
+            if number == at_call:
                 os.kill(os.getpid(), signal.SIGKILL)
         return call(*args, **kwargs)
 

@@ -329,6 +329,11 @@ def test_a_mistake_of_the_model_itself_is_not_explained_away(tmp_path: Path) -> 
 
     with pytest.raises(RuntimeError, match="of my own making"):
         make(tmp_path, Broken()).train()
+    model = tiny.gpt2()
+    model.forward = Broken.forward.__get__(model)
+    data = [{"x": torch.ones(8), "labels": torch.tensor([99])}] * 8  # beyond the vocabulary, but not what is wrong
+    with pytest.raises(RuntimeError, match="of my own making"):
+        make(tmp_path, model, data).train()
 
 
 # -- what the user sees

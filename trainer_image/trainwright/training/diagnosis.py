@@ -33,18 +33,18 @@ def explain(error: Exception, model: nn.Module, batch: Any, label_names: list[st
         return None  # after a failed assertion on a device its tensors cannot be read any more
     for name, tensor in tensors.items():
         is_label = name in label_names
-        words = _label_problem(error, name, tensor, model) if is_label else _token_problem(name, tensor, model)
+        words = _label_problem(error, tensor, model) if is_label else _token_problem(error, name, tensor, model)
         if words is not None:
             return DataError(f"{name}: {words}")
     return _type_problem(error, tensors)
 
 
-def _token_problem(name: str, tensor: torch.Tensor, model: nn.Module) -> str | None:
+def _token_problem(error: Exception, name: str, tensor: torch.Tensor, model: nn.Module) -> str | None:
     if not name.endswith("input_ids"):
         return None
     if tensor.is_floating_point():
         return f"its values are {_type_of(tensor)}, and token numbers must be integers (int64); convert the column"
-    size = _vocabulary(model)
+    size = _vocabulary(model) if _is_of_range(error) else None
     beyond = None if size is None else _outside(tensor, size)
     if beyond is None:
         return None
@@ -54,12 +54,12 @@ def _token_problem(name: str, tensor: torch.Tensor, model: nn.Module) -> str | N
     )
 
 
-def _label_problem(error: Exception, name: str, tensor: torch.Tensor, model: nn.Module) -> str | None:
+def _label_problem(error: Exception, tensor: torch.Tensor, model: nn.Module) -> str | None:
     if tensor.is_floating_point():
         expects_classes = "Long" in str(error) or "long" in str(error)
         kind = f"its values are {_type_of(tensor)}, and the loss takes class numbers (int64); convert the column"
         return kind if expects_classes else None
-    size = _classes(model)
+    size = _classes(model) if _is_of_range(error) else None
     beyond = _outside(tensor, size, ignored=IGNORE_INDEX) if size is not None else None
     if beyond is not None:
         return (
@@ -80,6 +80,10 @@ def _type_problem(error: Exception, tensors: Mapping[str, torch.Tensor]) -> User
     if doubles and "dtype" in str(error) and ("Double" in str(error) or "double" in str(error)):
         return DataError(f"{doubles[0]}: its values are float64, and the model computes in float32; convert the column")
     return None
+
+
+def _is_of_range(error: Exception) -> bool:
+    return isinstance(error, IndexError) or "out of range" in str(error) or "out of bounds" in str(error)
 
 
 def _type_of(tensor: torch.Tensor) -> str:
