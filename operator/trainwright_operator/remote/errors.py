@@ -35,4 +35,4 @@ def refusal(code: int, message: str) -> RemoteError:
     if code == 410:
         return Expired(text)
     answered = f"the API server answered {code}: {text}"
-    return Unreachable(answered) if code == 429 or code >= 500 else RemoteError(answered)
+    return Unreachable(answered) if code in (429, 503) else RemoteError(answered)
