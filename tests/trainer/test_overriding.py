@@ -14,6 +14,7 @@ import transformers
 import trainwright
 from trainer import tiny
 from trainer.runs import logged, make, trained
+from trainer.world import in_world
 from trainwright import Trainer
 from trainwright.training.loop import Loop
 from trainwright.training.opened import OpenedLoop
@@ -355,6 +356,30 @@ class TestSaving:
 
         trained(tmp_path, kind=Own, max_steps=2, save_strategy="steps", save_steps=2)
         assert (tmp_path / "elsewhere" / "checkpoint-2" / "model.safetensors").exists()
+
+
+def saving_on_two_ranks(folder: str) -> Any:
+    called = []
+
+    class Own(Trainer):
+        def save_model(self, output_dir=None, _internal_call=False):
+            called.append(_internal_call)
+            super().save_model(output_dir, _internal_call)
+            (Path(output_dir) / f"of-rank-{self.args.process_index}").touch()
+
+        def _save_rng_state(self, output_dir):
+            called.append("generators")
+            super()._save_rng_state(output_dir)
+
+    trained(folder, kind=Own, max_steps=2, save_strategy="steps", save_steps=2)
+    return called
+
+
+def test_every_rank_is_asked_to_save_and_one_is_kept(tmp_path: Path) -> None:
+    assert in_world(2, "trainer.test_overriding:saving_on_two_ranks", str(tmp_path)) == [[True, "generators"]] * 2
+    names = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
+    assert {"model.safetensors", "of-rank-0", "rng_state_0.pth", "rng_state_1.pth", "optimizer.pt"} <= names
+    assert "of-rank-1" not in names
 
 
 def test_memory_can_be_measured_by_a_method_of_ones_own(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from trainwright.checkpoint.snapshot import (
     SAVERS,
     SCALER,
     SCHEDULER,
+    WRITING,
     load_rng_state,
     load_training_state,
     save_training_state,
@@ -157,11 +158,9 @@ class Hooks:
 
     # -- checkpoints
 
-    _writes: bool | None = None
-    """Whether this process writes, while a checkpoint is made; None for what the arguments say."""
-
     def _may_write(self) -> bool:
-        return bool(self.args.should_save if self._writes is None else self._writes)
+        """Whether this process writes: in a checkpoint as its store says, elsewhere as the arguments do."""
+        return bool(getattr(WRITING, "keeps", self.args.should_save))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the model, or the weights in ``state_dict``, with all it takes to load it, if this process writes."""

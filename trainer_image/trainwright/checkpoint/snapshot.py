@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rn
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 TRAINER_STATE = "trainer_state.json"
 TRAINING_ARGS = "training_args.json"
+WRITING = threading.local()
+"""``keeps``, while a piece is written by a method of the Trainer: whether it is kept; each thread has its own."""
 SAVERS = {
     "_save_optimizer_and_scheduler": (OPTIMIZER, SCHEDULER),
     "_save_scaler": (SCALER,),
@@ -63,35 +66,46 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
         copy = Stager().copy
     at_once: list[Piece] = []
     later: list[Piece] = []
-    if any(trainer._overrides(name) for name in ("save_model", "_save")):
-        save = partial(trainer.save_model, _internal_call=True)
-        (later if copy is as_it_is else at_once).append(partial(_save_by, save, trainer, leader))
-        at_once += [partial(_save_state, trainer)] if leader else []
-    elif leader:
+    own = [name for name in ("save_model", "_save", *SAVERS) if trainer._overrides(name)]
+    if own:
+        (later if copy is as_it_is else at_once).append(partial(_save_by, _savers(trainer, own, leader)))
+    if leader and not {"save_model", "_save"} & set(own):
         copies = copy is not as_it_is and takes_state(trainer.model)
         state = copy("model", unwrap(trainer.model).state_dict()) if copies else None
         (later if copies or copy is as_it_is else at_once).append(partial(save_weights, trainer.model, state=state))
         at_once.append(partial(_save_beside, trainer))
+    elif leader:
+        at_once.append(partial(_save_state, trainer))
     if not trainer.args.save_only_model:
-        own = {name: stems for name, stems in SAVERS.items() if trainer._overrides(name)}
-        keeps = {name: leader or name == "_save_rng_state" for name in own}
-        at_once += [partial(_save_by, getattr(trainer, name), trainer, keeps[name]) for name in own]
-        taken = tuple(stem for stems in own.values() for stem in stems)
+        taken = tuple(stem for name in own for stem in SAVERS.get(name, ()))
         states = {name: s for name, s in _training_state(trainer, leader).items() if not name.startswith(taken)}
         later.append(partial(_save_all, {name: copy(name, state) for name, state in states.items()}))
     return Snapshot(at_once, later)
 
 
-def _save_by(save: Callable[[str], None], trainer: Any, keeps: bool, folder: Path) -> None:
-    """Through a method that a subclass overrides: on every rank, as it may ask the others, wherever it is kept."""
-    trainer._writes = keeps
-    try:
-        save(str(folder))
-    finally:
-        trainer._writes = None
-    if not keeps:
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _savers(trainer: Any, own: list[str], leader: bool) -> list[tuple[Callable[[str], None], bool]]:
+    """The methods that a subclass overrides, and whether this rank keeps what they write; in their order.
+
+    All ranks call all of them in one order, on one thread, as they may ask each other.
+    """
+    savers: list[tuple[Callable[[str], None], bool]] = []
+    if {"save_model", "_save"} & set(own):
+        savers.append((partial(trainer.save_model, _internal_call=True), leader))
+    if not trainer.args.save_only_model:
+        savers += [(getattr(trainer, name), leader or name == "_save_rng_state") for name in SAVERS if name in own]
+    return savers
+
+
+def _save_by(savers: list[tuple[Callable[[str], None], bool]], folder: Path) -> None:
+    for save, keeps in savers:
+        WRITING.keeps = keeps
+        try:
+            save(str(folder))
+        finally:
+            del WRITING.keeps
+        if not keeps:
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def save_model_files(trainer: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
