@@ -6,10 +6,12 @@ the scheduler and the Job controller are the real ones, and pods run for as long
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
 import ssl
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -44,6 +46,8 @@ HEALTH = {
     "kwok": ("http", "kwok"),
 }
 GANG = "GenericWorkload=true"
+PATIENCE_SECONDS = 120
+"""All of it takes 4 s together on an idle machine, and a minute on a very busy one."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class ControlPlane:
         """Start the API server and return when it is ready."""
         server = self._daemon("kube-apiserver")
         server.start()
-        server.wait_ready(self._api_ready, 30)
+        server.wait_ready(self._api_ready, PATIENCE_SECONDS)
 
     def daemons(self) -> list[Daemon]:
         """The programs, in the order in which they start."""
@@ -182,16 +186,16 @@ class ControlPlane:
         etcd, api, *others = self.daemons()
         etcd.start()
         api.start()  # it waits for etcd by itself
-        api.wait_ready(self._api_ready, 60)
+        api.wait_ready(self._api_ready, PATIENCE_SECONDS)
         for daemon in others:
             daemon.start()
         for index in range(self.nodes):
             self.add_node(simulated_node(f"node-{index}"))
         for daemon in others:
-            daemon.wait_ready(partial(self._healthy, daemon), 30)
-        self.kube.wait_for("ServiceAccount", "default", "default", seconds=30)
+            daemon.wait_ready(partial(self._healthy, daemon), PATIENCE_SECONDS)
+        self.kube.wait_for("ServiceAccount", "default", "default", seconds=PATIENCE_SECONDS)
         for index in range(self.nodes):
-            self.kube.wait_condition("Node", f"node-{index}", "Ready", namespace=None, seconds=30)
+            self.kube.wait_condition("Node", f"node-{index}", "Ready", namespace=None, seconds=PATIENCE_SECONDS)
 
     def _stop(self) -> None:
         if self._made():
@@ -300,11 +304,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def _is_free(port: int) -> bool:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
+    """Whether it can be listened on, now or in a moment: a killed program's port goes a little later than it does."""
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _answers(url: str, trust: ssl.SSLContext) -> bool:
