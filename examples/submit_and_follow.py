@@ -7,18 +7,26 @@ import argparse
 import sys
 
 import yaml
-from kubernetes import client, config, watch
+from kubernetes import client, config, dynamic, watch
 
 JOBS = {"group": "trainwright.dev", "version": "v1alpha1", "plural": "trainingjobs"}
 
 
 def submit(manifest: str, namespace: str) -> dict:
-    """Create the job and give it as the API server stored it; a mistake in it raises ApiException with the field."""
+    """Apply every object of the manifest, and give its job as the API server stored it.
+
+    A mistake raises ApiException, whose body names the field.
+    """
+    cluster = dynamic.DynamicClient(client.ApiClient())
     with open(manifest) as file:
-        job = yaml.safe_load(file)
-    return client.CustomObjectsApi().create_namespaced_custom_object(
-        **JOBS, namespace=namespace, body=job, field_validation="Strict"
-    )
+        objects = list(yaml.safe_load_all(file))
+    stored = [
+        cluster.resources.get(api_version=one["apiVersion"], kind=one["kind"]).server_side_apply(
+            one, namespace=namespace, field_manager="submit-and-follow", query_params=[("fieldValidation", "Strict")]
+        )
+        for one in objects
+    ]
+    return next(one.to_dict() for one in stored if one.kind == "TrainingJob")
 
 
 def follow(job: dict) -> str:

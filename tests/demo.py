@@ -21,12 +21,6 @@ from trainwright_operator.manifest import read
 
 SYSTEM, NAMESPACE, NAME = "trainwright-system", "demo", "gpt-on-stdlib"
 EXAMPLE = CHECKOUT / "examples" / f"{NAME}.yaml"
-CLAIM: Object = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "runs"},
-    "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
-}
 LOAD = """
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = AutoModelForCausalLM.from_pretrained("/output"), AutoTokenizer.from_pretrained("/output")
@@ -78,8 +72,9 @@ def demonstrate(cluster: Kind) -> int:
         install(Helm(kube, SYSTEM), cluster.image("operator"), cluster.image("trainer"))
     with timed("making the namespace demo anew"):
         afresh(kube)
-    kube.apply(on_claim(), NAMESPACE)
-    say(f"applied {EXAMPLE.relative_to(CHECKOUT)}, with the claim {CLAIM['metadata']['name']} as its output")
+    for document in example():
+        kube.apply(document, NAMESPACE)
+    say(f"applied {EXAMPLE.relative_to(CHECKOUT)}")
     options = ["--namespace", NAMESPACE, "--kubeconfig", str(cluster.kubeconfig)]
     if trainwright("watch", NAME, *options):
         return trainwright("describe", NAME, *options) or 1
@@ -103,15 +98,11 @@ def afresh(kube: Kube) -> None:
     kube.delete("Namespace", NAMESPACE, None)
     kube.wait_gone("Namespace", NAMESPACE, None, 120)
     kube.namespace(NAMESPACE)
-    kube.apply(CLAIM, NAMESPACE)
 
 
-def on_claim() -> Object:
-    """The first example as it is, but for its output: a volume that outlives its pods."""
-    (document,) = read(EXAMPLE.read_text(), EXAMPLE.name)
-    manifest: Object = document.content
-    manifest["spec"]["output"] = {"persistentVolumeClaim": {"claimName": CLAIM["metadata"]["name"]}}
-    return manifest
+def example() -> list[Object]:
+    """The objects of the first example: the job, and the claim that its output lies in."""
+    return [document.content for document in read(EXAMPLE.read_text(), EXAMPLE.name)]
 
 
 def trainwright(*arguments: str) -> int:
@@ -136,7 +127,7 @@ def in_a_pod(kube: Kube, namespace: str, image: str, script: str) -> str:
         "securityContext": restricted,
         "volumeMounts": [{"name": "runs", "mountPath": "/output", "subPath": NAME}],
     }
-    volumes = [{"name": "runs", "persistentVolumeClaim": {"claimName": CLAIM["metadata"]["name"]}}]
+    volumes = [{"name": "runs", "persistentVolumeClaim": {"claimName": "runs"}}]
     spec = {"restartPolicy": "Never", "containers": [container], "volumes": volumes}
     kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "reads"}, "spec": spec}, namespace)
     kube.wait_for("Pod", "reads", namespace, lambda pod: pod["status"]["phase"] in ("Succeeded", "Failed"), 180)

@@ -11,7 +11,7 @@ import pytest
 from cluster import programs
 from cluster.kind.faults import Faults
 from cluster.kube import Kube, Object
-from demo import CLAIM, in_a_pod, install, on_claim
+from demo import example, in_a_pod, install
 from integration.charts import Helm
 
 SYSTEM = "trainwright-e2e"
@@ -60,9 +60,9 @@ def release(kube: Kube, operator_image: str, trainer_image: str) -> Iterator[Hel
 
 @pytest.fixture
 def gpt(release: Helm, kube: Kube, namespace: str) -> Object:
-    """The first example, shorter, with a claim that both nodes share; applied."""
-    kube.apply(CLAIM, namespace)
-    manifest = on_claim()
+    """The first example, shorter; applied."""
+    manifest, claim = example()
+    kube.apply(claim, namespace)
     manifest["spec"]["dataset"]["maxTrainSamples"] = 40
     manifest["spec"]["trainingArguments"] |= {"maxSteps": 120, "evalSteps": 60, "saveSteps": 20, "loggingSteps": 5}
     kube.apply(manifest, namespace)

@@ -228,4 +228,4 @@ def test_the_examples_of_the_project_are_accepted(kube, namespace):
         for document in read(path.read_text(), str(path))
     ]
     assert accepted.count("TrainingJob") == len(examples)
-    assert set(accepted) == {"TrainingJob", "AcceleratorPool"}
+    assert set(accepted) == {"TrainingJob", "AcceleratorPool", "PersistentVolumeClaim"}
