@@ -169,7 +169,7 @@ def test_a_preempted_pod_saves_and_its_successor_goes_on(tmp_path):
     with pod(tmp_path, attempt=2, **job) as gang:
         assert gang.run(LONG) == [0], gang.log()
         assert gang.word().step == saved + 2
-    assert f"resuming after step {saved}" in gang.log()
+    assert gang.log().count("'loss'") == 2  # each step is logged, and none is trained again
 
 
 def test_a_pod_without_its_device_ends_for_good(tmp_path):
