@@ -32,8 +32,8 @@ from trainwright_operator.core.plan import plan
 from trainwright_operator.core.pools import choose
 from trainwright_operator.core.spec import parse_job
 
-SAMPLE = 50
-"""Jobs of which the writes are counted until their pods exist."""
+SAMPLE = 20
+"""Jobs, one after another, of which the writes are counted until their pods exist."""
 NOBODY = "nobody"
 """A scheduler that does not exist: pods come into being, and nothing happens after that."""
 
@@ -100,12 +100,10 @@ async def until_pods_exist(stage: Stage) -> list[Row]:
     operator = stage.operator(namespace)
     before = writes(operator)
 
-    async def one(number: int) -> None:
+    for number in range(SAMPLE):
         job = two_pods(number, namespace).with_("spec.podTemplate.schedulerName", NOBODY)
         await stage.api.create(TRAINING_JOBS, job.manifest())
-
-    await together(one, SAMPLE)
-    await reached(stage.kube, "Pod", namespace, 2 * SAMPLE)
+        await reached(stage.kube, "Pod", namespace, 2 * (number + 1))
     await quiet(operator)
     told = sum(event["regarding"]["kind"] == "TrainingJob" for event in (await stage.api.list(EVENTS, namespace)).items)
     all_writes = writes(operator) - before
