@@ -193,8 +193,10 @@ class Rows:
     def add(self, rows: np.ndarray) -> None:
         if self._array is None:
             capacity = max(self._expected, len(rows))
-            self._array = np.full((capacity, *rows.shape[1:]), _numpy_fill(rows.dtype), dtype=rows.dtype)
+            self._array = np.empty((capacity, *rows.shape[1:]), dtype=rows.dtype)
         self._make_room(rows)
+        if rows.shape[1:] != self._array.shape[1:]:
+            self._array[self._filled : self._filled + len(rows)] = _numpy_fill(self._array.dtype)
         place = (slice(self._filled, self._filled + len(rows)), *(slice(size) for size in rows.shape[1:]))
         self._array[place] = rows
         self._filled += len(rows)
@@ -211,7 +213,9 @@ class Rows:
         needed, capacity = self._filled + len(rows), len(array)
         if needed > capacity or tuple(inner) != array.shape[1:]:
             capacity = capacity if needed <= capacity else max(needed, capacity * 3 // 2)
-            grown = np.full((capacity, *inner), _numpy_fill(array.dtype), dtype=array.dtype)
+            grown = np.empty((capacity, *inner), dtype=array.dtype)
+            if grown.shape[1:] != array.shape[1:]:
+                grown[: self._filled] = _numpy_fill(array.dtype)
             grown[(slice(self._filled), *(slice(size) for size in array.shape[1:]))] = array[: self._filled]
             self._array = grown
 
