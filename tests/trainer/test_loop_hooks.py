@@ -189,7 +189,7 @@ class TestConstruction:
     def test_the_best_needs_a_metric(self, tmp_path):
         args = TrainingArguments(str(tmp_path), use_cpu=True)
         args.save_strategy = "best"
-        with pytest.raises(UserError, match="metric_for_best_model: set it, to say what the best model is"):
+        with pytest.raises(UserError, match="metric_for_best_model must say what save_strategy"):
             Trainer(tiny.classifier(), args)
 
     @pytest.mark.parametrize("use_cache", [False, True])

@@ -186,9 +186,6 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
             raise TrainerError(
                 "max_steps: the train_dataset has no length, so set max_steps to say where training ends"
             )
-        watched = args.save_strategy == "best" or args.load_best_model_at_end
-        if watched and args.metric_for_best_model is None:
-            raise TrainerError("metric_for_best_model: set it, to say what the best model is")
 
     def _overrides(self, name: str) -> bool:
         """Whether a subclass, or someone on this instance, replaced the method ``name``."""
