@@ -244,7 +244,7 @@ class TestResuming:
     def test_there_must_be_a_checkpoint(self, tmp_path):
         with pytest.raises(UserError, match="holds no complete checkpoint"):
             make(tmp_path, max_steps=2).train(resume_from_checkpoint=True)
-        with pytest.raises(UserError, match=r"resume_from_checkpoint: .*nowhere cannot be used"):
+        with pytest.raises(UserError, match=r"resume_from_checkpoint: .*nowhere does not exist"):
             make(tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "nowhere"))
 
 
