@@ -312,7 +312,7 @@ def test_a_gang_with_room_for_all_but_one_binds_nothing(grouped, gang_cluster):
     (group,) = kube.list("PodGroup", namespace)
     assert group["spec"]["schedulingPolicy"]["gang"]["minCount"] == 4
     assert group["metadata"]["ownerReferences"][0]["kind"] == "TrainingJob"
-    assert kube.get("TrainingJob", "train", namespace)["status"]["state"] == "Queued"
+    state(kube, namespace, "Queued", seconds=60)
     gang_cluster.add_node(accelerator_node("gang-3", "mi300x"))
     state(kube, namespace, "Running", seconds=60)
     assert sorted(nodes_of(kube, namespace, "train")) == [f"gang-{number}" for number in range(4)]
