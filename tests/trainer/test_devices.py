@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,12 @@ def test_a_rank_without_its_device_says_what_lacks_and_the_mend(name, monkeypatc
 def test_where_no_vendor_is_named_nothing_is_looked_for():
     check.require(environment={})
     check.require("cpu", environment={})
+
+
+@pytest.mark.skipif(find_spec("torch_xla") is not None, reason="PyTorch/XLA is here")
+def test_an_image_without_pytorch_xla_is_refused_by_name():
+    with pytest.raises(UserError, match=r"torch_xla is not in this image \(No module named 'torch_xla'\); use an image"):
+        check.require("tpu", {"TRAINWRIGHT_RUNTIME": "torch_xla"})
 
 
 DECLARED = {

@@ -72,7 +72,7 @@ def python_base() -> RootFs:
     bundle = ((Path(CA_BUNDLE), CA_BUNDLE),) if Path(CA_BUNDLE).exists() else ()
     return RootFs(
         "python",
-        ("python3", "python3-pip", "python3-venv", "passwd", "ca-certificates"),
+        ("python3", "libpython3.13", "python3-pip", "python3-venv", "passwd", "ca-certificates"),
         files=bundle,
         hooks=('ln -s python3 "$1/usr/bin/python"',),
         changes=("CMD python3",),

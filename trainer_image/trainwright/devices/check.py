@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainwright.contract import ENV_VENDOR, UserError
+from trainwright.contract import ENV_RUNTIME, ENV_VENDOR, UserError
 from trainwright.devices import xla
 
 
@@ -38,6 +38,8 @@ class Found:
 def require(vendor: str | None = None, environment: Mapping[str, str] = os.environ) -> None:
     """Raises :class:`UserError` when this rank of a pool of ``vendor`` (by default the pod's own) has no device."""
     vendor = vendor or environment.get(ENV_VENDOR)
+    if environment.get(ENV_RUNTIME) == "torch_xla" and (reason := xla.import_error()):
+        raise UserError(f"{ENV_RUNTIME}: torch_xla is not in this image ({reason}); use an image of the target tpu-xla")
     if vendor in _CHECKS:
         local_rank, ranks = (int(environment.get(name, default)) for name, default in _PLACE)
         problem = _CHECKS[vendor](look(vendor), local_rank, ranks)

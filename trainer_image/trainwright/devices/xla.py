@@ -8,6 +8,7 @@ gradients. Randomness, batches and checkpoints are those of one process.
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import sys
 import warnings
@@ -32,6 +33,15 @@ def is_used() -> bool:
     from accelerate.utils import is_torch_xla_available
 
     return bool(is_torch_xla_available())
+
+
+def import_error() -> str | None:
+    """Why torch_xla cannot be imported; None when it can."""
+    try:
+        importlib.import_module("torch_xla")
+    except ImportError as error:
+        return str(error)
+    return None
 
 
 def look() -> tuple[str | None, int]:
