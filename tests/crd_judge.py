@@ -57,6 +57,19 @@ def _doubles(schema: Schema, value: Any, path: str) -> Iterator[str]:
         yield from _doubles(child, item, _child(path, key))
 
 
+def _is_whole(checker: Any, value: Any) -> bool:
+    """An API server takes a number with a point or an exponent for whole up to 2^53 - 1 at most."""
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) < 2**53
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_whole),
+)
+
+
 class _Hashed:
     """A schema as the key of a cache: by identity."""
 
@@ -71,8 +84,8 @@ class _Hashed:
 
 
 @functools.cache
-def _validator(key: _Hashed) -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(as_json_schema(key.schema))
+def _validator(key: _Hashed) -> Any:
+    return _Validator(as_json_schema(key.schema))
 
 
 def as_json_schema(schema: Schema) -> Schema:
