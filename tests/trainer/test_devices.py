@@ -55,9 +55,12 @@ def test_a_rank_without_its_device_says_what_lacks_and_the_mend(name, monkeypatc
     assert words in str(refusal.value)
 
 
-def test_where_no_vendor_is_named_nothing_is_looked_for():
+def test_where_no_vendor_is_named_nothing_is_looked_for(monkeypatch):
+    looked = []
+    monkeypatch.setattr(check, "look", looked.append)
     check.require(environment={})
     check.require("cpu", environment={})
+    assert looked == []
 
 
 @pytest.mark.skipif(find_spec("torch_xla") is not None, reason="PyTorch/XLA is here")
