@@ -112,4 +112,5 @@ def test_each_vendor_has_its_torch() -> None:
     assert "trim.py" not in runs["nvidia"] + runs["amd"] + runs["tpu"]
     assert '--index-url "${TORCH_INDEX}" torch' in runs["amd"]
     assert "torch-tpu" in runs["tpu"]
-    assert "torch_xla[tpu]" in runs["tpu-xla"]
+    assert "requirements.py /src/pyproject.toml trainer hf xla" in runs["tpu-xla"]
+    assert "libtpu==" in runs["tpu-xla"]
