@@ -11,6 +11,7 @@ import asyncio
 import heapq
 import random
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -35,6 +36,7 @@ class KeyedQueue(Generic[Key]):
         self._failures: dict[Key, int] = {}
         self._order = 0
         self._changed = asyncio.Event()
+        self._turn = asyncio.Lock()
 
     def __len__(self) -> int:
         return len(self._due)
@@ -48,19 +50,22 @@ class KeyedQueue(Generic[Key]):
             self._due[key] = due
             self._order += 1
             heapq.heappush(self._heap, (due, self._order, key))
-            self._changed.set()
+            if self._heap[0][2] == key:  # whoever waits, waits for another
+                self._changed.set()
 
     async def get(self) -> Key:
-        """The next due key, which this caller then holds until it calls :meth:`done`."""
-        while True:
-            wait = self._until_next()
-            if wait is not None and wait <= 0:
-                return self._take()
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), wait)
-            except TimeoutError:
-                continue
+        """The next due key, which this caller then holds until it calls :meth:`done`.
+
+        Of many callers one waits for the clock and the others for it, so that a key wakes one and not all of them.
+        """
+        async with self._turn:
+            while True:
+                wait = self._until_next()
+                if wait is not None and wait <= 0:
+                    return self._take()
+                self._changed.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), wait)
 
     def done(self, key: Key, *, failed: bool = False, after: float | None = None) -> None:
         """Give ``key`` back. A failed key returns with backoff; ``after`` brings it back at a chosen time."""

@@ -15,6 +15,7 @@ from typing import Any
 from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
 from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.metrics import Metrics
+from trainwright_operator.cluster.pace import Pace
 from trainwright_operator.cluster.patches import can_wait, merge_patch
 from trainwright_operator.cluster.recorder import record
 from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, CORE_EVENTS, EVENTS, JOBS, TRAINING_JOBS, pod_groups
@@ -71,12 +72,13 @@ class Reconciler:
         self._api, self._stores, self._settings, self._metrics = api, stores, settings, metrics
         self._now, self._endpoint, self._gangs = now, endpoint, gangs
         self._reports: dict[ObjectKey, Report] = {}
-        self._written: dict[ObjectKey, datetime] = {}
+        self._pace: Pace[ObjectKey] = Pace(settings.status_interval, settings.status_budget)
 
     def report(self, key: ObjectKey, push: dict[str, Any]) -> float:
         """Keep a push until the status is written next; gives the seconds until that may be."""
-        self._reports[key] = Report(push, self._now())
-        return self._until_written(key, self._now())
+        now = self._now()
+        self._reports[key] = Report(push, now)
+        return self._pace.wait(key, now)
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Carry out the plan for ``key``; gives the seconds after which to look again, None to wait for a change."""
@@ -177,8 +179,7 @@ class Reconciler:
         patch = merge_patch(before, planned.status)
         if not patch:
             return None
-        wait = self._until_written(key, now)
-        if can_wait(patch) and wait > 0:
+        if can_wait(patch) and (wait := self._pace.wait(key, now)) > 0:
             return wait
         logger.debug("status changes", extra={"patch": patch})
         body = {"metadata": {"resourceVersion": stored["metadata"]["resourceVersion"]}, "status": patch}
@@ -192,7 +193,7 @@ class Reconciler:
         if "completionTime" in planned.status:
             self._forget(key)
         else:
-            self._written[key] = now
+            self._pace.written(key, now)
         self._metrics.transition(stored, planned.status, now)
         await self._tell(written, planned, now)
         return None
@@ -207,15 +208,9 @@ class Reconciler:
             except ApiError as error:
                 logger.warning("event not written: %s", error)
 
-    def _until_written(self, key: ObjectKey, now: datetime) -> float:
-        """Seconds until progress of ``key`` may be written: its interval, stretched to the operator's whole budget."""
-        interval = max(self._settings.status_interval, len(self._written) / self._settings.status_budget)
-        last = self._written.get(key)
-        return max(0.0, interval - (now - last).total_seconds()) if last else 0.0
-
     def _forget(self, key: ObjectKey) -> None:
         self._reports.pop(key, None)
-        self._written.pop(key, None)
+        self._pace.forget(key)
 
 
 def _check_owner(obj: Object, job: TrainingJob) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import ssl
 import tempfile
+from asyncio import sslproto
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -23,6 +24,9 @@ from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.names import LABEL_LEADER
 
 RENEWAL_CHECK_SECONDS = 6 * 3600.0
+TLS_BUFFER_BYTES = 32 * 1024
+"""Of each connection. Python's own 256 KiB are half a gigabyte when 2,000 trainers push to a new leader at once; a
+push is smaller than this, and so is a record of TLS."""
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,7 @@ class Identity:
         self._api, self._settings = api, settings
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.num_tickets = 0  # a pusher never comes back to the same session
+        sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
         self.authority = ""
 
     async def load(self) -> None:
