@@ -124,8 +124,8 @@ cluster-status: setup ## what runs, and its memory
 kubeconfig: setup ## print the path of its kubeconfig
 	@$(CLUSTER) kubeconfig --provider kind --name $(NAME)
 
-images: setup ## build the images again and bring them to the nodes
-	$(CLUSTER) images --name $(NAME)
+images: setup ## build the images again and bring them to the nodes; MORE=trainer-xla for that of PyTorch/XLA too
+	$(CLUSTER) images --name $(NAME) --more $(MORE)
 
 clean: ## remove what setup and runs made
 	rm -rf $(VENV) $(XLA) runs artefacts

@@ -87,7 +87,7 @@ def _kubeconfig(arguments: argparse.Namespace) -> None:
 def _images(arguments: argparse.Namespace) -> None:
     from cluster.kind.provider import Kind
 
-    print("\n".join(Kind(arguments.name, arguments.nodes).images().values()))
+    print("\n".join(Kind(arguments.name, arguments.nodes).images(*arguments.more).values()))
 
 
 def _build(arguments: argparse.Namespace) -> None:
@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--name", default="trainwright", help="two clusters at once have two names")
         command.add_argument("--nodes", type=int, default=3, metavar="N")
         command.add_argument("--gangs", action="store_true", help="control-plane: serve PodGroup")
+        if name == "images":
+            command.add_argument("--more", nargs="*", default=[], choices=["trainer-xla"], help="images beside these")
     build = commands.add_parser("build", help="build the programs into the cache, where they are not built yet")
     build.set_defaults(run=_build)
     build.add_argument("--programs", choices=SETS, default="all")

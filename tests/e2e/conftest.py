@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from cluster import programs
 from cluster.existing import Existing
 from cluster.fixtures import namespace, pytest_runtest_makereport, skip_as_one  # noqa: F401
 from cluster.kind.faults import Faults
 from cluster.kind.provider import Kind
 from cluster.kube import Kube
 from cluster.say import ClusterError, say
+from demo import install
+from integration.charts import Helm
 
 NAME = os.environ.get("TRAINWRIGHT_CLUSTER", "trainwright")
+SYSTEM = "trainwright-e2e"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -71,6 +75,21 @@ def kind(cluster: Kind | Existing) -> Kind:
     """A cluster whose nodes are ours to change and to break, never one that KUBECONFIG points to."""
     assert isinstance(cluster, Kind)
     return cluster
+
+
+@pytest.fixture(scope="module")
+def release(kube: Kube, operator_image: str, trainer_image: str) -> Iterator[Helm]:
+    """The chart, installed with the images of this checkout."""
+    if programs.missing(["helm"]):
+        pytest.skip("helm is not built: python -m cluster build --programs all, in tests/")
+    kube.delete("Namespace", SYSTEM, None)
+    kube.wait_gone("Namespace", SYSTEM, None)
+    kube.namespace(SYSTEM)
+    helm = Helm(kube, SYSTEM)
+    install(helm, operator_image, trainer_image)
+    yield helm
+    helm.uninstall()
+    kube.delete("Namespace", SYSTEM, None)
 
 
 @pytest.fixture

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from cluster import programs
 from cluster.kind.faults import Faults
 from cluster.kube import Kube, Object
-from demo import example, in_a_pod, install
+from demo import example, in_a_pod
 from integration.charts import Helm
 
-SYSTEM = "trainwright-e2e"
 HUGGING_FACE = """
 import torch
 from transformers import Trainer, TrainingArguments
@@ -41,21 +38,6 @@ folder = Path("/output")
 model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 print(json.dumps({"parameters": model.num_parameters(), "ids": tokenizer("def", add_special_tokens=False).input_ids}))
 """
-
-
-@pytest.fixture(scope="module")
-def release(kube: Kube, operator_image: str, trainer_image: str) -> Iterator[Helm]:
-    """The chart, installed with the images of this checkout."""
-    if programs.missing(["helm"]):
-        pytest.skip("helm is not built: python -m cluster build --programs all, in tests/")
-    kube.delete("Namespace", SYSTEM, None)
-    kube.wait_gone("Namespace", SYSTEM, None)
-    kube.namespace(SYSTEM)
-    helm = Helm(kube, SYSTEM)
-    install(helm, operator_image, trainer_image)
-    yield helm
-    helm.uninstall()
-    kube.delete("Namespace", SYSTEM, None)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Pace(Generic[Key]):
-    """``interval`` is the least time in seconds between two writes of a key; ``budget`` is the writes a second of all."""
+    """``interval``: the least seconds between two writes of a key; ``budget``: the writes a second of all keys."""
 
     def __init__(self, interval: float, budget: float) -> None:
         self._interval = interval

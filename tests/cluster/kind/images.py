@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cluster import paths
 from cluster.kind import node_image, registry
 from cluster.kind.engine import Engine
@@ -9,13 +11,19 @@ from cluster.kind.rootfs import python_base
 from cluster.say import timed
 
 OFFICIAL_BASE = "python:3.13-slim"
-IMAGES = {"trainer": ("trainer_image/Dockerfile", "cpu"), "operator": ("operator/Dockerfile", "")}
+IMAGES = {
+    "trainer": ("trainer_image/Dockerfile", "cpu"),
+    "operator": ("operator/Dockerfile", ""),
+    "trainer-xla": ("trainer_image/Dockerfile", "tpu-xla"),
+}
+USUAL = ("trainer", "operator")
+"""What every cluster has; the others take gigabytes of downloads, and come where they are asked for."""
 
 
-def build(docker: Engine) -> dict[str, str]:
-    """Build both images where something of them changed; their local names by ``trainer`` and ``operator``."""
+def build(docker: Engine, names: Iterable[str]) -> dict[str, str]:
+    """Build those of ``IMAGES`` of which something changed; their local names by their names here."""
     base = base_image(docker)
-    return {name: _build(docker, name, base) for name in IMAGES}
+    return {name: _build(docker, name, base) for name in names}
 
 
 def prune(docker: Engine, node: str) -> None:

@@ -98,15 +98,23 @@ class Kind:
             registry.start(self.docker, self.name)
             self._start_nodes(None)
 
-    def images(self) -> dict[str, str]:
-        """Build what changed of the project's images and bring it to the workers; their names there."""
+    def images(self, *more: str) -> dict[str, str]:
+        """Build what changed of the project's images and bring it to the workers; their names there.
+
+        Args:
+            more: Of ``images.IMAGES``, beside those that are there; they are kept up to date from now on.
+        """
         self._require_up()
         with self._alone():
-            return self._pull(self._push())
+            return self._pull(self._push(*more))
 
     def image(self, name: str) -> str:
-        """The name on the nodes of ``trainer`` or ``operator``, as it was last brought there."""
-        return json.loads((self.state / "images.json").read_text())[name]
+        """The name on the nodes of ``trainer``, say, as it was last brought there.
+
+        Raises:
+            KeyError: It never was.
+        """
+        return self._brought()[name]
 
     def down(self) -> None:
         """Remove nodes, network and files; the harness's Docker too, when no other cluster needs it."""
@@ -151,9 +159,13 @@ class Kind:
         if not self.docker.succeeds("network", "inspect", self.name):
             self.docker.run("network", "create", "--driver=bridge", self.name)
 
-    def _push(self) -> dict[str, str]:
+    def _brought(self) -> dict[str, str]:
+        record = self.state / "images.json"
+        return json.loads(record.read_text()) if record.exists() else {}
+
+    def _push(self, *more: str) -> dict[str, str]:
         """Build the images and bring them to the registry; their names there."""
-        built = images.build(self.docker)
+        built = images.build(self.docker, dict.fromkeys((*images.USUAL, *self._brought(), *more)))
         programs.build(("runc", "registry"))
         registry.start(self.docker, self.name)
         return {name: registry.push(self.docker, self.name, image) for name, image in built.items()}
