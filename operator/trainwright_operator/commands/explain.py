@@ -171,7 +171,7 @@ def _facts(field: Field) -> Iterator[str]:
         yield schema["_words"]
     yield from (f"at most {field.schema[key]} {what}" for key, what in _SIZES if key in field.schema)
     yield from (rule.message for rule in field.rules)
-    yield from (rule.message for rule in schema.get(RULES, ()) if rule.field is None)
+    yield from (rule.message for rule in schema.get(RULES, ()) if rule.field is None and not rule.transition)
     if field.path.startswith(f"{ARGUMENTS}."):
         name = mirror.snake(field.name)
         yield f"in Python: {name}" + (f" (here {mirror.EXCEPTIONS[name]})" if name in mirror.EXCEPTIONS else "")

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainwright.arguments.accelerator import AcceleratorConfig
 from trainwright.arguments.fields import FIELDS, FieldInfo
-from trainwright.arguments.refused import REFUSED, Refusal
+from trainwright.arguments.refused import REFUSED
 from trainwright.rules import RULES as SPANNING
 from trainwright.rules import Rule as ArgumentRule
 from trainwright_operator import mirror
@@ -17,6 +17,7 @@ from trainwright_operator.openapi import words
 from trainwright_operator.openapi.types import (
     INT32_MAX,
     INT64_MAX,
+    RULES,
     Pattern,
     Rule,
     Schema,
@@ -28,12 +29,11 @@ from trainwright_operator.openapi.types import (
     open_record,
     record,
     string,
-    unchanged,
 )
 
 FIXED = "cannot change after creation; give the new run a new name (only maxSteps and numTrainEpochs can go up)"
+APPEARED = "cannot be added or taken away after creation", "; give the new run a new name"
 UPWARD = "can only go up after creation; give the new run a new name"
-RAISABLE = ("max_steps", "num_train_epochs")
 
 MAX_TEXT, MAX_ITEMS = 4096, 256
 LARGEST = 1e12
@@ -41,19 +41,24 @@ LARGEST = 1e12
 
 
 def training_arguments() -> Schema:
+    """A rule stands at the field that it is about where it can: there it costs nothing while that field is absent.
+
+    API servers judge the whole object at every write of its status, and each look at one of so many fields from above
+    takes CEL as long as there are fields.
+    """
     return record(
         "The fields of TrainingArguments and Seq2SeqTrainingArguments, in camelCase; all but "
         f"{', '.join(map(mirror.camel, mirror.ABSENT))}, which a manifest does not have.",
         {mirror.camel(name): _field(info) for name, info in mirror.MIRRORED.items()},
-        rules=[*_not_built(), *_spanning(), *_immutability()],
+        rules=[*_spanning(), _same_fields(), _epochs_go_up()],
     )
 
 
 def _field(info: FieldInfo) -> Schema:
     about = describe(info)
-    if info.name in _SPECIAL:
-        return _SPECIAL[info.name](about)
-    return _SHAPES[info.kind](info, about)
+    shape = _SPECIAL[info.name](about) if info.name in _SPECIAL else _SHAPES[info.kind](info, about)
+    rules = [*_refusal(info), *_change(info)]
+    return shape | {RULES: [*shape.get(RULES, ()), *rules]} if rules else shape
 
 
 def describe(info: FieldInfo) -> str:
@@ -210,23 +215,14 @@ def _manifest_rule(rule: ArgumentRule, keys: tuple[str, ...]) -> Rule:
 _DEFAULTS = {name: info.default for name, info in FIELDS.items()}
 
 
-def _not_built() -> list[Rule]:
-    """One rule for each field whose effect is not there yet, so that it is refused before a pod starts."""
-    return [_refusal(FIELDS[name], refusal) for name, refusal in REFUSED.items() if name in mirror.MIRRORED]
-
-
-def _refusal(info: FieldInfo, refusal: Refusal) -> Rule:
-    key = mirror.camel(info.name)
+def _refusal(info: FieldInfo) -> list[Rule]:
+    """That a field whose effect is not there yet is refused before a pod starts, but for its default."""
+    refusal = REFUSED.get(info.name)
+    if refusal is None:
+        return []
     allowed = [value for value in (info.default, *refusal.built) if _fits(info, value)]
-    test = _among(f"self.{key}", info, allowed)
-    cel = f"!has(self.{key})" + (f" || {test}" if test else "")
-    return Rule(
-        cel,
-        mirror.in_manifest_names(refusal.reason),
-        lambda manifest: key not in manifest or _built(manifest[key], allowed),
-        field=key,
-        needs=(key,),
-    )
+    reason = mirror.in_manifest_names(refusal.reason)
+    return [Rule(_among("self", info, allowed), reason, lambda value: _built(value, allowed))]
 
 
 def _fits(info: FieldInfo, value: Any) -> bool:
@@ -245,40 +241,53 @@ def _fits(info: FieldInfo, value: Any) -> bool:
 
 def _among(value: str, info: FieldInfo, allowed: list[Any]) -> str:
     if info.kind == "bool":
-        return " || ".join(value if each else f"!{value}" for each in dict.fromkeys(allowed))
+        return " || ".join(value if each else f"!{value}" for each in dict.fromkeys(allowed)) or "false"
     if "list" in info.kind:
         choices = ", ".join(f"'{each}'" for each in dict.fromkeys(allowed))
         return f"{value}.all(x, x in [{choices}])" if choices else f"size({value}) == 0"
     choices = ", ".join(f"'{each}'" if isinstance(each, str) else str(each) for each in dict.fromkeys(allowed))
-    return f"{value} in [{choices}]" if choices else ""
+    return f"{value} in [{choices}]" if choices else "false"
 
 
 def _built(value: Any, allowed: list[Any]) -> bool:
     return all(item in allowed for item in value) if isinstance(value, list) else value in allowed
 
 
-def _immutability() -> list[Rule]:
-    fixed = [
-        unchanged(mirror.camel(name), FIXED, both_ways=info.kind.startswith("object"))
-        for name, info in mirror.MIRRORED.items()
-        if name not in RAISABLE
-    ]
-    return [*fixed, _steps_go_up(), _epochs_go_up()]
+def _change(info: FieldInfo) -> list[Rule]:
+    """What a field that was there and still is may become.
+
+    An open record is compared both ways: CEL passes over a key of the left side that no schema names, so that a known
+    name that went is only seen from the side that had it.
+    """
+    if info.name == "num_train_epochs":
+        return []
+    if info.name == "max_steps":
+        raised = "self == oldSelf || (oldSelf > 0 && self > oldSelf)"
+        return [Rule(raised, UPWARD, lambda new, old: new == old or 0 < old < new, transition=True)]
+    same = "self == oldSelf" + (" && oldSelf == self" if info.kind.startswith("object") else "")
+    return [Rule(same, FIXED, lambda new, old: new == old, transition=True)]
 
 
-def _steps_go_up() -> Rule:
+def _same_fields() -> Rule:
+    """No field may appear or go. All are looked at only after a change, which is when one of them may have."""
+    names = [mirror.camel(name) for name in mirror.MIRRORED if name != "num_train_epochs"]
+    same = " && ".join(f"has(self.{name}) == has(oldSelf.{name})" for name in names)
+    changed = " + ".join(f"(has(self.{name}) == has(oldSelf.{name}) ? '' : ' {name}')" for name in names)
+    begin, end = APPEARED
     return Rule(
-        "has(self.maxSteps) == has(oldSelf.maxSteps) && (!has(self.maxSteps) || self.maxSteps == oldSelf.maxSteps || "
-        "(oldSelf.maxSteps > 0 && self.maxSteps > oldSelf.maxSteps))",
-        UPWARD,
-        lambda new, old: _goes_up(new.get("maxSteps"), old.get("maxSteps")),
-        field="maxSteps",
+        f"self == oldSelf || ({same})",
+        f"fields {begin}{end}",
+        lambda new, old: not _come_or_gone(names, new, old),
         transition=True,
+        words=(
+            f"'{begin}:' + {changed} + '{end}'",
+            lambda new, old: f"{begin}: {' '.join(_come_or_gone(names, new, old))}{end}",
+        ),
     )
 
 
-def _goes_up(new: int | None, old: int | None) -> bool:
-    return new == old or (new is not None and old is not None and 0 < old < new)
+def _come_or_gone(names: list[str], new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    return [name for name in names if (name in new) != (name in old)]
 
 
 def _epochs_go_up() -> Rule:

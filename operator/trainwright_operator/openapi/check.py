@@ -53,9 +53,9 @@ def _keeps_null(schema: Schema | None) -> bool:
 def check_change(schema: Schema, new: Any, old: Any, path: str = "") -> list[Problem]:
     """What of a change from ``old`` to ``new``, both right by themselves, the API server would refuse."""
     rules = [rule for rule in schema.get(RULES, ()) if rule.transition and not rule.fine(new, old)]
-    problems = [Problem(_place(rule, path), rule.message) for rule in rules]
+    problems = [Problem(_place(rule, path), rule.told(new, old)) for rule in rules]
     for key, child in schema.get("properties", {}).items():
-        if isinstance(new.get(key), dict) and isinstance(old.get(key), dict):
+        if isinstance(new, dict) and key in new and key in old:
             problems += check_change(child, new[key], old[key], join(path, key))
     return problems
 

@@ -46,7 +46,7 @@ class Rule:
     field: str | None = None
     transition: bool = False
     needs: tuple[str, ...] | None = None
-    words: tuple[str, Callable[[Any], str]] | None = None
+    words: tuple[str, Callable[..., str]] | None = None
     """A message that names the values, as CEL and in Python; ``message`` is then what the rule says of any."""
 
     def render(self) -> dict[str, Any]:
@@ -54,8 +54,8 @@ class Rule:
         path = {"fieldPath": f".{self.field}"} if self.field else {}
         return {"rule": self.cel, "message": self.message, **told, **path}
 
-    def told(self, value: Any) -> str:
-        return self.words[1](value) if self.words else self.message
+    def told(self, *values: Any) -> str:
+        return self.words[1](*values) if self.words else self.message
 
 
 @dataclass(frozen=True)
@@ -178,15 +178,10 @@ def exactly_one(of: Iterable[str], message: str) -> Rule:
     return Rule(f"{count} == 1", message, lambda value: sum(name in value for name in fields) == 1, needs=())
 
 
-def unchanged(name: str, message: str, *, both_ways: bool = False) -> Rule:
-    """The field may neither appear, go nor change after creation.
-
-    ``both_ways`` for an :func:`open_record`: CEL passes over a key of the left side that no schema names, so that a
-    known name that went is only seen from the side that had it.
-    """
-    same = f"self.{name} == oldSelf.{name}" + (f" && oldSelf.{name} == self.{name}" if both_ways else "")
+def unchanged(name: str, message: str) -> Rule:
+    """The field may neither appear, go nor change after creation."""
     return Rule(
-        f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || {same})",
+        f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
         message,
         lambda new, old: (name in new) == (name in old) and new.get(name) == old.get(name),
         field=name,
