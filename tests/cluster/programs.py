@@ -9,6 +9,7 @@ it was. This file needs nothing but the standard library, so that building can s
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -139,6 +140,18 @@ def program(name: str) -> Path:
 def missing(names: tuple[str, ...]) -> list[str]:
     """The programs that are not built yet."""
     return [name for name in names if not program(name).exists()]
+
+
+def source(folder: str) -> Path:
+    """The files of the one module that ``tools/<folder>`` requires, downloaded by Go where they are not yet."""
+    go = shutil.which("go")
+    if go is None:
+        raise ClusterError("Go is needed to fetch modules and is not on PATH: install Go 1.26 or newer")
+    command = [go, "mod", "download", "-json"]
+    done = subprocess.run(command, cwd=TOOLS / folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"go mod download of tools/{folder} failed:\n{_last_lines(done.stderr or done.stdout)}")
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def build(names: tuple[str, ...] = ALL) -> None:

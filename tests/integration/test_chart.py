@@ -126,6 +126,19 @@ def test_monitoring_comes_on_request(kind: str) -> None:
     assert kind not in {obj["kind"] for obj in charts.render("home")}
 
 
+@pytest.mark.skipif(shutil.which("go") is None, reason="Go fetches the CRDs of the Prometheus operator")
+def test_the_monitors_are_what_the_prometheus_operator_takes(kube: Kube, namespace: str) -> None:
+    crds = programs.source("prometheus-operator") / "example" / "prometheus-operator-crd"
+    for plural in ("servicemonitors", "prometheusrules"):
+        for crd in kube.apply(crds / f"monitoring.coreos.com_{plural}.yaml"):
+            kube.wait_condition("CustomResourceDefinition", crd["metadata"]["name"], "Established", None)
+    asked = [word for name in ("serviceMonitor", "prometheusRule") for word in ("--set", f"{name}.enabled=true")]
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        found = charts.only(charts.render(namespace, *asked), kind)
+        (taken,) = kube.apply(found, namespace)
+        assert taken["spec"] == found["spec"], "something of it was dropped or defaulted"
+
+
 def test_the_text_of_the_crds_is_that_of_the_project_but_for_the_annotation_that_keeps_them() -> None:
     rendered = {obj["metadata"]["name"]: obj for obj in charts.render() if obj["kind"] == "CustomResourceDefinition"}
     for path in sorted((CHECKOUT / "crds").glob("*.yaml")):
