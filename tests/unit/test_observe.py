@@ -87,6 +87,13 @@ def test_recorded_images_that_cannot_be_pulled_do_not_flap():
     assert "no-such-image:1: not found; check the image" in hold(refused, now).message
 
 
+def test_a_recorded_job_that_somebody_suspended_is_queued():
+    found = hold(seen("suspended", "suspended").attempts[0], datetime.now(UTC))
+    assert (found.reason, found.queued, found.stalled) == ("JobSuspended", True, False)
+    assert "not by this operator" in found.message
+    assert hold(seen("suspended", "resumed").attempts[0], datetime.now(UTC)) is None
+
+
 def test_the_events_of_an_ended_job_hold_nothing_up():
     assert hold(seen("deleted", "failed").attempts[0], datetime.now(UTC)) is None
 

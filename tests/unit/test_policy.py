@@ -201,7 +201,7 @@ STORIES = {
     "evicted": ([RUNNING, RUNNING, RESTARTING], ("Disrupted", "EvictionByEvictionAPI", 143), 1),
     "drained": ([RUNNING, RUNNING, RESTARTING], ("Disrupted", "EvictionByEvictionAPI", 143), 1),
     "node-lost": ([*[RUNNING] * 4, RESTARTING], ("Disrupted", "DeletionByTaintManager", None), 1),
-    "suspended": ([RUNNING] * 4, None, None),
+    "suspended": ([RUNNING, Phase.STARTING, Phase.STARTING, RUNNING], None, None),
     "unschedulable": ([Phase.STARTING], None, None),
     "image-missing": ([Phase.STARTING] * 2, None, None),
 }
@@ -238,6 +238,11 @@ def test_a_recorded_disruption_is_never_counted(case):
 def test_what_is_left_of_a_recorded_attempt_is_stopped_once_it_is_decided(case, moment):
     before, decided = (play(case)[name] for name in ("running", moment))
     assert (before.stop, decided.stop) == (False, True)
+
+
+def test_pods_that_go_because_their_job_was_suspended_are_no_cause_of_anything():
+    """Else a failure after the Job went on would be taken for what came before it."""
+    assert all(verdict.past.open.cause is None for verdict in play("suspended").values())
 
 
 def test_a_job_at_work_is_stopped_by_suspend_and_stays_so():

@@ -82,6 +82,8 @@ class Job:
     created: datetime | None = None
     ended: datetime | None = None
     deleting: bool = False
+    suspended: bool = False
+    """Its pods were taken away by whoever sets the Job's own ``suspend``: a person, or a queue such as Kueue."""
     slices: int = 1
     """How many Jobs the attempt has when it is whole."""
     digest: str | None = None
@@ -113,6 +115,11 @@ class Attempt:
     def whole(self) -> bool:
         """Every slice has its Job."""
         return bool(self.jobs) and len(self.jobs) >= self.jobs[0].slices
+
+    @property
+    def suspended(self) -> Job | None:
+        """A Job that somebody holds back, who lets it go on as well."""
+        return next((job for job in self.jobs if job.suspended), None)
 
     @property
     def at_work(self) -> bool:
@@ -176,6 +183,7 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         created=read_time(metadata.get("creationTimestamp")),
         ended=read_time(final.get("lastTransitionTime")),
         deleting="deletionTimestamp" in metadata,
+        suspended="Suspended" in conditions,
         slices=_number(item, names.LABEL_SLICES) or 1,
         digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_HASH),
         beside=tuple(_beside(spec.get("template", {}).get("spec", {}))),

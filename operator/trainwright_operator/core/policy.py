@@ -104,8 +104,10 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
     attempt = observed.attempt(record.number) or observe.Attempt(record.number)
     if not attempt.jobs and not attempt.pods and not record.cause and now < record.start + APPEAR:
         return _working(past, attempt, again=record.start + APPEAR - now)
-    patience = None if past.running else gangs.patience_left(attempt, gang, job.uid, now)
-    cause = judge(attempt, record.cause) or _torn(past, attempt, now) or _crowded_out(attempt, patience, now)
+    held = attempt.suspended is not None  # by another hand: that its pods go and are not there says nothing
+    patience = None if past.running or held else gangs.patience_left(attempt, gang, job.uid, now)
+    cause = record.cause if held else judge(attempt, record.cause)
+    cause = cause or _torn(past, attempt, now) or _crowded_out(attempt, patience, now)
     stopping = _stopping(job, past, cause, now)
     past = past.update(replace(record, cause=cause or stopping))
     if _over(attempt, now):
@@ -125,8 +127,11 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
 
 
 def _working(past: Past, attempt: observe.Attempt, again: timedelta | None) -> Verdict:
-    """Once running, an attempt stays running until it has ended: pods that end or vanish do not make it start again."""
-    past = replace(past, running=past.running or attempt.at_work)
+    """Once running, an attempt stays running until it has ended: pods that end or vanish do not make it start again.
+
+    But where its Job was suspended, they start again when the Job goes on.
+    """
+    past = replace(past, running=not attempt.suspended and (past.running or attempt.at_work))
     number = attempt.number
     if past.running:
         return Verdict(Phase.RUNNING, Reason.PODS_READY, f"attempt {number} is at work", past, again=again)

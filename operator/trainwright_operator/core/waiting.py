@@ -55,7 +55,7 @@ def silent(observed: Observed) -> Silent | None:
     """The first silent one of the newest attempt, if there is one."""
     attempt = observed.attempts[-1] if observed.attempts else Attempt(0)
     for job in attempt.jobs:
-        if job.created and not job.finished and not attempt.pods:
+        if job.created and not job.finished and not job.suspended and not attempt.pods:
             return Silent("Job", job.name, job.created + SILENCE)
     for pod in attempt.pods:
         if pod.created and pod.wait and pod.wait.reason == "ContainerCreating":
@@ -65,6 +65,9 @@ def silent(observed: Observed) -> Silent | None:
 
 def hold(attempt: Attempt, now: datetime) -> Hold | None:
     """None while nothing is out of the ordinary."""
+    if job := attempt.suspended:
+        told = f"Job {job.name} was suspended, and not by this operator; what suspended it (a queue?) lets it go on"
+        return Hold(Reason.JOB_SUSPENDED, told, queued=True)
     if refused := _refused(attempt, now):
         return refused
     pods = [(pod, _steady(pod.wait)) for pod in attempt.pods if pod.wait and not pod.end]
