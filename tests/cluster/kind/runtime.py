@@ -13,9 +13,12 @@ CAP_SYS_RESOURCE = 24
 WRAPPER = """\
 #!/bin/sh
 # runc for a machine without CAP_SYS_RESOURCE: that capability and oomScoreAdj are taken out of the container's and the
-# process's description.
+# process's description, each with the comma beside it: any other comma may be a part of somebody's command.
 strip() {
-    [ -f "$1" ] && sed -i -E 's/"CAP_SYS_RESOURCE",?//g; s/,\\]/]/g; s/"oomScoreAdj": ?-?[0-9]+,?//g; s/,\\}/}/g' "$1"
+    [ -f "$1" ] || return
+    for entry in '"CAP_SYS_RESOURCE"' '"oomScoreAdj": ?-?[0-9]+'; do
+        sed -i -E "s/$entry, ?//g; s/(, ?)?$entry//g" "$1"
+    done
 }
 previous=
 for argument in "$@"; do
