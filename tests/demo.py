@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = AutoModelForCausalLM.from_pretrained("/output"), AutoTokenizer.from_pretrained("/output")
 print(f"loaded {type(model).__name__} with {model.num_parameters():,} parameters; it goes on with `def main(`:")
 asked = tokenizer("def main(", return_tensors="pt", add_special_tokens=False)
-told = model.generate(**asked, max_new_tokens=80, do_sample=True, temperature=0.7, pad_token_id=0)
+told = model.generate(**asked, max_new_tokens=110, do_sample=True, temperature=0.8, pad_token_id=0)
 print(tokenizer.decode(told[0], skip_special_tokens=True))
 """
 NEXT = """
