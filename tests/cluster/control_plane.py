@@ -115,6 +115,11 @@ class ControlPlane:
         total = sum(resident_mib(pid) for _, pid in rows if pid)
         return [*lines, f"{'in all':<24} {total:.0f} MiB"] if rows else [f"{self.name} is not up"]
 
+    def give_way(self) -> None:
+        """Let what else runs here go first, as if this were on machines of its own."""
+        for daemon in self.daemons():
+            daemon.give_way()
+
     def add_node(self, node: dict[str, Any]) -> None:
         """Add a simulated node, see :func:`cluster.simulated.simulated_node`; one that is there stays as it is."""
         try:

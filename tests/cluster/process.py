@@ -74,6 +74,17 @@ class Daemon:
         """End it at once, as a crash would."""
         self._end(signal.SIGKILL, 5)
 
+    def give_way(self, nice: int = 10) -> None:
+        """Let what else runs on this machine go first. Linux may share the processors by session, then that is nice."""
+        pid = self.pid()
+        if pid is None:
+            return
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
+
     def wait_ready(self, ready: Callable[[], bool], seconds: float) -> None:
         """Wait until ``ready()``; a program that ended meanwhile is reported with the last lines of its log."""
         deadline = time.monotonic() + seconds

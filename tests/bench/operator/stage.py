@@ -46,11 +46,16 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(name: str, nodes: int) -> AsyncIterator[Stage]:
-    """A fresh control plane with ``nodes`` nodes; nothing is left of it afterwards."""
+async def staged(name: str, nodes: int, apart: bool = False) -> AsyncIterator[Stage]:
+    """A fresh control plane with ``nodes`` nodes; nothing is left of it afterwards.
+
+    ``apart``: it gives way to everything else, for what is asked of the operator and not of a machine shared with it.
+    """
     cluster = ControlPlane(f"bench-{name}-{os.getpid()}", nodes=nodes)
     try:
         cluster.up()
+        if apart:
+            cluster.give_way()
         for path in sorted((CHECKOUT / "crds").glob("*.yaml")):
             for crd in cluster.kube.apply(path):
                 cluster.kube.wait_condition("CustomResourceDefinition", crd["metadata"]["name"], "Established", None)
