@@ -10,6 +10,8 @@ from cluster import paths, programs
 from cluster.say import ClusterError, say
 
 GO_CACHES_GB, PROGRAMS_GB, IMAGES_GB, NODES_GB = 11, 1, 8, 3
+ONE_MORE_IMAGE_GB = 13
+"""In Docker and its build cache, in the registry, and unpacked on each of two nodes."""
 
 
 def check() -> None:
@@ -22,6 +24,15 @@ def check() -> None:
     }
     if missing and (go := _go_cache()):
         wanted[go] = wanted.get(go, 0) + GO_CACHES_GB
+    _ask(wanted)
+
+
+def check_for_more() -> None:
+    """The same before an image is brought that a cluster does not have from its start."""
+    _ask({paths.cache_dir(): ONE_MORE_IMAGE_GB})
+
+
+def _ask(wanted: dict[Path, int]) -> None:
     for folder, needed in _by_disk(wanted).items():
         free = shutil.disk_usage(_existing(folder)).free / 1e9
         say(f"needs {needed} GB of disk in {folder}, {free:.0f} GB are free")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster import paths, programs
-from cluster.kind import node_image, registry, store
+from cluster.kind import images, node_image, registry, store
 from cluster.kind.engine import Engine
 
 LONG_AGO = time.time() - programs.UNUSED_SECONDS - 60
@@ -84,6 +84,26 @@ def test_images_go_from_the_registry_when_no_cluster_has_them(monkeypatch: pytes
     assert [words[2:4] for words in asked] == [("registry", "garbage-collect")]
     registry.prune(Engine("docker"), "up")
     assert len(asked) == 1, "collected again with nothing to collect"
+
+
+@pytest.mark.parametrize(
+    ("had", "left"),
+    [
+        ({"trainer": "trainwright.test/trainer:1"}, {"trainer", "operator"}),
+        ({"trainer-xla": "trainwright.test/trainer-xla:1"}, {"trainer", "operator", "trainer-xla"}),
+    ],
+    ids=["no-cluster-has-it", "one-has-it"],
+)
+def test_an_image_that_was_asked_for_goes_from_docker_when_no_cluster_has_it(
+    monkeypatch: pytest.MonkeyPatch, had: dict[str, str], left: set[str]
+) -> None:
+    there = {images.local_name(name): name for name in images.IMAGES}
+    removed: list[str] = []
+    monkeypatch.setattr(Engine, "run", lambda self, *arguments: "\n".join(there))
+    monkeypatch.setattr(Engine, "succeeds", lambda self, *arguments: bool(removed.append(arguments[-1])))
+    cluster("up", images=had)
+    images.prune(Engine("docker"), "node")
+    assert {name for local, name in there.items() if local not in removed} == left
 
 
 def test_what_a_killed_command_left_half_made_is_removed() -> None:

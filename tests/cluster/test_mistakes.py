@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster import __main__ as command
-from cluster import disk, programs
+from cluster import disk, paths, programs
 from cluster.control_plane import ControlPlane
 from cluster.kind import engine, nodes
 from cluster.process import Daemon
@@ -46,6 +46,20 @@ def test_what_is_needed_of_the_disk_is_said_first(
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("cluster: needs ")
     assert "GB of disk are needed in" in said[1]
+    assert "5 are free: make room" in said[1]
+    assert len(said) == 2
+
+
+def test_one_more_image_asks_for_its_room_before_it_is_built(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    up = paths.state_dir("small")
+    up.mkdir(parents=True)
+    (up / "kubeconfig").touch()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 5 * 10**9))
+    assert command.main(["images", "--name", "small", "--more", "trainer-xla"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("cluster: needs 13 GB of disk in ")
     assert "5 are free: make room" in said[1]
     assert len(said) == 2
 

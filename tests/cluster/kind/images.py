@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 from cluster import paths
@@ -28,12 +29,18 @@ def build(docker: Engine, names: Iterable[str]) -> dict[str, str]:
 
 def prune(docker: Engine, node: str) -> None:
     """Remove what earlier versions left in the harness's own Docker."""
-    kept = {node, node_image.BASE.image_name, python_base().image_name, registry.IMAGE, *map(local_name, IMAGES)}
+    kept = {node, node_image.BASE.image_name, python_base().image_name, registry.IMAGE, *map(local_name, _wanted())}
     ours = docker.run("images", "--format={{.Repository}}:{{.Tag}}", "trainwright.test/*").split()
     for image in set(ours) - kept:
         docker.succeeds("rmi", image)  # one that a container uses stays
     docker.run("image", "prune", "--force")
     docker.run("builder", "prune", "--force", "--keep-storage=4GB")
+
+
+def _wanted() -> set[str]:
+    """Those that every cluster has, and those that one that is up was given."""
+    records = (json.loads(file.read_text()) for file in paths.clusters_dir().glob("*/images.json"))
+    return {*USUAL, *(name for record in records for name in record)}
 
 
 def base_image(docker: Engine) -> str:

@@ -106,6 +106,8 @@ class Kind:
         """
         self._require_up()
         with self._alone():
+            if set(more) - set(self._brought()):
+                disk.check_for_more()
             return self._pull(self._push(*more))
 
     def image(self, name: str) -> str:
