@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 
 from trainwright import metrics
+from trainwright.evaluation import passes
 from trainwright.outputs import EvalLoopOutput, PredictionOutput
 from trainwright.training.debugging import tell_tpu_metrics
+from trainwright.training.optimizers.averaging import averaged_weights
 
 
 class Evaluating:
@@ -97,16 +99,13 @@ class Evaluating:
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """One pass over ``dataloader``; what ``evaluate`` and ``predict`` have in common."""
-        from trainwright.evaluation.passes import evaluation_loop
-        from trainwright.training.optimizers.averaging import averaged_weights
-
         with averaged_weights(self.optimizer):
-            return evaluation_loop(self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+            return passes.evaluation_loop(
+                self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Any, Any, Any]:
         """Loss, logits and labels of one batch; None for what there is not, or what ``prediction_loss_only`` omits."""
-        from trainwright.evaluation.passes import prediction_step
-
-        return prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
+        return passes.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)

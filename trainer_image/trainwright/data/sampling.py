@@ -216,14 +216,13 @@ class ShardedBatches(Sampler[list[int]]):
             self.draw()
         indices, self._drawn = self._drawn, None
         first, self.skip = self.skip, 0
-        epoch = self.epoch
+        epoch, stride, offset = self.epoch, self.global_batch, self.sharding.rank * self.batch_size
         for number in range(first, len(self)):
-            batch = self._share(indices, number)
+            batch = self._share(indices, number * stride + offset)
             yield self._number(batch, epoch, number) if self._numbered else batch
         self.epoch = epoch + 1
 
-    def _share(self, indices: Any, number: int) -> list[int]:
-        start = number * self.global_batch + self.sharding.rank * self.batch_size
+    def _share(self, indices: Any, start: int) -> list[int]:
         batch = _to_list(indices[start : start + self.batch_size])
         if self.sharding.even_batches and self.sharding.world_size > 1:
             wanting = range(start + len(batch), start + self.batch_size)

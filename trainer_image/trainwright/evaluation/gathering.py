@@ -28,12 +28,11 @@ def map_leaves(change: Callable[[Any], Any], nest: Any) -> Any:
         return change(nest)
     if nest is None:
         return None
+    if isinstance(nest, tuple | list):
+        values = [map_leaves(change, value) for value in nest]
+        return type(nest)(*values) if hasattr(nest, "_fields") else type(nest)(values)
     if isinstance(nest, Mapping):
         return {key: map_leaves(change, value) for key, value in nest.items()}
-    if isinstance(nest, tuple) and hasattr(nest, "_fields"):
-        return type(nest)(*(map_leaves(change, value) for value in nest))
-    if isinstance(nest, tuple | list):
-        return type(nest)(map_leaves(change, value) for value in nest)
     return change(nest)
 
 
@@ -53,14 +52,26 @@ def with_leaves(nest: Any, values: Sequence[Any]) -> Any:
 
 
 def detach(nest: Any) -> Any:
-    return map_leaves(lambda leaf: leaf.detach() if getattr(leaf, "requires_grad", False) else leaf, nest)
+    return map_leaves(_detached, nest)
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if getattr(leaf, "requires_grad", False) else leaf
+
+
+def bytes_of(nest: Any) -> int:
+    """Of its tensors and arrays."""
+    if isinstance(nest, torch.Tensor):
+        return nest.nbytes
+    return sum([getattr(leaf, "nbytes", 0) for leaf in leaves(nest)])
 
 
 def batch_size_of(nest: Any) -> int | None:
     """The rows of the first tensor that has any."""
-    first = next(iter(nest.values()), None) if isinstance(nest, dict) else None
-    tensors = [first] if isinstance(first, torch.Tensor) and first.ndim else leaves(nest)
-    sizes = (leaf.shape[0] for leaf in tensors if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim)
+    first = next(iter(nest.values()), None) if isinstance(nest, dict) else nest
+    if isinstance(first, torch.Tensor) and first.ndim:  # as it mostly is
+        return first.shape[0]
+    sizes = (leaf.shape[0] for leaf in leaves(nest) if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim)
     return next(sizes, None)
 
 
@@ -243,7 +254,7 @@ class Collector:
         self._concatenate = concatenate
         self._every = every
         self._expected = expected
-        self._held: list[tuple[Any, list[Any]]] = []
+        self._held: list[Any] = []
         self._bytes = 0
         self._on_host: bool | None = None
         self._nest: Any = None
@@ -252,29 +263,28 @@ class Collector:
 
     def add(self, nest: Any) -> None:
         """One batch. On the host small ones are put together before they are copied to their place."""
-        parts = leaves(nest)
-        self._held.append((nest, parts))
         if self._on_host is None:
-            self._on_host = all(not isinstance(part, torch.Tensor) or part.is_cpu for part in parts)
-        self._bytes += sum([getattr(part, "nbytes", 0) for part in parts])
+            self._on_host = all(not isinstance(part, torch.Tensor) or part.is_cpu for part in leaves(nest))
+        self._held.append(nest)
+        self._bytes += bytes_of(nest)
         is_full = self._bytes >= HELD_BYTES if self._on_host else len(self._held) == self._every
         if is_full:
             self._flush()
 
     def _flush(self) -> None:
         held, self._held, self._bytes = self._held, [], 0
+        batches = [leaves(nest) for nest in held]
         if self._concatenate and all(
-            isinstance(part, torch.Tensor | np.ndarray) for _, parts in held for part in parts
+            isinstance(part, torch.Tensor | np.ndarray) for parts in batches for part in parts
         ):
-            self._append(held)
+            if self._nest is None and held:
+                self._nest, self._columns = _outline(held[0]), [Rows(self._expected) for _ in batches[0]]
+            self._append(batches)
         else:
-            self._batches += [map_leaves(_numpy_or_as_is, nest) for nest, _ in held]
+            self._batches += [map_leaves(_numpy_or_as_is, nest) for nest in held]
 
-    def _append(self, held: list[tuple[Any, list[Any]]]) -> None:
-        if self._nest is None and held:
-            nest, parts = held[0]
-            self._nest, self._columns = _outline(nest), [Rows(self._expected) for _ in parts]
-        for column, parts in zip(self._columns, zip(*(parts for _, parts in held), strict=True), strict=bool(held)):
+    def _append(self, batches: list[list[Any]]) -> None:
+        for column, parts in zip(self._columns, zip(*batches, strict=True), strict=bool(batches)):
             for rows in _joined(parts):
                 column.add(rows)
 

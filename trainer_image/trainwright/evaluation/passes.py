@@ -6,6 +6,7 @@ process or many. Where only the loss is asked for the ranks meet once, at the en
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -39,24 +40,21 @@ def prediction_step(
     Args:
         ignore_keys: Outputs to leave out; by default those that the model's configuration names.
     """
+    if torch.is_grad_enabled():  # a pass has turned it off already, for all its batches
+        with torch.no_grad():
+            return prediction_step(trainer, model, inputs, prediction_loss_only, ignore_keys)
     names = trainer.label_names
-    if not isinstance(inputs, Mapping):
+    if not isinstance(inputs, dict | Mapping):
         raise DataError(f"data_collator: a batch must be a mapping of names to tensors, got {type(inputs).__name__}")
-    has_labels = bool(names) and all(inputs.get(name) is not None for name in names)
-    returns_loss = inputs.get("return_loss")
-    returns_loss = trainer.can_return_loss if returns_loss is None else returns_loss
-    has_loss = has_labels or (not names and returns_loss)
+    has_loss = _has_loss(trainer, inputs)
     inputs = trainer._prepare_inputs(inputs)
-    if ignore_keys is None:
-        config = getattr(trainer.model, "config", None)
-        ignore_keys = getattr(config, "keys_to_ignore_at_inference", ["cache"]) if config is not None else []
-    labels = _unpacked(detach(tuple(inputs.get(name) for name in names))) if has_loss else None
+    labels = _unpacked([detach(inputs.get(name)) for name in names]) if has_loss else None
     try:
-        with torch.no_grad(), trainer.compute_loss_context_manager():
+        with trainer.compute_loss_context_manager():
             if has_loss:
                 items = trainer._get_num_items_in_batch([inputs], trainer.args.device)
                 loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
-                loss = loss.detach() if loss.ndim == 0 else loss.detach().mean()
+                loss = detach(loss if loss.ndim == 0 else loss.mean())
             else:
                 loss, outputs = None, model(**inputs)
     except Exception as error:
@@ -64,11 +62,22 @@ def prediction_step(
         raise
     if prediction_loss_only:
         return loss, None, None
-    return loss, _unpacked(detach(_logits(outputs, has_loss, ignore_keys))), labels
+    ignored = ignored_by_default(trainer.model) if ignore_keys is None else ignore_keys
+    return loss, _unpacked([detach(output) for output in _logits(outputs, has_loss, ignored)]), labels
+
+
+def _has_loss(trainer: Any, inputs: Mapping[str, Any]) -> bool:
+    """Whether the model returns a loss for this batch."""
+    if trainer.label_names:
+        return all(inputs.get(name) is not None for name in trainer.label_names)
+    wanted = inputs.get("return_loss")
+    return bool(trainer.can_return_loss if wanted is None else wanted)
 
 
 def ignored_by_default(model: nn.Module) -> list[str]:
-    return getattr(getattr(model, "config", None), "keys_to_ignore_at_inference", None) or []
+    """Outputs that the model's configuration leaves out."""
+    config = getattr(model, "config", None)
+    return [] if config is None else getattr(config, "keys_to_ignore_at_inference", ["cache"]) or []
 
 
 def _logits(outputs: Any, has_loss: bool, ignore_keys: list[str]) -> tuple[Any, ...]:
@@ -81,8 +90,8 @@ def _logits(outputs: Any, has_loss: bool, ignore_keys: list[str]) -> tuple[Any, 
     return tuple(outputs[1:] if has_loss else outputs)
 
 
-def _unpacked(nest: tuple[Any, ...]) -> Any:
-    return nest[0] if len(nest) == 1 else nest
+def _unpacked(nests: list[Any]) -> Any:
+    return nests[0] if len(nests) == 1 else tuple(nests)
 
 
 def evaluation_loop(
@@ -173,9 +182,10 @@ class _Pass:
 
     def run(self) -> None:
         trainer = self.trainer
-        for batch, is_last in in_step(self.loader, self.ranks):
-            self._judge(batch, is_last)
-            trainer.control = trainer.callback_handler.on_prediction_step(self.args, trainer.state, trainer.control)
+        with contextlib.nullcontext() if trainer._overrides("prediction_step") else torch.no_grad():
+            for batch, is_last in in_step(self.loader, self.ranks):
+                self._judge(batch, is_last)
+                trainer.control = trainer.callback_handler.on_prediction_step(self.args, trainer.state, trainer.control)
         self.predictions, self.labels, self.inputs = (collector.take() for collector in self.collectors)
         self.sample_losses = self._losses_of_all()
 
@@ -197,7 +207,9 @@ class _Pass:
             nest = None if batch is None else (logits, labels, inputs)
             logits, labels, inputs = self._gather(nest) or (None, None, None)
             if self.keeps_outputs:
-                self._keep(logits, labels, inputs)
+                for collector, kept in zip(self.collectors, (logits, labels, inputs), strict=True):
+                    if kept is not None:
+                        collector.add(kept)
         if self.by_batch:
             self._compute_batch(batch, loss, count, logits, labels, is_last)
 
@@ -230,11 +242,6 @@ class _Pass:
         gathered, total = gather_rows(nest, self.ranks, self.args.device), self._remainder()
         return gathered if total is None else map_leaves(lambda leaf: leaf[:total], gathered)
 
-    def _keep(self, *nests: Any) -> None:
-        for collector, nest in zip(self.collectors, nests, strict=True):
-            if nest is not None:
-                collector.add(nest)
-
     def _compute_batch(self, batch: Any, loss: Any, count: int, logits: Any, labels: Any, is_last: bool) -> None:
         """``batch_eval_metrics``: the user's function sees each round, and says the result at the last one."""
         losses = None if loss is None else loss.repeat(count)
@@ -248,11 +255,13 @@ class _Pass:
 
     def _losses_of_all(self) -> np.ndarray | None:
         """A number for each sample, in the order of the samples; None when there was no loss."""
-        values = torch.stack([loss.float() for loss in self.losses]).cpu().numpy() if self.losses else None
+        values = torch.stack(self.losses).float().cpu().numpy() if self.losses else None
         parts = self.ranks.gather((values, self.counts))
         self.num_samples = sum(sum(counts) for _, counts in parts)
         if all(values is None for values, _ in parts):
             return None
+        if len(parts) == 1:
+            return np.repeat(*parts[0])
         return np.concatenate(
             [
                 np.repeat(values[number], counts[number])
