@@ -34,7 +34,7 @@ if loss.item() > 0.05:
     raise SystemExit(f"it did not learn: {loss.item()}")
 dist.destroy_process_group()
 sys.stdout.flush()
-os._exit(0)  # the destructors of C++ abort a process now and then after its last line: our own ranks end like this
+os._exit(0)  # gloo's threads may let go of a tensor while Python ends, which aborts the process: our ranks end so too
 """
 
 
