@@ -17,7 +17,7 @@ from trainer import tiny
 from trainer.resume_job import make_trainer, weights
 from trainer.world import in_world
 from trainwright import TrainerCallback
-from trainwright.checkpoint import background
+from trainwright.checkpoint import background, staging
 from trainwright.checkpoint.background import Background
 from trainwright.checkpoint.part import Part
 from trainwright.checkpoint.snapshot import Snapshot
@@ -273,6 +273,27 @@ def test_copies_stay_apart_and_use_their_memory_again() -> None:
     assert second["a"].data_ptr() == place
     assert second["a"].tolist() == shared.tolist()
     assert stager.copy("model", {"a": torch.zeros(2)})["a"].shape == (2,)
+
+
+def test_copies_hold_the_same_values_whatever_the_size_type_and_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    numbers = torch.arange(6000.0)
+    state = {
+        "many chunks": numbers.view(60, 100),
+        "bfloat16": numbers.bfloat16(),
+        "bool": numbers > 7,
+        "scalar": torch.tensor(3),
+        "empty": torch.empty(0, 4),
+        "every second": numbers[::2],
+        "conjugate": torch.complex(numbers, numbers).conj(),
+        "negative": torch.complex(numbers, numbers).conj().imag[1:2],
+    }
+    stager = Stager()
+    for _ in range(2):
+        copied = stager.copy("model", state)
+        assert all(torch.equal(copied[name], tensor) for name, tensor in state.items())
+        numbers += 1
 
 
 def test_the_memory_is_touched_before_the_first_checkpoint(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ copying into it does.
 from __future__ import annotations
 
 import copy
+import ctypes
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +16,9 @@ import torch
 
 from trainwright.devices import xla
 
+CHUNK_BYTES = 4 << 20
+MOST_THREADS = 8
+"""More of them than that do not make memory faster."""
 Copy = Callable[[str, Any], Any]
 """From a name and a nest of tensors and plain values to what is written."""
 
@@ -28,10 +33,14 @@ class Stager:
 
     def __init__(self) -> None:
         self._places: dict[Any, torch.Tensor] = {}
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def copy(self, name: str, state: Any) -> Any:
         """Tensors that are one and the same in ``state`` are so in the copy."""
-        return self._copy((name,), state, {})
+        copied, waiting = self._copy((name,), state, {}), self._waiting
+        self._waiting = []
+        _copy_bytes(waiting)
+        return copied
 
     def _copy(self, path: tuple[Any, ...], value: Any, seen: dict[Any, torch.Tensor]) -> Any:
         if isinstance(value, torch.Tensor):
@@ -56,9 +65,43 @@ class Stager:
         place = self._places.get(path)
         if place is None or (place.shape, place.stride(), place.dtype) != identity[2:]:
             place = self._places[path] = _place_for(tensor)
-        place.copy_(tensor)
+        if _is_plain(tensor):
+            self._waiting.append((place, tensor))
+        else:
+            place.copy_(tensor)
         seen[identity] = place
         return place
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether its bytes on the host are its values, one after the other."""
+    return tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+
+
+def _copy_bytes(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Fill the first of each two tensors with the bytes of the second, on as many threads as torch computes with.
+
+    A thread that is done with a chunk takes the next one: so nobody waits for a thread that gets no processor, as
+    torch's own copy does, which takes several times as long on a busy machine.
+    """
+    chunks = [
+        (place.data_ptr() + start, tensor.data_ptr() + start, min(CHUNK_BYTES, tensor.nbytes - start))
+        for place, tensor in pairs
+        for start in range(0, tensor.nbytes, CHUNK_BYTES)
+    ]
+    remaining = iter(chunks)
+
+    def work() -> None:
+        for chunk in remaining:
+            ctypes.memmove(*chunk)
+
+    wanted = sum(size for *_, size in chunks) // CHUNK_BYTES
+    helpers = [threading.Thread(target=work) for _ in range(min(torch.get_num_threads(), MOST_THREADS, wanted) - 1)]
+    for helper in helpers:
+        helper.start()
+    work()
+    for helper in helpers:
+        helper.join()
 
 
 def _place_for(tensor: torch.Tensor) -> torch.Tensor:
