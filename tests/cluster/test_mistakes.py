@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -67,6 +70,31 @@ def test_one_more_image_asks_for_its_room_before_it_is_built(
 def test_a_disk_with_room_is_no_error(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**12))
     disk.check()
+
+
+def test_what_a_killed_docker_changed_is_put_back(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folders / "cache"))
+    limit = folders / "max_user_instances"
+    limit.write_text("128")
+    monkeypatch.setattr(engine, "WATCHERS", limit)
+    for _ in range(2):  # the first one is killed, and leaves its folder
+        engine._remove_traces()
+        engine._state().mkdir(parents=True)
+        engine._raise_limit()
+        assert int(limit.read_text()) == engine.ENOUGH_WATCHERS
+    engine._remove_traces()
+    assert limit.read_text() == "128"
+    assert not engine._state().exists()
+
+
+def test_the_nodes_of_a_killed_docker_are_ended(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "CGROUP", "no-node-of-this-machine")
+    wait = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen([*wait, engine._state() / "exec/shim"]) as left, subprocess.Popen(wait) as another:
+        engine._end_orphans()
+        assert left.wait(10) == -signal.SIGKILL
+        assert another.poll() is None
+        another.kill()
 
 
 def test_only_root_can_start_a_docker(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -118,8 +119,7 @@ def stop_unused(docker: Engine, cluster: Path) -> None:
         others = [folder for folder in paths.clusters_dir().glob("*") if folder != cluster and _starting(folder)]
         if not others and not docker.run("ps", "--all", "--quiet"):
             _daemon().stop(grace=30)
-            _lower_limit()
-            _clear(_state())
+            _remove_traces()
             _remove_cgroups()
             with contextlib.suppress(OSError):
                 Path("/lib/modules").rmdir()  # kind mounts it into every node, and Docker makes it where there is none
@@ -147,7 +147,8 @@ def _start_own(docker: Engine) -> None:
     daemon = _daemon()
     if not daemon.alive():
         say("starting a Docker for the tests alone")
-        _clear(_state())
+        _end_orphans()
+        _remove_traces()
         _state().mkdir(parents=True, exist_ok=True)
         runtime = _state() / "runc"
         runtime.write_text(wrapper(str(programs.program("runc"))))
@@ -170,11 +171,15 @@ def _state() -> Path:
     return paths.clusters_dir().parent / "docker"
 
 
+def _data() -> Path:
+    return paths.cache_dir() / "docker"
+
+
 def _daemon() -> Daemon:
     state = _state()
     flags = [
         f"--host=unix://{state / 'docker.sock'}",
-        f"--data-root={paths.cache_dir() / 'docker'}",
+        f"--data-root={_data()}",
         f"--exec-root={state / 'exec'}",
         f"--pidfile={state / 'dockerd.pid'}",
         f"--cgroup-parent={CGROUP}",
@@ -213,17 +218,33 @@ def _share_of_cpu() -> None:
             (group / name).write_text(value)
 
 
-def _clear(folder: Path) -> None:
-    """Unmount what is mounted below the folder, and remove it."""
-    for mount in _mounts_below(folder):
+def _end_orphans() -> None:
+    """A Docker that was killed leaves its nodes and their shims at work, and the next one does not know them."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            in_a_node = f":/{CGROUP}/" in (process / "cgroup").read_text()
+            if in_a_node or os.fsencode(_state() / "exec") in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+
+
+def _remove_traces() -> None:
+    """Put back what a Docker of the harness changed on the machine, be it one that was killed."""
+    _lower_limit()
+    _unmount(_data())  # which Docker mounts over itself
+    _unmount(_state())
+    shutil.rmtree(_state(), ignore_errors=True)
+
+
+def _unmount(folder: Path) -> None:
+    """Unmount what is mounted at the folder and below it."""
+    for mount in _mounts(folder):
         ctypes.CDLL(None).umount2(os.fsencode(mount), 2)  # MNT_DETACH
-    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _mounts_below(folder: Path) -> Iterator[str]:
+def _mounts(folder: Path) -> Iterator[str]:
     lines = Path("/proc/self/mounts").read_text().splitlines()
     points = [line.split()[1] for line in lines]
-    yield from sorted((point for point in points if point.startswith(f"{folder}/")), reverse=True)
+    yield from sorted((point for point in points if f"{point}/".startswith(f"{folder}/")), reverse=True)
 
 
 def _remove_cgroups() -> None:
