@@ -209,7 +209,9 @@ def rows(first: Volley, steady: Volley, memory: float) -> list[Row]:
         Row("then: worst", 1000 * steady.worst, "ms", digits=1),
         Row("then: operator's CPU, status writes included", steady.operator_cpu, "cores", limit=1),
         Row("then: generator's CPU", steady.generator_cpu, "cores"),
-        Row("then: status writes", steady.status_writes, "/s", limit=STATUS_BUDGET * (1 + 1 / steady.seconds), digits=1),
+        Row(
+            "then: status writes", steady.status_writes, "/s", limit=STATUS_BUDGET * (1 + 1 / steady.seconds), digits=1
+        ),
         Row("then: TokenReviews", steady.reviews, "/s", digits=1),
         Row("operator's peak memory", memory, "MiB", limit=MEMORY, digits=0),
     ]
