@@ -27,6 +27,8 @@ from bench.bench_step import MLP, gpt2
 LIMIT = 1.10
 SAMPLES = 10_000
 BATCH = 64
+MOMENT = 1.0
+"""Seconds of the processor."""
 
 
 def classes() -> list[dict[str, torch.Tensor]]:
@@ -97,11 +99,19 @@ def measure_here(case: str, runner: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         judge = RUNNERS[runner](make_model(), make_data(), folder)
         judge()
-        start = time.process_time()
-        found = judge()
-        seconds = time.process_time() - start
+        seconds, found = timed(judge)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps([seconds, peak, found["eval_loss"], found["eval_accuracy"]]))
+
+
+def timed(judge: Callable[[], dict[str, float]]) -> tuple[float, dict[str, float]]:
+    """The median of as many runs as fill a moment: one of 15 ms is at the mercy of what else the machine does."""
+    taken: list[float] = []
+    while not taken or sum(taken) < MOMENT:
+        start = time.process_time()
+        found = judge()
+        taken.append(time.process_time() - start)
+    return statistics.median(taken), found
 
 
 def measure(case: str, runner: str) -> list[float]:
