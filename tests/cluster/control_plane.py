@@ -55,11 +55,13 @@ class ControlPlane:
     """A control plane called ``name`` with ``nodes`` simulated nodes.
 
     With ``gangs``, the API server serves PodGroup and the scheduler starts a group's pods together or not at all.
+    With ``unlimited``, controllers and scheduler send what they can: their own limits are 20 and 50 requests a second.
     """
 
     name: str
     nodes: int = 3
     gangs: bool = False
+    unlimited: bool = False
 
     @property
     def state(self) -> Path:
@@ -275,6 +277,7 @@ class ControlPlane:
             "--node-monitor-grace-period=8s",  # a lost node is noticed within the patience of a test
             "--node-monitor-period=1s",
             *self._gang_flags(),
+            *self._rate_flags(),
         ]
 
     def _scheduler(self) -> list[str]:
@@ -283,8 +286,12 @@ class ControlPlane:
             "--bind-address=127.0.0.1",
             f"--secure-port={self._ports['scheduler']}",
             "--leader-elect=false",
+            *self._rate_flags(),
             *self._gang_flags(),
         ]
+
+    def _rate_flags(self) -> list[str]:
+        return ["--kube-api-qps=1000", "--kube-api-burst=2000"] if self.unlimited else []
 
     def _kwok(self) -> list[str]:
         return [

@@ -51,7 +51,7 @@ async def staged(name: str, nodes: int, apart: bool = False) -> AsyncIterator[St
 
     ``apart``: it gives way to everything else, for what is asked of the operator and not of a machine shared with it.
     """
-    cluster = ControlPlane(f"bench-{name}-{os.getpid()}", nodes=nodes)
+    cluster = ControlPlane(f"bench-{name}-{os.getpid()}", nodes=nodes, unlimited=True)
     try:
         cluster.up()
         if apart:
