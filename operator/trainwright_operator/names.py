@@ -61,6 +61,7 @@ class Reason:
 
     PODS_STARTING = "PodsStarting"
     PODS_REFUSED = "PodsRefused"
+    JOB_NOT_STARTED = "JobNotStarted"
     JOB_SUSPENDED = "JobSuspended"
     PODS_READY = "PodsReady"
     TARGET_RAISED = "TargetRaised"

@@ -206,12 +206,15 @@ def test_pushes_are_written_at_most_once_in_an_interval_and_the_newest_wins():
     play(scene)
 
 
-def test_the_events_of_what_waits_are_read_soon_again_until_they_tell_why():
+def test_the_events_of_what_waits_are_read_soon_again_until_they_tell_why(monkeypatch):
+    monkeypatch.setattr("trainwright_operator.cluster.warnings.FRESH_SECONDS", 0)
+    monkeypatch.setattr("trainwright_operator.cluster.warnings.SHARE", 0)
+
     async def scene(world, server):
         await world.reconcile()
         world.now = datetime.now(UTC) + timedelta(seconds=4)
         job = server.objects[JOB_PATH]
-        job["metadata"]["creationTimestamp"] = (world.now - timedelta(seconds=4)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        job["status"] = {"startTime": (world.now - timedelta(seconds=4)).strftime("%Y-%m-%dT%H:%M:%SZ")}
         server.put(JOB_PATH, job)
         assert await world.reconcile() == 1.0
         told = {"type": "Warning", "reason": "FailedCreate", "message": "exceeded quota: none"}

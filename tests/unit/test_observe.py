@@ -13,7 +13,7 @@ from trainwright_operator.core.attempts import Outcome
 from trainwright_operator.core.judge import judge, succeeded
 from trainwright_operator.core.observe import JobState, Observed, Wait, observe
 from trainwright_operator.core.spec import parse_job
-from trainwright_operator.core.waiting import hold
+from trainwright_operator.core.waiting import hold, silent
 
 
 def seen(case: str, moment: str) -> Observed:
@@ -163,6 +163,27 @@ def test_a_job_that_may_create_no_pods():
     untold = scene.observed().attempts[0]
     assert hold(untold, scene.now) is None
     assert "kubectl describe job gpt-corpus-0-1" in hold(untold, scene.now + timedelta(seconds=5)).message
+
+
+def test_a_job_that_may_create_only_some_of_its_pods():
+    scene = Scene(make_job().nodes(3)).settle()
+    scene.objects.pods.pop("gpt-corpus-0-1-2")
+    later = scene.now + timedelta(seconds=5)
+    attempt = scene.observed().attempts[0]
+    assert silent(scene.observed()).kind == "Job"
+    assert hold(attempt, later).message.startswith("Job gpt-corpus-0-1 lacks 1 of its 3 pods: `kubectl describe job")
+
+
+def test_a_job_that_the_job_controller_has_not_taken_up_is_not_told_as_refused():
+    scene = Scene(make_job()).settle()
+    scene.objects.pods.clear()
+    scene.objects.jobs["gpt-corpus-0-1"]["status"] = {}
+    attempt = scene.observed().attempts[0]
+    assert hold(attempt, scene.now + timedelta(seconds=30)) is None
+    assert silent(scene.observed()).due == scene.now + timedelta(seconds=60)
+    found = hold(attempt, scene.now + timedelta(seconds=60))
+    assert found.reason == "JobNotStarted"
+    assert "is kube-controller-manager at work?" in found.message
 
 
 def test_an_eviction_for_the_pods_own_excess_is_its_own_failure():

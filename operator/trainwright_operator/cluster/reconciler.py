@@ -18,9 +18,10 @@ from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.pace import Pace
 from trainwright_operator.cluster.patches import can_wait, merge_patch
 from trainwright_operator.cluster.recorder import record
-from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, CORE_EVENTS, EVENTS, JOBS, TRAINING_JOBS, pod_groups
+from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, EVENTS, JOBS, TRAINING_JOBS, pod_groups
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import Stores
+from trainwright_operator.cluster.warnings import Warnings
 from trainwright_operator.core.claims import output_claim, unshared
 from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.observe import Observed, observe
@@ -71,6 +72,7 @@ class Reconciler:
     ) -> None:
         self._api, self._stores, self._settings, self._metrics = api, stores, settings, metrics
         self._now, self._endpoint, self._gangs = now, endpoint, gangs
+        self._warnings = Warnings(api)
         self._reports: dict[ObjectKey, Report] = {}
         self._pace: Pace[ObjectKey] = Pace(settings.status_interval, settings.status_budget)
 
@@ -137,10 +139,9 @@ class Reconciler:
             return observed, None
         if now < waiting.due:
             return observed, (waiting.due - now).total_seconds()
-        selector = f"involvedObject.kind={waiting.kind},involvedObject.name={waiting.name},type=Warning"
-        listing = await self._api.list(CORE_EVENTS, key[0], fields=selector)
-        early = not listing.items and now < waiting.due + UNEXPLAINED_FOR
-        return observe(job, jobs, pods, listing.items), UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
+        told = await self._warnings.about(key[0], waiting.kind, waiting.name)
+        early = not told and now < waiting.due + UNEXPLAINED_FOR
+        return observe(job, jobs, pods, told), UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
 
     async def _unshared(self, job: TrainingJob, planned: Plan) -> str | None:
         """Why the pods to be created could not all write the output; a claim that is yet to come stops nobody."""

@@ -80,6 +80,8 @@ class Job:
     completions: int = 1
     state: JobState = JobState.ACTIVE
     created: datetime | None = None
+    started: datetime | None = None
+    """When the Job controller took it up: by then it has created the pods, as far as it may."""
     ended: datetime | None = None
     deleting: bool = False
     suspended: bool = False
@@ -167,10 +169,10 @@ def _attempt(number: int, jobs: list[Job], pods: list[Pod]) -> Attempt:
 
 
 def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job:
-    metadata, spec = item["metadata"], item.get("spec") or {}
+    metadata, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
     conditions = {
         condition["type"]: condition
-        for condition in (item.get("status") or {}).get("conditions") or ()
+        for condition in status.get("conditions") or ()
         if condition.get("status") == "True"
     }
     final = conditions.get("Failed") or conditions.get("Complete") or {}
@@ -181,6 +183,7 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         completions=spec.get("completions") or 1,
         state=_job_state(conditions),
         created=read_time(metadata.get("creationTimestamp")),
+        started=read_time(status.get("startTime")),
         ended=read_time(final.get("lastTransitionTime")),
         deleting="deletionTimestamp" in metadata,
         suspended="Suspended" in conditions,

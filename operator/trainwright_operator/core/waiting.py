@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trainwright_operator.core.mends import mends, with_mends
-from trainwright_operator.core.observe import Attempt, JobState, Observed, Pod, Wait
+from trainwright_operator.core.observe import Attempt, Job, JobState, Observed, Pod, Wait
 from trainwright_operator.names import Reason
 
 PATIENCE = timedelta(seconds=60)
 """How long a pod may fail to start before the job counts as stalled: what it needs may be applied a moment later."""
 SILENCE = timedelta(seconds=3)
-"""A Job whose pods have not appeared by then was refused them."""
+"""Pods that have not appeared so long after the Job controller took their Job up were refused to it."""
 
 _PULL = "ImagePullBackOff"
 _MENDS = {
@@ -54,9 +55,9 @@ class Silent:
 def silent(observed: Observed) -> Silent | None:
     """The first silent one of the newest attempt, if there is one."""
     attempt = observed.attempts[-1] if observed.attempts else Attempt(0)
-    for job in attempt.jobs:
-        if job.created and not job.finished and not job.suspended and not attempt.pods:
-            return Silent("Job", job.name, job.created + SILENCE)
+    for job in _unfilled(attempt):
+        if due := _overdue(job):
+            return Silent("Job", job.name, due)
     for pod in attempt.pods:
         if pod.created and pod.wait and pod.wait.reason == "ContainerCreating":
             return Silent("Pod", pod.name, pod.created + SILENCE)
@@ -88,16 +89,40 @@ def hold(attempt: Attempt, now: datetime) -> Hold | None:
 
 
 def _refused(attempt: Attempt, now: datetime) -> Hold | None:
-    if len(attempt.pods) >= attempt.desired:
-        return None
-    for job in (job for job in attempt.jobs if job.state is JobState.ACTIVE):
-        told = f"Job {job.name} may not create its pods: {job.refused}"
+    for job in _unfilled(attempt):
         if job.refused:
+            told = f"Job {job.name} may not create {_missing(job, attempt)}: {job.refused}"
             return Hold(Reason.PODS_REFUSED, with_mends(told), queued=True)
-        if job.created and not attempt.pods and now >= job.created + SILENCE:
-            advice = f"`kubectl describe job {job.name}` tells why (a quota, or an admission webhook)"
-            return Hold(Reason.PODS_REFUSED, f"Job {job.name} has no pods yet: {advice}", queued=True)
+        due = _overdue(job)
+        if due is None or now < due:
+            continue
+        if job.started is None:
+            told = f"the Job controller has not taken up Job {job.name} yet; is kube-controller-manager at work?"
+            return Hold(Reason.JOB_NOT_STARTED, told, queued=True)
+        advice = f"`kubectl describe job {job.name}` tells why (a quota, or an admission webhook)"
+        return Hold(Reason.PODS_REFUSED, f"Job {job.name} lacks {_missing(job, attempt)}: {advice}", queued=True)
     return None
+
+
+def _unfilled(attempt: Attempt) -> Iterator[Job]:
+    """The Jobs at work that have fewer pods than they ask for."""
+    have = Counter(pod.slice for pod in attempt.pods)
+    for job in attempt.jobs:
+        at_work = job.state is JobState.ACTIVE and not job.suspended and not job.deleting
+        if at_work and have[job.slice] < job.completions:
+            yield job
+
+
+def _overdue(job: Job) -> datetime | None:
+    """From when on pods that are missing will not come by themselves."""
+    if job.started:
+        return job.started + SILENCE
+    return job.created + PATIENCE if job.created else None
+
+
+def _missing(job: Job, attempt: Attempt) -> str:
+    missing = job.completions - sum(pod.slice == job.slice for pod in attempt.pods)
+    return "its pods" if missing == job.completions else f"{missing} of its {job.completions} pods"
 
 
 def _count(count: int, attempt: Attempt, pod: Pod) -> str:

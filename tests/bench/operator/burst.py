@@ -128,6 +128,7 @@ async def spendings(stage: Stage, operator: Operator, jobs: int) -> list[Row]:
         Row("until all run: operator's CPU a job", 1000 * cpu_seconds(process_id(operator)) / jobs, "ms", digits=1),
         Row("until all run: creations a job, with Events", requests["POST"] / jobs),
         Row("until all run: status writes a job", requests["PATCH"] / jobs),
+        Row("until all run: reads a job", requests["GET"] / jobs),
         Row("until all run: Events in the namespace a job, the cluster's own among them", events / jobs),
         Row("until all run: operator's peak memory", peak_mib(process_id(operator)), "MiB", digits=0),
     ]
