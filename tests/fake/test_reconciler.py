@@ -58,6 +58,22 @@ class World:
         return self.server.requests[verb, resource]
 
 
+def ready_pod(server, index):
+    """The pod of that index of the first attempt, as its node tells of it."""
+    template = server.objects[JOB_PATH]["spec"]["template"]
+    index_label = {"batch.kubernetes.io/job-completion-index": str(index)}
+    return {
+        "metadata": {
+            "namespace": "default",
+            "name": f"train-0-1-{index}",
+            "labels": template["metadata"]["labels"] | index_label,
+            "resourceVersion": "1000",
+        },
+        "spec": template["spec"],
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
 def play(scene, job=None):
     async def run():
         server = FakeApiServer()
@@ -222,6 +238,20 @@ def test_the_events_of_what_waits_are_read_soon_again_until_they_tell_why(monkey
         server.put("/api/v1/namespaces/default/events/e", told)
         assert await world.reconcile() == 15.0
         assert "exceeded quota: none" in world.condition("Queued")["message"]
+
+    play(scene)
+
+
+def test_a_gang_that_starts_pod_by_pod_is_told_once():
+    async def scene(world, server):
+        await world.reconcile()
+        world.now += timedelta(seconds=60)
+        for index, waits in ((0, True), (1, False)):
+            world.stores.pods.put(ready_pod(server, index))
+            again = await world.reconcile()
+            assert (world.count("PATCH", "trainingjobs") == 1) is waits
+            assert not waits or 0 < again <= 3
+        assert world.status["state"] == "Running"
 
     play(scene)
 

@@ -25,6 +25,14 @@ def test_the_next_waits_for_the_interval():
     assert pace.wait("job", at(15)) == 0
 
 
+def test_a_first_turn_may_be_asked_to_lie_a_while_away():
+    pace = Pace(15, 50)
+    assert pace.wait("job", START, least=3) == pytest.approx(3)
+    assert pace.wait("job", at(2), least=3) == pytest.approx(1), "its turn is kept"
+    pace.written("other", START)
+    assert pace.wait("other", START, least=3) == pytest.approx(15)
+
+
 def test_a_turn_is_kept_however_often_it_is_asked_for():
     pace = Pace(15, 2)
     waits = [pace.wait(job, START) for job in "abcde" * 3]

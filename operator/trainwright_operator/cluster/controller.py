@@ -21,7 +21,7 @@ from trainwright_operator.cluster.resources import TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import WATCHED, Stores
 
-SETTLE_SECONDS = 0.1
+SETTLE_SECONDS = 0.25
 """How long a change of a child waits for the next one: pods of a gang are made, bound and started close together."""
 
 BRIDGE_SECONDS = 60

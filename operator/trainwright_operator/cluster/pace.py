@@ -26,13 +26,16 @@ class Pace(Generic[Key]):
         self._taken: dict[int, int] = {}
         self._begun = 0
 
-    def wait(self, key: Key, now: datetime) -> float:
-        """Seconds until progress of ``key`` may be written, 0 when it may be; its turn is kept for it."""
+    def wait(self, key: Key, now: datetime, least: float = 0.0) -> float:
+        """Seconds until progress of ``key`` may be written, 0 when it may be; its turn is kept for it.
+
+        A turn that is not taken yet is ``least`` seconds away or more.
+        """
         seconds = now.timestamp()
         turn = self._turns.get(key)
         if turn is None:
             due = self._written.get(key, -math.inf) + self._interval
-            turn = self._turns[key] = self._free_turn(max(seconds, due), seconds)
+            turn = self._turns[key] = self._free_turn(max(seconds + least, due), seconds)
         return max(0.0, turn - seconds)
 
     def written(self, key: Key, now: datetime) -> None:

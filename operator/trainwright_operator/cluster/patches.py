@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-COUNTS = frozenset({"progress", "metrics", "best", "checkpoint", "display", "nodes"})
+GANG = frozenset({"nodes", "display"})
+"""How many pods are ready: while a gang starts, the next count is a moment away."""
+COUNTS = GANG | {"progress", "metrics", "best", "checkpoint"}
 """What trainers tell, and how many pods there are: it changes all the time, and no condition depends on it."""
 
 
@@ -25,3 +27,8 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 def can_wait(patch: Mapping[str, Any]) -> bool:
     """True for a patch of a status that only brings newer numbers; a condition or an attempt is written at once."""
     return patch.keys() <= COUNTS
+
+
+def only_counts_pods(patch: Mapping[str, Any]) -> bool:
+    """True for a patch that may be out of date as soon as it is written."""
+    return patch.keys() <= GANG

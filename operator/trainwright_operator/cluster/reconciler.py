@@ -16,7 +16,7 @@ from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
 from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.pace import Pace
-from trainwright_operator.cluster.patches import can_wait, merge_patch
+from trainwright_operator.cluster.patches import can_wait, merge_patch, only_counts_pods
 from trainwright_operator.cluster.recorder import record
 from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, EVENTS, JOBS, TRAINING_JOBS, pod_groups
 from trainwright_operator.cluster.settings import Settings
@@ -41,6 +41,8 @@ UNEXPLAINED_AGAIN = 1.0
 """The same while there are none; a kubelet takes a second or two to say what it misses."""
 UNEXPLAINED_FOR = timedelta(seconds=5)
 """After that nothing is wrong, only slow."""
+GANG_SECONDS = 3.0
+"""How long a mere count of ready pods waits for the rest of the gang."""
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +182,8 @@ class Reconciler:
         patch = merge_patch(before, planned.status)
         if not patch:
             return None
-        if can_wait(patch) and (wait := self._pace.wait(key, now)) > 0:
+        linger = GANG_SECONDS if only_counts_pods(patch) else 0.0
+        if can_wait(patch) and (wait := self._pace.wait(key, now, linger)) > 0:
             return wait
         logger.debug("status changes", extra={"patch": patch})
         body = {"metadata": {"resourceVersion": stored["metadata"]["resourceVersion"]}, "status": patch}
