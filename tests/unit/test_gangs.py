@@ -93,10 +93,10 @@ def longest(scene):
 
 
 def test_a_part_that_found_room_gives_it_back_and_is_not_counted():
-    scene = Crowd(make_job().nodes(4).with_("spec.maxRestarts", 0)).settle().room_for(3).settle()
+    scene = Crowd(make_job().nodes(4).with_("spec.maxRestarts", 0)).settle().room_for(3).settle().wait(3).settle()
     assert scene.state == "Queued"
     assert scene.last.requeue_after <= longest(scene)
-    scene.wait(longest(scene) - 2).settle()
+    scene.wait(longest(scene) - 5).settle()
     assert scene.state == "Queued"
     scene.wait(3).settle()
     assert scene.deleted == ["Job/gpt-corpus-0-1"]

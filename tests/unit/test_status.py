@@ -97,6 +97,9 @@ def test_unschedulable_pods_are_queued():
     scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no room"}
     scene.pod()["status"] = {"phase": "Pending", "conditions": [scheduled]}
     scene.settle()
+    assert scene.state == "Starting", "the scheduler's first word is often out of date"
+    assert scene.last.requeue_after == 3
+    scene.wait(3).settle()
     assert scene.state == "Queued"
     assert "0/3 nodes: no room" in scene.condition(Condition.QUEUED)["message"]
     scene.start_pods().settle()

@@ -25,7 +25,7 @@ from trainwright_operator.core.reported import Status, merge_final_word
 from trainwright_operator.core.spec import AcceleratorPool, JobSpec, Output, TrainingJob
 from trainwright_operator.core.status import render
 from trainwright_operator.core.times import read_time
-from trainwright_operator.core.waiting import hold
+from trainwright_operator.core.waiting import hold, untold
 from trainwright_operator.names import Reason
 
 KEPT_ATTEMPTS = 3
@@ -81,7 +81,7 @@ def plan(
         made, verdict = _complete(job, pool, at_work, verdict, now, endpoint, gangs)
     current = at_work if verdict.past.open else None
     waits = verdict.phase in (Phase.STARTING, Phase.RESTARTING) and not verdict.stop
-    held = hold(current, now) if current and waits else None
+    held, kept_back = (hold(current, now), untold(current, now)) if current and waits else (None, None)
     desired = sum(child["spec"]["completions"] for child in made if child["kind"] == "Job")
     status = render(told, job.generation, verdict, current, held, now, desired)
     deletions, expiry = _expire(job, observed, verdict, status, now)
@@ -91,7 +91,7 @@ def plan(
         apply=tuple(child for child in made if child["metadata"]["name"] not in known),
         delete=(*_left_overs(observed, verdict), *deletions),
         events=events(job.status, status),
-        requeue_after=_seconds(verdict.again, held.again if held else None, expiry),
+        requeue_after=_seconds(verdict.again, held.again if held else None, kept_back, expiry),
     )
 
 

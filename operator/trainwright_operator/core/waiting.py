@@ -16,6 +16,8 @@ PATIENCE = timedelta(seconds=60)
 """How long a pod may fail to start before the job counts as stalled: what it needs may be applied a moment later."""
 SILENCE = timedelta(seconds=3)
 """Pods that have not appeared so long after the Job controller took their Job up were refused to it."""
+FIRST_WORD = timedelta(seconds=3)
+"""What the scheduler says of newer pods is not told: the claim, or the node, often comes a moment after them."""
 
 _PULL = "ImagePullBackOff"
 _MENDS = {
@@ -71,7 +73,7 @@ def hold(attempt: Attempt, now: datetime) -> Hold | None:
         return Hold(Reason.JOB_SUSPENDED, told, queued=True)
     if refused := _refused(attempt, now):
         return refused
-    pods = [(pod, _steady(pod.wait)) for pod in attempt.pods if pod.wait and not pod.end]
+    pods = [(pod, _steady(pod.wait)) for pod in attempt.pods if pod.wait and not pod.end and not _first_word(pod, now)]
     reasons = Counter(wait.reason for _, wait in pods if wait.reason != "ContainerCreating" or wait.message)
     if not reasons:
         return None
@@ -86,6 +88,18 @@ def hold(attempt: Attempt, now: datetime) -> Hold | None:
         stalled=left is not None and left <= timedelta(0),
         again=left if left is not None and left > timedelta(0) else None,
     )
+
+
+def untold(attempt: Attempt, now: datetime) -> timedelta | None:
+    """How long what the scheduler says of new pods is still kept back; None when nothing is."""
+    return max((left for pod in attempt.pods if (left := _first_word(pod, now))), default=None)
+
+
+def _first_word(pod: Pod, now: datetime) -> timedelta | None:
+    if not (pod.created and pod.wait and pod.wait.reason == "Unschedulable"):
+        return None
+    left = pod.created + FIRST_WORD - now
+    return left if left > timedelta(0) else None
 
 
 def _refused(attempt: Attempt, now: datetime) -> Hold | None:
