@@ -109,19 +109,22 @@ class Scene:
         return self
 
     def evict(self, index: int, reason: str = "EvictionByEvictionAPI") -> Scene:
+        return self.evict_pod(self.pod(index), reason)
+
+    def evict_pod(self, pod: dict[str, Any], reason: str = "EvictionByEvictionAPI") -> Scene:
         """The cluster takes a pod away: it is marked, and told to end."""
-        pod = self.pod(index)
         mark = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "evicted"}
         pod["status"].setdefault("conditions", []).append(mark)
-        return self.delete_pod(index)
+        self._delete(pod)
+        return self
 
     def delete_pod(self, index: int) -> Scene:
-        metadata = self.pod(index)["metadata"]
-        metadata |= {
-            "deletionTimestamp": write_time(self.now + timedelta(seconds=30)),
-            "deletionGracePeriodSeconds": 30,
-        }
+        self._delete(self.pod(index))
         return self
+
+    def _delete(self, pod: dict[str, Any]) -> None:
+        due = write_time(self.now + timedelta(seconds=30))
+        pod["metadata"] |= {"deletionTimestamp": due, "deletionGracePeriodSeconds": 30}
 
     def push(self, attempt: int | None = None, **own: Any) -> Scene:
         body = {"trainerStatus": {}, "trainwright": own, **({"attempt": attempt} if attempt else {})}

@@ -393,7 +393,7 @@ def _act(scene: Scene, action: str, index: int, code: int) -> None:
         scene.objects.ended(newest[-1]["metadata"]["name"], code, "", scene.now)
         scene.objects.sync(scene.now)
     elif newest and action == "evict":
-        scene.evict(index)
+        scene.evict_pod(newest[-1])
     elif newest and action == "vanish":
         del scene.objects.pods[newest[-1]["metadata"]["name"]]
         scene.objects.sync(scene.now)
