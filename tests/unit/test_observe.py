@@ -147,6 +147,23 @@ def test_events_tell_what_a_pod_does_not():
     assert 'configmap "code" not found' in hold(observed.attempts[0], scene.now).message
 
 
+def test_the_newest_event_tells_and_the_schedulers_do_not_outlive_their_truth():
+    scene = waiting_pod("ContainerCreating")
+
+    def event(reason, second, message):
+        involved = {"kind": "Pod", "name": "gpt-corpus-0-1-0"}
+        about = {"type": "Warning", "reason": reason, "involvedObject": involved, "message": message}
+        return about | {"lastTimestamp": f"2026-01-01T00:00:{second:02}Z"}
+
+    told = [
+        event("FailedMount", 7, "second"),
+        event("FailedMount", 5, "first"),
+        event("FailedScheduling", 9, "no volume"),
+    ]
+    observed = observe(scene.job, scene.objects.jobs.values(), scene.objects.pods.values(), told)
+    assert observed.attempts[0].pods[0].wait == Wait("ContainerCreating", "second")
+
+
 def test_a_job_that_may_create_no_pods():
     scene = Scene(make_job()).settle()
     scene.objects.pods.clear()

@@ -147,7 +147,7 @@ def observe(
     job: TrainingJob, jobs: Iterable[Object], pods: Iterable[Object], events: Iterable[Object] = ()
 ) -> Observed:
     """What the cluster holds of ``job``; ``events`` (core/v1) may add why pods are refused or stuck."""
-    told = {_involved(event): event.get("message") or "" for event in events if _tells_why(event)}
+    told = {_involved(event): event.get("message") or "" for event in sorted(events, key=_last) if _tells_why(event)}
     foreign: dict[str, str] = {}
     by_attempt: dict[int, tuple[list[Job], list[Pod]]] = {}
     for item in jobs:
@@ -306,9 +306,20 @@ def _controller(item: Object) -> Object:
 
 
 def _tells_why(event: Object) -> bool:
-    """A warning; of a Job's, only the one that its pods may not be created: others tell of the pods' end."""
-    of_job = _involved(event)[0] == "Job"
-    return event.get("type") == "Warning" and (not of_job or event.get("reason") == "FailedCreate")
+    """A warning, but of a Job's only the one that its pods may not be created, for others tell of the pods' end; and
+    not the scheduler's, for the pod itself bears its word as long as it is true."""
+    reason, of_job = event.get("reason"), _involved(event)[0] == "Job"
+    return event.get("type") == "Warning" and reason != "FailedScheduling" and (not of_job or reason == "FailedCreate")
+
+
+def _last(event: Object) -> str:
+    """When it happened last; both fields sort by time."""
+    return (
+        event.get("lastTimestamp")
+        or (event.get("series") or {}).get("lastObservedTime")
+        or event.get("eventTime")
+        or ""
+    )
 
 
 def _involved(event: Object) -> tuple[str, str]:
