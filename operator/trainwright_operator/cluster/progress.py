@@ -199,7 +199,7 @@ class ProgressEndpoint:
             body = json.loads(await request.read())
         except web.HTTPRequestEntityTooLarge:
             raise Refused(413, "oversized", f"at most {self._max_bytes} bytes") from None
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter is JSON that nests without end
             raise Refused(400, "malformed", "the body is not JSON") from None
         if not isinstance(body, dict) or not isinstance(body.get("trainerStatus"), dict):
             raise Refused(400, "malformed", "the body has no object trainerStatus")
