@@ -34,8 +34,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         skip_as_one(
             config, items, ours, "nodes are changed and broken on a kind cluster alone, never on one of KUBECONFIG"
         )
-    elif not Kind(NAME).kubeconfig.exists():
-        reason = f"no cluster called {NAME} is up (make cluster starts one; or set KUBECONFIG to use any other)"
+    elif mine and not Kind(NAME).answers():
+        found = (
+            f"the cluster {NAME} does not answer"
+            if Kind(NAME).kubeconfig.exists()
+            else f"no cluster called {NAME} is up"
+        )
+        reason = f"{found} (make cluster starts it; or set KUBECONFIG to use any other)"
         skip_as_one(config, items, mine, reason)
 
 

@@ -138,6 +138,10 @@ class Kind:
         memory = dict(line.split(" ", 1) for line in usage.splitlines())
         return [f"{line}, {memory.get(line.split()[0], 'no memory')}" for line in lines.splitlines()]
 
+    def answers(self) -> bool:
+        """Whether it is up and at work: a Docker that was killed, or a machine that was restarted, leaves only files."""
+        return self.kubeconfig.exists() and self.docker.succeeds("info") and self.kube.ready()
+
     def collect_logs(self) -> Path:
         """Fetch the logs of every node's programs into one folder, for a look at what went wrong."""
         for node in (self.control_plane, *self.workers):
