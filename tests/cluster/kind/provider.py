@@ -22,6 +22,8 @@ from cluster.say import ClusterError, say, timed
 
 LAST_LOG = "if [ -f /var/log/{0}.log ]; then cat /var/log/{0}.log; else journalctl --unit={0}; fi | tail -c 500000"
 
+UNTIL_RUNTIME = "until crictl info > /dev/null 2>&1; do sleep 0.2; done"
+
 
 class PortTaken(ClusterError):
     """kind asks for a free port and gives it to Docker a little later."""
@@ -139,7 +141,7 @@ class Kind:
         return [f"{line}, {memory.get(line.split()[0], 'no memory')}" for line in lines.splitlines()]
 
     def answers(self) -> bool:
-        """Whether it is up and at work: a Docker that was killed, or a machine that was restarted, leaves only files."""
+        """Whether it is up and at work: of a Docker that was killed or a machine that was restarted, files remain."""
         return self.kubeconfig.exists() and self.docker.succeeds("info") and self.kube.ready()
 
     def collect_logs(self) -> Path:
@@ -220,6 +222,7 @@ class Kind:
             return False
         try:
             self.docker.run("start", *names)
+            self._wait_runtimes(names)
             self._wait_ready()
         except ClusterError as error:
             say(f"{self.name} does not run again, and is made anew: {error}")
@@ -308,6 +311,11 @@ class Kind:
             **self.made_of.settings,
             "nodes": [{"role": role, "extraMounts": mounts} for role in roles],
         }
+
+    def _wait_runtimes(self, names: list[str]) -> None:
+        """For a while after they were started again, the API server takes all nodes for Ready as they once were."""
+        for node in names:
+            self.docker.run("exec", node, "timeout", "60", "sh", "-c", UNTIL_RUNTIME)
 
     def _wait_ready(self) -> None:
         for node in (self.control_plane, *self.workers):
