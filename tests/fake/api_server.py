@@ -26,6 +26,8 @@ class Fault:
     times: int
     path: str = ""
     retry_after: str | None = None
+    message: str = "injected"
+    done: bool = False
 
 
 @dataclass
@@ -38,8 +40,9 @@ class FakeApiServer:
     version: int = 100
     page: int = 500
 
-    def fail(self, verb, code, times=1, path="", retry_after=None):
-        self.faults.append(Fault(verb, code, times, path, retry_after))
+    def fail(self, verb, code, times=1, path="", **how):
+        """Answer ``code``, or not at all for 0; with ``done`` the request is carried out, and only its answer lost."""
+        self.faults.append(Fault(verb, code, times, path, **how))
 
     def put(self, path, obj):
         self.version += 1
@@ -68,10 +71,15 @@ class FakeApiServer:
         for fault in self.faults:
             if fault.times > 0 and fault.verb in (verb, "*") and fault.path in path:
                 fault.times -= 1
+                if fault.done:
+                    await self._answer(request)
                 return await _failure(request, fault)
+        return await self._answer(request)
+
+    async def _answer(self, request):
         body = json.loads(await request.read() or "{}")
         answer = {"GET": self._get, "POST": self._post, "PATCH": self._patch, "PUT": self._put, "DELETE": self._delete}
-        return answer[verb](path, body, request)
+        return answer[request.method](request.path, body, request)
 
     def _get(self, path, _, request):
         if path in self.objects:
@@ -119,7 +127,7 @@ async def _failure(request, fault):
         await asyncio.sleep(0)
         return web.Response()
     headers = {"Retry-After": fault.retry_after} if fault.retry_after else None
-    return web.json_response({"reason": "Injected", "message": "injected"}, status=fault.code, headers=headers)
+    return web.json_response({"reason": "Injected", "message": fault.message}, status=fault.code, headers=headers)
 
 
 def _status(code, reason, message):

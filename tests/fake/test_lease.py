@@ -1,11 +1,15 @@
 """Leadership: one holder, takeover after silence, stepping down, handing over at once on release."""
 
 import asyncio
+import copy
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from fake import virtual_time
 from fake.api_server import FakeApiServer
-from trainwright_operator.cluster.api import Api
+from trainwright_operator.cluster.api import Api, ApiError
 from trainwright_operator.cluster.lease import Lease, Timing
 
 QUICK = Timing(duration=0.6, renew_deadline=0.3, period=0.03)
@@ -93,3 +97,89 @@ def test_releasing_somebody_elses_lease_changes_nothing():
         assert server.objects[PATH]["spec"]["holderIdentity"] == "a"
 
     scene(play)
+
+
+@pytest.mark.parametrize("verb", ["PUT", "POST"])
+def test_a_write_whose_answer_was_lost_is_known_for_ones_own(verb):
+    async def play(server, candidate):
+        first = candidate("a")
+        server.fail("POST", 0, times=verb == "POST", path="/leases", done=True)
+        await asyncio.wait_for(first.hold(), 3)
+        server.fail("PUT", 0, times=verb == "PUT", path="/leases", done=True)
+        renewing = asyncio.create_task(first.keep())
+        async with asyncio.timeout(20):
+            while server.requests["PUT", "leases"] < 4 and not first.lost.is_set():
+                await asyncio.sleep(QUICK.period)
+        assert not first.lost.is_set()
+        assert server.objects[PATH]["spec"]["holderIdentity"] == "a"
+        renewing.cancel()
+
+    scene(play)
+
+
+def test_a_conflict_with_somebody_who_took_over_is_the_end_at_once():
+    async def play(server, candidate):
+        first = candidate("a")
+        await first.hold()
+
+        def taken(path, body, request):
+            lease = server.objects[path]
+            lease["spec"].update(holderIdentity="b", leaseDurationSeconds=60)
+            server.put(path, lease)
+            return FakeApiServer._put(server, path, body, request)
+
+        server._put = taken
+        await asyncio.wait_for(first.keep(), 2)
+        assert first.lost.is_set()
+        assert server.objects[PATH]["spec"]["holderIdentity"] == "b"
+        assert server.requests["PUT", "leases"] == 1
+
+    scene(play)
+
+
+class Slow:
+    """The Lease of an API server that takes its time; a request is ``done``, ``refused``, or done and ``unheard``."""
+
+    def __init__(self):
+        self.fates, self.lease, self.began, self.renewed = iter(()), {}, 0.0, 0.0
+
+    async def get(self, *_):
+        self.began = asyncio.get_running_loop().time()
+        await self._fate()
+        return {**copy.deepcopy(self.lease), "metadata": {"resourceVersion": "1"}}
+
+    async def replace(self, _, lease):
+        self.lease = lease
+        await self._fate()
+        self.renewed = self.began
+
+    async def _fate(self):
+        seconds, fate = next(self.fates, (1000, "refused"))
+        await asyncio.sleep(seconds)
+        if fate != "done":
+            raise ApiError(500, "", fate)
+
+
+fates = st.lists(st.tuples(st.floats(0, 12), st.sampled_from(["done", "done", "done", "refused", "unheard"])))
+
+
+@given(fates, st.floats(0, 30))
+@example([], 0.0)
+@example([(0.1, "done")] * 3 + [(4.9, "refused")] * 2, 0.0)
+@example([], 14.0)
+def test_work_ends_in_time_whatever_becomes_of_the_requests(fates, priming):
+    """A standby takes over ``duration`` after the last renewal was carried out, which is never before its start."""
+
+    async def play():
+        loop, server, timing = asyncio.get_running_loop(), Slow(), Timing()
+        lease = Lease(server, "ns", "operator", "a", timing)
+        server.fates = iter([(0, "done")] * 2)
+        await lease.hold()
+        server.fates = iter(fates)
+        await asyncio.sleep(priming)
+        began = loop.time()
+        await lease.keep()
+        assert lease.lost.is_set()
+        assert loop.time() <= max(began, server.renewed + timing.renew_deadline) + 1e-6
+
+    virtual_time.run(play())

@@ -1,15 +1,16 @@
 """Leadership by a ``coordination.k8s.io`` Lease: of several replicas, one works and the others wait.
 
-The holder renews every few seconds and gives up its work *before* another may take over: it steps down when it could
-not renew for ``renew_deadline``, which is shorter than ``duration``, after which a standby takes the lease. A standby
-judges by its own clock how long the lease has stood still, so clocks that disagree do no harm.
+The holder renews every few seconds and gives up its work *before* another may take over: ``renew_deadline`` after it
+began the last request that renewed the lease it has stepped down, and only ``duration`` after that request was carried
+out does a standby take over. A standby judges by its own clock how long the lease has stood still, so clocks that
+disagree do no harm.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,6 +19,7 @@ import aiohttp
 from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
 
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
+RELEASE_SECONDS = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -47,51 +49,72 @@ class Lease:
         self._timing = timing
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._seen: tuple[str, float] = ("", 0.0)
+        self._renewed = 0.0
         self.lost = asyncio.Event()
 
     async def hold(self) -> None:
         """Wait until the lease is ours."""
-        while True:
-            try:
-                if await self._try():
-                    break
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                logger.warning("lease not reached: %s", error)
+        while not await self._renew(self._timing.renew_deadline / 2, "reached"):
             await asyncio.sleep(self._timing.period)
         logger.info("leading", extra={"lease": self._name, "identity": self._identity})
 
     async def keep(self) -> None:
-        """Renew until cancelled; sets ``lost`` and returns when it cannot, or when another holds the lease."""
-        renewed = self._now()
-        while self._now() - renewed < self._timing.renew_deadline:
-            await asyncio.sleep(self._timing.period)
-            started = self._now()
-            try:
-                async with asyncio.timeout(self._timing.renew_deadline / 2):
-                    if not await self._try():
-                        break
-                renewed = started
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                logger.warning("lease not renewed: %s", error)
+        """Renew until cancelled; sets ``lost`` and returns when it cannot in time, or when another holds the lease.
+
+        To be begun as soon as the lease is held.
+        """
+        while (left := self._left()) > 0:
+            await asyncio.sleep(min(self._timing.period, left))
+            patience = min(self._timing.renew_deadline / 2, self._left())
+            if patience > 0 and await self._renew(patience, "renewed") is False:
+                break
         self.lost.set()
 
     async def release(self) -> None:
-        """Let a standby take over at once; never raises, for it runs on the way out."""
+        """Let a standby take over at once; never raises nor takes long, for it runs on the way out."""
         try:
-            lease = await self._api.get(LEASES, self._namespace, self._name)
-            if lease["spec"].get("holderIdentity") == self._identity:
-                lease["spec"].update(holderIdentity="", leaseDurationSeconds=1, renewTime=_microtime())
-                await self._replace(lease)
+            async with asyncio.timeout(RELEASE_SECONDS):
+                lease = await self._api.get(LEASES, self._namespace, self._name)
+                if lease["spec"].get("holderIdentity") == self._identity:
+                    lease["spec"].update(holderIdentity="", leaseDurationSeconds=1, renewTime=_microtime())
+                    await self._api.replace(LEASES, lease)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("lease not released: %s", error)
+            logger.warning("lease not released: %s", _words(error))
+
+    def _left(self) -> float:
+        """Seconds in which the lease must be renewed."""
+        return self._renewed + self._timing.renew_deadline - self._now()
+
+    async def _renew(self, patience: float, verb: str) -> bool | None:
+        """Take the lease or renew it; False when another holds it, None when that is not known."""
+        began = self._now()
+        try:
+            async with asyncio.timeout(patience):
+                ours = await self._try()
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            logger.warning("lease not %s: %s", verb, _words(error))
+            return None
+        if ours:
+            self._renewed = began
+        return ours
 
     async def _try(self) -> bool:
+        """Once more after a conflict: it may be with a write of our own, whose answer was lost on the way."""
+        try:
+            return await self._take()
+        except ApiError as error:
+            if error.code != 409:
+                raise
+            return await self._take()
+
+    async def _take(self) -> bool:
         try:
             lease = await self._api.get(LEASES, self._namespace, self._name)
         except ApiError as error:
             if error.code != 404:
                 raise
-            return await self._create()
+            await self._create()
+            return True
         spec = lease.setdefault("spec", {})
         holder = spec.get("holderIdentity") or ""
         if holder not in ("", self._identity) and not self._expired(lease):
@@ -104,7 +127,8 @@ class Lease:
             acquireTime=_microtime() if taken_over else spec.get("acquireTime"),
             leaseTransitions=(spec.get("leaseTransitions") or 0) + taken_over,
         )
-        return await self._replace(lease)
+        await self._api.replace(LEASES, lease)
+        return True
 
     def _expired(self, lease: Object) -> bool:
         """True when the lease has not changed for its duration, by our own clock."""
@@ -113,7 +137,7 @@ class Lease:
             self._seen = (version, self._now())
         return self._now() - self._seen[1] > float(lease["spec"].get("leaseDurationSeconds") or self._timing.duration)
 
-    async def _create(self) -> bool:
+    async def _create(self) -> None:
         now = _microtime()
         spec = {
             "holderIdentity": self._identity,
@@ -124,19 +148,11 @@ class Lease:
         }
         metadata = {"name": self._name, "namespace": self._namespace}
         body = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": spec}
-        return await self._unless_conflict(self._api.create(LEASES, body))
+        await self._api.create(LEASES, body)
 
-    async def _replace(self, lease: Object) -> bool:
-        return await self._unless_conflict(self._api.replace(LEASES, lease))
 
-    async def _unless_conflict(self, write: Awaitable[Object]) -> bool:
-        try:
-            await write
-        except ApiError as error:
-            if error.code != 409:
-                raise
-            return False
-        return True
+def _words(error: Exception) -> str:
+    return str(error) or "no answer in time"
 
 
 def _microtime() -> str:
