@@ -1,11 +1,15 @@
 """The API client against an API server that fails on cue."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from fake.api_server import FakeApiServer
 from trainwright_operator.cluster.api import Api, ApiError, Resource
+from trainwright_operator.cluster.connection import Connection
 
 SERVICES = Resource("v1", "Service", "services")
 JOBS = Resource("batch/v1", "Job", "jobs")
@@ -57,6 +61,31 @@ def test_retry_after_is_respected():
     assert waited >= 1
 
 
+def test_an_hour_that_the_server_asks_for_is_not_slept(monkeypatch):
+    monkeypatch.setattr("trainwright_operator.cluster.api.PATIENCE_SECONDS", 0.3)
+    server = FakeApiServer()
+    server.fail("POST", 429, times=10, retry_after="3600")
+
+    async def scene(api):
+        with pytest.raises(ApiError, match="429"):
+            await asyncio.wait_for(api.create(SERVICES, service()), 60)
+
+    _, answers = with_api(scene, server)
+    assert answers == [("POST", 429)] * 2
+
+
+def test_who_has_no_time_asks_once():
+    server = FakeApiServer()
+    server.fail("GET", 503, times=10)
+
+    async def scene(api):
+        with pytest.raises(ApiError, match="503"):
+            await api.list(SERVICES, "ns", tries=1)
+
+    _, answers = with_api(scene, server)
+    assert len(answers) == 1
+
+
 @pytest.mark.parametrize("code", [400, 403, 404, 409, 422])
 def test_what_will_not_pass_is_told_at_once(code):
     server = FakeApiServer()
@@ -96,3 +125,109 @@ def test_a_list_leaves_out_what_nobody_reads():
 def test_deleting_what_is_gone_is_fine():
     _, answers = with_api(lambda api: api.delete(SERVICES, "ns", "gone"), FakeApiServer())
     assert answers == [("DELETE", 404)]
+
+
+@asynccontextmanager
+async def answering(handle):
+    """An API server of one answer, bytes as they are."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        async with Api(Connection(f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}", None)) as api:
+            yield api
+    finally:
+        await runner.cleanup()
+
+
+WHOLE = b'{"type": "ADDED", "object": {"metadata": {"name": "s"}}}\n'
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pytest.param(b'{"type": "ADDED", "obj', id="half a line"),
+        pytest.param(b"<html>\n", id="a proxy's page"),
+        pytest.param(b"[]\n", id="no event"),
+        pytest.param(b"x" * 2**14 + b"\n", id="a line without end"),
+    ],
+)
+def test_a_watch_that_ends_within_a_line_is_a_broken_connection(rest, monkeypatch):
+    monkeypatch.setattr("trainwright_operator.cluster.api.LONGEST_LINE", 2**10)
+
+    async def handle(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(WHOLE)
+        await response.write(rest)
+        return response
+
+    async def scene():
+        async with answering(handle) as api:
+            watch = api.watch(SERVICES, "ns", "", 1, 5)
+            kind, obj = await anext(watch)
+            assert (kind, obj["metadata"]["name"]) == ("ADDED", "s")
+            with pytest.raises(aiohttp.ClientError):
+                await anext(watch)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param(b"<html>log in</html>", "502.*<html>log in", id="a proxy's page"),
+        pytest.param(b"[1]", "502", id="no object"),
+        pytest.param(b'{"kind"', "502", id="half an object"),
+    ],
+)
+def test_an_answer_that_is_no_object_is_an_error_of_the_gateway(text, said):
+    async def handle(_):
+        return web.Response(body=text)
+
+    async def scene():
+        async with answering(handle) as api:
+            with pytest.raises(ApiError, match=said):
+                await api.list(SERVICES, "ns", tries=1)
+
+    asyncio.run(scene())
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again():
+    calls = []
+
+    async def handle(request):
+        calls.append(request)
+        if len(calls) > 1:
+            return web.json_response({"metadata": {"name": "s"}})
+        response = web.StreamResponse(headers={"Content-Length": "100"})
+        await response.prepare(request)
+        await response.write(b'{"metadata"')
+        request.transport.close()
+        return response
+
+    async def scene():
+        async with answering(handle) as api:
+            return await api.get(SERVICES, "ns", "s")
+
+    assert asyncio.run(scene())["metadata"]["name"] == "s"
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "unserved"),
+    [
+        (404, "404 page not found", True),
+        (404, "the server could not find the requested resource", True),
+        (404, 'namespaces "x" not found', False),
+        (404, 'services "s" not found', False),
+        (403, "the server could not find the requested resource", False),
+    ],
+)
+def test_a_kind_that_is_not_served_is_told_from_an_object_that_is_not_there(code, message, unserved):
+    error = ApiError(code, "NotFound", message)
+    assert error.is_unserved is unserved
+    assert error.is_verdict is (unserved or code == 403)

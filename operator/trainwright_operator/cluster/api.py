@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from trainwright_operator.cluster.cache import slim
 from trainwright_operator.cluster.connection import Connection
 from trainwright_operator.names import FIELD_MANAGER
 
 TRIES = 4
+PATIENCE_SECONDS = 10.0
+"""How long one request waits between its tries, all in all, whatever the server asks for: a worker waits with it."""
 CHUNK = 500
 LONGEST_LINE = 2**22
 """Bytes of an object in a watch; etcd takes 1.5 MiB."""
@@ -47,6 +50,9 @@ class Resource:
         return "/".join(parts)
 
 
+_UNSERVED = ("404 page not found", "the server could not find the requested resource")
+
+
 class ApiError(Exception):
     """An answer of the API server that is not a success: its HTTP code, reason and message."""
 
@@ -57,7 +63,16 @@ class ApiError(Exception):
     @property
     def is_verdict(self) -> bool:
         """Asking again at once would be answered alike: only a person, or time, changes what stands in the way."""
-        return self.code in (400, 403, 422) or (self.code == 500 and "failed calling webhook" in self.message)
+        return (
+            self.code in (400, 403, 422)
+            or self.is_unserved
+            or (self.code == 500 and "failed calling webhook" in self.message)
+        )
+
+    @property
+    def is_unserved(self) -> bool:
+        """There is no such path: the cluster does not serve this version of the kind, or not the kind at all."""
+        return self.code == 404 and any(words in self.message for words in _UNSERVED)
 
 
 @dataclass(frozen=True)
@@ -89,12 +104,17 @@ class Api:
         return await self._send("GET", resource.path(namespace, name))
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, selector: str = "", fields: str = ""
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        selector: str = "",
+        fields: str = "",
+        tries: int = TRIES,
     ) -> Listing:
         """All that the label and field selectors take; a list that expires on the way (410) is begun again once."""
         for last in (False, True):
             try:
-                return await self._whole(resource, namespace, selector, fields)
+                return await self._whole(resource, namespace, selector, fields, tries)
             except ApiError as error:
                 if error.code != 410 or last:
                     raise
@@ -125,11 +145,10 @@ class Api:
             self._observe("WATCH", response.status)
             if response.status != 200:
                 raise _error(response.status, await response.read(), None)
-            async for line in response.content:
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise _error(event["object"].get("code", 500), json.dumps(event["object"]).encode(), None)
-                yield event["type"], event["object"]
+            async for kind, obj in _events(response.content):
+                if kind == "ERROR":
+                    raise _error(obj.get("code", 500), json.dumps(obj).encode(), None)
+                yield kind, obj
 
     async def create(self, resource: Resource, obj: Object) -> Object:
         path = resource.path(obj["metadata"].get("namespace"))
@@ -175,11 +194,13 @@ class Api:
             if error.code != 404:
                 raise
 
-    async def _whole(self, resource: Resource, namespace: str | None, selector: str, fields: str) -> Listing:
+    async def _whole(
+        self, resource: Resource, namespace: str | None, selector: str, fields: str, tries: int
+    ) -> Listing:
         """Each chunk is made small as it comes, so that the list is never held at its full size."""
         items: list[Object] = []
         version = 0
-        async for chunk in self._chunks(resource, namespace, selector, fields):
+        async for chunk in self._chunks(resource, namespace, selector, fields, tries):
             items += map(slim, chunk["items"])
             version = int(chunk["metadata"]["resourceVersion"])
         for item in items:  # the API server leaves these out of the items of a list
@@ -188,7 +209,7 @@ class Api:
         return Listing(items, version)
 
     async def _chunks(
-        self, resource: Resource, namespace: str | None, selector: str, fields: str
+        self, resource: Resource, namespace: str | None, selector: str, fields: str, tries: int
     ) -> AsyncIterator[Object]:
         params = {"limit": str(CHUNK)}
         if selector:
@@ -196,7 +217,7 @@ class Api:
         if fields:
             params["fieldSelector"] = fields
         while True:
-            chunk = await self._send("GET", resource.path(namespace), params=params)
+            chunk = await self._send("GET", resource.path(namespace), params=params, tries=tries)
             yield chunk
             if not (token := chunk["metadata"].get("continue")):
                 return
@@ -209,20 +230,25 @@ class Api:
         body: Object | None = None,
         content_type: str = "application/json",
         params: dict[str, str] | None = None,
+        tries: int = TRIES,
     ) -> Object:
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
-        for attempt in range(TRIES):
+        patience = PATIENCE_SECONDS
+        for attempt in range(tries):
+            pause = 0.2 * 2**attempt
+            last = attempt == tries - 1 or patience <= 0
             try:
                 return await self._once(method, path, data, content_type, params)
             except ApiError as error:
-                if attempt == TRIES - 1 or error.is_verdict or not (error.code == 429 or error.code >= 500):
+                if last or error.is_verdict or not (error.code == 429 or error.code >= 500):
                     raise
-                await asyncio.sleep(error.retry_after or 0.2 * 2**attempt)
-            except (aiohttp.ClientConnectionError, TimeoutError):
+                pause = error.retry_after or pause
+            except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
                 self._observe(method, 0)
-                if attempt == TRIES - 1:
+                if last:
                     raise
-                await asyncio.sleep(0.2 * 2**attempt)
+            await asyncio.sleep(min(pause, patience))
+            patience -= pause
         raise AssertionError("unreachable")
 
     async def _once(
@@ -235,8 +261,26 @@ class Api:
             self._observe(method, response.status)
             text = await response.read()
             if response.status < 400:
-                return dict(json.loads(text)) if text else {}
+                return _object(text) if text else {}
             raise _error(response.status, text, response.headers.get("Retry-After"))
+
+
+async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, Object]]:
+    """What is no whole event was cut off on its way, as by a proxy or a server that went down."""
+    try:
+        async for line in lines:
+            event = json.loads(line)
+            yield event["type"], event["object"]
+    except (ValueError, TypeError, KeyError, HttpProcessingError) as error:
+        raise aiohttp.ClientPayloadError(f"the watch broke off within an event: {error}") from None
+
+
+def _object(text: bytes) -> Object:
+    """A success that is no JSON object is the word of somebody between the API server and here."""
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise ApiError(502, "BadGateway", f"not an answer of an API server: {text[:200]!r}") from None
 
 
 def _error(code: int, text: bytes, retry_after: str | None) -> ApiError:
