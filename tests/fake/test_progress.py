@@ -11,7 +11,7 @@ from aiohttp import web
 
 from trainwright_operator.cluster.cache import Store
 from trainwright_operator.cluster.progress import POD_NAME, POD_UID, ProgressEndpoint, RateLimit, TokenCheck, audience
-from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB
+from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID
 
 NOW = 1_800_000_000.0
 THIS_JOB = audience("ns", "job")
@@ -49,6 +49,7 @@ class Scene:
     reviews: Reviews = field(default_factory=Reviews)
     clock: float = NOW
     rate: float = 1000.0
+    ended: bool = False
 
     def push(self, *pushes, path="/v1alpha1/namespaces/ns/trainingjobs/job/progress"):
         """Each push is (token, body bytes or dict); gives the answered codes."""
@@ -56,13 +57,16 @@ class Scene:
 
     async def _push(self, pushes, path):
         jobs, pods = Store(), Store()
-        attempts = {"attempts": [{"attempt": 0}, {"attempt": 1}]}
-        jobs.put({"metadata": {"namespace": "ns", "name": "job", "resourceVersion": "1"}, "status": attempts})
-        labels = {LABEL_JOB: "job", LABEL_ATTEMPT: "1"}
+        last = {"attempt": 1, **({"endTime": "2026-01-01T00:00:00Z"} if self.ended else {})}
+        meta = {"namespace": "ns", "name": "job", "uid": "job-uid", "resourceVersion": "1"}
+        jobs.put({"metadata": meta, "status": {"attempts": [{"attempt": 0, "endTime": "x"}, last]}})
+        labels = {LABEL_JOB: "job", LABEL_JOB_UID: "job-uid", LABEL_ATTEMPT: "1"}
         for name, extra in (
             ("job-0-1-0-abcde", {}),
             ("job-0-0-0-fghij", {LABEL_ATTEMPT: "0"}),
             ("x", {LABEL_JOB: "x"}),
+            ("former", {LABEL_JOB_UID: "former-uid"}),
+            ("next", {LABEL_ATTEMPT: "2"}),
         ):
             meta = {"namespace": "ns", "name": name, "uid": "pod-uid", "resourceVersion": "1"}
             pods.put({"metadata": {**meta, "labels": labels | extra}})
@@ -108,6 +112,7 @@ def test_a_pod_of_the_attempt_at_work_is_believed_and_reviewed_once():
         pytest.param(token(aud="https://kubernetes"), BODY, 401, "unauthenticated", id="a token for the API server"),
         pytest.param(token(pod=""), BODY, 401, "unauthenticated", id="a token bound to no pod"),
         pytest.param(token(pod="gone"), BODY, 403, "foreign", id="a pod that is not ours"),
+        pytest.param(token(pod="former"), BODY, 403, "foreign", id="a pod of a deleted job of this name"),
         pytest.param(token(uid="former"), BODY, 403, "foreign", id="a pod of the same name, deleted since"),
         pytest.param(token(pod="x"), BODY, 403, "foreign", id="a pod of another job"),
         pytest.param(token(namespace="other"), BODY, 403, "foreign", id="a pod of another namespace"),
@@ -138,3 +143,21 @@ def test_a_pod_that_pushes_too_often_is_told_to_wait():
     codes = scene.push(*[(token(), BODY)] * 5)
     assert codes == [200, 200, 429, 429, 429]
     assert scene.results.count("limited") == 3
+
+
+def test_a_space_before_the_token_makes_it_no_other_token():
+    scene = Scene(rate=1.0)
+    assert scene.push(*[(" " * spaces + token(), BODY) for spaces in range(4)]) == [200, 200, 429, 429]
+    assert scene.reviews.asked == 1
+
+
+def test_whoever_forges_one_token_after_another_does_not_keep_the_api_server_busy():
+    scene = Scene(rate=1.0)
+    forged = [(token(uid=str(number), aud="https://kubernetes"), BODY) for number in range(6)]
+    assert scene.push(*forged) == [401, 401, 429, 429, 429, 429]
+    assert scene.reviews.asked == 2
+
+
+def test_a_push_is_of_the_attempt_at_work_or_of_the_next_one_once_that_has_ended():
+    assert Scene(ended=True).push((token(), BODY), (token(pod="next"), BODY)) == [409, 200]
+    assert Scene().push((token(), BODY), (token(pod="next"), BODY)) == [200, 409]

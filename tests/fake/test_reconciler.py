@@ -105,6 +105,22 @@ def test_a_new_job_takes_three_writes_and_looking_again_takes_none():
     play(scene)
 
 
+def test_a_deleted_job_of_this_name_is_waited_for_until_its_service_is_gone():
+    async def scene(world, server):
+        owner = {"kind": "TrainingJob", "name": "train", "uid": "former", "controller": True}
+        path = "/api/v1/namespaces/default/services/tj-train"
+        meta = {"name": "tj-train", "namespace": "default", "ownerReferences": [owner]}
+        server.put(path, {"kind": "Service", "metadata": meta})
+        assert await world.reconcile() == 2
+        assert world.status["display"]["state"] == "Pending (WaitingForFormerJob)"
+        assert not world.condition("Stalled")
+        del server.objects[path]
+        await world.reconcile()
+        assert world.status["state"] == "Starting"
+
+    play(scene)
+
+
 @pytest.mark.parametrize("died_after", ["the Service", "the Job"])
 def test_a_crash_between_two_writes_is_made_good(died_after):
     async def scene(world, server):

@@ -203,6 +203,14 @@ def test_a_job_that_the_job_controller_has_not_taken_up_is_not_told_as_refused()
     assert "is kube-controller-manager at work?" in found.message
 
 
+def test_a_job_that_has_pods_was_taken_up_though_its_status_does_not_say_so_yet():
+    scene = Scene(make_job().nodes(2)).settle()
+    scene.objects.pods.pop("gpt-corpus-0-1-1")
+    scene.objects.jobs["gpt-corpus-0-1"]["status"] = {}
+    found = hold(scene.observed().attempts[0], scene.now + timedelta(seconds=60))
+    assert (found.reason, found.message[:38]) == ("PodsRefused", "Job gpt-corpus-0-1 lacks 1 of its 2 po")
+
+
 def test_an_eviction_for_the_pods_own_excess_is_its_own_failure():
     scene = Scene(make_job()).settle().start_pods()
     scene.evict(0, "TerminationByKubelet")
@@ -228,6 +236,20 @@ def test_a_pod_of_a_lost_node_is_given_up_after_its_grace():
     assert pod.deletion_requested == START
     assert pod.alive(START + timedelta(seconds=59))
     assert not pod.alive(START + timedelta(seconds=60))
+
+
+def test_an_init_container_that_failed_tells_why_the_trainer_never_ran():
+    scene = Scene(make_job().with_("spec.maxRestarts", 0)).settle()
+    message = "cannot fetch\nno space left\n"
+    state = {"exitCode": 3, "reason": "Error", "message": message, "finishedAt": "2026-01-01T00:00:06Z"}
+    scene.pod(0)["status"] = {
+        "phase": "Failed",
+        "initContainerStatuses": [{"name": "fetch", "state": {"terminated": state}}],
+        "containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}],
+    }
+    entry = scene.wait(5).settle().status["attempts"][0]
+    assert entry["message"] == "init container fetch ended with exit code 3: no space left"
+    assert (scene.state, entry["outcome"], entry["reason"]) == ("Failed", "Failed", "Error")
 
 
 def test_a_container_that_has_ended_is_the_end_of_its_pod():

@@ -188,6 +188,14 @@ def test_time_to_live_deletes_children():
     assert scene.state == "Succeeded"
 
 
+def test_no_time_to_live_still_outlives_the_status():
+    scene = running(make_job().with_("spec.ttlSecondsAfterFinished", 0)).exit_all(0)
+    scene.step()
+    assert (scene.step().delete, scene.last.requeue_after, scene.state) == ((), 0, "Succeeded")
+    scene.step()
+    assert scene.deleted == ["Job/gpt-corpus-0-1"]
+
+
 def test_delete_after_finished_deletes_the_job_itself():
     job = make_job().with_("spec.ttlSecondsAfterFinished", 1).with_("spec.deleteAfterFinished", True)
     scene = running(job).exit_all(0).settle().wait(1)
@@ -247,6 +255,14 @@ def test_a_missing_pool_is_said():
     assert scene.holding() == {"Reconciling"}
 
 
+def test_the_deadline_counts_while_something_stands_in_the_way():
+    scene = running(make_job().with_("spec.activeDeadlineSeconds", 100).with_("spec.maxRestarts", 5))
+    scene.pool = None
+    scene.exit_all(1).settle()
+    assert (scene.state, scene.last.requeue_after) == ("Pending", 97)
+    assert scene.wait(97).settle().state == "Failed"
+
+
 def test_a_job_that_does_not_fit_its_pool_is_told_so():
     scene = Scene(make_job().nodes(1, 9), pool=AcceleratorPool("h100", "nvidia", per_node=8)).settle()
     assert scene.condition("Stalled")["reason"] == "PoolUnusable"
@@ -282,6 +298,48 @@ def test_a_crash_between_the_job_and_the_status_adopts_the_job():
     scene.wait(4).settle()
     assert scene.applied == ["gpt-corpus-0-1"]
     assert scene.status["attempts"][0]["startTime"] == "2026-01-01T00:00:05Z"
+
+
+def test_an_adopted_attempt_was_asked_for_what_its_job_says():
+    scene = Scene(make_job().training(maxSteps=100))
+    scene.step()
+    scene.status = {}
+    scene.edit("spec.trainingArguments.maxSteps", 200).settle().start_pods().settle()
+    assert scene.status["attempts"][0]["maxSteps"] == 100
+    scene.exit_all(0, step=100, max_steps=100).settle().wait(30).settle().start_pods().settle()
+    assert (scene.state, scene.status["attempts"][1]["maxSteps"]) == ("Running", 200)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"version": 9}', '{"version": 1, "name": 1}', None])
+def test_an_adopted_attempt_whose_job_cannot_be_read_counts_as_asked_for_what_the_spec_says(text):
+    scene = Scene(make_job().training(maxSteps=100))
+    scene.step()
+    scene.status = {}
+    for job in scene.objects.jobs.values():
+        job["spec"]["template"]["metadata"]["annotations"]["trainwright.dev/resolved-job"] = text
+    assert scene.settle().status["attempts"][0]["maxSteps"] == 100
+
+
+@pytest.mark.parametrize(
+    ("change", "state"), [({"suspend": True}, "Suspended"), ({"activeDeadlineSeconds": 100}, "Failed")]
+)
+def test_a_crash_between_a_stop_and_the_status_is_no_disruption(change, state):
+    scene = running()
+    before = scene.status
+    for name, value in change.items():
+        scene.edit(f"spec.{name}", value)
+    scene.wait(101).step()
+    scene.status = before
+    scene.wait(1).settle().exit_all(143).settle().wait(20).settle()
+    assert (scene.state, scene.status["attempts"][0]["outcome"]) == (state, "Stopped")
+    assert scene.status["restarts"]["disruptions"] == 0
+
+
+def test_a_pod_that_was_deleted_before_the_stop_is_a_disruption_still():
+    scene = (
+        running().delete_pod(0).settle().edit("spec.suspend", True).settle().exit_all(143).settle().wait(20).settle()
+    )
+    assert (scene.state, scene.status["attempts"][0]["outcome"]) == ("Suspended", "Disrupted")
 
 
 def test_a_crash_while_restarting_counts_the_restart_once():

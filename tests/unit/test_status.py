@@ -214,16 +214,44 @@ def test_a_new_attempt_may_go_back():
     assert merge_progress(before, {"trainwright": {"step": 40}}, START)["progress"]["step"] == 40
 
 
+def test_a_new_attempt_does_not_inherit_a_step():
+    scene = Scene(make_job().with_("spec.maxRestarts", 5)).settle().start_pods().settle()
+    scene.push(step=140, maxSteps=200, epoch=0.7).settle().exit_all(1).settle().start_pods().settle()
+    assert scene.push(attempt=2, epoch=0.1).status["progress"].keys() == {"attempt", "epoch", "lastUpdateTime"}
+    assert scene.push(attempt=2, step=101).status["progress"]["step"] == 101
+
+
+def test_an_attempt_that_told_no_step_ended_at_none():
+    scene = Scene(make_job().with_("spec.maxRestarts", 5)).settle().start_pods().settle()
+    scene.push(step=140, maxSteps=200).settle().exit_all(1).settle().start_pods().settle()
+    scene.exit_all(1, error="no such file").settle()
+    assert [entry.get("step") for entry in scene.status["attempts"]] == [140, None]
+
+
+TIMES = st.sampled_from(["9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+23:00", "0900-01-01", "2026-01-01T00:00:00"])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(10**300, 10**400)
+    | st.floats()
+    | st.text(max_size=300)
+    | TIMES,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
 FIELDS = ["step", "maxSteps", "epoch", "samplesPerSecond", "tokensPerSecond", "checkpoint", "best", "attempt"]
 TOLD = ["progressPercentage", "estimatedRemainingSeconds", "metrics"]
+METRICS = st.lists(st.fixed_dictionaries({"name": st.text(min_size=1, max_size=8), "value": JSON}), max_size=3)
+OWN = st.dictionaries(st.sampled_from(FIELDS), JSON) | st.fixed_dictionaries(
+    {
+        "checkpoint": st.fixed_dictionaries({"path": st.text(max_size=8), "step": JSON, "time": JSON}),
+        "best": st.fixed_dictionaries({"metric": st.text(max_size=8), "value": JSON}),
+    }
+)
 
 
-@given(st.dictionaries(st.sampled_from(FIELDS), JSON), st.dictionaries(st.sampled_from(TOLD), JSON))
+@given(OWN, st.dictionaries(st.sampled_from(TOLD), JSON) | st.fixed_dictionaries({"metrics": METRICS}))
 def test_whatever_is_pushed_fits_the_schema(own, told):
     status = merge_progress(OPEN, {"trainwright": own, "trainerStatus": told, "attempt": 2}, START)
     assert problems(status) == []
@@ -254,6 +282,30 @@ def test_the_final_word_stands_when_every_push_was_lost():
     assert scene.status["display"]["eval"] == "1.25"
     assert scene.status["checkpoint"] == {"path": "checkpoint-200", "step": 200, "time": "2026-01-01T00:00:05Z"}
     assert scene.status["attempts"][0]["step"] == 200
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[" * 4000,
+        '{"a":' * 800,
+        "[1]",
+        '{"reason": 5, "exit_code": "x"}',
+        '{"reason": "Error", "exit_code": 1, "error": 5}',
+        '{"reason": "Error", "exit_code": 1, "error": ["x"]}',
+        '{"reason": "Error", "exit_code": 1, "error": {"a": 1}, "step": "7"}',
+        '{"reason": "Error", "exit_code": 1, "metrics": [1], "best": 5, "checkpoint": 7}',
+        '{"reason": "Error", "exit_code": 1, "step": 1' + "0" * 400 + "}",
+        '{"reason": "Error", "exit_code": 1, "metrics": {"": 1, "a": null, "b": 1e999, "c": 1' + "0" * 400 + "}}",
+    ],
+    ids=lambda message: message[:60],
+)
+def test_whatever_a_container_leaves_as_its_last_word_the_attempt_is_judged(message):
+    scene = Scene(make_job().with_("spec.maxRestarts", 0)).settle().start_pods().settle()
+    scene.objects.ended(scene.pod(0)["metadata"]["name"], 1, message, scene.now)
+    entry = scene.settle().status["attempts"][0]
+    assert (scene.state, entry["outcome"], entry["exitCode"]) == ("Failed", "Failed", 1)
+    assert problems(scene.status) == []
 
 
 def test_the_end_is_told_of_a_job_at_work_alone():

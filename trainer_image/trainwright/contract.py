@@ -243,6 +243,7 @@ class Termination:
         try:
             data = json.loads(text)
             known = {key: data[key] for key in Termination.__dataclass_fields__ if key in data}
-            return Termination(**known)
-        except (ValueError, TypeError, KeyError):
+            word = Termination(**known)
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
+        return word if word.error is None or isinstance(word.error, str) else None

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from trainwright_operator.cluster.api import Api, ApiError, Resource
 from trainwright_operator.cluster.cache import Object, ObjectKey, Store
-from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB
+from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID
 
 TOKEN_REVIEWS = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
 POD_NAME, POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid"
@@ -123,20 +123,30 @@ def expiry_of(token: str) -> float:
 
 
 class RateLimit:
-    """A token bucket for each caller: ``rate`` a second, bursts of twice that."""
+    """A token bucket for each caller: ``rate`` a second, bursts of twice that.
+
+    A caller is a token, or an address, which pays for the tokens that were refused.
+    """
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._clock = rate, clock
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, caller: str) -> bool:
-        now = self._clock()
-        level, at = self._buckets.get(caller, (2 * self._rate, now))
-        level = min(2 * self._rate, level + (now - at) * self._rate)
+        level = self._level(caller)
         if len(self._buckets) > MAX_REMEMBERED:
             self._buckets.clear()
-        self._buckets[caller] = (level - 1 if level >= 1 else level, now)
+        self._buckets[caller] = (level - 1 if level >= 1 else level, self._clock())
         return level >= 1
+
+    def has(self, caller: str) -> bool:
+        """Whether one could be taken."""
+        return self._level(caller) >= 1
+
+    def _level(self, caller: str) -> float:
+        now = self._clock()
+        level, at = self._buckets.get(caller, (2 * self._rate, now))
+        return min(2 * self._rate, level + (now - at) * self._rate)
 
 
 class ProgressEndpoint:
@@ -174,12 +184,19 @@ class ProgressEndpoint:
         return web.json_response({})
 
     async def _authenticated(self, request: web.Request, key: ObjectKey) -> Object:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
+        token = rest.strip()
         if scheme.lower() != "bearer" or not token:
             raise Refused(401, "unauthenticated", "a bearer token is needed")
-        if not self._limit.take(hashlib.sha256(token.encode()).hexdigest()):
+        peer = request.remote or ""
+        if not self._limit.take(hashlib.sha256(token.encode()).hexdigest()) or not self._limit.has(peer):
             raise Refused(429, "limited", "too many pushes", 1)
-        caller = await self._tokens.caller(token.strip(), audience(*key))
+        try:
+            caller = await self._tokens.caller(token, audience(*key))
+        except Refused as refused:
+            if refused.code == 401:  # every new one costs a TokenReview
+                self._limit.take(peer)
+            raise
         return self._believed(key, caller)
 
     def _believed(self, key: ObjectKey, caller: Caller) -> Object:
@@ -188,7 +205,7 @@ class ProgressEndpoint:
         if caller.namespace != key[0] or pod is None or pod["metadata"]["uid"] != caller.uid:
             raise Refused(403, "foreign", f"pod {caller.namespace}/{caller.pod} is not a pod of this job")
         labels = pod["metadata"].get("labels") or {}
-        if job is None or labels.get(LABEL_JOB) != key[1]:
+        if job is None or labels.get(LABEL_JOB) != key[1] or labels.get(LABEL_JOB_UID) != job["metadata"]["uid"]:
             raise Refused(403, "foreign", f"pod {caller.pod} belongs to another job")
         if attempt_of(pod) != current_attempt(job):
             raise Refused(409, "stale", f"pod {caller.pod} belongs to a former attempt")
@@ -213,5 +230,5 @@ def attempt_of(pod: Object) -> int:
 
 def current_attempt(job: Object) -> int:
     """The number of the attempt at work: the last one that status lists without an end, else the next."""
-    attempts = (job.get("status") or {}).get("attempts") or []
-    return int(attempts[-1]["attempt"]) if attempts else 0
+    attempts = (job.get("status") or {}).get("attempts") or [{"attempt": 0, "endTime": ""}]
+    return int(attempts[-1]["attempt"]) + ("endTime" in attempts[-1])

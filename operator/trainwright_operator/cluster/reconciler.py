@@ -25,7 +25,7 @@ from trainwright_operator.cluster.warnings import Warnings
 from trainwright_operator.core.claims import output_claim, unshared
 from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.observe import Observed, observe
-from trainwright_operator.core.plan import Delete, Plan, plan, refused, unreadable
+from trainwright_operator.core.plan import Delete, Plan, plan, refused, taken, unreadable
 from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.core.pools import choose, image_of
 from trainwright_operator.core.spec import AcceleratorPool, SpecError, TrainingJob, parse_job
@@ -49,6 +49,10 @@ logger = logging.getLogger(__name__)
 
 class Taken(Exception):
     """A child's name is held by an object of another owner."""
+
+    def __init__(self, child: str, owner: str) -> None:
+        super().__init__(f"{child} belongs to {owner}")
+        self.child, self.owner = child, owner
 
 
 @dataclass
@@ -117,8 +121,8 @@ class Reconciler:
                 await self._create(child, job)
             for gone in planned.delete:
                 await self._delete(gone, job)
-        except Taken as taken:
-            return refused(job, observed, now, Reason.NAME_TAKEN, str(taken), REFUSED_AGAIN)
+        except Taken as error:
+            return taken(job, observed, now, error.child, error.owner, REFUSED_AGAIN)
         except ApiError as error:
             if not error.is_verdict:
                 raise
@@ -222,8 +226,7 @@ def _check_owner(obj: Object, job: TrainingJob) -> None:
     if any(owner.get("uid") == job.uid for owner in owners):
         return
     holder = next((f"{owner['kind']}/{owner['name']}" for owner in owners if owner.get("controller")), "nobody")
-    name = f"{obj['kind']} {obj['metadata']['name']}"
-    raise Taken(f"{name} exists and belongs to {holder}; delete it, or give this job another name")
+    raise Taken(f"{obj['kind']} {obj['metadata']['name']}", holder)
 
 
 def _soonest(*seconds: float | None) -> float | None:

@@ -18,6 +18,8 @@ from trainwright_operator.names import Reason
 
 GIVEN_UP = frozenset({Reason.GANG_INCOMPLETE, Reason.ATTEMPT_INCOMPLETE, Reason.JOB_DELETED})
 """Why an attempt is stopped whose pods would else wait for those that never come; what these say of it is no cause."""
+BY_HAND = frozenset({Reason.PREEMPTED, Reason.POD_DELETED, Reason.JOB_DELETED})
+"""Disruptions that the cluster did not mark: somebody deleted the pods, or their Job."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _MARKED, _PERMANENT, _FIRST = range(3)
 
@@ -71,9 +73,8 @@ def _key(cause: Cause) -> tuple[int, datetime, bool, bool]:
     The kubelet's clock counts whole seconds. Within one of them a failure goes before a disruption, and a process that
     was killed before the peers that missed it.
     """
-    by_hand = cause.reason in (Reason.PREEMPTED, Reason.POD_DELETED, Reason.JOB_DELETED)
     disrupted = cause.outcome is Outcome.DISRUPTED
-    rank = _MARKED if disrupted and not by_hand else _PERMANENT if cause.permanent else _FIRST
+    rank = _MARKED if disrupted and cause.reason not in BY_HAND else _PERMANENT if cause.permanent else _FIRST
     killed = (cause.exit_code or 0) > 128
     return rank, cause.time or _NEVER, disrupted, not killed
 

@@ -94,6 +94,8 @@ class Job:
     """What else the attempt has one of: kind and name."""
     refused: str | None = None
     """Why the Job controller may create no pods: a quota, or an admission webhook."""
+    resolved: str | None = None
+    """What its pods are told to train, as JSON, where it rides in their template."""
 
     @property
     def finished(self) -> bool:
@@ -176,6 +178,7 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         if condition.get("status") == "True"
     }
     final = conditions.get("Failed") or conditions.get("Complete") or {}
+    template = spec.get("template") or {}
     return Job(
         name=metadata["name"],
         attempt=attempt,
@@ -189,8 +192,9 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         suspended="Suspended" in conditions,
         slices=_number(item, names.LABEL_SLICES) or 1,
         digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_HASH),
-        beside=tuple(_beside(spec.get("template", {}).get("spec", {}))),
+        beside=tuple(_beside(template.get("spec") or {})),
         refused=told.get(("Job", metadata["name"])),
+        resolved=((template.get("metadata") or {}).get("annotations") or {}).get(names.ANNOTATION_RESOLVED_JOB),
     )
 
 
@@ -266,7 +270,19 @@ def _end(status: Object) -> End | None:
         reason = terminated.get("reason") or status.get("reason") or ""
         return End(terminated.get("exitCode"), time, reason, message, Termination.from_json(message))
     if status.get("phase") in ("Failed", "Succeeded"):
-        return End(None, None, status.get("reason") or "", status.get("message") or "")
+        return _end_of_init(status) or End(None, None, status.get("reason") or "", status.get("message") or "")
+    return None
+
+
+def _end_of_init(status: Object) -> End | None:
+    """Of a pod whose trainer never ran because what runs before it failed."""
+    for container in status.get("initContainerStatuses") or ():
+        terminated = (container.get("state") or {}).get("terminated") or {}
+        if terminated.get("exitCode"):
+            lines = (terminated.get("message") or "").split("\n")
+            said = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
+            told = f"init container {container.get('name')} ended with exit code {terminated['exitCode']}{said}"
+            return End(None, read_time(terminated.get("finishedAt")), terminated.get("reason") or "", told)
     return None
 
 

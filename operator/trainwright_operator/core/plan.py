@@ -19,7 +19,7 @@ from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VER
 from trainwright_operator.core.mends import with_mends
 from trainwright_operator.core.observe import Attempt, Job, JobState, Observed
 from trainwright_operator.core.pods import Endpoint
-from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, decide
+from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, deadline_left, decide, soonest
 from trainwright_operator.core.pools import PoolError, place
 from trainwright_operator.core.reported import Status, merge_final_word
 from trainwright_operator.core.spec import AcceleratorPool, JobSpec, Output, TrainingJob
@@ -77,6 +77,7 @@ def plan(
     made: tuple[dict[str, Any], ...] = ()
     if verdict.start is not None:
         made, verdict = _start(job, pool, observed, verdict, verdict.start, past, endpoint, gangs)
+        verdict = replace(verdict, again=soonest(verdict.again, deadline_left(job, past, now)))
     elif at_work and _half_made(at_work, verdict):
         made, verdict = _complete(job, pool, at_work, verdict, now, endpoint, gangs)
     current = at_work if verdict.past.open else None
@@ -84,7 +85,7 @@ def plan(
     held, kept_back = (hold(current, now), untold(current, now)) if current and waits else (None, None)
     desired = sum(child["spec"]["completions"] for child in made if child["kind"] == "Job")
     status = render(told, job.generation, verdict, current, held, now, desired)
-    deletions, expiry = _expire(job, observed, verdict, status, now)
+    deletions, expiry = _expire(job, observed, verdict, now)
     known = {each.name for attempt in observed.attempts for each in attempt.jobs}
     return Plan(
         status=status,
@@ -97,10 +98,20 @@ def plan(
 
 def refused(job: TrainingJob, observed: Observed, now: datetime, reason: str, message: str, again: float) -> Plan:
     """In the place of a plan that the API server would not take: tell why, and look ``again`` in so many seconds."""
-    now = now.replace(microsecond=0)
-    verdict = _blocked(adopt(job, Past.of(job.status), observed, now), reason, with_mends(message))
-    status = render(job.status, job.generation, verdict, None, None, now)
-    return Plan(status=status, events=events(job.status, status), requeue_after=again)
+    past = adopt(job, Past.of(job.status), observed, now)
+    verdict = _blocked(past, reason, with_mends(message))
+    return _instead(job, replace(verdict, again=timedelta(seconds=again)), now)
+
+
+def taken(job: TrainingJob, observed: Observed, now: datetime, child: str, owner: str, again: float) -> Plan:
+    """In the place of a plan whose ``child`` (``Service tj-gpt``) is there and belongs to ``owner`` (``CronJob/x``)."""
+    verdict = _taken(job, adopt(job, Past.of(job.status), observed, now), child, owner)
+    return _instead(job, replace(verdict, again=verdict.again or timedelta(seconds=again)), now)
+
+
+def _instead(job: TrainingJob, verdict: Verdict, now: datetime) -> Plan:
+    status = render(job.status, job.generation, verdict, None, None, now.replace(microsecond=0))
+    return Plan(status=status, events=events(job.status, status), requeue_after=_seconds(verdict.again))
 
 
 def unreadable(stored: Mapping[str, Any], problems: str, now: datetime) -> Plan:
@@ -136,7 +147,7 @@ def _start(
         return (), _blocked(past, Reason.POOL_UNUSABLE, str(error))
     for child in made:
         if owner := observed.foreign.get(child["metadata"]["name"]):
-            return (), _taken(job, past, child, owner)
+            return (), _taken(job, past, f"{child['kind']} {child['metadata']['name']}", owner)
     return made, verdict
 
 
@@ -173,12 +184,11 @@ def _complete(
     return (), Verdict(Phase.RESTARTING, cause.reason, words, past, stop=True)
 
 
-def _taken(job: TrainingJob, past: Past, child: dict[str, Any], owner: str) -> Verdict:
-    who = f"{child['kind']} {child['metadata']['name']}"
+def _taken(job: TrainingJob, past: Past, child: str, owner: str) -> Verdict:
     if owner == f"{names.JOB_KIND}/{job.name}":
-        message = f"{who} of a deleted TrainingJob with this name is still there; waiting until it is gone"
+        message = f"{child} of a deleted TrainingJob with this name is still there; waiting until it is gone"
         return Verdict(Phase.PENDING, Reason.WAITING_FOR_FORMER, message, past, again=FORMER_OWNER)
-    message = f"{who} exists and belongs to {owner}; delete it, or give this job another name"
+    message = f"{child} exists and belongs to {owner}; delete it, or give this job another name"
     return _blocked(past, Reason.NAME_TAKEN, message)
 
 
@@ -219,20 +229,25 @@ def _job(job: Job, propagation: str) -> Delete:
 
 
 def _expire(
-    job: TrainingJob, observed: Observed, verdict: Verdict, status: Status, now: datetime
+    job: TrainingJob, observed: Observed, verdict: Verdict, now: datetime
 ) -> tuple[list[Delete], timedelta | None]:
-    """After its time to live a finished job loses its children, or where it asks for that, itself."""
+    """After its time to live a finished job loses its children, or where it asks for that, itself.
+
+    Not before the end is known to be written: without its children nothing else tells that it was trained.
+    """
     ttl = job.spec.ttl_seconds_after_finished
-    completed = read_time(status.get("completionTime"))
-    if verdict.phase not in FINISHED or ttl is None or completed is None:
+    if verdict.phase not in FINISHED or ttl is None:
         return [], None
-    left = completed + timedelta(seconds=ttl) - now
+    left = (read_time(job.status.get("completionTime")) or now) + timedelta(seconds=ttl) - now
+    if "completionTime" not in job.status:
+        return [], left
     if left > timedelta(0):
         return [], left
     if job.spec.delete_after_finished:
         return [Delete(names.API_VERSION, names.JOB_KIND, job.name)], None
     jobs = [delete for attempt in observed.attempts for delete in _all_of(attempt)]
-    service = [Delete("v1", "Service", service_name(job))] if jobs and status["nodes"]["desired"] > 1 else []
+    several = (job.status.get("nodes") or {}).get("desired", 0) > 1
+    service = [Delete("v1", "Service", service_name(job))] if jobs and several else []
     return [*service, *jobs], None
 
 

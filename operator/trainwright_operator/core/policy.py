@@ -7,14 +7,17 @@ counts of restarts, the spec and the time; nothing else is remembered. So a limi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
+from trainwright.contract import ResolvedJob, UserError
 from trainwright_operator.core import gangs, observe
 from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
-from trainwright_operator.core.judge import GIVEN_UP, judge, succeeded
+from trainwright_operator.core.judge import BY_HAND, GIVEN_UP, judge, succeeded
 from trainwright_operator.core.observe import Observed
 from trainwright_operator.core.spec import JobSpec, TrainingJob
 from trainwright_operator.core.times import write_time
@@ -76,22 +79,31 @@ def adopt(job: TrainingJob, past: Past, observed: Observed, now: datetime) -> Pa
     newest = observed.attempts[-1] if observed.attempts else None
     if newest is None or not newest.jobs or newest.number <= (past.last.number if past.last else 0):
         return past
-    return past.begin(record_of(job.spec, newest.number, newest.jobs[0].created or now))
+    first = newest.jobs[0]
+    return past.begin(record_of(_asked(first) or job.spec.training_arguments, newest.number, first.created or now))
 
 
-def record_of(spec: JobSpec, number: int, start: datetime) -> Record:
+def _asked(job: observe.Job) -> Mapping[str, Any] | None:
+    """The arguments that the Job was created with, if they can be read; the spec may have been changed since."""
+    try:
+        return ResolvedJob.from_json(job.resolved).training_arguments if job.resolved else None
+    except (ValueError, TypeError, AttributeError, UserError):
+        return None
+
+
+def record_of(arguments: Mapping[str, Any], number: int, start: datetime) -> Record:
     """A new attempt's record, with what it is asked to train: the steps when they are given, else the epochs."""
-    steps, epochs = _target(spec)
+    steps, epochs = _target(arguments)
     return Record(number, start, max_steps=steps, num_train_epochs=epochs)
 
 
-def _target(spec: JobSpec) -> tuple[int | None, float | None]:
-    steps = spec.training_arguments.get("max_steps", -1)
-    return (steps, None) if steps > 0 else (None, float(spec.training_arguments.get("num_train_epochs", 3.0)))
+def _target(arguments: Mapping[str, Any]) -> tuple[int | None, float | None]:
+    steps = arguments.get("max_steps", -1)
+    return (steps, None) if steps > 0 else (None, float(arguments.get("num_train_epochs", 3.0)))
 
 
 def target_raised(spec: JobSpec, record: Record) -> bool:
-    steps, epochs = _target(spec)
+    steps, epochs = _target(spec.training_arguments)
     if steps and record.max_steps:
         return steps > record.max_steps
     return bool(epochs and record.num_train_epochs and epochs > record.num_train_epochs)
@@ -109,6 +121,8 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
     cause = record.cause if held else judge(attempt, record.cause)
     cause = cause or _torn(past, attempt, now) or _crowded_out(attempt, patience, now)
     stopping = _stopping(job, past, cause, now)
+    if stopping and record.cause is None and _only_deleted(attempt, cause):
+        cause = stopping
     past = past.update(replace(record, cause=cause or stopping))
     if _over(attempt, now):
         if not cause and not succeeded(attempt) and (wait := _settling(attempt, now)):
@@ -122,7 +136,7 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
         message = f"attempt {record.number} is given up: {cause.message}"
         return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=True, again=again)
     decided = any(one.state in (observe.JobState.ENDING, observe.JobState.FAILED) for one in attempt.jobs)
-    again = _soonest(again, patience, _deadline_left(job, past, now))
+    again = soonest(again, patience, deadline_left(job, past, now))
     return replace(_working(past, attempt, again), stop=bool(cause) and decided)
 
 
@@ -145,9 +159,14 @@ def _stopping(job: TrainingJob, past: Past, cause: Cause | None, now: datetime) 
         return cause
     if job.spec.suspend:
         return Cause(Outcome.STOPPED, Reason.SUSPENDED, "spec.suspend is true", time=now)
-    if (left := _deadline_left(job, past, now)) is not None and left <= NOW:
+    if (left := deadline_left(job, past, now)) is not None and left <= NOW:
         return Cause(Outcome.STOPPED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), time=now)
     return None
+
+
+def _only_deleted(attempt: observe.Attempt, cause: Cause | None) -> bool:
+    """Its pods went with their Job: where it is to stop, that was why, and the operator died before it wrote so."""
+    return any(job.deleting for job in attempt.jobs) and cause is not None and cause.reason in BY_HAND
 
 
 def _torn(past: Past, attempt: observe.Attempt, now: datetime) -> Cause | None:
@@ -200,7 +219,7 @@ def _without_a_trace(attempt: observe.Attempt) -> Cause:
 def _look_again(attempt: observe.Attempt, now: datetime) -> timedelta | None:
     """When a terminating pod is given up, or the pods of an ended Job."""
     overdue = [pod.deletion_due + observe.OVERDUE - now for pod in attempt.pods if pod.deletion_due and not pod.end]
-    return _soonest(_settling(attempt, now), *(left for left in overdue if left > NOW))
+    return soonest(_settling(attempt, now), *(left for left in overdue if left > NOW))
 
 
 # Between attempts, and after the last
@@ -217,19 +236,19 @@ def _at_rest(job: TrainingJob, past: Past, number: int, now: datetime) -> Verdic
         return verdict
     if job.spec.suspend:
         return Verdict(Phase.SUSPENDED, Reason.SUSPENDED, "spec.suspend is true", replace(past, started=None))
-    left = _deadline_left(job, past, now)
+    left = deadline_left(job, past, now)
     if left is not None and left <= NOW:
         return Verdict(Phase.FAILED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), past)
     phase, reason, why = _resumption(last)
     if wait := _backoff(job, past, now):
         message = f"{why}attempt {number + 1} starts at {write_time(now + wait)}"
-        return Verdict(phase, reason, message, past, again=_soonest(wait, left))
+        return Verdict(phase, reason, message, past, again=soonest(wait, left))
     return Verdict(phase, reason, f"{why}attempt {number + 1} starts", past, start=number + 1)
 
 
 def _begin(job: TrainingJob, verdict: Verdict, number: int, now: datetime) -> Verdict:
-    past = verdict.past.begin(record_of(job.spec, number, now))
-    again = _soonest(APPEAR, _deadline_left(job, past, now))
+    past = verdict.past.begin(record_of(job.spec.training_arguments, number, now))
+    again = soonest(APPEAR, deadline_left(job, past, now))
     return replace(_working(past, observe.Attempt(number), again), start=number)
 
 
@@ -279,7 +298,7 @@ def _backoff(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
     return left if left > NOW else None
 
 
-def _deadline_left(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
+def deadline_left(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
     limit = job.spec.active_deadline_seconds
     return past.started + timedelta(seconds=limit) - now if limit is not None and past.started else None
 
@@ -308,5 +327,5 @@ def words(last: Record) -> str:
     return f"attempt {last.number} {verb.get(cause.outcome, 'ended')}{step}: {pod}{reason}{cause.message}"
 
 
-def _soonest(*times: timedelta | None) -> timedelta | None:
+def soonest(*times: timedelta | None) -> timedelta | None:
     return min((max(time, NOW) for time in times if time is not None), default=None)

@@ -51,7 +51,7 @@ def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: date
     stale = known.get("attempt") == current and report.progress.get("step", _INT64) < known.get("step", 0)
     if current is None or told != current or stale:
         return dict(status)
-    progress = {**known, **report.progress, "attempt": current, "lastUpdateTime": write_time(now)}
+    progress = {**_of_attempt(status, current), **report.progress, "lastUpdateTime": write_time(now)}
     if report.remaining_seconds is not None:
         progress["endTime"] = write_time(now + timedelta(seconds=report.remaining_seconds))
     return _merged(status, report, progress, now)
@@ -63,8 +63,13 @@ def merge_final_word(status: Mapping[str, Any], attempt: Attempt) -> Status:
     if pod is None or pod.index or pod.slice or pod.end is None or pod.end.word is None:
         return dict(status)
     report = _of_word(pod.end.word, pod.end.time)
-    progress = {**(status.get("progress") or {}), **report.progress, "attempt": attempt.number}
-    return _merged(status, report, progress, None)
+    return _merged(status, report, {**_of_attempt(status, attempt.number), **report.progress}, None)
+
+
+def _of_attempt(status: Mapping[str, Any], number: int) -> Status:
+    """The progress that is known of this attempt: a former one may have come further."""
+    known = status.get("progress") or {}
+    return dict(known) if known.get("attempt") == number else {"attempt": number}
 
 
 def _merged(status: Mapping[str, Any], report: Report, progress: Status, now: datetime | None) -> Status:
@@ -189,6 +194,11 @@ def _integer(value: Any, most: int = _INT64) -> int | None:
 
 def _text(value: Any) -> str | None:
     """A metric's value: a number in at most six digits, or a short text as it was told."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, str):
+        return value[:MAX_VALUE]
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return (value if isinstance(value, str) else f"{value:.6g}")[:MAX_VALUE]
+    try:
+        return f"{value:.6g}"
+    except OverflowError:  # JSON's integers have no end
+        return None

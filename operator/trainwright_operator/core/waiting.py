@@ -110,7 +110,7 @@ def _refused(attempt: Attempt, now: datetime) -> Hold | None:
         due = _overdue(job)
         if due is None or now < due:
             continue
-        if job.started is None:
+        if job.started is None and not any(pod.slice == job.slice for pod in attempt.pods):
             told = f"the Job controller has not taken up Job {job.name} yet; is kube-controller-manager at work?"
             return Hold(Reason.JOB_NOT_STARTED, told, queued=True)
         advice = f"`kubectl describe job {job.name}` tells why (a quota, or an admission webhook)"
