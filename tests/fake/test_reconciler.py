@@ -272,6 +272,28 @@ def test_a_gang_that_starts_pod_by_pod_is_told_once():
     play(scene)
 
 
+def test_the_first_word_of_the_scheduler_is_told_at_once_and_the_next_ones_at_intervals():
+    async def scene(world, server):
+        def says(message, version):
+            pod = ready_pod(server, 0)
+            pod["metadata"] |= {"resourceVersion": str(version), "creationTimestamp": "2026-01-01T00:00:00Z"}
+            word = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+            pod["status"] = {"phase": "Pending", "conditions": [word]}
+            world.stores.pods.put(pod)
+
+        await world.reconcile()
+        written = []
+        for second in range(10, 71):
+            world.now = START + timedelta(seconds=second)
+            says(f"0/{second} nodes are available", 1000 + second)
+            await world.reconcile()
+            if (message := world.condition("Queued").get("message")) not in written:
+                written.append(message)
+        assert [message.split("/")[1].split()[0] for message in written] == ["10", "25", "40", "55", "70"]
+
+    play(scene)
+
+
 def test_an_event_that_cannot_be_written_does_not_stop_the_work():
     async def scene(world, server):
         server.fail("POST", 403, times=10, path="/events")

@@ -32,15 +32,47 @@ def test_applying_the_patch_gives_the_other_state(before, after):
     assert merged(before, merge_patch(before, after)) == after
 
 
+def told(reason="Unschedulable", message="0/12 nodes are available: 3 Insufficient cpu.", status="True"):
+    return [{"type": "Queued", "status": status, "reason": reason, "message": message}]
+
+
+REFUSED = "exceeded quota: q, requested: pods=1, used: pods=4, limited: pods=4"
+
+
 @pytest.mark.parametrize(
-    ("patch", "waits"),
+    ("patch", "before", "waits"),
     [
-        ({"progress": {"step": 3}, "display": {"step": "3"}}, True),
-        ({"metrics": []}, True),
-        ({"nodes": {"ready": 1}}, True),
-        ({"progress": {}, "conditions": []}, False),
-        ({"state": "Running"}, False),
+        ({"progress": {"step": 3}, "display": {"step": "3"}}, {}, True),
+        ({"metrics": []}, {}, True),
+        ({"nodes": {"ready": 1}}, {}, True),
+        ({"progress": {}, "conditions": []}, {"conditions": told()}, False),
+        ({"state": "Running"}, {}, False),
+        pytest.param({"conditions": told()}, {}, False, id="the first word"),
+        pytest.param({"conditions": told()}, {"conditions": told("PodsStarting", "")}, False, id="another reason"),
+        pytest.param({"conditions": told()}, {"conditions": told(message="")}, False, id="a first message"),
+        pytest.param({"conditions": told()}, {"conditions": told(status="False")}, False, id="it holds now"),
+        pytest.param(
+            {"conditions": told(message="0/13 nodes are available: 1 node is new."), "display": {"why": "0/13"}},
+            {"conditions": told()},
+            True,
+            id="the scheduler's next word",
+        ),
+        pytest.param(
+            {"conditions": told(message="0/13 nodes"), "state": "Running"}, {"conditions": told()}, False, id="a state"
+        ),
+        pytest.param(
+            {"conditions": told("PodsRefused", REFUSED.replace("=4", "=1500m"))},
+            {"conditions": told("PodsRefused", REFUSED)},
+            True,
+            id="what is used of a quota",
+        ),
+        pytest.param(
+            {"conditions": told("PodsRefused", REFUSED)},
+            {"conditions": told("PodsRefused", "`kubectl describe job` tells why")},
+            False,
+            id="why pods are refused",
+        ),
     ],
 )
-def test_what_can_wait_for_its_turn(patch, waits):
-    assert can_wait(patch) is waits
+def test_what_can_wait_for_its_turn(patch, before, waits):
+    assert can_wait(patch, before) is waits

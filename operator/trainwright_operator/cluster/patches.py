@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ GANG = frozenset({"nodes", "display"})
 """How many pods are ready: while a gang starts, the next count is a moment away."""
 COUNTS = GANG | {"progress", "metrics", "best", "checkpoint"}
 """What trainers tell, and how many pods there are: it changes all the time, and no condition depends on it."""
+
+_NUMBERS = re.compile(r"\d[\w.]*")
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,9 +27,22 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     return patch
 
 
-def can_wait(patch: Mapping[str, Any]) -> bool:
-    """True for a patch of a status that only brings newer numbers; a condition or an attempt is written at once."""
-    return patch.keys() <= COUNTS
+def can_wait(patch: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """True for a patch of the status ``before`` that only brings newer numbers; all that is new is written at once."""
+    rest = patch.keys() - COUNTS
+    if rest != {"conditions"}:
+        return not rest
+    known, told = before.get("conditions") or (), patch["conditions"] or ()
+    return len(known) == len(told) and all(map(_reworded, known, told))
+
+
+def _reworded(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """The scheduler counts nodes anew at every change of the cluster, and a quota what is used of it."""
+    if {**before, "message": ""} != {**after, "message": ""}:
+        return False
+    known, told = before.get("message", ""), after.get("message", "")
+    scheduling = after.get("reason") == "Unschedulable" and bool(known)
+    return scheduling or _NUMBERS.sub("", known) == _NUMBERS.sub("", told)
 
 
 def only_counts_pods(patch: Mapping[str, Any]) -> bool:

@@ -187,7 +187,7 @@ class Reconciler:
         if not patch:
             return None
         linger = GANG_SECONDS if only_counts_pods(patch) else 0.0
-        if can_wait(patch) and (wait := self._pace.wait(key, now, linger)) > 0:
+        if can_wait(patch, before) and (wait := self._pace.wait(key, now, linger)) > 0:
             return wait
         logger.debug("status changes", extra={"patch": patch})
         body = {"metadata": {"resourceVersion": stored["metadata"]["resourceVersion"]}, "status": patch}
