@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from builders import make_job
 from scene import Scene
-from trainwright_operator.core.plan import plan
+from trainwright_operator.core.plan import Plan, plan, unreadable
 from trainwright_operator.core.spec import AcceleratorPool
 
 ENDED = {"Succeeded", "Failed"}
@@ -243,6 +243,26 @@ def test_raising_the_target_of_a_job_at_work_takes_effect_when_its_attempt_ends(
 
 
 # What goes wrong around the job
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "Succeeded"), (1, "Pending")])
+def test_a_job_that_this_release_cannot_read_is_judged_when_its_attempt_has_ended(code, state):
+    scene = running()
+
+    def look():
+        stored = scene.builder.manifest() | {"status": scene.status}
+        made = unreadable(stored, "unknown field", scene.objects.jobs.values(), scene.objects.pods.values(), scene.now)
+        scene.status = made.status
+        return made
+
+    assert (look().status["state"], look().apply, look().delete) == ("Running", (), ())
+    scene.exit_all(code, step=200)
+    scene.objects.sync(scene.now)
+    scene.wait(20)
+    assert look().status["state"] == state
+    assert "endTime" in scene.status["attempts"][0]
+    assert scene.status["progress"]["step"] == 200
+    assert look() == Plan(status=scene.status), "nothing more happens"
 
 
 def test_a_missing_pool_is_said():

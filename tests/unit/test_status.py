@@ -255,6 +255,7 @@ OWN = st.dictionaries(st.sampled_from(FIELDS), JSON) | st.fixed_dictionaries(
 def test_whatever_is_pushed_fits_the_schema(own, told):
     status = merge_progress(OPEN, {"trainwright": own, "trainerStatus": told, "attempt": 2}, START)
     assert problems(status) == []
+    assert all(one["name"].isprintable() and one["value"].isprintable() for one in status.get("metrics", ()))
     json.dumps(status, allow_nan=False)
 
 

@@ -99,7 +99,7 @@ class Reconciler:
         try:
             job = self._with_report(parse_job(stored), report)
         except SpecError as error:
-            planned = unreadable(stored, str(error), now)
+            planned = unreadable(stored, str(error), self._stores.jobs.group(key), self._stores.pods.group(key), now)
         else:
             planned = await self._planned(key, job, now)
         again = await self._write(key, stored, planned, now)
@@ -145,7 +145,8 @@ class Reconciler:
             return observed, None
         if now < waiting.due:
             return observed, (waiting.due - now).total_seconds()
-        told = await self._warnings.about(key[0], waiting.kind, waiting.name)
+        waits = (self._stores.jobs if waiting.kind == JOBS.kind else self._stores.pods).get((key[0], waiting.name))
+        told = await self._warnings.about(waits) if waits else []
         early = not told and now < waiting.due + UNEXPLAINED_FOR
         return observe(job, jobs, pods, told), UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
 

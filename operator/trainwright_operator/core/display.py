@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from trainwright_operator.core.times import read_time
+
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b.")
+
+
+def plain(text: str) -> str:
+    """A pod's words without what a terminal would take for orders: colours, a moved cursor, a bell."""
+    return "".join(char for char in _ESCAPES.sub("", text) if char.isprintable())
 
 
 def training(status: Mapping[str, Any]) -> dict[str, str]:

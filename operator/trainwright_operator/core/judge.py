@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from trainwright.contract import PERMANENT, ExitCode
 from trainwright_operator.core.attempts import Cause, Outcome
+from trainwright_operator.core.display import plain
 from trainwright_operator.core.observe import Attempt, End, JobState, Pod
 from trainwright_operator.names import Reason
 
@@ -95,11 +96,10 @@ def explain(end: End) -> str:
     """One line: the trainer's own word, or the last line of what the container left, or the bare exit code."""
     if end.reason == "OOMKilled":
         return "out of memory: raise podTemplate.resources.limits.memory, or lower perDeviceTrainBatchSize"
-    if end.word and end.word.error:
-        return end.word.error
-    lines = [] if end.word else [line.strip() for line in end.message.splitlines() if line.strip()]
+    said = end.word.error or "" if end.word else end.message
+    lines = [line.strip() for line in map(plain, said.splitlines()) if line.strip()]
     if lines:
-        return lines[-1]
+        return " ".join(lines) if end.word else lines[-1]
     if end.exit_code is None:
         return "the container never ran"
     if end.exit_code == ExitCode.PREEMPTED:

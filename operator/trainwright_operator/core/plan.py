@@ -6,7 +6,7 @@ local runner and ``trainwright plan`` carry out the same plan; planning again ov
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,9 +17,9 @@ from trainwright_operator.core.children import children, service_name
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.mends import with_mends
-from trainwright_operator.core.observe import Attempt, Job, JobState, Observed
+from trainwright_operator.core.observe import Attempt, Job, JobState, Observed, observe
 from trainwright_operator.core.pods import Endpoint
-from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, deadline_left, decide, soonest
+from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, deadline_left, decide, done_words, soonest
 from trainwright_operator.core.pools import PoolError, place
 from trainwright_operator.core.reported import Status, merge_final_word
 from trainwright_operator.core.spec import AcceleratorPool, JobSpec, Output, TrainingJob
@@ -114,16 +114,34 @@ def _instead(job: TrainingJob, verdict: Verdict, now: datetime) -> Plan:
     return Plan(status=status, events=events(job.status, status), requeue_after=_seconds(verdict.again))
 
 
-def unreadable(stored: Mapping[str, Any], problems: str, now: datetime) -> Plan:
-    """For an object that an older CRD let in and this release cannot read; an attempt at work is left alone."""
+def unreadable(
+    stored: Mapping[str, Any],
+    problems: str,
+    jobs: Iterable[Mapping[str, Any]],
+    pods: Iterable[Mapping[str, Any]],
+    now: datetime,
+) -> Plan:
+    """For an object that an older CRD let in and this release cannot read.
+
+    An attempt at work is left alone until it has ended, none is started, and what is finished stays so.
+    """
     meta, status = stored["metadata"], dict(stored.get("status") or {})
-    if Past.of(status).open:
+    if "deletionTimestamp" in meta or status.get("state") in FINISHED:
         return Plan(status=status)
     bare = JobSpec(output=Output(volume={}, sub_path=""))
     job = TrainingJob(meta["name"], bare, meta["namespace"], meta["uid"], meta.get("generation", 1), status=status)
-    verdict = _blocked(Past.of(status), Reason.INVALID_SPEC, problems)
-    status = render(status, job.generation, verdict, None, None, now.replace(microsecond=0))
-    return Plan(status=status, events=events(job.status, status))
+    past = Past.of(status)
+    if past.open:
+        observed = observe(job, jobs, pods)
+        at_work = observed.attempt(past.open.number)
+        told = merge_final_word(status, at_work) if at_work else status
+        judged = decide(job, Past.of(told), observed, now.replace(microsecond=0))
+        if judged.past.open:
+            return Plan(status=status, requeue_after=_seconds(judged.again))
+        job, past = replace(job, status=told), judged.past
+    if past.last and past.last.outcome is Outcome.SUCCEEDED:
+        return _instead(job, Verdict(Phase.SUCCEEDED, Reason.COMPLETED, done_words(past.last), past), now)
+    return _instead(job, _blocked(past, Reason.INVALID_SPEC, problems), now)
 
 
 def _start(

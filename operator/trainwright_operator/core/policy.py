@@ -230,7 +230,7 @@ def _at_rest(job: TrainingJob, past: Past, number: int, now: datetime) -> Verdic
     last = past.last
     if last and last.outcome is Outcome.SUCCEEDED:
         if not target_raised(job.spec, last):
-            return Verdict(Phase.SUCCEEDED, Reason.COMPLETED, _done_words(last), past)
+            return Verdict(Phase.SUCCEEDED, Reason.COMPLETED, done_words(last), past)
         past = replace(past, started=None)  # the deadline of what is added counts anew
     if last and (verdict := _given_up(job, past, last)):
         return verdict
@@ -307,7 +307,7 @@ def _deadline_words(job: TrainingJob) -> str:
     return f"activeDeadlineSeconds ({job.spec.active_deadline_seconds}) is over; raise it to go on"
 
 
-def _done_words(last: Record) -> str:
+def done_words(last: Record) -> str:
     return f"trained to step {last.step}" if last.step is not None else "training is complete"
 
 

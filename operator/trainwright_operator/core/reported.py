@@ -127,7 +127,7 @@ def _of_word(word: Termination, time: datetime | None) -> Report:
     path, checkpoint = word.checkpoint, None
     if isinstance(path, str) and path:
         step = _integer(path.rpartition("-")[2])
-        checkpoint = _known({"path": path[:MAX_PATH], "step": step, "time": write_time(time) if time else None})
+        checkpoint = _known({"path": _word(path, MAX_PATH), "step": step, "time": write_time(time) if time else None})
     listed = [{"name": name, "value": value} for name, value in _mapping(word.metrics).items()]
     return Report(_known(progress), metrics=_metrics(listed)[0], best=_best(word.best), checkpoint=checkpoint)
 
@@ -137,14 +137,15 @@ def _metrics(listed: Any) -> tuple[dict[str, str], Status]:
     metrics: dict[str, str] = {}
     counters: Status = {}
     for one in listed if isinstance(listed, list) else ():
-        name, value = _mapping(one).get("name"), _text(_mapping(one).get("value"))
-        if not isinstance(name, str) or not name or value is None:
+        told, value = _mapping(one).get("name"), _text(_mapping(one).get("value"))
+        name = _word(told, MAX_NAME) if isinstance(told, str) else ""
+        if not name or value is None:
             continue
         if name in _COUNTERS:
             read = _number(value)
             counters[_COUNTERS[name]] = read if name == "current_epoch" else _integer(read)
         else:
-            metrics[name[:MAX_NAME]] = value
+            metrics[name] = value
     return metrics, _known(counters)
 
 
@@ -153,7 +154,8 @@ def _checkpoint(told: Any) -> Status | None:
     if not isinstance(path := one.get("path"), str) or not path:
         return None
     time = read_time(one["time"]) if isinstance(one.get("time"), str) else None
-    return _known({"path": path[:MAX_PATH], "step": _integer(one.get("step")), "time": time and write_time(time)})
+    step = _integer(one.get("step"))
+    return _known({"path": _word(path, MAX_PATH), "step": step, "time": time and write_time(time)})
 
 
 def _best(told: Any) -> Status | None:
@@ -163,16 +165,20 @@ def _best(told: Any) -> Status | None:
     path = one.get("checkpoint")
     return _known(
         {
-            "metric": metric[:MAX_NAME],
+            "metric": _word(metric, MAX_NAME),
             "value": _text(one.get("value")),
             "step": _integer(one.get("step")),
-            "checkpoint": path[:MAX_PATH] if isinstance(path, str) else None,
+            "checkpoint": _word(path, MAX_PATH) if isinstance(path, str) else None,
         }
     )
 
 
 def _known(values: Mapping[str, Any]) -> Status:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _word(text: str, most: int) -> str:
+    return display.plain(text[: 2 * most])[:most]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -195,7 +201,7 @@ def _integer(value: Any, most: int = _INT64) -> int | None:
 def _text(value: Any) -> str | None:
     """A metric's value: a number in at most six digits, or a short text as it was told."""
     if isinstance(value, str):
-        return value[:MAX_VALUE]
+        return _word(value, MAX_VALUE)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
