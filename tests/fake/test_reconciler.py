@@ -258,6 +258,23 @@ def test_the_events_of_what_waits_are_read_soon_again_until_they_tell_why(monkey
     play(scene)
 
 
+@pytest.mark.parametrize("code", [403, 503])
+def test_what_waits_is_told_without_events_where_they_cannot_be_read(code):
+    async def scene(world, server):
+        await world.reconcile()
+        job = server.objects[JOB_PATH]
+        job["status"] = {"startTime": "2026-01-01T00:00:00Z"}
+        server.put(JOB_PATH, job)
+        server.fail("GET", code, times=100, path="/events")
+        world.now = START + timedelta(seconds=30)
+        assert await world.reconcile() == 15.0
+        assert "Job train-0-1 lacks its pods" in world.condition("Queued")["message"]
+        await world.reconcile()
+        assert world.count("GET", "events") == 1
+
+    play(scene)
+
+
 def test_a_gang_that_starts_pod_by_pod_is_told_once():
     async def scene(world, server):
         await world.reconcile()

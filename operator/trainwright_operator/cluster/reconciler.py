@@ -146,7 +146,7 @@ class Reconciler:
         if now < waiting.due:
             return observed, (waiting.due - now).total_seconds()
         waits = (self._stores.jobs if waiting.kind == JOBS.kind else self._stores.pods).get((key[0], waiting.name))
-        told = await self._warnings.about(waits) if waits else []
+        told = await self._warnings.about(waiting.kind, waits) if waits else []
         early = not told and now < waiting.due + UNEXPLAINED_FOR
         return observe(job, jobs, pods, told), UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
 

@@ -1,21 +1,31 @@
 """The Warnings of a namespace, read once for all that wait in it: for each object alone the server would read them all.
 
 No index helps an API server to find the Events of one object: every list walks through all Events of its namespace. So
-a list is shared, and the next one waits in proportion to what the last one took.
+a list is shared, and the next one waits in proportion to what the last one took. Events are help: where they cannot be
+read, what waits is told without them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 
-from trainwright_operator.cluster.api import Api, Object
+import aiohttp
+
+from trainwright_operator.cluster.api import Api, ApiError, Object
 from trainwright_operator.cluster.resources import CORE_EVENTS
 
 FRESH_SECONDS = 0.9
 """Less than the time after which what waits is looked at again, so that each look sees something new."""
 SHARE = 20
 """How much longer than it took a list is taken for fresh: listing is a twentieth of the time at most."""
+PATIENCE_SECONDS = 10.0
+"""Of one list: those who wait for it hold up workers."""
+FAILED_SECONDS = 5.0
+"""How long after a list that failed no other is asked for, at the least."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,26 +41,45 @@ class Warnings:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._namespaces: dict[str, _Namespace] = {}
+        self._failing: set[str] = set()
 
-    async def about(self, namespace: str, kind: str, name: str) -> list[Object]:
-        """The Events (core/v1) of type Warning about one object."""
-        known = self._namespaces.setdefault(namespace, _Namespace())
+    async def about(self, kind: str, obj: Object) -> list[Object]:
+        """The Events (core/v1) of type Warning about one object; none when they cannot be read."""
+        meta = obj["metadata"]
+        known = self._namespaces.setdefault(meta["namespace"], _Namespace())
         async with known.reading:
             if asyncio.get_running_loop().time() >= known.stale:
-                await self._read(namespace, known)
-        return known.about.get((kind, name), [])
+                await self._read(meta["namespace"], known)
+        told = known.about.get((kind, meta["name"]), [])
+        return [event for event in told if event["involvedObject"].get("uid") in (None, "", meta.get("uid"))]
 
     async def _read(self, namespace: str, known: _Namespace) -> None:
         clock = asyncio.get_running_loop()
         began = clock.time()
-        listing = await self._api.list(CORE_EVENTS, namespace, fields="type=Warning")
+        events = await self._list(namespace)
         known.about = {}
-        for event in listing.items:
+        for event in events or ():
             involved = event.get("involvedObject") or {}
             known.about.setdefault((involved.get("kind", ""), involved.get("name", "")), []).append(event)
-        fresh = max(FRESH_SECONDS, SHARE * (clock.time() - began))
+        fresh = max(FAILED_SECONDS if events is None else FRESH_SECONDS, SHARE * (clock.time() - began))
         known.stale = clock.time() + fresh
         clock.call_later(fresh, self._forget, namespace, known)
+
+    async def _list(self, namespace: str) -> list[Object] | None:
+        """None when it failed, which is logged once until it goes well again."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                listing = await self._api.list(CORE_EVENTS, namespace, fields="type=Warning", tries=1)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            if namespace not in self._failing:
+                told = "Events of namespace %s not read, so that what holds pods up is told without them: %s"
+                logger.warning(told, namespace, str(error) or "no answer in time")
+            self._failing.add(namespace)
+            return None
+        if namespace in self._failing:
+            self._failing.remove(namespace)
+            logger.info("Events of namespace %s are read again", namespace)
+        return listing.items
 
     def _forget(self, namespace: str, known: _Namespace) -> None:
         """Nothing is kept that nobody would be shown."""
