@@ -11,7 +11,7 @@ from fake.api_server import FakeApiServer
 from trainwright_operator.cluster.api import Api, ApiError
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.reconciler import Reconciler
-from trainwright_operator.cluster.resources import TRAINING_JOBS
+from trainwright_operator.cluster.resources import POOLS, TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import Stores
 
@@ -172,6 +172,49 @@ def test_what_an_admission_webhook_refuses_is_told_and_tried_again_later():
         await world.reconcile()
         assert JOB_PATH in server.objects
         assert world.condition("Stalled")["status"] == "False"
+
+    play(scene)
+
+
+DRA = {
+    "apiVersion": "trainwright.dev/v1alpha1",
+    "kind": "AcceleratorPool",
+    "metadata": {"name": "dra", "resourceVersion": "1"},
+    "spec": {"vendor": "nvidia", "deviceClassName": "gpu.example.com", "perNode": 1, "image": "trainer"},
+}
+
+
+@pytest.mark.parametrize("said", ["404 page not found", "the server could not find the requested resource"])
+def test_a_kind_that_the_cluster_does_not_serve_is_told_with_the_mend(said):
+    async def scene(world, server):
+        world.stores.take(POOLS, DRA)
+        server.fail("POST", 404, path="/resourceclaimtemplates", message=said)
+        assert await world.reconcile() == 30.0
+        held = world.condition("Stalled")
+        assert (held["reason"], world.status["state"]) == ("Refused", "Pending")
+        assert held["message"] == (
+            "this cluster does not serve ResourceClaimTemplate of resource.k8s.io/v1, which the pool's deviceClassName "
+            "needs: choose a pool with a resourceName, or upgrade to Kubernetes 1.34 or newer"
+        )
+        await world.reconcile()
+        assert JOB_PATH in server.objects
+
+    play(scene, make_job("train").nodes(2).with_("spec.accelerator.pool", "dra"))
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (404, 'namespaces "default" not found'),
+        (403, "forbidden: unable to create new content in namespace default because it is being terminated"),
+    ],
+)
+def test_of_a_namespace_that_goes_nothing_is_told(code, said):
+    async def scene(world, server):
+        server.fail("POST", code, path="/services", message=said)
+        assert await world.reconcile() == 30.0
+        assert world.status == {}
+        assert world.count("POST", "events") == 0
 
     play(scene)
 

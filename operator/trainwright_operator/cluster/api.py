@@ -74,6 +74,12 @@ class ApiError(Exception):
         """There is no such path: the cluster does not serve this version of the kind, or not the kind at all."""
         return self.code == 404 and any(words in self.message for words in _UNSERVED)
 
+    @property
+    def is_of_lost_namespace(self) -> bool:
+        """The namespace is gone, or is being deleted with all that it holds."""
+        gone = self.code == 404 and self.message.startswith('namespaces "')
+        return gone or (self.code == 403 and "because it is being terminated" in self.message)
+
 
 @dataclass(frozen=True)
 class Listing:

@@ -18,7 +18,7 @@ from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.pace import Pace
 from trainwright_operator.cluster.patches import can_wait, merge_patch, only_counts_pods
 from trainwright_operator.cluster.recorder import record
-from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, EVENTS, JOBS, TRAINING_JOBS, pod_groups
+from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, EVENTS, JOBS, TRAINING_JOBS, pod_groups, unserved
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import Stores
 from trainwright_operator.cluster.warnings import Warnings
@@ -53,6 +53,10 @@ class Taken(Exception):
     def __init__(self, child: str, owner: str) -> None:
         super().__init__(f"{child} belongs to {owner}")
         self.child, self.owner = child, owner
+
+
+class Unserved(Exception):
+    """A child is of a kind that this cluster does not serve."""
 
 
 @dataclass
@@ -123,7 +127,11 @@ class Reconciler:
                 await self._delete(gone, job)
         except Taken as error:
             return taken(job, observed, now, error.child, error.owner, REFUSED_AGAIN)
+        except Unserved as error:
+            return refused(job, observed, now, Reason.REFUSED, str(error), REFUSED_AGAIN)
         except ApiError as error:
+            if error.is_of_lost_namespace:  # the job goes with it
+                return Plan(dict(job.status), requeue_after=REFUSED_AGAIN)
             if not error.is_verdict:
                 raise
             return refused(job, observed, now, Reason.REFUSED, error.message, REFUSED_AGAIN)
@@ -168,6 +176,8 @@ class Reconciler:
         try:
             made = await self._api.create(resource, child)
         except ApiError as error:
+            if error.is_unserved:
+                raise Unserved(unserved(resource)) from None
             if error.code != 409:
                 raise
             meta = child["metadata"]

@@ -27,3 +27,16 @@ BY_KIND = {
 def pod_groups(version: str) -> Resource:
     """PodGroup in the version of ``scheduling.k8s.io`` that this cluster serves."""
     return Resource(version, POD_GROUP, "podgroups")
+
+
+_UNSERVED = {
+    CLAIM_TEMPLATES.kind: ", which the pool's deviceClassName needs: choose a pool with a resourceName, or upgrade to "
+    "Kubernetes 1.34 or newer",
+    POD_GROUP: " any more: restart the operator, which looks when it starts",
+}
+
+
+def unserved(resource: Resource) -> str:
+    """What a person is told of a kind that is not there."""
+    told = f"this cluster does not serve {resource.kind} of {resource.api_version}"
+    return told + _UNSERVED.get(resource.kind, "")
