@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_LIFETIME = timedelta(days=3650)
@@ -21,6 +22,8 @@ SERVER_LIFETIME = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=30)
 SKEW = timedelta(minutes=5)
 """A pod whose clock is behind must not find a certificate that is not valid yet."""
+
+_SIGNING = ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
@@ -43,19 +46,19 @@ class Certificates:
 
     @staticmethod
     def from_secret_data(data: Mapping[str, str]) -> Certificates | None:
-        """None when a part is missing, as in a Secret that was just made empty."""
-        try:
-            parts = [base64.b64decode(data[name]) for name in ("ca.crt", "ca.key", "tls.crt", "tls.key")]
-        except KeyError:
-            return None
-        return Certificates(*parts)
+        """None of a Secret that was just made empty; a part that is missing or no base64 is empty."""
+        texts = [data.get(name) or "" for name in ("ca.crt", "ca.key", "tls.crt", "tls.key")]
+        return Certificates(*map(_decoded, texts)) if any(texts) else None
 
 
 def renewed(current: Certificates | None, hosts: list[str], now: datetime) -> Certificates:
-    """``current`` while it serves ``hosts`` for long enough; else a new server certificate, and authority when due."""
-    if current is not None and _serves(current, hosts, now):
+    """``current`` while it serves ``hosts`` for long enough; else a new server certificate, and authority when due.
+
+    Pods at work trust the authority that there is: it is kept as long as it can sign.
+    """
+    if current is not None and not flaw(current) and _serves(current, hosts, now):
         return current
-    if current is None or _expiry(current.authority) - now < SERVER_LIFETIME:
+    if current is None or _flaw_of_authority(current) or _expiry(current.authority) - now < SERVER_LIFETIME:
         authority, authority_key = _authority(now)
     else:
         authority, authority_key = current.authority, current.authority_key
@@ -63,11 +66,50 @@ def renewed(current: Certificates | None, hosts: list[str], now: datetime) -> Ce
     return Certificates(authority, authority_key, server, server_key)
 
 
-def _serves(current: Certificates, hosts: list[str], now: datetime) -> bool:
+def flaw(current: Certificates) -> str:
+    """What somebody made of them by which they serve nobody, in words; empty when they are sound."""
+    wrong = _flaw_of_authority(current) or _flaw_of_pair("tls", current.server, current.server_key)
+    if wrong:
+        return wrong
+    server, authority = map(x509.load_pem_x509_certificate, (current.server, current.authority))
     try:
-        certificate = x509.load_pem_x509_certificate(current.server)
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        server.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return "tls.crt is not issued by ca.crt"
+    return ""
+
+
+def _flaw_of_authority(current: Certificates) -> str:
+    wrong = _flaw_of_pair("ca", current.authority, current.authority_key)
+    if wrong or isinstance(serialization.load_pem_private_key(current.authority_key, None), _SIGNING):
+        return wrong
+    return "ca.key is neither an RSA key nor one of an elliptic curve"
+
+
+def _flaw_of_pair(name: str, certificate: bytes, key: bytes) -> str:
+    try:
+        public = x509.load_pem_x509_certificate(certificate).public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return f"{name}.crt is no PEM of a certificate"
+    try:
+        private = serialization.load_pem_private_key(key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return f"{name}.key is no PEM of a private key that is not encrypted"
+    return "" if private.public_key() == public else f"{name}.key is not the key of {name}.crt"
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
     except ValueError:
+        return b""
+
+
+def _serves(current: Certificates, hosts: list[str], now: datetime) -> bool:
+    certificate = x509.load_pem_x509_certificate(current.server)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
         return False
     return set(hosts) <= set(names.get_values_for_type(x509.DNSName)) and _expiry(current.server) - now > RENEW_BEFORE
 
@@ -92,7 +134,7 @@ def _authority(now: datetime) -> tuple[bytes, bytes]:
 def _server(authority: bytes, authority_key: bytes, hosts: list[str], now: datetime) -> tuple[bytes, bytes]:
     issuer = x509.load_pem_x509_certificate(authority)
     issuer_key = serialization.load_pem_private_key(authority_key, None)
-    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
+    assert isinstance(issuer_key, _SIGNING)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     certificate = (

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from trainwright_operator.cluster.api import Api, ApiError
 from trainwright_operator.cluster.cache import ObjectKey
-from trainwright_operator.cluster.certificate import Certificates, renewed
+from trainwright_operator.cluster.certificate import Certificates, flaw, renewed
 from trainwright_operator.cluster.progress import audience, push_path
 from trainwright_operator.cluster.resources import PODS, SECRETS
 from trainwright_operator.cluster.settings import Settings
@@ -46,6 +46,8 @@ class Identity:
         namespace, name = self._settings.operator_namespace, self._settings.certificate_secret
         secret = await self._api.get(SECRETS, namespace, name)
         current = Certificates.from_secret_data(secret.get("data") or {})
+        if current and (wrong := flaw(current)):
+            logger.warning("Secret %s of namespace %s: %s; it is filled anew", name, namespace, wrong)
         fresh = renewed(current, self._settings.progress_hosts, datetime.now(UTC))
         if fresh is not current:
             version = secret["metadata"]["resourceVersion"]
