@@ -17,6 +17,7 @@ from trainwright_operator.cluster.lease import Lease, Timing
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.progress import ProgressEndpoint, RateLimit, TokenCheck
 from trainwright_operator.cluster.reconciler import Reconciler
+from trainwright_operator.cluster.recorder import Recorder
 from trainwright_operator.cluster.serving import Identity, mark_leader, serving
 from trainwright_operator.cluster.settings import Settings, SettingsError, from_environment
 from trainwright_operator.cluster.stores import Stores
@@ -58,13 +59,15 @@ async def _lead(
         await identity.load()
     endpoint = identity.endpoint if identity else lambda key: None
     gangs = await find_gangs(api, settings.gang_timeout)
-    reconciler = Reconciler(api, stores, settings, metrics, utcnow, endpoint, gangs)
+    recorder = Recorder(api, settings.pod_name)
+    reconciler = Reconciler(api, stores, settings, metrics, recorder, utcnow, endpoint, gangs)
     controller = Controller(api, stores, reconciler, settings, metrics)
     with garbage.spared():
         await controller.prime()
     metrics.leading.set(1)
     async with AsyncExitStack() as stack:
-        parts = [controller.run(), handlers.watch(settings, controller.on_event, stop)]
+        parts = [controller.run(), recorder.run(), handlers.watch(settings, controller.on_event, stop)]
+        stack.push_async_callback(recorder.flush)
         if settings.leader_election:
             parts.append(lease.keep())
             stack.push_async_callback(lease.release)

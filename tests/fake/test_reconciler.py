@@ -11,6 +11,7 @@ from fake.api_server import FakeApiServer
 from trainwright_operator.cluster.api import Api, ApiError
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.reconciler import Reconciler
+from trainwright_operator.cluster.recorder import Recorder
 from trainwright_operator.cluster.resources import POOLS, TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import Stores
@@ -32,7 +33,8 @@ class World:
         """As the operator's process does: everything that was only in memory is gone."""
         self.stores = Stores()
         self.metrics = Metrics()
-        self.reconciler = Reconciler(self.api, self.stores, Settings(), self.metrics, lambda: self.now)
+        self.recorder = Recorder(self.api, "operator")
+        self.reconciler = Reconciler(self.api, self.stores, Settings(), self.metrics, self.recorder, lambda: self.now)
         self.see()
 
     def see(self):
@@ -44,7 +46,9 @@ class World:
 
     async def reconcile(self):
         self.see()
-        return await self.reconciler.reconcile(KEY)
+        again = await self.reconciler.reconcile(KEY)
+        await self.recorder.flush()
+        return again
 
     @property
     def status(self):

@@ -17,8 +17,8 @@ from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.pace import Pace
 from trainwright_operator.cluster.patches import can_wait, merge_patch, only_counts_pods
-from trainwright_operator.cluster.recorder import record
-from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, EVENTS, JOBS, TRAINING_JOBS, pod_groups, unserved
+from trainwright_operator.cluster.recorder import Recorder
+from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, JOBS, TRAINING_JOBS, pod_groups, unserved
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import Stores
 from trainwright_operator.cluster.warnings import Warnings
@@ -76,11 +76,13 @@ class Reconciler:
         stores: Stores,
         settings: Settings,
         metrics: Metrics,
+        recorder: Recorder,
         now: Callable[[], datetime],
         endpoint: Callable[[ObjectKey], Endpoint | None] = lambda key: None,
         gangs: Gangs = ONE_BY_ONE,
     ) -> None:
-        self._api, self._stores, self._settings, self._metrics = api, stores, settings, metrics
+        self._api, self._stores, self._settings = api, stores, settings
+        self._metrics, self._recorder = metrics, recorder
         self._now, self._endpoint, self._gangs = now, endpoint, gangs
         self._warnings = Warnings(api)
         self._reports: dict[ObjectKey, Report] = {}
@@ -214,18 +216,14 @@ class Reconciler:
         else:
             self._pace.written(key, now)
         self._metrics.transition(stored, planned.status, now)
-        await self._tell(written, planned, now)
+        self._tell(written, planned, now)
         return None
 
-    async def _tell(self, job: Object, planned: Plan, now: datetime) -> None:
-        """Events are help, not state: one that cannot be written is logged and left."""
+    def _tell(self, job: Object, planned: Plan, now: datetime) -> None:
         attempts = planned.status.get("attempts") or [{"attempt": 0}]
         for event in planned.events:
             logger.info(event.message, extra={"reason": event.reason, "attempt": attempts[-1]["attempt"]})
-            try:
-                await self._api.create(EVENTS, record(job, event, now, self._settings.pod_name))
-            except ApiError as error:
-                logger.warning("event not written: %s", error)
+            self._recorder.tell(job, event, now)
 
     def _forget(self, key: ObjectKey) -> None:
         self._reports.pop(key, None)

@@ -1,15 +1,70 @@
-"""Kubernetes Events about a TrainingJob, which ``kubectl describe`` shows below it."""
+"""Kubernetes Events about a TrainingJob, which ``kubectl describe`` shows below it.
+
+They are help, not state: nothing waits until they are written, and they are written the more slowly the more the API
+server has to do. One that cannot be written is logged and left.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import uuid
 from datetime import UTC, datetime
 
-from trainwright_operator.cluster.api import Object
+import aiohttp
+
+from trainwright_operator.cluster.api import Api, ApiError, Object
+from trainwright_operator.cluster.resources import EVENTS
 from trainwright_operator.core.events import Event
 from trainwright_operator.names import API_VERSION, FIELD_MANAGER, JOB_KIND
 
 MAX_NOTE = 1024
+MAX_WAITING = 10_000
+"""How many Events may wait to be written; later ones are only logged."""
+SHARE = 4
+"""How much longer than writing an Event took the next one waits: writing is a fifth of the time at most."""
+LAST_SECONDS = 1.0
+"""How long what still waits is written when the operator stops."""
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Writes Events in the order in which they were told, while :meth:`run` runs. Use within one event loop."""
+
+    def __init__(self, api: Api, reporter: str) -> None:
+        self._api, self._reporter = api, reporter
+        self._waiting: asyncio.Queue[Object] = asyncio.Queue(MAX_WAITING)
+
+    def tell(self, job: Object, event: Event, now: datetime) -> None:
+        """Have ``event`` of ``job`` written soon."""
+        if not self._waiting.full():
+            self._waiting.put_nowait(record(job, event, now, self._reporter))
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        clock = asyncio.get_running_loop()
+        while True:
+            event = await self._waiting.get()
+            began = clock.time()
+            await self._write(event)
+            await asyncio.sleep(SHARE * (clock.time() - began))
+
+    async def flush(self) -> None:
+        """Write what still waits, if that can be done quickly; never raises, for it runs on the way out."""
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                while not self._waiting.empty():
+                    await self._write(self._waiting.get_nowait())
+        except TimeoutError:
+            logger.warning("%d events not written: the operator stops", self._waiting.qsize())
+
+    async def _write(self, event: Object) -> None:
+        try:
+            await self._api.create(EVENTS, event)
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            about = event["regarding"]
+            logger.warning("event of %s/%s not written: %s", about["namespace"], about["name"], error)
 
 
 def record(job: Object, event: Event, now: datetime, reporter: str) -> Object:
