@@ -24,6 +24,9 @@ from trainwright_operator.cluster.stores import WATCHED, Stores
 SETTLE_SECONDS = 0.25
 """How long a change of a child waits for the next one: pods of a gang are made, bound and started close together."""
 
+HEAD_START_SECONDS = 15.0
+"""Where more is to be done than can be, a new job goes before what has waited less than this to be told of others."""
+
 BRIDGE_SECONDS = 60
 """How long kopf may take until its own watches stand."""
 
@@ -57,7 +60,7 @@ class Controller:
 
     def _take(self, resource: Resource, deleted: bool, obj: Object) -> None:
         for key in self._stores.take(resource, obj, deleted):
-            self._queue.add(key, 0.0 if resource is TRAINING_JOBS else SETTLE_SECONDS)
+            self._queue.add(key, -HEAD_START_SECONDS if resource is TRAINING_JOBS else SETTLE_SECONDS)
 
     def on_progress(self, key: ObjectKey, push: dict[str, Any]) -> None:
         self._queue.add(key, self._reconciler.report(key, push))

@@ -38,6 +38,25 @@ class NothingKept(kopf.DiffBaseStorage):
         pass
 
 
+class NothingBegun(kopf.ProgressStorage):
+    """kopf looks in every object for handlers that it has begun; handlers of events leave nothing behind."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        pass
+
+    def purge(self, **_: Any) -> None:
+        pass
+
+    def touch(self, **_: Any) -> None:
+        pass
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
+
+
 async def watch(settings: Settings, on_event: OnEvent, stop: asyncio.Event) -> None:
     """Watch until ``stop``; raises when kopf gives up, so that the process ends and is restarted."""
     await kopf.operator(
@@ -79,6 +98,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True
     settings.execution.max_workers = 1
     settings.persistence.diffbase_storage = NothingKept()
+    settings.persistence.progress_storage = NothingBegun()
     settings.queueing.idle_timeout = IDLE_SECONDS
     settings.watching.chunk_size = CHUNK
     settings.watching.initial_streaming = False

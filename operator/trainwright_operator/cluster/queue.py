@@ -76,7 +76,7 @@ class KeyedQueue(Generic[Key]):
             return
         self._failures.pop(key, None)
         if again is not None:
-            self.add(key, max(0.0, again - self._now()))
+            self.add(key, again - self._now())
         if after is not None:
             self.add(key, after)
 
