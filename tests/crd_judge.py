@@ -14,6 +14,8 @@ import jsonschema
 
 Schema = dict[str, Any]
 RULES = "x-kubernetes-validations"
+ONCE = "oldSelf.hasValue() || "
+"""How a rule begins that is judged at creation alone."""
 FREE = "x-kubernetes-preserve-unknown-fields"
 
 
@@ -137,11 +139,16 @@ def nodes(node: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
 
 def _broken_rules(schema: Schema, value: Any, old: Any, path: str) -> Iterator[str]:
     for rule in schema.get(RULES, ()):
-        transition = "oldSelf" in rule["rule"]
+        text, transition = rule["rule"], "oldSelf" in rule["rule"]
+        if rule.get("optionalOldSelf"):  # the CEL at hand has no optional values
+            assert text.startswith(ONCE), text
+            text, transition = text.removeprefix(ONCE), False
+            if old is not None:
+                continue
         if transition and old is None:
             continue
         names = {"self": typed(schema, value)} | ({"oldSelf": typed(schema, old)} if transition else {})
-        if not compiled(rule["rule"]).execute(names):
+        if not compiled(text).execute(names):
             yield (path + rule.get("fieldPath", "")).lstrip(".")
     yield from _broken_below(schema, value, old, path)
 

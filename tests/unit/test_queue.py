@@ -59,6 +59,26 @@ def test_keys_come_in_the_order_of_their_due_time(queue, clock):
     assert [take(queue) for _ in range(3)] == ["now", "soon", "late"]
 
 
+def test_a_head_start_goes_before_what_has_waited_less_long(queue, clock):
+    queue.add("waits for long")
+    clock.time += 10
+    queue.add("waits", after=0.25)
+    clock.time += 1
+    queue.add("new", after=-5)
+    queue.add("newer", after=-5)
+    assert [take(queue) for _ in range(4)] == ["waits for long", "new", "newer", "waits"]
+
+
+def test_a_key_that_is_held_keeps_its_head_start(queue, clock):
+    queue.add("job")
+    take(queue)
+    queue.add("job", after=-5)
+    queue.add("other")
+    clock.time += 1
+    queue.done("job")
+    assert take(queue) == "job"
+
+
 def test_an_earlier_time_wins_and_a_later_one_changes_nothing(queue, clock):
     queue.add("job", after=60)
     queue.add("job")

@@ -249,6 +249,15 @@ def test_a_rule_looks_only_at_its_fields(rule: Rule) -> None:
     assert "{" not in rule.cel
 
 
+@pytest.mark.parametrize(("name", "values"), [(name, values) for name, (fine, _) in CASES.items() for values in fine])
+def test_what_was_right_stays_so_when_the_target_goes_up(name: str, values: dict[str, Any]) -> None:
+    """API servers judge these rules at creation alone; of what they look at, only this may change afterwards."""
+    steps, epochs = values.get("max_steps", -1), values.get("num_train_epochs", 3.0)
+    raised = {"max_steps": steps + 1 if steps > 0 else steps, "num_train_epochs": epochs + 0.5}
+    defaults = {field: info.default for field, info in FIELDS.items()}
+    assert BY_NAME[name].predicate(defaults | values | raised)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=[rule.name for rule in RULES])
 def test_a_message_begins_with_the_field_to_mend_and_says_how(rule: Rule) -> None:
     assert rule.message.startswith(rule.fields[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 from crd_judge import compiled, nodes
 from trainwright_operator import schema
+from trainwright_operator.openapi.job import MUTABLE
 from trainwright_operator.openapi.types import FREE, INT_OR_STRING, RULES
 
 CHECKOUT = Path(__file__).parents[2]
@@ -158,6 +160,15 @@ def test_every_rule_compiles_and_names_a_field_that_is_there() -> None:
                 child = child["properties"][name] if name else child
             assert rule["message"].strip(), path
             assert "\n" not in rule["message"], path
+
+
+def test_only_rules_about_what_is_fixed_are_judged_at_creation_alone() -> None:
+    """A rule about suspend, say, has to be judged whenever that changes."""
+    once = [(path, rule["rule"]) for path, node in ALL for rule in node.get(RULES, ()) if rule.get("optionalOldSelf")]
+    assert len(once) > 30
+    assert {path for path, _ in once} == {"job.spec", "job.spec.trainingArguments"}
+    for _, rule in once:
+        assert not re.search(rf"\b({'|'.join(MUTABLE)})\b", rule)
 
 
 # What people see

@@ -42,7 +42,10 @@ class KeyedQueue(Generic[Key]):
         return len(self._due)
 
     def add(self, key: Key, after: float = 0.0) -> None:
-        """Make ``key`` due in ``after`` seconds, or keep an earlier time it already has."""
+        """Make ``key`` due in ``after`` seconds, or keep an earlier time it already has.
+
+        Less than 0 is a head start: the key goes before all that has been due for a shorter time.
+        """
         due = self._now() + after
         if key in self._held:
             self._again[key] = min(due, self._again.get(key, due))

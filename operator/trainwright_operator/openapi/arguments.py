@@ -21,6 +21,7 @@ from trainwright_operator.openapi.types import (
     Pattern,
     Rule,
     Schema,
+    at_creation,
     boolean,
     free,
     integer,
@@ -44,13 +45,14 @@ def training_arguments() -> Schema:
     """A rule stands at the field that it is about where it can: there it costs nothing while that field is absent.
 
     API servers judge the whole object at every write of its status, and each look at one of so many fields from above
-    takes CEL as long as there are fields.
+    takes CEL as long as there are fields. So what spans fields is judged at creation: all are fixed after it, but for
+    maxSteps and numTrainEpochs, which go up and so keep true what was true.
     """
     return record(
         "The fields of TrainingArguments and Seq2SeqTrainingArguments, in camelCase; all but "
         f"{', '.join(map(mirror.camel, mirror.ABSENT))}, which a manifest does not have.",
         {mirror.camel(name): _field(info) for name, info in mirror.MIRRORED.items()},
-        rules=[*_spanning(), _same_fields(), _epochs_go_up()],
+        rules=[*at_creation(_spanning()), _same_fields(), _epochs_go_up()],
     )
 
 

@@ -11,6 +11,7 @@ from trainwright_operator.openapi.pods import pod_template
 from trainwright_operator.openapi.types import (
     Rule,
     Schema,
+    at_creation,
     boolean,
     exactly_one,
     integer,
@@ -49,7 +50,7 @@ def job_spec() -> Schema:
         required={
             "output": "is missing: say where the model goes, such as output: {persistentVolumeClaim: {claimName: runs}}"
         },
-        rules=[*_what_is_trained(), *_evaluation(), *_immutability(fields)],
+        rules=[*at_creation([*_what_is_trained(), *_evaluation()]), *_immutability(fields)],
     )
 
 

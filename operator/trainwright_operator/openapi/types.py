@@ -6,7 +6,7 @@ Everything is bounded because an API server prices each CEL rule by the largest 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Schema = dict[str, Any]
@@ -48,11 +48,16 @@ class Rule:
     needs: tuple[str, ...] | None = None
     words: tuple[str, Callable[..., str]] | None = None
     """A message that names the values, as CEL and in Python; ``message`` is then what the rule says of any."""
+    at_creation: bool = False
+    """True once is true for good, as what it looks at is fixed after creation: an API server, which judges the whole
+    object at every write of its status, need not look again."""
 
     def render(self) -> dict[str, Any]:
+        once = {"optionalOldSelf": True} if self.at_creation else {}
+        cel = f"oldSelf.hasValue() || ({self.cel})" if self.at_creation else self.cel
         told = {"messageExpression": self.words[0]} if self.words else {}
         path = {"fieldPath": f".{self.field}"} if self.field else {}
-        return {"rule": self.cel, "message": self.message, **told, **path}
+        return {"rule": cel, "message": self.message, **told, **path, **once}
 
     def told(self, *values: Any) -> str:
         return self.words[1](*values) if self.words else self.message
@@ -169,6 +174,11 @@ def int_or_string(about: str, pattern: Pattern, most: int = 64) -> Schema:
         "pattern": pattern.expression,
         "_words": pattern.words,
     }
+
+
+def at_creation(rules: Iterable[Rule]) -> list[Rule]:
+    """The same rules, judged when the object is made and not again."""
+    return [replace(rule, at_creation=True) for rule in rules]
 
 
 def exactly_one(of: Iterable[str], message: str) -> Rule:
