@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -26,6 +28,7 @@ from integration.operators import Operator
 from integration.test_chart_rights import settings
 from integration.test_operator import job, state
 from trainwright_operator.cluster.settings import PREFIX, Settings
+from trainwright_operator.manifest import read
 
 pytestmark = pytest.mark.skipif(
     bool(programs.missing(("helm", "kubectl"))), reason="helm is not built (python -m cluster build builds it)"
@@ -90,10 +93,14 @@ REFUSED = {
     "image.digest=latest": "at '/image/digest'",
     "replicas=0": "at '/replicas': minimum: got 0, want 1",
     "progress.port=80": "at '/progress/port': minimum",
+    "progress.port=8080": "at '/progress/port'",
+    "serviceAccount.name=a b: c": "at '/serviceAccount/name'",
+    "pools.a\\.\\.b.spec.vendor=cpu": "'a..b' does not match pattern",
     "logLevel=info": "at '/logLevel': value must be one of 'DEBUG', 'INFO', 'WARNING', 'ERROR'",
     "namespaces={No}": "at '/namespaces/0'",
     "extraEnv[0].nam=x": "at '/extraEnv/0': additional properties 'nam' not allowed",
     "resources.limits.memory=lots": "at '/resources/limits/memory'",
+    "resources.limits.memory=..Gi": "at '/resources/limits/memory'",
     "tolerations[0].efect=NoSchedule": "at '/tolerations/0': additional properties 'efect' not allowed",
     "pools.h100.spec.vendor=intel": "at '/pools/h100/spec/vendor': value must be one of 'cpu', 'nvidia', 'amd', 'tpu'",
     "pools.h100.vendor=nvidia": "at '/pools/h100': additional properties 'vendor' not allowed",
@@ -105,6 +112,33 @@ def test_values_that_are_refused_with_their_place(value: str) -> None:
     with pytest.raises(ProgramError) as refused:
         charts.render("home", "--set", value)
     assert REFUSED[value] in str(refused.value)
+
+
+def test_a_name_of_digits_is_text_wherever_it_stands() -> None:
+    values = {
+        "pools": {"4090": {"spec": {"vendor": "nvidia"}}},
+        "namespaces": ["123", "true"],
+        "serviceAccount": {"name": "123"},
+        "priorityClassName": "123",
+        "serviceMonitor": {"enabled": True},
+        "prometheusRule": {"enabled": True},
+        "grafanaDashboard": {"enabled": True},
+    }
+    told = [word for key, value in values.items() for word in ("--set-json", f"{key}={json.dumps(value)}")]
+    found = charts.run("helm", "template", "42", CHART, "--namespace", "123", *told)
+    objects = [document.content for document in read(found, str(CHART))]
+    assert {obj["metadata"]["namespace"] for obj in objects if "namespace" in obj["metadata"]} == {"123", "true"}
+    assert "4090" in {obj["metadata"]["name"] for obj in objects}
+    assert all(isinstance(text, str) for obj in objects for text in texts_of(obj)), "a number where a name should be"
+    pod = charts.only(objects, "Deployment")["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], pod["priorityClassName"]) == ("123", "123")
+
+
+def texts_of(obj: dict) -> list[Any]:
+    """What Kubernetes takes as text alone: names, labels, and those of subjects."""
+    meta = obj["metadata"]
+    subjects = [text for subject in obj.get("subjects", ()) for text in subject.values()]
+    return [meta["name"], *meta.get("labels", {}).values(), *subjects]
 
 
 def test_lint_finds_nothing() -> None:

@@ -8,7 +8,7 @@
 
 {{- define "trainwright.selectorLabels" -}}
 app.kubernetes.io/name: trainwright-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "trainwright.labels" -}}
@@ -44,7 +44,7 @@ capabilities: {drop: [ALL]}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
