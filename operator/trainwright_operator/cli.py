@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 a run failed, 2 usage or an invalid manifest. Errors go to
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -33,14 +35,24 @@ examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and give its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a character shows another one
     options = build_parser(whole="run" in arguments).parse_args(arguments)
     try:
-        return _command(options.run)(options)
+        code = _command(options.run)(options)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{_program()}: the output could not be written: {error.strerror}", file=sys.stderr)
+        return FAILED
 
 
 def _command(place: str) -> Callable[[argparse.Namespace], int]:

@@ -34,6 +34,11 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _BASES = {"hex": 16, "bin": 2, "oct": 8, "dec": 10}
 
 
+_JSON = re.compile(r"\s*[{\[]")
+_PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+"""A character beyond 16 bits as JSON escapes it, in two halves."""
+
+
 class ManifestError(ValueError):
     """Text that is no manifest; one line that begins with the place."""
 
@@ -101,7 +106,7 @@ def _finite(number: float) -> int | float:
 
 def read(text: str | TextIO, source: str) -> Iterator[Document]:
     """The documents of a YAML or JSON text; empty ones are left out. :class:`ManifestError` names the place."""
-    loader = _Loader(text)
+    loader = _Loader(_whole_characters(text) if isinstance(text, str) and _JSON.match(text) else text)
     try:
         while loader.check_node():
             document = _Reader(source).document(loader.get_node())
@@ -113,6 +118,16 @@ def read(text: str | TextIO, source: str) -> Iterator[Document]:
         raise ManifestError(f"{source}: is not YAML text: {str(error).splitlines()[0]}") from None
     finally:
         loader.dispose()
+
+
+def _whole_characters(text: str) -> str:
+    """JSON with every character escaped as YAML takes it, which knows no halves."""
+
+    def whole(found: re.Match[str]) -> str:
+        high, low = int(found[2], 16) - 0xD800, int(found[3], 16) - 0xDC00
+        return f"{found[1]}\\U{0x10000 + (high << 10) + low:08x}"
+
+    return _PAIR.sub(whole, text)
 
 
 def _items(document: Document) -> Iterator[Document]:

@@ -285,6 +285,8 @@ def test_two_runs_do_not_share_an_output(tmp_path):
         (["--output", "job.yaml"], "job.yaml: cannot be written to"),
         (["--set", "spec.trainingArguments.maxSteps=-5"], "maxSteps"),
         (["--set", "spec.trainingArguments.maxStep=5"], "maxSteps"),
+        (["--set", "spec.trainingArguments.maxSteps="], "give one value after the ="),
+        (["--set", "spec.trainingArguments.maxSteps=[1,"], "is not YAML"),
         (["--pools", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

@@ -111,9 +111,23 @@ def test_files_that_hold_nothing_of_ours(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_standard_input(job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(job.read_text()))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(job.read_bytes())))
     assert run("validate", "-") == 0
     assert capsys.readouterr().out == "<stdin>: TrainingJob gpt-corpus is valid\n"
+
+
+def test_what_is_no_text_on_standard_input(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    piped = io.TextIOWrapper(io.BytesIO(b"name: \xff\xfe"), errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", piped)
+    assert run("validate", "-") == 2
+    assert capsys.readouterr().err == "<stdin>: is not UTF-8 text\n"
+
+
+def test_an_empty_name_of_a_file_is_not_this_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("validate", "") == 2
+    assert capsys.readouterr().err == "a file's name is empty; give a file, a folder, or - for standard input\n"
 
 
 # plan
@@ -218,6 +232,17 @@ def test_nothing_heavy_is_imported_to_validate_and_plan(job: Path) -> None:
         "assert codes == (0, 0); assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_a_full_disk_is_told_in_one_line(job: Path, command: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainwright_operator.cli", command, job], stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 1
+    assert done.stderr.endswith(b": the output could not be written: No space left on device\n")
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(job: Path) -> None:

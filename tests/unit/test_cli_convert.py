@@ -135,6 +135,7 @@ def test_a_value_that_is_wrong_is_told(tmp_path: Path, capsys: pytest.CaptureFix
         ("{}", ["--to", "arguments"], "is no manifest"),
         ("apiVersion: trainwright.dev/v1alpha1\nkind: TrainingJob\n", [], "metadata: is missing"),
         ("apiVersion: v1\nkind: TrainingJob\n", ["--to", "manifest"], "is a manifest already"),
+        ("apiVersion: v1\nkind: AcceleratorPool\n", [], "is an AcceleratorPool, which has no arguments"),
     ],
 )
 def test_what_cannot_be_converted(

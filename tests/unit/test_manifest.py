@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -103,6 +104,17 @@ def test_a_list_is_its_items() -> None:
 
 def test_json_is_yaml() -> None:
     assert one('{"a": [1, 2.5, "no", null, true]}').content == {"a": [1, 2.5, "no", None, True]}
+
+
+@pytest.mark.parametrize("value", ["gpt \U0001f680 run", "\\ud83d\\ude80", "\\\U0001f680\U0001f680", "\ufffd"])
+def test_json_escapes_a_character_in_two_halves(value: str) -> None:
+    (document,) = read(json.dumps({"name": value}), "job.json")
+    assert document.content == {"name": value}
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(ManifestError, match="is not YAML"):
+        list(read('{"name": "\\ud83d"}', "job.json"))
 
 
 def test_lines_of_fields() -> None:

@@ -75,6 +75,8 @@ def _arguments(file: str, content: Object, is_manifest: bool) -> Object:
     """All of what the manifest states, under the names of Python; a script then has the rest as defaults."""
     if not is_manifest:
         raise loading.InvalidManifests([f"{loading.source(file)}: is no manifest; it has no apiVersion and kind"])
+    if content["kind"] == names.POOL_KIND:
+        raise loading.InvalidManifests([f"{loading.source(file)}: is an {names.POOL_KIND}, which has no arguments"])
     problems = schema.problems(content)
     if problems:
         raise loading.InvalidManifests([f"{loading.source(file)}: {problem}" for problem in problems])

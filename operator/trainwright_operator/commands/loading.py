@@ -154,6 +154,8 @@ def _is_ours(content: Any, insist: bool) -> bool:
 
 def _files(path: str) -> list[str]:
     """A folder stands for the manifests below it, hidden ones left out."""
+    if not path:
+        raise ManifestError("a file's name is empty; give a file, a folder, or - for standard input")
     if path == STDIN or not Path(path).is_dir():
         return [path]
     below = (file for file in sorted(Path(path).rglob("*")) if file.suffix in SUFFIXES and file.is_file())
@@ -165,7 +167,8 @@ def _files(path: str) -> list[str]:
 
 def text(file: str) -> str:
     try:
-        return sys.stdin.read() if file == STDIN else Path(file).read_text(encoding="utf-8-sig")
+        content = sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes()
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
         raise ManifestError(f"{file}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:

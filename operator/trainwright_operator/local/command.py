@@ -126,7 +126,17 @@ def _set(content: dict[str, Any], path: str, value: str) -> None:
         parent = parent.setdefault(key, {})
         if not isinstance(parent, dict):
             raise UserError(f"--set {path}: {key} is no object")
-    parent[last] = next(iter(manifest.read(value, f"--set {path}"))).content
+    parent[last] = _value(path, value)
+
+
+def _value(path: str, text: str) -> Any:
+    try:
+        documents = list(manifest.read(text, f"--set {path}"))
+    except manifest.ManifestError as error:
+        raise InvalidManifests([str(error)]) from None
+    if len(documents) != 1:
+        raise UserError(f"--set {path}: give one value after the =")
+    return documents[0].content
 
 
 def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPool:

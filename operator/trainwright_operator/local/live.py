@@ -40,7 +40,7 @@ class Screen(Protocol):
 
 
 def screen(name: str, console: Console) -> Screen:
-    return Table_(name, console) if console.is_terminal else Lines(name, console)
+    return Table_(name, console) if console.is_terminal and not console.is_dumb_terminal else Lines(name, console)
 
 
 class Lines:
