@@ -16,7 +16,7 @@ from trainwright_operator.cli import main
 from trainwright_operator.commands.completion import commands
 from trainwright_operator.remote import board, describing, diagnosis, loglines, rendering
 from trainwright_operator.remote.diagnosis import Facts, diagnose
-from trainwright_operator.remote.errors import Absent, Expired, Unreachable, refusal
+from trainwright_operator.remote.errors import Absent, Expired, RemoteError, Unreachable, refusal
 from trainwright_operator.remote.loglines import Line, Source
 from trainwright_operator.remote.states import finished
 from trainwright_operator.remote.summary import summarize
@@ -263,6 +263,37 @@ def test_events_of_others_are_left_out() -> None:
         assert describing.about({"involvedObject": {"kind": "Job", "name": name}}, job, []) is ours
 
 
+class Reads:
+    """A cluster that holds a job and nothing else, and refuses the kinds of ``refused``."""
+
+    namespace = "default"
+
+    def __init__(self, **refused: RemoteError) -> None:
+        self._refused = refused
+
+    def get(self, path: str) -> dict:
+        return stored(running())
+
+    def items(self, path: str, **_: str) -> list[dict]:
+        if error := self._refused.get(path.rpartition("/")[2]):
+            raise error
+        return []
+
+
+def test_what_fails_is_told_apart_from_what_may_not_be_read() -> None:
+    cluster = Reads(events=refusal(500, "etcdserver: request timed out"), resourcequotas=refusal(403, "no"))
+    facts = describing.gather(cluster, "gpt-corpus", NOW)
+    assert (facts.events, facts.quotas, facts.claims) == (None, None, [])
+    text = printed(describing.render(facts, []))
+    assert "not shown: events: the API server answered 500: etcdserver: request timed out\n" in text
+    assert text.endswith("not shown, for you may not read them: resourcequotas\n")
+
+
+def test_pools_that_could_not_be_read_are_not_said_to_be_missing() -> None:
+    job = with_condition("Stalled", "PoolNotFound", "no pool x", "Pending", output={"emptyDir": {}})
+    assert diagnose(Facts(job, NOW, pools=None))[0].mend == ""
+
+
 # logs
 
 
@@ -313,7 +344,8 @@ def test_codes_in_words() -> None:
     assert isinstance(refusal(404, "gone"), Absent)
     assert isinstance(refusal(410, "too old"), Expired)
     assert str(refusal(500, "")) == "the API server answered 500: HTTP 500"
-    assert [code for code in (400, 422, 429, 500, 503) if isinstance(refusal(code, ""), Unreachable)] == [429, 503]
+    passing = [code for code in (400, 422, 429, 500, 502, 503, 504) if isinstance(refusal(code, ""), Unreachable)]
+    assert passing == [429, 500, 502, 503, 504]
 
 
 @pytest.mark.parametrize("command", ["watch", "logs", "report", "describe"])

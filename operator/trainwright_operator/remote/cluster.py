@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 import yaml
 
-from trainwright_operator.remote.errors import RemoteError, Silent, Unreachable, refusal
+from trainwright_operator.remote.errors import IN_BETWEEN, RemoteError, Silent, Unreachable, refusal
 
 if TYPE_CHECKING:
     import urllib3
@@ -38,7 +38,7 @@ class Cluster:
     def get(self, path: str, **query: str) -> Object:
         """The answer's JSON; :class:`RemoteError` for any other answer or none."""
         with self._request(path, query, ANSWER_SECONDS) as answer:
-            return dict(json.loads(answer.read()))
+            return self._object(self._whole(answer))
 
     def items(self, path: str, **query: str) -> list[Object]:
         found: list[Object] = self.get(path, **query).get("items") or []
@@ -57,9 +57,35 @@ class Cluster:
             except urllib3.exceptions.ReadTimeoutError:
                 raise Silent(f"{self.configuration.host}: nothing came for {STREAM_SECONDS:.0f} s") from None
             except urllib3.exceptions.HTTPError as error:
-                raise Unreachable(f"{self.configuration.host}: the answer was cut off: {_reason(error)}") from None
+                raise self._cut_off(error) from None
             if rest:
                 yield rest.decode(errors="replace")
+
+    def _refusal(self, answer: urllib3.BaseHTTPResponse) -> RemoteError:
+        try:
+            return refusal(answer.status, _message(self._whole(answer)))
+        except Unreachable:  # the code tells enough
+            return refusal(answer.status, "")
+
+    def _object(self, body: bytes) -> Object:
+        try:
+            read = json.loads(body)
+        except ValueError:
+            read = None
+        if isinstance(read, dict) and not read.keys().isdisjoint(("metadata", "items")):
+            return read
+        raise Unreachable(f"{self.configuration.host} does not answer as an API server does; {IN_BETWEEN}")
+
+    def _whole(self, answer: urllib3.BaseHTTPResponse) -> bytes:
+        import urllib3
+
+        try:
+            return answer.read()
+        except urllib3.exceptions.HTTPError as error:
+            raise self._cut_off(error) from None
+
+    def _cut_off(self, error: Exception) -> Unreachable:
+        return Unreachable(f"{self.configuration.host}: the answer was cut off: {_reason(error)}")
 
     def _request(self, path: str, query: dict[str, str], patience: float) -> urllib3.BaseHTTPResponse:
         import urllib3
@@ -72,9 +98,9 @@ class Cluster:
             answer = self.http.request("GET", url, headers=headers, timeout=timeout, preload_content=False)
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"cannot reach {self.configuration.host}: {_reason(error)}") from None
-        if answer.status >= 400:
+        if answer.status >= 300:
             with answer:
-                raise refusal(answer.status, _message(answer.read()))
+                raise self._refusal(answer)
         return answer
 
 

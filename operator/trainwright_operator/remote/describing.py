@@ -17,7 +17,7 @@ from trainwright_operator.remote.board import STYLES
 from trainwright_operator.remote.cluster import Cluster
 from trainwright_operator.remote.command import DONE, command, show
 from trainwright_operator.remote.diagnosis import Facts, Finding, diagnose
-from trainwright_operator.remote.errors import RemoteError, Unreachable
+from trainwright_operator.remote.errors import Forbidden, RemoteError
 from trainwright_operator.remote.jobs import core_path, find_job, find_pods
 from trainwright_operator.remote.states import Object, status_of
 from trainwright_operator.remote.tables import section
@@ -33,18 +33,19 @@ def main(cluster: Cluster, options: argparse.Namespace) -> int:
 
 
 def gather(cluster: Cluster, name: str, now: datetime) -> Facts:
-    """All that may be read; what is forbidden is named in ``hidden``."""
+    """All that can be read; what is forbidden is named in ``hidden``, what failed in ``unread``."""
     job = find_job(cluster, name)
     hidden: list[str] = []
+    unread: list[str] = []
 
     def readable(what: str, read: Callable[[], Sequence[Object]]) -> Sequence[Object] | None:
         try:
             return read()
-        except Unreachable:
-            raise
-        except RemoteError:
+        except Forbidden:
             hidden.append(what)
-            return None
+        except RemoteError as error:
+            unread.append(f"{what}: {error}")
+        return None
 
     namespace = job["metadata"]["namespace"]
     pods = readable("pods", lambda: find_pods(cluster, job))
@@ -53,7 +54,7 @@ def gather(cluster: Cluster, name: str, now: datetime) -> Facts:
     quotas = readable("resourcequotas", lambda: cluster.items(core_path(namespace, "resourcequotas")))
     pools = readable(POOL_PLURAL, lambda: cluster.items(f"/apis/{API_VERSION}/{POOL_PLURAL}"))
     own = None if events is None else [event for event in events if about(event, job, pods or ())]
-    return Facts(job, now, pods or (), own, claims, quotas, pools, tuple(hidden))
+    return Facts(job, now, pods or (), own, claims, quotas, pools, tuple(hidden), tuple(unread))
 
 
 def about(event: Object, job: Object, pods: Sequence[Object]) -> bool:
@@ -89,6 +90,8 @@ def _parts(facts: Facts, findings: list[Finding]) -> Iterator[RenderableType]:
     yield from _conditions(facts)
     yield from _pods(facts)
     yield from _events(facts)
+    for failed in facts.unread:
+        yield Text(f"\nnot shown: {failed}", style="dim")
     if facts.hidden:
         yield Text(f"\nnot shown, for you may not read them: {', '.join(facts.hidden)}", style="dim")
 

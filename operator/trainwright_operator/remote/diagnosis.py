@@ -30,7 +30,7 @@ OPERATOR = (
 
 @dataclass(frozen=True)
 class Facts:
-    """What was read of the cluster; None for what may not be read."""
+    """What was read of the cluster; None for what could not be read."""
 
     job: Object
     now: datetime
@@ -40,6 +40,7 @@ class Facts:
     quotas: Sequence[Object] | None = ()
     pools: Sequence[Object] | None = ()
     hidden: tuple[str, ...] = field(default=())
+    unread: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
@@ -124,7 +125,9 @@ def _held(facts: Facts) -> Iterator[Finding]:
 
 
 def _pools(facts: Facts) -> str:
-    names = sorted(pool["metadata"]["name"] for pool in facts.pools or ())
+    if facts.pools is None:
+        return ""
+    names = sorted(pool["metadata"]["name"] for pool in facts.pools)
     return f"there are {', '.join(names)} and cpu" if names else "without pools there is only cpu"
 
 

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from trainwright_operator.remote.cluster import Cluster, Object
-from trainwright_operator.remote.errors import Expired, RemoteError, Unreachable
+from trainwright_operator.remote.errors import IN_BETWEEN, Expired, RemoteError, Unreachable
 
 Key = tuple[str, str]
 """Namespace and name."""
 WATCH_SECONDS = 300
 RETRY_SECONDS = 2.0
+NOT_THOSE = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading raises of text that no API server wrote, or not to its end."""
 
 
 def key_of(obj: Mapping[str, Any]) -> Key:
@@ -48,17 +50,23 @@ def snapshots(
 
 def _list(cluster: Cluster, path: str, query: Mapping[str, str]) -> tuple[dict[Key, Object], str]:
     listing = cluster.get(path, **query)
-    return {key_of(obj): obj for obj in listing["items"]}, listing["metadata"]["resourceVersion"]
+    try:
+        return {key_of(obj): obj for obj in listing["items"]}, listing["metadata"]["resourceVersion"]
+    except NOT_THOSE:
+        raise Unreachable(f"the answer is no list of objects; {IN_BETWEEN}") from None
 
 
 def _list_again(
     cluster: Cluster, path: str, query: Mapping[str, str], interrupted: Callable[[str], None]
 ) -> tuple[dict[Key, Object], str]:
+    told = False
     while True:
         try:
             return _list(cluster, path, query)
         except Unreachable as error:
-            interrupted(f"{error}; trying again")
+            if not told:
+                interrupted(f"{error}; trying again")
+            told = True
             time.sleep(RETRY_SECONDS)
 
 
@@ -68,15 +76,24 @@ def _changes(
     """Take each change into ``known`` and give the version reached; ends when the server ends the watch."""
     asked = {**query, "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
     for line in cluster.lines(path, timeoutSeconds=str(WATCH_SECONDS), **asked):
-        event = json.loads(line)
-        kind, obj = event["type"], event["object"]
-        if kind == "ERROR":
-            raise _error(obj)
-        if kind == "DELETED":
-            known.pop(key_of(obj), None)
-        elif kind != "BOOKMARK":
-            known[key_of(obj)] = obj
-        yield obj["metadata"]["resourceVersion"]
+        try:
+            reached = _take(json.loads(line), known)
+        except NOT_THOSE:
+            raise Unreachable(f"a line of the watch is cut off, or no change of an object; {IN_BETWEEN}") from None
+        yield reached
+
+
+def _take(event: Object, known: dict[Key, Object]) -> str:
+    """The version reached."""
+    kind, obj = event["type"], event["object"]
+    if kind == "ERROR":
+        raise _error(obj)
+    reached = str(obj["metadata"]["resourceVersion"])
+    if kind == "DELETED":
+        known.pop(key_of(obj), None)
+    elif kind != "BOOKMARK":
+        known[key_of(obj)] = obj
+    return reached
 
 
 def _error(status: Object) -> RemoteError:
