@@ -13,7 +13,7 @@ import yaml
 
 from trainwright_operator.remote import feed
 from trainwright_operator.remote.cluster import Cluster, connect
-from trainwright_operator.remote.errors import IN_BETWEEN, Forbidden, Unreachable
+from trainwright_operator.remote.errors import IN_BETWEEN, Forbidden, RemoteError, Unreachable
 
 META = {"name": "a", "namespace": "default", "resourceVersion": "5", "uid": "u", "generation": 1}
 RUNNING = {"state": "Running", "display": {"state": "Running", "step": "1/2"}, "observedGeneration": 1}
@@ -151,3 +151,85 @@ def test_a_watch_goes_on_after_a_failure_of_the_api_server(
     jobs = feed.snapshots(cluster, "/jobs", said.append)
     assert [next(jobs), next(jobs)] == [{("default", "a"): JOB}, {}]
     assert said == ["the API server answered 500: etcdserver: leader changed; trying again"]
+
+
+# The kubeconfig
+
+
+@pytest.mark.parametrize("current", [None, "", "gone"])
+def test_a_context_is_chosen_without_a_current_one(tmp_path: Path, current: str | None) -> None:
+    path = str(kubeconfig(tmp_path / "config", current=current))
+    assert connect(path, "y", None).namespace == "y"
+    with pytest.raises(RemoteError, match=r"no context named 'z' in .*; there are x, y$"):
+        connect(path, "z", None)
+    with pytest.raises(RemoteError, match="no context named 'gone'" if current else "has no current context"):
+        connect(path, None, None)
+
+
+def test_the_first_of_several_files_names_the_current_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [kubeconfig(tmp_path / f"config{current}", current=current) for current in ("", "y", "x")]
+    monkeypatch.setenv("KUBECONFIG", ":".join(map(str, files)))
+    assert connect(None, None, None).namespace == "y"
+
+
+@pytest.mark.parametrize(
+    ("server", "spared", "taken"),
+    [
+        ("https://api.example", "", True),
+        ("https://api.example", "other.example", True),
+        ("https://api.example:6443", "localhost,.example", False),
+        ("https://10.1.2.3", "10.0.0.0/8", False),
+        ("https://127.0.0.1:6443", "", False),
+    ],
+)
+def test_the_proxy_of_the_environment(tmp_path: Path, monkeypatch, server: str, spared: str, taken: bool) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", spared)
+    made = connect(str(kubeconfig(tmp_path / "config", server)), None, None)
+    assert (made.http.proxy is not None) is taken
+
+
+def proxied(path: Path, proxy: str) -> str:
+    config = yaml.safe_load(kubeconfig(path).read_text())
+    config["clusters"][0]["cluster"]["proxy-url"] = proxy
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+def test_the_proxy_of_the_kubeconfig_is_for_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    path = proxied(tmp_path / "config", "http://proxy.example:3128")
+    assert connect(path, None, None).http.proxy.host == "proxy.example"
+
+
+def test_a_proxy_of_another_kind_is_told_without_its_password(tmp_path: Path) -> None:
+    path = proxied(tmp_path / "config", "gopher://me:password@proxy.example")
+    with pytest.raises(RemoteError, match=r"the proxy on the way to http://127\.0\.0\.1:9 is of no use: ") as told:
+        connect(path, None, None)
+    assert "password" not in str(told.value)
+
+
+def test_requests_are_made_for_whom_the_kubeconfig_says(stub: Stub, tmp_path: Path) -> None:
+    stub.will(JOB)
+    whom = {"as": "Zoë", "as-uid": "7", "as-groups": ["dev", "ops"], "as-user-extra": {"acme.com/reason%": ["a", "b"]}}
+    connect(str(kubeconfig(tmp_path / "config", stub.url, **whom)), None, None).get("/api")
+    headers = stub.asked[0].headers
+    assert headers["Authorization"] == "Bearer secret"
+    assert headers["Impersonate-User"].encode("latin-1", "surrogateescape").decode() == "Zoë"
+    assert headers["Impersonate-Uid"] == "7"
+    assert headers.get_all("Impersonate-Group") == ["dev", "ops"]
+    assert headers.get_all("Impersonate-Extra-acme.com%2Freason%25") == ["a", "b"]
+
+
+def test_groups_without_a_user_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RemoteError, match="and no `as`: add it"):
+        connect(str(kubeconfig(tmp_path / "config", **{"as-groups": ["dev"]})), None, None)
+
+
+def test_a_token_file_may_end_its_line(stub: Stub, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("mine\n")
+    path = kubeconfig(tmp_path / "config", stub.url, tokenFile=str(tmp_path / "token"))
+    path.write_text(path.read_text().replace("token: secret", ""))
+    stub.will(JOB)
+    connect(str(path), None, None).get("/api")
+    assert stub.asked[0].headers["Authorization"] == "Bearer mine"

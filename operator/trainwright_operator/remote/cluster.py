@@ -7,33 +7,35 @@ are few and simple, and its models, which cost half a second to import, are not 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import yaml
 
 from trainwright_operator.remote.errors import IN_BETWEEN, RemoteError, Silent, Unreachable, refusal
+from trainwright_operator.remote.kubeconfig import Headers, configure
 
 if TYPE_CHECKING:
     import urllib3
 
 Object = dict[str, Any]
 ANSWER_SECONDS, STREAM_SECONDS = 30.0, 330.0
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SYSTEM = "the kubernetes client is not installed; pip install 'trainwright[client]'"
 
 
 @dataclass
 class Cluster:
-    """Requests to one API server. ``namespace`` is the one that is meant when none is named."""
+    """Requests to one API server. ``namespace`` is the one that is meant when none is named.
+
+    ``headers`` are sent with every request, besides the credentials.
+    """
 
     configuration: Any
     namespace: str
     http: urllib3.PoolManager
+    headers: Headers = ()
 
     def get(self, path: str, **query: str) -> Object:
         """The answer's JSON; :class:`RemoteError` for any other answer or none."""
@@ -92,7 +94,9 @@ class Cluster:
 
         url = self.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         token = self.configuration.get_api_key_with_prefix("BearerToken", "authorization")
-        headers = {"Accept": "application/json, text/plain", **({"Authorization": token} if token else {})}
+        headers = urllib3.HTTPHeaderDict({"Accept": "application/json, text/plain"})
+        headers.extend({"Authorization": token.strip()} if token else {})
+        headers.extend(self.headers)
         timeout = urllib3.Timeout(connect=5, read=patience)
         try:
             answer = self.http.request("GET", url, headers=headers, timeout=timeout, preload_content=False)
@@ -113,31 +117,13 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
         raise RemoteError(SYSTEM) from None
     configuration = Configuration()
     try:
-        own = _configure(configuration, kubeconfig, context)
+        access = configure(configuration, kubeconfig, context)
+        http = _http(configuration)
     except ConfigException as error:
-        raise RemoteError(_words(str(error), context)) from None
+        raise RemoteError(f"kubeconfig{f', context {context!r}' if context else ''}: {_line(error)}") from None
     except (OSError, yaml.YAMLError, TypeError, AttributeError, KeyError, ValueError) as error:
-        raise RemoteError(f"the kubeconfig cannot be read: {' '.join(str(error).split())}") from None
-    return Cluster(configuration, namespace or own or "default", _http(configuration))
-
-
-def _configure(configuration: Any, kubeconfig: str | None, context: str | None) -> str | None:
-    """Fill the configuration in; gives the namespace of the context."""
-    from kubernetes import config as kubeconfigs
-
-    official: Any = kubeconfigs  # it has no types
-    paths = kubeconfig or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    if not any(Path(path).exists() for path in paths.split(os.pathsep) if path):
-        if kubeconfig or not (SERVICE_ACCOUNT / "token").exists():
-            raise RemoteError(f"no cluster: there is no kubeconfig at {paths}; set KUBECONFIG or --kubeconfig")
-        official.load_incluster_config(client_configuration=configuration)
-        return (SERVICE_ACCOUNT / "namespace").read_text().strip()
-    contexts, current = official.list_kube_config_contexts(paths)
-    if context and context not in (names := [one["name"] for one in contexts]):
-        raise RemoteError(f"no context named {context!r} in {paths}; there are {', '.join(names)}")
-    official.load_kube_config(paths, context, configuration, persist_config=False)
-    chosen = next((one for one in contexts if one["name"] == context), current)
-    return chosen["context"].get("namespace") or None
+        raise RemoteError(f"the kubeconfig cannot be read: {_line(error)}") from None
+    return Cluster(configuration, namespace or access.namespace or "default", http, access.headers)
 
 
 def _http(configuration: Any) -> urllib3.PoolManager:
@@ -156,14 +142,21 @@ def _http(configuration: Any) -> urllib3.PoolManager:
     if not configuration.verify_ssl:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     if configuration.proxy:
-        return urllib3.ProxyManager(configuration.proxy, **options)
+        return _proxied(configuration, options)
     return urllib3.PoolManager(**options)
 
 
-def _words(error: str, context: str | None) -> str:
-    if "current-context" in error:
-        return "the kubeconfig has no current context; choose one: kubectl config use-context NAME, or --context NAME"
-    return f"kubeconfig{f', context {context!r}' if context else ''}: {' '.join(error.split())}"
+def _proxied(configuration: Any, options: dict[str, Any]) -> urllib3.PoolManager:
+    import urllib3
+
+    try:
+        return urllib3.ProxyManager(configuration.proxy, proxy_headers=configuration.proxy_headers, **options)
+    except urllib3.exceptions.HTTPError as error:  # without the proxy, whose URL may hold a password
+        raise RemoteError(f"the proxy on the way to {configuration.host} is of no use: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _message(body: bytes) -> str:
