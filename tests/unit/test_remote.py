@@ -135,6 +135,14 @@ def test_a_pipe_gets_lines() -> None:
     assert "attempt 1 failed" in text
 
 
+def test_a_terminal_that_takes_no_line_back_gets_lines() -> None:
+    for kind, plain in (("dumb", True), ("xterm", False)):
+        console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": kind})
+        shown = board.board(console, namespaced=False)
+        shown.close()
+        assert isinstance(shown, board.PlainLines) is plain
+
+
 # report
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +17,7 @@ from trainwright_operator.remote import feed
 from trainwright_operator.remote.cluster import Cluster, connect
 from trainwright_operator.remote.errors import IN_BETWEEN, Forbidden, RemoteError, Unreachable
 
+CLI = [sys.executable, "-m", "trainwright_operator.cli"]
 META = {"name": "a", "namespace": "default", "resourceVersion": "5", "uid": "u", "generation": 1}
 RUNNING = {"state": "Running", "display": {"state": "Running", "step": "1/2"}, "observedGeneration": 1}
 JOB = {"kind": "TrainingJob", "metadata": META, "spec": {}, "status": RUNNING}
@@ -151,6 +154,16 @@ def test_a_watch_goes_on_after_a_failure_of_the_api_server(
     jobs = feed.snapshots(cluster, "/jobs", said.append)
     assert [next(jobs), next(jobs)] == [{("default", "a"): JOB}, {}]
     assert said == ["the API server answered 500: etcdserver: leader changed; trying again"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(stub: Stub, tmp_path: Path) -> None:
+    stub.will(JOB)
+    stub.will(LISTING)
+    command = [*CLI, "watch", "a", "-n", "default", "--kubeconfig", str(kubeconfig(tmp_path / "config", stub.url))]
+    watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    watch.stdout.close()
+    assert (watch.wait(60), watch.stderr.read()) == (0, b"")
+    watch.stderr.close()
 
 
 # The kubeconfig

@@ -44,8 +44,9 @@ class Board(Protocol):
 
 
 def board(console: Console, *, namespaced: bool) -> Board:
-    """``namespaced`` shows the namespace beside the name."""
-    return LiveTable(console, namespaced) if console.is_terminal else PlainLines(console, namespaced)
+    """``namespaced`` shows the namespace beside the name. A dumb terminal can take no line back."""
+    live = console.is_terminal and not console.is_dumb_terminal
+    return LiveTable(console, namespaced) if live else PlainLines(console, namespaced)
 
 
 def label(key: Key, namespaced: bool) -> str:

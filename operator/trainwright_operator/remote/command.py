@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from trainwright_operator.remote.cluster import Cluster, connect
 from trainwright_operator.remote.errors import RemoteError
+from trainwright_operator.terminal import Terminal
 
 DONE, FAILED, INVALID = 0, 1, 2
 PIPE_WIDTH = 240
@@ -34,11 +35,11 @@ def command(run: Command) -> Callable[[argparse.Namespace], int]:
 
 def show(what: RenderableType) -> None:
     """Print; in a pipe wide enough for `grep`, and with no blanks at the ends of lines."""
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     if console.is_terminal:
         console.print(what)
         return
-    console = Console(highlight=False, width=PIPE_WIDTH)
+    console = Terminal(highlight=False, width=PIPE_WIDTH)
     with console.capture() as captured:
         console.print(what)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))

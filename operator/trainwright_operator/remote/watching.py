@@ -6,8 +6,6 @@ import argparse
 from collections.abc import Collection, Mapping
 from contextlib import closing
 
-from rich.console import Console
-
 from trainwright_operator.names import JOB_KIND
 from trainwright_operator.remote.board import Board, board
 from trainwright_operator.remote.cluster import Cluster, Object
@@ -16,6 +14,7 @@ from trainwright_operator.remote.errors import RemoteError
 from trainwright_operator.remote.feed import Key, snapshots
 from trainwright_operator.remote.jobs import find_job, jobs_path
 from trainwright_operator.remote.states import failed, finished
+from trainwright_operator.terminal import Terminal
 
 
 @command
@@ -25,8 +24,7 @@ def main(cluster: Cluster, options: argparse.Namespace) -> int:
     namespace = None if options.all_namespaces else cluster.namespace
     for name in options.names:
         find_job(cluster, name)
-    console = Console()
-    with closing(board(console, namespaced=options.all_namespaces)) as shown:
+    with closing(board(Terminal(), namespaced=options.all_namespaces)) as shown:
         watch = Watch(shown, {(cluster.namespace, name) for name in options.names})
         query = {"fieldSelector": f"metadata.name={options.names[0]}"} if len(options.names) == 1 else {}
         for jobs in snapshots(cluster, jobs_path(namespace), shown.say, **query):
