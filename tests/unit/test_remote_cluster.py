@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trainwright_operator.cli import main
 from trainwright_operator.remote import feed
 from trainwright_operator.remote.cluster import Cluster, connect
 from trainwright_operator.remote.errors import IN_BETWEEN, Forbidden, RemoteError, Unreachable
@@ -246,3 +247,10 @@ def test_a_token_file_may_end_its_line(stub: Stub, tmp_path: Path) -> None:
     stub.will(JOB)
     connect(str(path), None, None).get("/api")
     assert stub.asked[0].headers["Authorization"] == "Bearer mine"
+
+
+@pytest.mark.parametrize("command", ["watch", "logs", "report", "describe"])
+def test_a_job_without_a_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    for name in ("", "."):
+        assert main([command, name, "--kubeconfig", str(kubeconfig(tmp_path / "config"))]) == 2
+        assert capsys.readouterr().err == "error: give the name of a TrainingJob\n"

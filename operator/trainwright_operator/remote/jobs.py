@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from trainwright_operator.names import API_VERSION, JOB_KIND, JOB_PLURAL, LABEL_JOB, LABEL_JOB_UID
 from trainwright_operator.openapi.nearest import among
 from trainwright_operator.remote.cluster import Cluster, Object
@@ -21,8 +23,10 @@ def core_path(namespace: str, *parts: str) -> str:
 
 def find_job(cluster: Cluster, name: str) -> Object:
     """The job, or :class:`Absent` with the name that was meant."""
+    if not name.strip("."):  # the path would be that of all jobs
+        raise RemoteError(f"give the name of a {JOB_KIND}")
     try:
-        return cluster.get(f"{jobs_path(cluster.namespace)}/{name}")
+        return cluster.get(f"{jobs_path(cluster.namespace)}/{quote(name, safe='')}")
     except Absent:
         raise Absent(_missing(cluster, name)) from None
 
