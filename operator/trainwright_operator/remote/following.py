@@ -22,6 +22,8 @@ from trainwright_operator.remote.states import failed, finished
 POLL_SECONDS = 2.0
 HOLD_SECONDS = 0.3
 """How long a line is held back for an earlier one of another pod."""
+PATIENCE_SECONDS = 30.0
+"""How long a log that cannot be read, that of a lost node for one, is tried once the job is over."""
 
 
 class Follower:
@@ -36,33 +38,39 @@ class Follower:
         self._running = True
         self._reached: dict[str, str] = {}
         self._whole: set[str] = set()
+        self._failing: dict[str, float] = {}
+        self._given_up: set[str] = set()
+        self._over = False
         self._attempt = 0
 
     def run(self) -> int:
         """The exit code: 1 when the job failed."""
         job = find_job(self._cluster, self._options.name)
-        over = False
         while True:
-            self._look(self._sources(job))
-            if over and not self._reading():
+            found = self._sources(job)
+            self._look(found or [])
+            if self._over and found is not None and not self._reading():
                 break
-            over = finished(job) or (self._pinned and not self._running)
-            self._show_for(HOLD_SECONDS if over else POLL_SECONDS)
+            self._over = finished(job) or (self._pinned and not self._running)
+            self._show_for(HOLD_SECONDS if self._over else POLL_SECONDS)
             job = self._again(job)
         self._show_all()
+        if not self._attempt:
+            chosen([], self._options)  # raises
         return int(failed(job))
 
     @property
     def _pinned(self) -> bool:
         """One attempt was asked for: it may have ended long before the job does."""
-        return bool(self._options.attempt or self._options.previous)
+        return self._options.attempt is not None or bool(self._options.previous)
 
-    def _sources(self, job: Object) -> list[Source]:
+    def _sources(self, job: Object) -> list[Source] | None:
+        """None where the cluster gives no answer."""
         try:
             return sources(find_pods(self._cluster, job))
         except Unreachable as error:
             self._note_once("cluster", f"{error}; trying again")
-            return []
+            return None
 
     def _again(self, job: Object) -> Object:
         try:
@@ -99,22 +107,34 @@ class Follower:
         try:
             for line in lines(self._cluster, source, tail=self._options.tail, follow=True, since=since):
                 self._reached[source.pod] = line.time
+                self._failing.pop(source.pod, None)
                 self._lines.put(line)
             self._whole.add(source.pod)
         except Silent:
             pass
         except Unreachable as error:
-            self._note_once(source.pod, f"{error}; trying again")
+            self._fail(source, error)
         except RemoteError as error:
             self._whole.add(source.pod)
             self._note_once(source.pod, f"{source.pod}: {error}")
+
+    def _fail(self, source: Source, error: Unreachable) -> None:
+        """Try again; once the job is over not for ever, for a lost node may never tell."""
+        now = time.monotonic()
+        since = self._failing.setdefault(source.pod, now) if self._over else now
+        if now - since > PATIENCE_SECONDS:
+            self._given_up.add(source.pod)
+            self._note_once(source.pod, f"{source.pod}: {error}; its log may lack an end")
+        else:
+            self._note_once(source.pod, f"{source.pod}: {error}; trying again")
 
     def _to_read(self, source: Source) -> bool:
         """Never read, or cut off, or ended by the server while the pod goes on."""
         thread = self._threads.get(source.pod)
         if thread is None:
             return source.started
-        return not thread.is_alive() and (source.running or source.pod not in self._whole)
+        unread = source.running or source.pod not in self._whole
+        return unread and not thread.is_alive() and source.pod not in self._given_up
 
     def _reading(self) -> bool:
         return any(thread.is_alive() for thread in self._threads.values())

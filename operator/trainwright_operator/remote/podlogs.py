@@ -32,7 +32,7 @@ def chosen(found: list[Source], options: argparse.Namespace) -> list[Source]:
             f"{options.name} has no pods yet, or no more; `trainwright describe {options.name}` tells why"
         )
     attempts = sorted({source.attempt for source in found})
-    attempt = options.attempt or attempts[-1]
+    attempt = attempts[-1] if options.attempt is None else options.attempt
     if options.previous:
         attempt = max((one for one in attempts if one < attempts[-1]), default=attempts[-1] - 1)
     of_attempt = [source for source in found if source.attempt == attempt]
