@@ -6,7 +6,8 @@ import asyncio
 import logging
 import signal
 import sys
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 
 from trainwright_operator.cluster import garbage, handlers, health, logs
 from trainwright_operator.cluster.api import Api, ApiError
@@ -43,17 +44,21 @@ async def run(settings: Settings) -> int:
         )
         await stack.enter_async_context(serving(app, settings.http_port))
         lease = Lease(lease_api, settings.operator_namespace, settings.lease_name, settings.pod_name, _timing(settings))
+        parts: list[Awaitable[object]] = [stop.wait()]
         if settings.leader_election:
             await mark_leader(api, settings, leads=False)
             if not await _first(lease.hold(), stop.wait()):
                 return 0
-        return await _lead(api, stores, metrics, settings, lease, stop)
+            stack.push_async_callback(lease.release)
+            parts.append(lease.keep())  # from now on: before the work begins, much has to be listed
+        await _first(*parts, _lead(api, stores, metrics, settings, stop))
+    if lease.lost.is_set():
+        logger.error("leadership was lost")
+    return int(lease.lost.is_set())
 
 
-async def _lead(
-    api: Api, stores: Stores, metrics: Metrics, settings: Settings, lease: Lease, stop: asyncio.Event
-) -> int:
-    """The leader's work; leadership is handed over at once when it ends in order."""
+async def _lead(api: Api, stores: Stores, metrics: Metrics, settings: Settings, stop: asyncio.Event) -> None:
+    """The leader's work, until it is cancelled or a part of it ends."""
     identity = Identity(api, settings) if settings.progress_port else None
     if identity:
         await identity.load()
@@ -68,20 +73,14 @@ async def _lead(
     async with AsyncExitStack() as stack:
         parts = [controller.run(), recorder.run(), handlers.watch(settings, controller.on_event, stop)]
         stack.push_async_callback(recorder.flush)
-        if settings.leader_election:
-            parts.append(lease.keep())
-            stack.push_async_callback(lease.release)
         if identity:
             app = _endpoint(api, stores, metrics, settings, controller).application()
             await stack.enter_async_context(serving(app, settings.progress_port, identity.tls))
             await mark_leader(api, settings, leads=True)
             stack.push_async_callback(mark_leader, api, settings, False)
             parts.append(identity.keep())
-        await _first(stop.wait(), *parts)
-        metrics.leading.set(0)
-    if lease.lost.is_set():
-        logger.error("leadership was lost")
-    return int(lease.lost.is_set())
+        stack.callback(metrics.leading.set, 0)
+        await _first(*parts)
 
 
 def _endpoint(
@@ -98,19 +97,17 @@ def _endpoint(
     )
 
 
-async def _first(*parts: object) -> bool:
+async def _first(*parts: Awaitable[object]) -> bool:
     """Run all until the first ends, then cancel the rest; True when that was the first of ``parts``."""
-    tasks = [asyncio.ensure_future(part) for part in parts]  # type: ignore[call-overload]
+    tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
-    for task in tasks:
-        with suppress(asyncio.CancelledError, Exception):
-            await task
     return tasks[0] in done
 
 

@@ -118,7 +118,7 @@ class FakeApiServer:
     def _delete(self, path, _, __):
         if self.objects.pop(path, None) is None:
             return _status(404, "NotFound", "not found")
-        return web.json_response({"status": "Success"})
+        return web.json_response({"kind": "Status", "metadata": {}, "status": "Success"})
 
 
 async def _failure(request, fault):
