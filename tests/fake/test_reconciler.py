@@ -180,6 +180,45 @@ def test_what_an_admission_webhook_refuses_is_told_and_tried_again_later():
     play(scene)
 
 
+def test_a_deletion_that_is_refused_changes_nothing_of_what_is_known():
+    async def scene(world, server):
+        await world.reconcile()
+        complete = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z"}
+        server.put(JOB_PATH, {**server.objects[JOB_PATH], "status": {"conditions": [complete]}})
+        world.now += timedelta(seconds=60)
+        await world.reconcile()
+        await world.reconcile()
+        ended = world.status
+        assert ended["state"] == "Succeeded"
+        server.fail("DELETE", 403, times=99, message="protected")
+        world.now += timedelta(seconds=200)
+        for _ in range(3):
+            assert await world.reconcile() == 30.0
+        assert world.status == ended
+        server.faults.clear()
+        await world.reconcile()
+        assert JOB_PATH not in server.objects
+
+    play(scene, make_job("train").nodes(2).with_("spec.ttlSecondsAfterFinished", 100))
+
+
+def test_what_waits_for_a_deletion_that_is_refused_says_so():
+    async def scene(world, server):
+        await world.reconcile()
+        suspended = server.objects[PATH]["spec"] | {"suspend": True}
+        server.put(PATH, {**server.objects[PATH], "spec": suspended})
+        server.fail("DELETE", 403, times=99, message='admission webhook "keep" denied the request')
+        assert await world.reconcile() == 30.0
+        assert world.status["state"] == "Stopping"
+        told = '; Job train-0-1 may not be deleted: admission webhook "keep" denied the request'
+        assert told in world.condition("Reconciling")["message"]
+        before = world.count("PATCH", "trainingjobs")
+        await world.reconcile()
+        assert world.count("PATCH", "trainingjobs") == before
+
+    play(scene)
+
+
 DRA = {
     "apiVersion": "trainwright.dev/v1alpha1",
     "kind": "AcceleratorPool",

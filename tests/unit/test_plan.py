@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +13,10 @@ from hypothesis import strategies as st
 
 from builders import make_job
 from scene import Scene
+from trainwright_operator import names
 from trainwright_operator.core.plan import Plan, plan, unreadable
 from trainwright_operator.core.spec import AcceleratorPool
+from trainwright_operator.core.times import write_time
 
 ENDED = {"Succeeded", "Failed"}
 
@@ -161,6 +165,23 @@ def test_created_suspended_makes_nothing():
     assert (scene.state, scene.applied) == ("Suspended", [])
 
 
+def test_suspending_a_job_that_failed_by_its_deadline_comes_too_late():
+    scene = running(make_job().with_("spec.activeDeadlineSeconds", 60)).wait(57).settle().wait(2).exit_all(143)
+    completed = scene.settle().status["completionTime"]
+    scene.wait(9).edit("spec.suspend", True).settle()
+    assert (scene.state, scene.status["completionTime"]) == ("Failed", completed)
+    scene.edit("spec.suspend", False).settle()
+    assert (scene.state, scene.applied) == ("Failed", ["gpt-corpus-0-1"])
+
+
+def test_a_job_suspended_in_time_stays_so_after_its_deadline():
+    scene = running(make_job().with_("spec.activeDeadlineSeconds", 60)).wait(50).edit("spec.suspend", True).settle()
+    scene.wait(15).exit_all(143).settle()
+    assert scene.state == "Suspended"
+    scene.wait(999).settle().edit("spec.suspend", False).settle()
+    assert (scene.state, scene.applied[-1]) == ("Starting", "gpt-corpus-0-2")
+
+
 def test_deadline():
     scene = running(make_job().with_("spec.activeDeadlineSeconds", 60))
     assert scene.last.requeue_after == 57
@@ -235,6 +256,22 @@ def test_the_deadline_of_what_is_added_counts_anew():
     assert (scene.state, scene.applied[-1]) == ("Starting", "gpt-corpus-0-2")
 
 
+def test_the_deadline_of_what_is_added_counts_anew_after_a_crash_between_job_and_status():
+    scene = running(make_job().with_("spec.activeDeadlineSeconds", 60)).exit_all(0).settle().wait(9999).settle()
+    made = scene.edit("spec.trainingArguments.maxSteps", 400).plan()
+    scene.objects.apply(made.apply, scene.now)
+    scene.wait(1).settle()
+    assert (scene.state, scene.deleted) == ("Starting", [])
+    assert scene.last.requeue_after == 59
+
+
+def test_a_target_that_is_raised_with_no_pool_waits_for_the_pool():
+    scene = running(make_job().with_("spec.activeDeadlineSeconds", 60)).exit_all(0).settle().wait(9999).settle()
+    scene.pool = None
+    scene.edit("spec.trainingArguments.maxSteps", 400).settle()
+    assert (scene.status["display"]["state"], scene.last.requeue_after) == ("Pending (PoolNotFound)", None)
+
+
 def test_raising_the_target_of_a_job_at_work_takes_effect_when_its_attempt_ends():
     scene = running(make_job()).edit("spec.trainingArguments.maxSteps", 400).settle()
     assert scene.applied == ["gpt-corpus-0-1"]
@@ -243,6 +280,41 @@ def test_raising_the_target_of_a_job_at_work_takes_effect_when_its_attempt_ends(
 
 
 # What goes wrong around the job
+
+
+def test_a_gang_that_lost_a_pod_while_it_waits_for_the_rest_is_not_looked_at_all_the_time():
+    scene = Scene(make_job().nodes(2)).settle()
+    placed, waiting = scene.pod(0), scene.pod(1)
+    scene.objects.started(placed["metadata"]["name"], scene.now)
+    waiting["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
+    patience = scene.wait(10).settle().last.requeue_after
+    scene.wait(patience - 5).delete_pod(0)
+    placed["metadata"] |= {
+        "deletionTimestamp": write_time(scene.now + timedelta(seconds=600)),
+        "deletionGracePeriodSeconds": 600,
+    }
+    scene.settle().wait(6).settle()
+    assert scene.last.requeue_after > 10
+
+
+def test_a_start_that_no_clock_shows_stops_nothing():
+    scene = running()
+    scene.status["attempts"][0]["startTime"] = "0001-01-01T00:00:00Z"
+    assert scene.settle().state == "Running"
+    assert scene.exit_all(0).settle().state == "Succeeded"
+
+
+def test_a_stray_pod_of_a_later_attempt_does_not_hide_the_one_at_work():
+    scene = Scene(make_job().nodes(2))
+    scene.objects.apply(scene.plan().apply, scene.now)
+    scene.objects.sync(scene.now)
+    copied = copy.deepcopy(scene.pod(0))
+    copied["metadata"]["labels"][names.LABEL_ATTEMPT] = "7"
+    copied["metadata"]["name"] = "copied"
+    scene.objects.pods["copied"] = copied
+    scene.settle()
+    assert [one["attempt"] for one in scene.status["attempts"]] == [1]
+    assert scene.deleted == []
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "Succeeded"), (1, "Pending")])

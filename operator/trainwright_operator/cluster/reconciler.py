@@ -25,7 +25,7 @@ from trainwright_operator.cluster.warnings import Warnings
 from trainwright_operator.core.claims import output_claim, unshared
 from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.observe import Observed, observe
-from trainwright_operator.core.plan import Delete, Plan, plan, refused, taken, unreadable
+from trainwright_operator.core.plan import Delete, Plan, hindered, plan, refused, taken, unreadable
 from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.core.pools import choose, image_of
 from trainwright_operator.core.spec import AcceleratorPool, SpecError, TrainingJob, parse_job
@@ -125,8 +125,7 @@ class Reconciler:
                 return refused(job, observed, now, Reason.OUTPUT_NOT_SHARED, words, REFUSED_AGAIN)
             for child in planned.apply:
                 await self._create(child, job)
-            for gone in planned.delete:
-                await self._delete(gone, job)
+            hindrances = [words for gone in planned.delete if (words := await self._delete(gone, job))]
         except Taken as error:
             return taken(job, observed, now, error.child, error.owner, REFUSED_AGAIN)
         except Unserved as error:
@@ -137,6 +136,8 @@ class Reconciler:
             if not error.is_verdict:
                 raise
             return refused(job, observed, now, Reason.REFUSED, error.message, REFUSED_AGAIN)
+        if hindrances:
+            planned = hindered(planned, hindrances, REFUSED_AGAIN)
         return replace(planned, requeue_after=_soonest(planned.requeue_after, explained_in))
 
     def _pool(self, job: TrainingJob) -> AcceleratorPool | None:
@@ -188,10 +189,18 @@ class Reconciler:
         if resource is JOBS:
             self._stores.take(JOBS, made)
 
-    async def _delete(self, gone: Delete, job: TrainingJob) -> None:
+    async def _delete(self, gone: Delete, job: TrainingJob) -> str:
+        """Why it was refused, which changes nothing of what is known of the job; empty when it is done."""
         resource = self._resource(gone.kind)
         uid = job.uid if resource is TRAINING_JOBS else None
-        await self._api.delete(resource, job.namespace, gone.name, uid, gone.propagation)
+        try:
+            await self._api.delete(resource, job.namespace, gone.name, uid, gone.propagation)
+        except ApiError as error:
+            if not error.is_verdict or error.is_of_lost_namespace:
+                raise
+            logger.warning("%s %s may not be deleted: %s", gone.kind, gone.name, error.message)
+            return f"{gone.kind} {gone.name} may not be deleted: {error.message}"
+        return ""
 
     async def _write(self, key: ObjectKey, stored: Object, planned: Plan, now: datetime) -> float | None:
         """Write what changed, then tell its events; gives seconds to wait when the change is not due yet."""

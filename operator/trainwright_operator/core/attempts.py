@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +15,8 @@ from trainwright_operator.core.times import read_time, write_time
 MAX_ATTEMPTS = 10
 """How many attempts the status keeps; older ones live on in the counts of restarts."""
 MAX_MESSAGE = 1024
+LONG_AGO = datetime.fromtimestamp(0, UTC)
+"""In the place of a start that somebody else wrote and no clock shows."""
 
 
 class Outcome(StrEnum):
@@ -78,11 +80,9 @@ class Record:
 
     @staticmethod
     def from_dict(entry: Mapping[str, Any]) -> Record:
-        start = read_time(entry["startTime"])
-        assert start is not None
         return Record(
             number=entry["attempt"],
-            start=start,
+            start=read_time(entry["startTime"]) or LONG_AGO,
             end=read_time(entry.get("endTime")),
             cause=_cause(entry) if "outcome" in entry else None,
             step=entry.get("step"),
@@ -132,10 +132,15 @@ class Past:
             records=(*self.records, record)[-MAX_ATTEMPTS:],
             counted=self.counted + (before is Outcome.FAILED),
             disruptions=self.disruptions + (before is Outcome.DISRUPTED),
-            started=self.started or record.start,
+            started=self.renewed.started or record.start,
             running=False,
             reached=None,
         )
+
+    @property
+    def renewed(self) -> Past:
+        """As it counts for what comes next: the deadline of what is added to a job that has trained begins anew."""
+        return replace(self, started=None) if self.last and self.last.outcome is Outcome.SUCCEEDED else self
 
     def update(self, record: Record) -> Past:
         """Replace the newest attempt's record."""

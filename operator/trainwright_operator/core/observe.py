@@ -303,7 +303,7 @@ def _over_own_limit(status: Object) -> bool:
 def _index(item: Object) -> int:
     annotations = item["metadata"].get("annotations") or {}
     text = annotations.get(COMPLETION_INDEX) or _label(item, COMPLETION_INDEX) or "0"
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _label(item: Object, name: str) -> str | None:

@@ -23,7 +23,7 @@ from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, de
 from trainwright_operator.core.pools import PoolError, place
 from trainwright_operator.core.reported import Status, merge_final_word
 from trainwright_operator.core.spec import AcceleratorPool, JobSpec, Output, TrainingJob
-from trainwright_operator.core.status import render
+from trainwright_operator.core.status import render, with_hindrance
 from trainwright_operator.core.times import read_time
 from trainwright_operator.core.waiting import hold, untold
 from trainwright_operator.names import Reason
@@ -76,8 +76,8 @@ def plan(
     verdict = decide(job, Past.of(told), observed, now, gangs)
     made: tuple[dict[str, Any], ...] = ()
     if verdict.start is not None:
-        made, verdict = _start(job, pool, observed, verdict, verdict.start, past, endpoint, gangs)
-        verdict = replace(verdict, again=soonest(verdict.again, deadline_left(job, past, now)))
+        made, verdict = _start(job, pool, observed, verdict, verdict.start, past.renewed, endpoint, gangs)
+        verdict = replace(verdict, again=soonest(verdict.again, deadline_left(job, verdict.past, now)))
     elif at_work and _half_made(at_work, verdict):
         made, verdict = _complete(job, pool, at_work, verdict, now, endpoint, gangs)
     current = at_work if verdict.past.open else None
@@ -107,6 +107,12 @@ def taken(job: TrainingJob, observed: Observed, now: datetime, child: str, owner
     """In the place of a plan whose ``child`` (``Service tj-gpt``) is there and belongs to ``owner`` (``CronJob/x``)."""
     verdict = _taken(job, adopt(job, Past.of(job.status), observed, now), child, owner)
     return _instead(job, replace(verdict, again=verdict.again or timedelta(seconds=again)), now)
+
+
+def hindered(planned: Plan, why: list[str], again: float) -> Plan:
+    """The plan of which something may not be deleted: a job that waits for that says why, all else is as it was."""
+    status = with_hindrance(planned.status, with_mends("; ".join(why)))
+    return replace(planned, status=status, requeue_after=min(again, planned.requeue_after or again))
 
 
 def _instead(job: TrainingJob, verdict: Verdict, now: datetime) -> Plan:

@@ -76,8 +76,8 @@ def decide(job: TrainingJob, past: Past, observed: Observed, now: datetime, gang
 
 def adopt(job: TrainingJob, past: Past, observed: Observed, now: datetime) -> Past:
     """Open the record of an attempt that has none: the operator died between creating it and writing the status."""
-    newest = observed.attempts[-1] if observed.attempts else None
-    if newest is None or not newest.jobs or newest.number <= (past.last.number if past.last else 0):
+    newest = next((attempt for attempt in reversed(observed.attempts) if attempt.jobs), None)
+    if newest is None or newest.number <= (past.last.number if past.last else 0):
         return past
     first = newest.jobs[0]
     return past.begin(record_of(_asked(first) or job.spec.training_arguments, newest.number, first.created or now))
@@ -136,7 +136,7 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
         message = f"attempt {record.number} is given up: {cause.message}"
         return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=True, again=again)
     decided = any(one.state in (observe.JobState.ENDING, observe.JobState.FAILED) for one in attempt.jobs)
-    again = soonest(again, patience, deadline_left(job, past, now))
+    again = soonest(again, None if cause else patience, deadline_left(job, past, now))
     return replace(_working(past, attempt, again), stop=bool(cause) and decided)
 
 
@@ -231,19 +231,23 @@ def _at_rest(job: TrainingJob, past: Past, number: int, now: datetime) -> Verdic
     if last and last.outcome is Outcome.SUCCEEDED:
         if not target_raised(job.spec, last):
             return Verdict(Phase.SUCCEEDED, Reason.COMPLETED, done_words(last), past)
-        past = replace(past, started=None)  # the deadline of what is added counts anew
+        past = past.renewed
     if last and (verdict := _given_up(job, past, last)):
         return verdict
+    left = deadline_left(job, past, now)
+    if left is not None and left <= NOW and not (job.spec.suspend and _was_suspended(last)):
+        return Verdict(Phase.FAILED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), past)
     if job.spec.suspend:
         return Verdict(Phase.SUSPENDED, Reason.SUSPENDED, "spec.suspend is true", replace(past, started=None))
-    left = deadline_left(job, past, now)
-    if left is not None and left <= NOW:
-        return Verdict(Phase.FAILED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), past)
     phase, reason, why = _resumption(last)
     if wait := _backoff(job, past, now):
         message = f"{why}attempt {number + 1} starts at {write_time(now + wait)}"
         return Verdict(phase, reason, message, past, again=soonest(wait, left))
     return Verdict(phase, reason, f"{why}attempt {number + 1} starts", past, start=number + 1)
+
+
+def _was_suspended(last: Record | None) -> bool:
+    return bool(last and last.cause and last.cause.reason == Reason.SUSPENDED)
 
 
 def _begin(job: TrainingJob, verdict: Verdict, number: int, now: datetime) -> Verdict:

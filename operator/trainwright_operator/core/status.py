@@ -71,6 +71,17 @@ def render(
     return {key: value for key, value in status.items() if value not in (None, {}, [])}
 
 
+def with_hindrance(status: Mapping[str, Any], why: str) -> Status:
+    """The same status, with the words for what is in the way of what is being done, if anything is."""
+    told = [
+        {**one, "message": f"{one['message']}; {why}"[:MAX_MESSAGE]}
+        if one["type"] == Condition.RECONCILING and one["status"] == "True"
+        else one
+        for one in status.get("conditions") or ()
+    ]
+    return {**status, "conditions": told} if told else dict(status)
+
+
 def _state(phase: Phase, hold: Hold | None) -> str:
     return "Queued" if hold and hold.queued and phase is Phase.STARTING else phase.value
 
