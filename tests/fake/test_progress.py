@@ -9,12 +9,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from trainwright_operator.cluster import progress
 from trainwright_operator.cluster.cache import Store
 from trainwright_operator.cluster.progress import POD_NAME, POD_UID, ProgressEndpoint, RateLimit, TokenCheck, audience
 from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID
 
 NOW = 1_800_000_000.0
 THIS_JOB = audience("ns", "job")
+PUSHES = "/v1alpha1/namespaces/ns/trainingjobs/job/progress"
 BODY = {"trainerStatus": {"progressPercentage": 10}}
 
 
@@ -51,11 +53,30 @@ class Scene:
     rate: float = 1000.0
     ended: bool = False
 
-    def push(self, *pushes, path="/v1alpha1/namespaces/ns/trainingjobs/job/progress"):
+    def push(self, *pushes, path=PUSHES):
         """Each push is (token, body bytes or dict); gives the answered codes."""
         return asyncio.run(self._push(pushes, path))
 
+    def send(self, bytes_):
+        """What is answered to these bytes, which may be no whole request."""
+
+        async def exchange(address, port):
+            reader, writer = await asyncio.open_connection(address, port)
+            writer.write(bytes_)
+            answer = await asyncio.wait_for(reader.read(100), 5)
+            writer.close()
+            return answer
+
+        return asyncio.run(self._serve(exchange))
+
     async def _push(self, pushes, path):
+        async def all_of_them(address, port):
+            async with aiohttp.ClientSession() as session:
+                return [await self._one(session, f"http://{address}:{port}{path}", *push) for push in pushes]
+
+        return await self._serve(all_of_them)
+
+    async def _serve(self, talk):
         jobs, pods = Store(), Store()
         last = {"attempt": 1, **({"endTime": "2026-01-01T00:00:00Z"} if self.ended else {})}
         meta = {"namespace": "ns", "name": "job", "uid": "job-uid", "resourceVersion": "1"}
@@ -83,11 +104,10 @@ class Scene:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}{path}"
-        async with aiohttp.ClientSession() as session:
-            codes = [await self._one(session, url, *push) for push in pushes]
-        await runner.cleanup()
-        return codes
+        try:
+            return await talk("127.0.0.1", site._server.sockets[0].getsockname()[1])
+        finally:
+            await runner.cleanup()
 
     async def _one(self, session, url, bearer, body):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -108,6 +128,7 @@ def test_a_pod_of_the_attempt_at_work_is_believed_and_reviewed_once():
     ("bearer", "body", "code", "result"),
     [
         pytest.param(None, BODY, 401, "unauthenticated", id="no token"),
+        pytest.param("tök\xfe", BODY, 401, "unauthenticated", id="a token of other letters"),
         pytest.param(token(aud=audience("ns", "other")), BODY, 401, "unauthenticated", id="a token for another job"),
         pytest.param(token(aud="https://kubernetes"), BODY, 401, "unauthenticated", id="a token for the API server"),
         pytest.param(token(pod=""), BODY, 401, "unauthenticated", id="a token bound to no pod"),
@@ -161,3 +182,13 @@ def test_whoever_forges_one_token_after_another_does_not_keep_the_api_server_bus
 def test_a_push_is_of_the_attempt_at_work_or_of_the_next_one_once_that_has_ended():
     assert Scene(ended=True).push((token(), BODY), (token(pod="next"), BODY)) == [409, 200]
     assert Scene().push((token(), BODY), (token(pod="next"), BODY)) == [200, 409]
+
+
+def test_a_body_that_does_not_come_or_is_not_what_its_header_says(monkeypatch):
+    monkeypatch.setattr(progress, "BODY_SECONDS", 0.2)
+    head = f"POST {PUSHES} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n"
+    scene = Scene()
+    assert scene.send(f"{head}Content-Length: 50\r\n\r\n{{".encode()).startswith(b"HTTP/1.1 408 ")
+    broken = f"{head}Content-Length: 5\r\nContent-Encoding: gzip\r\n\r\nxxxxx".encode()
+    assert scene.send(broken).startswith(b"HTTP/1.1 400 ")
+    assert scene.results == ["slow", "malformed"]

@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import logging
+import socket
 
 import pytest
+from aiohttp import web
 
 from fake.api_server import FakeApiServer
 from trainwright_operator.cluster import serving
@@ -58,3 +60,32 @@ def test_a_secret_of_junk_is_filled_anew_and_told_in_one_line(data, lines, caplo
         for part in lines
     ]
     assert [record.getMessage() for record in caplog.records] == told
+
+
+def test_a_connection_that_brings_nothing_is_closed_and_holds_up_no_end(monkeypatch):
+    monkeypatch.setattr(serving, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(serving, "LAST_SECONDS", 0.1)
+    stuck = asyncio.Event()
+
+    async def never(request):
+        stuck.set()
+        await request.read()
+
+    async def run():
+        app = web.Application()
+        app.router.add_post("/", never)
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+        async with serving.serving(app, port):
+            idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            idle[1][1].write(b"POST / HTTP/1.1\r\nHost: x\r\nX-Slo")
+            for reader, _ in idle:
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+            await stuck.wait()
+            before = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - before < 5
+
+    asyncio.run(run())

@@ -9,6 +9,9 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
+
 about: ContextVar[dict[str, Any]] = ContextVar("about")
 """What the current task works on; every line that it logs carries it."""
 
@@ -30,9 +33,16 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+def _is_our_own(record: logging.LogRecord) -> bool:
+    """Not what a client sends that is no HTTP: it is answered, and anybody can send it again and again."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (HttpProcessingError, RequestPayloadError, ConnectionError))
+
+
 def configure(level: str) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("kopf", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.server").addFilter(_is_our_own)

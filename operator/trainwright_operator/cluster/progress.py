@@ -8,6 +8,7 @@ job cannot report.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -29,6 +30,7 @@ POD_NAME, POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kub
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 REFUSAL_LIFETIME_SECONDS = 10.0
 MAX_REMEMBERED = 20_000
+BODY_SECONDS = 10.0
 
 Accept = Callable[[ObjectKey, dict[str, Any]], None]
 
@@ -186,7 +188,7 @@ class ProgressEndpoint:
     async def _authenticated(self, request: web.Request, key: ObjectKey) -> Object:
         scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
         token = rest.strip()
-        if scheme.lower() != "bearer" or not token:
+        if scheme.lower() != "bearer" or not token or not token.isascii():
             raise Refused(401, "unauthenticated", "a bearer token is needed")
         peer = request.remote or ""
         if not self._limit.take(hashlib.sha256(token.encode()).hexdigest()) or not self._limit.has(peer):
@@ -213,7 +215,12 @@ class ProgressEndpoint:
 
     async def _body(self, request: web.Request) -> dict[str, Any]:
         try:
-            body = json.loads(await request.read())
+            async with asyncio.timeout(BODY_SECONDS):
+                body = json.loads(await request.read())
+        except TimeoutError:
+            raise Refused(408, "slow", f"the body did not come within {BODY_SECONDS:g} s") from None
+        except (web.RequestPayloadError, ConnectionError):
+            raise Refused(400, "malformed", "the body was cut off, or is not encoded as its header says") from None
         except web.HTTPRequestEntityTooLarge:
             raise Refused(413, "oversized", f"at most {self._max_bytes} bytes") from None
         except (ValueError, RecursionError):  # the latter is JSON that nests without end

@@ -28,6 +28,11 @@ TLS_BUFFER_BYTES = 32 * 1024
 """Of each connection. Python's own 256 KiB are half a gigabyte when 2,000 trainers push to a new leader at once; a
 push is smaller than this, and so is a record of TLS."""
 
+IDLE_SECONDS = 30.0
+"""How long a connection may bring no request."""
+LAST_SECONDS = 1.0
+"""How long what is half received is waited for on the way out: the lease is released after it."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,7 +80,7 @@ class Identity:
 
 @asynccontextmanager
 async def serving(app: web.Application, port: int, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS, shutdown_timeout=LAST_SECONDS)
     await runner.setup()
     try:
         await web.TCPSite(runner, port=port, ssl_context=tls, backlog=1024).start()
