@@ -231,3 +231,28 @@ def test_a_kind_that_is_not_served_is_told_from_an_object_that_is_not_there(code
     error = ApiError(code, "NotFound", message)
     assert error.is_unserved is unserved
     assert error.is_verdict is (unserved or code == 403)
+
+
+@pytest.mark.parametrize("answer", ["<html>log in</html>", "[]", '"ok"', '{"login": "https://proxy"}'])
+def test_a_success_that_is_no_object_of_the_api_is_a_bad_gateway(answer):
+    async def handle(request):
+        return web.Response(text=answer, content_type="application/json")
+
+    async def scene():
+        async with answering(handle) as api:
+            with pytest.raises(ApiError, match="502 BadGateway: not an answer of an API server"):
+                await api.list(SERVICES, "ns", tries=1)
+
+    asyncio.run(scene())
+
+
+def test_an_object_in_the_place_of_a_list_is_a_bad_gateway():
+    async def handle(request):
+        return web.json_response({"kind": "Service", "metadata": {"name": "s"}})
+
+    async def scene():
+        async with answering(handle) as api:
+            with pytest.raises(ApiError, match="502 BadGateway: not a list of services"):
+                await api.list(SERVICES, "ns", tries=1)
+
+    asyncio.run(scene())

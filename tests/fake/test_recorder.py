@@ -9,7 +9,7 @@ import pytest
 from builders import make_job
 from fake.virtual_time import run
 from trainwright_operator.cluster.api import ApiError
-from trainwright_operator.cluster.recorder import MAX_WAITING, Recorder
+from trainwright_operator.cluster.recorder import MAX_WAITING, Recorder, record
 from trainwright_operator.core.events import Event
 
 JOB = make_job("train").manifest()
@@ -76,6 +76,12 @@ def test_what_waits_at_the_end_is_written_within_a_second(takes, written):
         assert asyncio.get_running_loop().time() <= 1.0
 
     run(play())
+
+
+def test_a_note_is_cut_where_the_api_server_counts_its_bytes():
+    note = record(JOB, Event("Normal", "Told", "内存不足" * 200), NOW, "me")["note"]
+    assert 1020 <= len(note.encode()) <= 1024
+    assert note.startswith("内存不足")
 
 
 def test_there_is_an_end_to_what_waits():

@@ -119,6 +119,18 @@ def test_failures_back_off_doubling_up_to_a_limit_and_success_forgets_them(queue
     assert queue._due["job"] - clock.time == 0.25
 
 
+def test_what_comes_while_a_key_fails_is_not_left_to_the_backoff(queue, clock):
+    queue.add("job")
+    for _ in range(12):
+        take(queue)
+        queue.done("job", failed=True)
+        clock.time += LAST_BACKOFF_SECONDS
+    take(queue)
+    queue.add("job", after=-15)
+    queue.done("job", failed=True)
+    assert queue._due["job"] - clock.time == 0.25
+
+
 def test_a_worker_may_ask_to_come_back_later(queue, clock):
     queue.add("job")
     take(queue)

@@ -1,5 +1,7 @@
 """Settings come from the environment, and a wrong value is refused in words."""
 
+import re
+
 import pytest
 
 from trainwright_operator.cluster.settings import SettingsError, from_environment
@@ -24,6 +26,23 @@ def test_defaults_and_values():
         ("TRAINWRIGHT_STATUS_INTERVAL", "15s", "a number of seconds"),
     ],
 )
-def test_a_wrong_value_is_refused(variable, value, words):
+def test_a_value_that_is_no_value_is_refused(variable, value, words):
     with pytest.raises(SettingsError, match=f"{variable}='{value}': takes {words}"):
         from_environment({variable: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("WORKERS", "0", "WORKERS=0: takes 1 to 1024"),
+        ("STATUS_BUDGET", "0", "STATUS_BUDGET=0: takes 0.01 to 10000"),
+        ("STATUS_BUDGET", "nan", "STATUS_BUDGET=nan: takes 0.01 to 10000"),
+        ("PROGRESS_PORT", "70000", "PROGRESS_PORT=70000: takes 0 to 65535"),
+        ("PROGRESS_PORT", "8080", "PROGRESS_PORT=8080: is that of health and metrics (HTTP_PORT)"),
+        ("LOG_LEVEL", "info", "LOG_LEVEL='info': takes DEBUG, INFO, WARNING, ERROR"),
+        ("LEASE_RENEW_DEADLINE", "15", "takes more than LEASE_PERIOD (2) and less than LEASE_DURATION (15)"),
+    ],
+)
+def test_a_value_with_which_nothing_would_work_is_refused(variable, value, words):
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        from_environment({f"TRAINWRIGHT_{variable}": value})

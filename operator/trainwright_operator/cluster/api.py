@@ -207,6 +207,8 @@ class Api:
         items: list[Object] = []
         version = 0
         async for chunk in self._chunks(resource, namespace, selector, fields, tries):
+            if not {"items", "metadata"} <= chunk.keys():
+                raise ApiError(502, "BadGateway", f"not a list of {resource.plural}: {chunk!r:.200}")
             items += map(slim, chunk["items"])
             version = int(chunk["metadata"]["resourceVersion"])
         for item in items:  # the API server leaves these out of the items of a list
@@ -282,11 +284,14 @@ async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, Objec
 
 
 def _object(text: bytes) -> Object:
-    """A success that is no JSON object is the word of somebody between the API server and here."""
+    """A success that is no object of the API is the word of somebody between the API server and here."""
     try:
-        return dict(json.loads(text))
+        found = dict(json.loads(text))
+        if found.keys() & {"metadata", "resources"}:
+            return found
     except (ValueError, TypeError):
-        raise ApiError(502, "BadGateway", f"not an answer of an API server: {text[:200]!r}") from None
+        pass
+    raise ApiError(502, "BadGateway", f"not an answer of an API server: {text[:200]!r}")
 
 
 def _error(code: int, text: bytes, retry_after: str | None) -> ApiError:

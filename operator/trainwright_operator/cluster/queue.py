@@ -76,6 +76,8 @@ class KeyedQueue(Generic[Key]):
         again = self._again.pop(key, None)
         if failed:
             self.add(key, self._backoff(key))
+            if again is not None:  # what came meanwhile may be what it failed for
+                self.add(key, max(again - self._now(), FIRST_BACKOFF_SECONDS))
             return
         self._failures.pop(key, None)
         if again is not None:

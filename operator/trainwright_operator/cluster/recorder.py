@@ -19,6 +19,7 @@ from trainwright_operator.core.events import Event
 from trainwright_operator.names import API_VERSION, FIELD_MANAGER, JOB_KIND
 
 MAX_NOTE = 1024
+"""Bytes."""
 MAX_WAITING = 10_000
 """How many Events may wait to be written; later ones are only logged."""
 SHARE = 4
@@ -81,7 +82,7 @@ def record(job: Object, event: Event, now: datetime, reporter: str) -> Object:
         "action": event.reason,
         "reason": event.reason,
         "type": event.type,
-        "note": event.message[:MAX_NOTE],
+        "note": event.message.encode()[:MAX_NOTE].decode(errors="ignore"),
         "regarding": {
             "apiVersion": API_VERSION,
             "kind": JOB_KIND,

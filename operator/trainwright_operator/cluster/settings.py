@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -63,14 +63,50 @@ class Settings:
         return self.progress_url or f"https://{self.progress_hosts[0]}:{self.progress_port}"
 
 
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_NUMBERS: Mapping[str, tuple[float, float]] = {
+    "workers": (1, 1024),
+    "lease_duration": (1, 3600),
+    "lease_period": (0.01, 3600),
+    "status_interval": (0, 3600),
+    "status_budget": (0.01, 10_000),
+    "relist_interval": (1, 86_400),
+    "progress_port": (0, 65_535),
+    "progress_max_bytes": (1024, 2**24),
+    "progress_rate": (0.01, 10_000),
+    "gang_timeout": (1, 86_400),
+    "http_port": (1, 65_535),
+}
+"""The least and the most of each."""
+
+
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Raises :class:`SettingsError` for a value of the wrong type."""
+    """Raises :class:`SettingsError` for a value of the wrong type, or one with which nothing would work."""
     known = {PREFIX + item.name.upper(): item for item in fields(Settings)}
     values: dict[str, Any] = {}
     for variable, text in environ.items():
         if variable in known:
             values[known[variable].name] = _parse(variable, text, str(known[variable].type))
-    return Settings(**values)
+    settings = Settings(**values)
+    for problem in _problems(settings):
+        raise SettingsError(problem)
+    return settings
+
+
+def _problems(settings: Settings) -> Iterator[str]:
+    for name, (least, most) in _NUMBERS.items():
+        value = getattr(settings, name)
+        if not least <= value <= most:
+            yield f"{PREFIX}{name.upper()}={value:g}: takes {least:g} to {most:g}"
+    if settings.log_level not in _LEVELS:
+        yield f"{PREFIX}LOG_LEVEL={settings.log_level!r}: takes {', '.join(_LEVELS)}"
+    if not settings.lease_period < settings.lease_renew_deadline < settings.lease_duration:
+        yield (
+            f"{PREFIX}LEASE_RENEW_DEADLINE={settings.lease_renew_deadline:g}: takes more than LEASE_PERIOD "
+            f"({settings.lease_period:g}) and less than LEASE_DURATION ({settings.lease_duration:g})"
+        )
+    if settings.progress_port == settings.http_port:
+        yield f"{PREFIX}PROGRESS_PORT={settings.progress_port}: is that of health and metrics (HTTP_PORT)"
 
 
 def _parse(variable: str, text: str, kind: str) -> Any:

@@ -70,5 +70,10 @@ class Stores:
 
 
 def waits_for_attempt(job: Object) -> bool:
-    """A pool counts from the next attempt: who is at work or finished has no use for its change."""
-    return (job.get("status") or {}).get("state") not in ("Running", "Starting", "Succeeded", "Failed")
+    """A pool counts from the next attempt: who is at work or finished has no use for its change.
+
+    What a status says of a former spec tells nothing.
+    """
+    status = job.get("status") or {}
+    current = status.get("observedGeneration") == job["metadata"].get("generation")
+    return not current or status.get("state") not in ("Running", "Starting", "Succeeded", "Failed")
