@@ -159,7 +159,7 @@ def _broken_below(schema: Schema, value: Any, old: Any, path: str) -> Iterator[s
             if key in value:
                 before = old.get(key) if isinstance(old, dict) else None
                 yield from _broken_rules(child, value[key], before, _child(path, key))
-    if isinstance(value, list):
+    if isinstance(value, list) and "items" in schema:
         for index, item in enumerate(value):
             yield from _broken_rules(schema["items"], item, None, _child(path, index))
 

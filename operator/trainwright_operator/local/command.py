@@ -191,13 +191,12 @@ class _Keeper:
     """Shows every status, and saves those that would be missed: not every step is one."""
 
     def __init__(self, store: Store, document: Document, job: TrainingJob) -> None:
-        from rich.console import Console
-
         from trainwright_operator.local.live import screen
+        from trainwright_operator.terminal import Terminal
 
         metadata = {**document.content["metadata"], "namespace": job.namespace, "uid": job.uid}
         self._content = {**document.content, "metadata": {**metadata, "generation": job.generation}}
-        self._store, self._screen = store, screen(job.name, Console(highlight=False))
+        self._store, self._screen = store, screen(job.name, Terminal(highlight=False))
         self._saved: tuple[Any, ...] = ()
 
     def told(self, status: dict[str, Any], events: Any) -> None:
