@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from builders import JobBuilder
+from builders import JobBuilder, make_job
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.plan import Plan, plan
 from trainwright_operator.core.pools import BUILTIN
@@ -140,3 +140,8 @@ class Scene:
     @property
     def state(self) -> str:
         return str(self.status["state"])
+
+
+def running(job: JobBuilder | None = None) -> Scene:
+    """A job of two pods, or another one, at work for three seconds."""
+    return Scene(job or make_job().nodes(2)).settle().start_pods().wait(3).settle()

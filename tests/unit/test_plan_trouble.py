@@ -1,0 +1,234 @@
+"""The plan when something goes wrong around a job: pools and names, crashes between two writes, pods that vanish."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from builders import make_job
+from scene import Scene, running
+from trainwright_operator import names
+from trainwright_operator.core.plan import Plan, plan, unreadable
+from trainwright_operator.core.spec import AcceleratorPool
+from trainwright_operator.core.times import write_time
+
+
+def test_a_gang_that_lost_a_pod_while_it_waits_for_the_rest_is_not_looked_at_all_the_time():
+    scene = Scene(make_job().nodes(2)).settle()
+    placed, waiting = scene.pod(0), scene.pod(1)
+    scene.objects.started(placed["metadata"]["name"], scene.now)
+    waiting["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
+    patience = scene.wait(10).settle().last.requeue_after
+    scene.wait(patience - 5).delete_pod(0)
+    placed["metadata"] |= {
+        "deletionTimestamp": write_time(scene.now + timedelta(seconds=600)),
+        "deletionGracePeriodSeconds": 600,
+    }
+    scene.settle().wait(6).settle()
+    assert scene.last.requeue_after > 10
+
+
+def test_a_start_that_no_clock_shows_stops_nothing():
+    scene = running()
+    scene.status["attempts"][0]["startTime"] = "0001-01-01T00:00:00Z"
+    assert scene.settle().state == "Running"
+    assert scene.exit_all(0).settle().state == "Succeeded"
+
+
+def test_a_stray_pod_of_a_later_attempt_does_not_hide_the_one_at_work():
+    scene = Scene(make_job().nodes(2))
+    scene.objects.apply(scene.plan().apply, scene.now)
+    scene.objects.sync(scene.now)
+    copied = copy.deepcopy(scene.pod(0))
+    copied["metadata"]["labels"][names.LABEL_ATTEMPT] = "7"
+    copied["metadata"]["name"] = "copied"
+    scene.objects.pods["copied"] = copied
+    scene.settle()
+    assert [one["attempt"] for one in scene.status["attempts"]] == [1]
+    assert scene.deleted == []
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "Succeeded"), (1, "Pending")])
+def test_a_job_that_this_release_cannot_read_is_judged_when_its_attempt_has_ended(code, state):
+    scene = running()
+
+    def look():
+        stored = scene.builder.manifest() | {"status": scene.status}
+        made = unreadable(stored, "unknown field", scene.objects.jobs.values(), scene.objects.pods.values(), scene.now)
+        scene.status = made.status
+        return made
+
+    assert (look().status["state"], look().apply, look().delete) == ("Running", (), ())
+    scene.exit_all(code, step=200)
+    scene.objects.sync(scene.now)
+    scene.wait(20)
+    assert look().status["state"] == state
+    assert "endTime" in scene.status["attempts"][0]
+    assert scene.status["progress"]["step"] == 200
+    assert look() == Plan(status=scene.status), "nothing more happens"
+
+
+def test_a_missing_pool_is_said():
+    scene = Scene(make_job().with_("spec.accelerator.pool", "h100"), pool=None).settle()
+    assert scene.holding() == {"Stalled"}
+    assert "'h100' does not exist" in scene.condition("Stalled")["message"]
+    assert scene.status["display"]["state"] == "Pending (PoolNotFound)"
+    scene.pool = AcceleratorPool("h100", "cpu")
+    scene.settle()
+    assert scene.holding() == {"Reconciling"}
+
+
+def test_the_deadline_counts_while_something_stands_in_the_way():
+    scene = running(make_job().with_("spec.activeDeadlineSeconds", 100).with_("spec.maxRestarts", 5))
+    scene.pool = None
+    scene.exit_all(1).settle()
+    assert (scene.state, scene.last.requeue_after) == ("Pending", 97)
+    assert scene.wait(97).settle().state == "Failed"
+
+
+def test_a_job_that_does_not_fit_its_pool_is_told_so():
+    scene = Scene(make_job().nodes(1, 9), pool=AcceleratorPool("h100", "nvidia", per_node=8)).settle()
+    assert scene.condition("Stalled")["reason"] == "PoolUnusable"
+    assert "9 is more than pool 'h100' has in a node (8)" in scene.condition("Stalled")["message"]
+
+
+def test_losing_the_pool_does_not_touch_an_attempt_at_work():
+    scene = running()
+    scene.pool = None
+    assert scene.settle().state == "Running"
+
+
+@pytest.mark.parametrize(
+    ("owner", "holding", "words"),
+    [
+        ({"kind": "TrainingJob", "name": "gpt-corpus", "uid": "old"}, {"Reconciling"}, "a deleted TrainingJob"),
+        ({"kind": "CronJob", "name": "nightly", "uid": "x"}, {"Stalled"}, "belongs to CronJob/nightly"),
+    ],
+)
+def test_children_of_others_are_not_touched(owner, holding, words):
+    scene = Scene(make_job())
+    taken = Scene(make_job()).settle().objects.jobs["gpt-corpus-0-1"]
+    taken["metadata"]["ownerReferences"] = [{**owner, "controller": True}]
+    scene.objects.jobs["gpt-corpus-0-1"] = taken
+    scene.step()
+    assert (scene.applied, scene.holding()) == ([], holding)
+    assert words in scene.status["conditions"][0]["message"]
+
+
+def test_a_crash_between_the_job_and_the_status_adopts_the_job():
+    scene = Scene(make_job()).settle()
+    scene.status = {}
+    scene.wait(4).settle()
+    assert scene.applied == ["gpt-corpus-0-1"]
+    assert scene.status["attempts"][0]["startTime"] == "2026-01-01T00:00:05Z"
+
+
+def test_an_adopted_attempt_was_asked_for_what_its_job_says():
+    scene = Scene(make_job().training(maxSteps=100))
+    scene.step()
+    scene.status = {}
+    scene.edit("spec.trainingArguments.maxSteps", 200).settle().start_pods().settle()
+    assert scene.status["attempts"][0]["maxSteps"] == 100
+    scene.exit_all(0, step=100, max_steps=100).settle().wait(30).settle().start_pods().settle()
+    assert (scene.state, scene.status["attempts"][1]["maxSteps"]) == ("Running", 200)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"version": 9}', '{"version": 1, "name": 1}', None])
+def test_an_adopted_attempt_whose_job_cannot_be_read_counts_as_asked_for_what_the_spec_says(text):
+    scene = Scene(make_job().training(maxSteps=100))
+    scene.step()
+    scene.status = {}
+    for job in scene.objects.jobs.values():
+        job["spec"]["template"]["metadata"]["annotations"]["trainwright.dev/resolved-job"] = text
+    assert scene.settle().status["attempts"][0]["maxSteps"] == 100
+
+
+@pytest.mark.parametrize(
+    ("change", "state"), [({"suspend": True}, "Suspended"), ({"activeDeadlineSeconds": 100}, "Failed")]
+)
+def test_a_crash_between_a_stop_and_the_status_is_no_disruption(change, state):
+    scene = running()
+    before = scene.status
+    for name, value in change.items():
+        scene.edit(f"spec.{name}", value)
+    scene.wait(101).step()
+    scene.status = before
+    scene.wait(1).settle().exit_all(143).settle().wait(20).settle()
+    assert (scene.state, scene.status["attempts"][0]["outcome"]) == (state, "Stopped")
+    assert scene.status["restarts"]["disruptions"] == 0
+
+
+def test_a_pod_that_was_deleted_before_the_stop_is_a_disruption_still():
+    scene = (
+        running().delete_pod(0).settle().edit("spec.suspend", True).settle().exit_all(143).settle().wait(20).settle()
+    )
+    assert (scene.state, scene.status["attempts"][0]["outcome"]) == ("Suspended", "Disrupted")
+
+
+def test_a_crash_while_restarting_counts_the_restart_once():
+    scene = running().exit_all(1)
+    scene.step()
+    recorded = scene.status
+    scene.step()
+    scene.status = recorded
+    scene.wait(2).settle()
+    assert scene.status["restarts"] == {"total": 1, "counted": 1, "disruptions": 0}
+    assert sorted(scene.objects.jobs) == ["gpt-corpus-0-1", "gpt-corpus-0-2"]
+
+
+def test_a_job_that_is_not_seen_yet_is_waited_for():
+    scene = Scene(make_job()).settle()
+    jobs, pods = dict(scene.objects.jobs), dict(scene.objects.pods)
+    scene.objects.jobs.clear()
+    scene.objects.pods.clear()
+    assert scene.wait(5).step().apply == ()
+    scene.objects.jobs, scene.objects.pods = jobs, pods
+    assert scene.settle().applied == ["gpt-corpus-0-1"]
+
+
+def test_a_deleted_job_is_a_disruption():
+    scene = running()
+    scene.objects.jobs.clear()
+    scene.wait(5).settle()
+    assert scene.state == "Running", "its pods are still at work"
+    scene.objects.pods.clear()
+    scene.wait(20).settle()
+    assert scene.status["attempts"][0]["reason"] == "JobDeleted"
+    assert scene.status["restarts"]["disruptions"] == 1
+
+
+def test_a_lost_node_is_not_waited_for_beyond_its_grace():
+    scene = running().evict(1, "DeletionByTaintManager").settle().exit(0, 143).settle()
+    assert scene.applied[-1] == "gpt-corpus-0-1"
+    assert scene.last.requeue_after == 60
+    scene.wait(60).settle()
+    assert scene.applied[-1] == "gpt-corpus-0-2"
+    assert scene.status["attempts"][0]["reason"] == "DeletionByTaintManager"
+
+
+def test_a_started_attempt_is_frozen():
+    scene = running().edit("spec.podTemplate", {"env": [{"name": "A", "value": "1"}]})
+    scene.pool = replace(scene.pool, image="other")
+    assert scene.step().apply == ()
+
+
+def test_a_job_that_is_being_deleted_is_left_alone():
+    scene = running()
+    job = replace(scene.job, deletion_timestamp="2026-01-01T00:01:00Z")
+    made = plan(job, scene.pool, scene.observed(), scene.now)
+    assert (made.apply, made.delete, made.events, made.status) == ((), (), (), scene.status)
+
+
+def test_the_events_tell_the_story():
+    scene = running().push(step=7).exit(1, 137).exit(0, 1).settle().start_pods().settle().exit_all(0, step=200).settle()
+    assert scene.events == [
+        "AttemptStarted: attempt 1 was created",
+        "Running: PodsReady: attempt 1 is at work",
+        "AttemptFailed: attempt 1 failed at step 7: gpt-corpus-0-1-1 on node-a: exit code 137 (SIGKILL)",
+        "AttemptStarted: attempt 2 was created",
+        "Running: PodsReady: attempt 2 is at work",
+        "Succeeded: TrainingCompleted: trained to step 200",
+    ]
