@@ -11,7 +11,7 @@ import pytest
 from builders import make_job
 from scene import Scene, running
 from trainwright_operator import names
-from trainwright_operator.core.plan import Plan, plan, unreadable
+from trainwright_operator.core.plan import Plan, hindered, plan, unreadable
 from trainwright_operator.core.spec import AcceleratorPool
 from trainwright_operator.core.times import write_time
 
@@ -69,6 +69,13 @@ def test_a_job_that_this_release_cannot_read_is_judged_when_its_attempt_has_ende
     assert "endTime" in scene.status["attempts"][0]
     assert scene.status["progress"]["step"] == 200
     assert look() == Plan(status=scene.status), "nothing more happens"
+
+
+@pytest.mark.parametrize(("planned", "then"), [(None, 30.0), (100.0, 30.0), (5.0, 5.0), (0.0, 0.0)])
+def test_a_refused_deletion_puts_off_nothing_else(planned, then):
+    scene = running()
+    made = hindered(replace(scene.last, requeue_after=planned), ["Job x may not be deleted: protected"], 30.0)
+    assert (made.requeue_after, made.status) == (then, scene.status)
 
 
 def test_a_missing_pool_is_said():

@@ -112,7 +112,8 @@ def taken(job: TrainingJob, observed: Observed, now: datetime, child: str, owner
 def hindered(planned: Plan, why: list[str], again: float) -> Plan:
     """The plan of which something may not be deleted: a job that waits for that says why, all else is as it was."""
     status = with_hindrance(planned.status, with_mends("; ".join(why)))
-    return replace(planned, status=status, requeue_after=min(again, planned.requeue_after or again))
+    sooner = again if planned.requeue_after is None else min(again, planned.requeue_after)
+    return replace(planned, status=status, requeue_after=sooner)
 
 
 def _instead(job: TrainingJob, verdict: Verdict, now: datetime) -> Plan:
