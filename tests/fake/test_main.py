@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 
 from fake.api_server import FakeApiServer
 from integration.operators import free_port
@@ -45,20 +45,33 @@ class SlowLists(FakeApiServer):
         return await super()._handle(request)
 
 
+@asynccontextmanager
+async def listing(tmp_path, monkeypatch):
+    """The operator's task while it waits for its first list, and the server; cancelled in the end."""
+    server = SlowLists()
+    async with server.serve() as connection:
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", connection.server))
+        operator = asyncio.create_task(main.run(settings()))
+        try:
+            await asyncio.wait_for(server.listing.wait(), 20)
+            yield operator, server
+        finally:
+            await ended(operator)
+            server.may.set()
+
+
+async def ended(operator):
+    operator.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.wait_for(operator, 10)
+
+
 def test_a_lease_is_kept_while_everything_is_listed_for_the_first_time(tmp_path, monkeypatch, caplog):
     async def scene():
-        server = SlowLists()
-        async with server.serve() as connection:
-            monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", connection.server))
-            operator = asyncio.create_task(main.run(settings()))
-            await asyncio.wait_for(server.listing.wait(), 20)
+        async with listing(tmp_path, monkeypatch) as (operator, server):
             await asyncio.sleep(2.5)  # longer than a lease may stand still
             assert not operator.done()
             assert server.requests["PUT", "leases"] >= 5
-            server.may.set()
-            operator.cancel()
-            with suppress(asyncio.CancelledError):
-                await operator
 
     caplog.set_level(logging.INFO)
     asyncio.run(scene())
@@ -67,16 +80,9 @@ def test_a_lease_is_kept_while_everything_is_listed_for_the_first_time(tmp_path,
 
 def test_a_lease_is_released_by_who_is_stopped_before_the_work_began(tmp_path, monkeypatch):
     async def scene():
-        server = SlowLists()
-        async with server.serve() as connection:
-            monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", connection.server))
-            operator = asyncio.create_task(main.run(settings()))
-            await asyncio.wait_for(server.listing.wait(), 20)
-            operator.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait_for(operator, 10)
+        async with listing(tmp_path, monkeypatch) as (operator, server):
+            await ended(operator)
             (lease,) = [obj for path, obj in server.objects.items() if "/leases/" in path]
             assert lease["spec"]["holderIdentity"] == ""
-            server.may.set()
 
     asyncio.run(scene())
