@@ -1,6 +1,7 @@
 """Every value of ``optim``: where its class is, and which arguments and ``optim_args`` it takes. A table, no code.
 
-The names, and what each passes on, are those of ``transformers``; what it leaves at a library's default stays there.
+The names, and what each passes on, are those of ``transformers``. What it states is stated here too, and never left to
+the library, whose own default may be another one; what it leaves to the library stays there.
 """
 
 from __future__ import annotations
@@ -64,6 +65,15 @@ _ANYPRECISION: Readers = {
     "use_kahan_summation": flag, "momentum_dtype": dtype, "variance_dtype": dtype, "compensation_buffer_dtype": dtype,
 }  # fmt: skip
 _GIVEN_RATE = {"scale_parameter": False, "relative_step": False}
+_FULL_MOMENTS = {
+    "use_kahan_summation": False, "momentum_dtype": torch.float32, "variance_dtype": torch.float32,
+    "compensation_buffer_dtype": torch.bfloat16,
+}  # fmt: skip
+_BLOCKS = {"block_size": 256, "bf16_stochastic_round": False}
+_AVERAGING = {"weight_lr_power": 2.0, "r": 0.0}
+_GROKKING = {
+    "alpha_init": 0.98, "lamb": 2.0, "gamma": 0.1, "grokking_signal_decay_rate": 0.1, "gradient_clipping": 1.0,
+}  # fmt: skip
 
 TORCH: dict[str, Recipe] = {
     "adamw_torch": Recipe("torch.optim:AdamW", ADAM),
@@ -82,6 +92,8 @@ def _bitsandbytes(name: str, cls: str, takes: tuple[str, ...], settings: Readers
     fixed: dict[str, Any] = {"optim_bits": 8 if "8bit" in name else 32}
     if cls != "RMSprop":
         fixed["is_paged"] = name.startswith("paged")
+    if cls == "AdEMAMix":
+        fixed["alpha"] = 5.0
     return Recipe(f"bitsandbytes.optim:{cls}", takes, fixed, settings)
 
 
@@ -118,25 +130,32 @@ PACKAGES: dict[str, Recipe] = {
     **{name: _low_rank(name) for name in LOW_RANK},
     "adamw_torch_xla": Recipe("torch_xla.amp.syncfree:AdamW", ADAM),
     "adamw_torch_npu_fused": Recipe("torch_npu.optim:NpuFusedAdamW", ADAM),
-    "adamw_anyprecision": Recipe("torchdistx.optimizers:AnyPrecisionAdamW", ADAM, settings=_ANYPRECISION),
-    "adamw_torch_4bit": Recipe("torchao.optim:AdamW4bit", ADAM, settings=_TORCHAO),
-    "adamw_torch_8bit": Recipe("torchao.optim:AdamW8bit", ADAM, settings=_TORCHAO),
+    "adamw_anyprecision": Recipe("torchdistx.optimizers:AnyPrecisionAdamW", ADAM, _FULL_MOMENTS, _ANYPRECISION),
+    "adamw_torch_4bit": Recipe("torchao.optim:AdamW4bit", ADAM, _BLOCKS, _TORCHAO),
+    "adamw_torch_8bit": Recipe("torchao.optim:AdamW8bit", ADAM, _BLOCKS, _TORCHAO),
     "lomo": Recipe("lomo_optim:Lomo", ("weight_decay",)),
     "adalomo": Recipe("lomo_optim:AdaLomo", ("weight_decay",)),
-    "grokadamw": Recipe("grokadamw:GrokAdamW", ADAM, settings=_GROK),
+    "grokadamw": Recipe("grokadamw:GrokAdamW", ADAM, _GROKKING, _GROK),
     "schedule_free_radam": Recipe(
-        "schedulefree:RAdamScheduleFree", (*ADAM, "weight_decay"), settings={**_SCHEDULE_FREE, "silent_sgd_phase": flag}
+        "schedulefree:RAdamScheduleFree",
+        (*ADAM, "weight_decay"),
+        _AVERAGING,
+        {**_SCHEDULE_FREE, "silent_sgd_phase": flag},
     ),
     "schedule_free_adamw": Recipe(
-        "schedulefree:AdamWScheduleFree", (*ADAM, "weight_decay", "warmup_steps"), settings=_SCHEDULE_FREE
+        "schedulefree:AdamWScheduleFree", (*ADAM, "weight_decay", "warmup_steps"), _AVERAGING, _SCHEDULE_FREE
     ),
     "schedule_free_sgd": Recipe(
-        "schedulefree:SGDScheduleFree", ("weight_decay", "warmup_steps"), settings={**_SCHEDULE_FREE, "momentum": float}
+        "schedulefree:SGDScheduleFree",
+        ("weight_decay", "warmup_steps"),
+        _AVERAGING,
+        {**_SCHEDULE_FREE, "momentum": float},
     ),
     "stable_adamw": Recipe(
         "optimi:StableAdamW",
         (*ADAM, "weight_decay", "triton"),
-        settings={"max_lr": float, "kahan_sum": flag, "decouple_lr": flag},
+        {"max_lr": None, "kahan_sum": None, "decouple_lr": False},
+        {"max_lr": float, "kahan_sum": flag, "decouple_lr": flag},
     ),
 }
 
