@@ -17,6 +17,7 @@ from trainwright_operator.cluster.discovery import find_gangs
 from trainwright_operator.cluster.lease import Lease, Timing
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.progress import ProgressEndpoint, RateLimit, TokenCheck
+from trainwright_operator.cluster.pulse import Pulse
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.recorder import Recorder
 from trainwright_operator.cluster.serving import Identity, mark_leader, serving
@@ -36,14 +37,10 @@ async def run(settings: Settings) -> int:
         api = await stack.enter_async_context(Api(connection, metrics.api_request))
         # On connections of its own: a renewal must not queue behind the writes of a burst.
         lease_api = await stack.enter_async_context(Api(connection, metrics.api_request))
-        app = health.application(
-            metrics,
-            alive=lambda: True,
-            ready=lambda: True,
-            refresh=lambda: metrics.count_jobs(stores.training_jobs),
-        )
-        await stack.enter_async_context(serving(app, settings.http_port))
         lease = Lease(lease_api, settings.operator_namespace, settings.lease_name, settings.pod_name, _timing(settings))
+        pulse = Pulse(lease.another)
+        app = health.application(metrics, pulse, refresh=lambda: metrics.count_jobs(stores.training_jobs))
+        await stack.enter_async_context(serving(app, settings.http_port))
         parts: list[Awaitable[object]] = [stop.wait()]
         if settings.leader_election:
             await mark_leader(api, settings, leads=False)
@@ -51,17 +48,21 @@ async def run(settings: Settings) -> int:
                 return 0
             stack.push_async_callback(lease.release)
             parts.append(lease.keep())  # from now on: before the work begins, much has to be listed
-        await _first(*parts, _lead(api, stores, metrics, settings, stop))
+        await _first(*parts, _lead(api, stores, metrics, settings, pulse, stop))
     if lease.lost.is_set():
         logger.error("leadership was lost")
     return int(lease.lost.is_set())
 
 
-async def _lead(api: Api, stores: Stores, metrics: Metrics, settings: Settings, stop: asyncio.Event) -> None:
+async def _lead(
+    api: Api, stores: Stores, metrics: Metrics, settings: Settings, pulse: Pulse, stop: asyncio.Event
+) -> None:
     """The leader's work, until it is cancelled or a part of it ends."""
+    pulse.leads = True
     identity = Identity(api, settings) if settings.progress_port else None
     if identity:
         await identity.load()
+        pulse.without.append(lambda: identity.trouble)
     endpoint = identity.endpoint if identity else lambda key: None
     gangs = await find_gangs(api, settings.gang_timeout)
     recorder = Recorder(api, settings.pod_name)
@@ -69,16 +70,15 @@ async def _lead(api: Api, stores: Stores, metrics: Metrics, settings: Settings, 
     controller = Controller(api, stores, reconciler, settings, metrics)
     with garbage.spared():
         await controller.prime()
+    pulse.primed = True
+    pulse.still.append(controller.still)
     metrics.leading.set(1)
     async with AsyncExitStack() as stack:
         parts = [controller.run(), recorder.run(), handlers.watch(settings, controller.on_event, stop)]
         stack.push_async_callback(recorder.flush)
         if identity:
-            app = _endpoint(api, stores, metrics, settings, controller).application()
-            await stack.enter_async_context(serving(app, settings.progress_port, identity.tls))
-            await mark_leader(api, settings, leads=True)
-            stack.push_async_callback(mark_leader, api, settings, False)
-            parts.append(identity.keep())
+            app = _endpoint(api, stores, metrics, settings, controller)
+            parts.append(identity.serve(app.application, metrics.progress_serving.set))
         stack.callback(metrics.leading.set, 0)
         await _first(*parts)
 

@@ -85,7 +85,7 @@ class FakeApiServer:
         if path in self.objects:
             return web.json_response(self.objects[path])
         below = [obj for at, obj in sorted(self.objects.items()) if at.rpartition("/")[0] == path]
-        if not below and (not path.endswith("s") or "/persistentvolumeclaims/" in path):
+        if not below and (not path.endswith("s") or "/persistentvolumeclaims/" in path or "/secrets/" in path):
             return _status(404, "NotFound", f"{path} not found")
         start = int(request.query.get("continue", "0"))
         end = start + min(self.page, int(request.query.get("limit", str(self.page))))

@@ -36,7 +36,11 @@ def test_the_second_waits_while_the_first_renews():
             await asyncio.wait_for(second.hold(), 1.2)
         assert server.objects[PATH]["spec"]["holderIdentity"] == "a"
         assert not first.lost.is_set()
+        assert (first.another(), second.another()) == ("", "a")
         renewing.cancel()
+        server.fail("*", 503, times=10_000)
+        await asyncio.sleep(QUICK.duration + 0.1)
+        assert second.another() == "", "who cannot ask does not know"
 
     scene(play)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import logging
 import socket
 
@@ -9,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from fake.api_server import FakeApiServer
+from integration.operators import free_port
 from trainwright_operator.cluster import serving
 from trainwright_operator.cluster.api import Api
 from trainwright_operator.cluster.certificate import Certificates, flaw
@@ -27,6 +29,16 @@ def play(scene):
             await scene(server, api)
 
     asyncio.run(run())
+
+
+def told(identity):
+    """The authority that a pod is to trust; None when it is told of no endpoint."""
+    endpoint = identity.endpoint(("ns", "gpt"))
+    return endpoint.ca if endpoint else None
+
+
+def stored(server):
+    return Certificates.from_secret_data(server.objects[SECRET]["data"])
 
 
 @pytest.mark.parametrize(
@@ -50,16 +62,100 @@ def test_a_secret_of_junk_is_filled_anew_and_told_in_one_line(data, lines, caplo
         await identity.load()
         kept = Certificates.from_secret_data(server.objects[SECRET]["data"])
         assert flaw(kept) == ""
-        assert identity.authority == kept.authority.decode()
+        assert told(identity) == kept.authority.decode()
         await identity.load()
         assert server.requests["PATCH", "secrets"] == 1
 
     play(scene)
-    told = [
+    expected = [
         f"Secret trainwright-progress-tls of namespace ns: {part} is no PEM of a certificate; it is filled anew"
         for part in lines
     ]
-    assert [record.getMessage() for record in caplog.records] == told
+    assert [record.getMessage() for record in caplog.records] == expected
+
+
+def test_a_secret_that_is_not_there_is_made_and_one_that_is_lost_is_made_again_as_it_was():
+    async def scene(server, api):
+        identity = Identity(api, SETTINGS)
+        assert await identity.load()
+        first = stored(server)
+        assert flaw(first) == ""
+        assert told(identity) == first.authority.decode()
+        del server.objects[SECRET]
+        assert await identity.load()
+        assert stored(server) == first, "pods at work trust this authority and no other"
+        server.objects[SECRET]["data"]["ca.key"] = "eA=="
+        assert await identity.load()
+        assert stored(server) == first
+
+    play(scene)
+
+
+REFUSALS = {"it may not be read": ("GET", 403), "it may not be made": ("PATCH", 403), "a conflict": ("PATCH", 409)}
+
+
+@pytest.mark.parametrize(("verb", "code"), REFUSALS.values(), ids=REFUSALS)
+def test_without_the_secret_all_else_goes_on_and_the_endpoint_follows_when_it_may(verb, code, monkeypatch, caplog):
+    """Refused once at the start and once more; then the reason is mended."""
+    monkeypatch.setattr(serving, "AGAIN_SECONDS", 0.05)
+    caplog.set_level(logging.WARNING, serving.logger.name)
+    served = asyncio.Queue()
+
+    async def scene(server, api):
+        server.fail(verb, code, times=2, path="/secrets/")
+        identity = Identity(api, dataclasses.replace(SETTINGS, progress_port=free_port()))
+        assert not await identity.load()
+        assert told(identity) is None
+        assert f"{code} Injected: injected" in identity.trouble
+        serve = asyncio.create_task(identity.serve(web.Application, served.put_nowait))
+        assert await asyncio.wait_for(served.get(), 10)
+        assert (identity.trouble, told(identity)) == ("", stored(server).authority.decode())
+        serve.cancel()
+        await asyncio.gather(serve, return_exceptions=True)
+        assert served.get_nowait() is False
+
+    play(scene)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == (
+        "progress is not served, and jobs show no steps before they end: Secret trainwright-progress-tls of namespace "
+        f"ns: {code} Injected: injected; it is tried again"
+    )
+
+
+def test_a_taken_port_is_told_and_waited_for(monkeypatch):
+    monkeypatch.setattr(serving, "AGAIN_SECONDS", 0.05)
+    served = asyncio.Queue()
+
+    async def scene(server, api):
+        with socket.socket() as other:
+            other.bind(("0.0.0.0", 0))
+            other.listen()
+            port = other.getsockname()[1]
+            identity = Identity(api, dataclasses.replace(SETTINGS, progress_port=port))
+            serve = asyncio.create_task(identity.serve(web.Application, served.put_nowait))
+            while not identity.trouble:
+                await asyncio.sleep(0.01)
+            assert f"port {port}: " in identity.trouble
+            assert served.empty()
+        assert await asyncio.wait_for(served.get(), 10)
+        assert identity.trouble == ""
+        serve.cancel()
+
+    play(scene)
+
+
+def test_a_certificate_that_is_served_is_served_on_when_it_cannot_be_looked_at():
+    async def scene(server, api):
+        identity = Identity(api, SETTINGS)
+        await identity.load()
+        server.fail("GET", 403, path="/secrets/")
+        assert await identity.load()
+        assert identity.trouble.startswith("the certificate of progress is not renewed: Secret ")
+        assert told(identity)
+        await identity.load()
+        assert identity.trouble == ""
+
+    play(scene)
 
 
 def test_a_connection_that_brings_nothing_is_closed_and_holds_up_no_end(monkeypatch):

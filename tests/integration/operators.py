@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
@@ -62,7 +63,8 @@ class Operator:
 
     def again(self) -> Operator:
         """Another process in the place of one that was killed, as if the time of its Lease had passed."""
-        self.kube.delete("Lease", "trainwright-operator", self.namespace)
+        lease = self.settings.get("LEASE_NAME", "trainwright-operator")
+        self.kube.delete("Lease", lease, self.settings.get("OPERATOR_NAMESPACE", self.namespace))
         return self.start().wait_leading()
 
     def stop(self) -> int:
@@ -76,6 +78,14 @@ class Operator:
         except OSError:
             return None
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if name[0] != "#"}
+
+    def probe(self, path: str) -> str:
+        """What a probe is answered, be it good or not."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as answer:
+                return str(answer.read().decode().strip())
+        except urllib.error.HTTPError as error:
+            return error.read().decode().strip()
 
     def requests(self) -> Counter[str]:
         """Requests so far that were answered well, by verb."""

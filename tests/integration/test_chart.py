@@ -307,7 +307,7 @@ def test_jobs_train_on_while_nothing_is_installed_and_are_picked_up_unharmed(kub
     before = state(kube, helm.namespace, "Running", "stays")
     pods = pods_of(kube, helm.namespace, 1)
     running.stop()
-    kube.patch("Secret", "trainwright-progress-tls", {"data": {"ca.crt": "eA=="}}, helm.namespace)
+    kube.apply(certificate("eA=="), helm.namespace)
     helm.uninstall()
     kube.wait_for("Job", "ends-0-1", helm.namespace, lambda obj: obj["status"].get("succeeded") == 2)
     assert kube.get("TrainingJob", "ends", helm.namespace)["status"]["state"] == "Running", "nobody was there to see it"
@@ -335,9 +335,15 @@ def test_pools_come_with_the_first_install_and_change_in_place(kube: Kube, helm:
 
 def test_an_upgrade_leaves_the_certificate_alone(kube: Kube, helm: Helm) -> None:
     helm.install()
-    kube.patch("Secret", "trainwright-progress-tls", {"data": {"tls.crt": "eA=="}}, helm.namespace)
+    kube.apply(certificate("eA=="), helm.namespace)
     helm.upgrade("--set", "logLevel=DEBUG")
-    assert kube.get("Secret", "trainwright-progress-tls", helm.namespace)["data"] == {"tls.crt": "eA=="}
+    assert kube.get("Secret", "trainwright-progress-tls", helm.namespace)["data"] == {"ca.crt": "eA=="}
+
+
+def certificate(authority: str) -> dict:
+    """The Secret of the progress endpoint, which an operator would make."""
+    metadata = {"name": "trainwright-progress-tls"}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"ca.crt": authority}}
 
 
 @pytest.mark.parametrize(

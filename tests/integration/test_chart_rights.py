@@ -132,7 +132,7 @@ def test_it_reads_why_pods_are_refused(chart: Installed) -> None:
     chart.kube.delete("ResourceQuota", "none", chart.jobs)
 
 
-def test_the_leader_marks_its_own_pod_and_fills_the_one_secret(chart: Installed) -> None:
+def test_the_leader_marks_its_own_pod_and_makes_the_one_secret(chart: Installed) -> None:
     pod = chart.kube.get("Pod", chart.pod, chart.home)
     assert pod["metadata"]["labels"]["trainwright.dev/leader"] == "true"
     service = chart.kube.get("Service", "trainwright-progress", chart.home)
@@ -140,11 +140,42 @@ def test_the_leader_marks_its_own_pod_and_fills_the_one_secret(chart: Installed)
     assert {"tls.crt", "tls.key"} <= set(chart.kube.get("Secret", "trainwright-progress-tls", chart.home)["data"])
 
 
+def test_a_secret_that_is_gone_is_made_again_by_a_restarted_operator_and_refused_it_works_without(
+    chart: Installed,
+) -> None:
+    """Only the rights of the chart are used: a plain create would be refused, for it has no name to be judged by."""
+    kube, secret = chart.kube, ("Secret", "trainwright-progress-tls", chart.home)
+    kube.delete(*secret)
+    chart.operator.kill()
+    chart.operator.again()
+    assert {"ca.crt", "ca.key", "tls.crt", "tls.key"} == set(kube.get(*secret)["data"])
+    assert chart.operator.metrics()["trainwright_progress_serving"] == 1
+    role = kube.get("Role", "trainwright-own", chart.home)
+    kube.patch("Role", "trainwright-own", {"rules": without_secrets(role["rules"])}, chart.home)
+    kube.delete(*secret)
+    chart.operator.kill()
+    chart.operator.again()
+    ready = chart.operator.probe("/readyz")
+    assert ready.startswith("ok: leads; progress is not served, and jobs show no steps before they end: Secret")
+    assert "403 Forbidden" in ready
+    kube.apply(job("unseen", run_for="1s").manifest(), chart.jobs)
+    state(kube, chart.jobs, "Succeeded", "unseen")
+    assert chart.operator.metrics()["trainwright_progress_serving"] == 0
+    kube.patch("Role", "trainwright-own", {"rules": role["rules"]}, chart.home)
+    kube.wait_for(*secret)
+
+
+def without_secrets(rules):
+    return [rule for rule in rules if rule["resources"] != ["secrets"]]
+
+
 FORBIDDEN = [
     ("get", "secrets", "home", "another"),
     ("list", "secrets", "home", ""),
     ("watch", "secrets", "home", ""),
     ("create", "secrets", "home", ""),
+    ("create", "secrets", "home", "another"),
+    ("create", "secrets", "jobs", "trainwright-progress-tls"),
     ("delete", "secrets", "home", "trainwright-progress-tls"),
     ("get", "secrets", "jobs", "trainwright-progress-tls"),
     ("list", "secrets", "jobs", ""),

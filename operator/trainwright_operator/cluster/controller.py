@@ -15,6 +15,7 @@ from trainwright_operator.cluster import logs
 from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
 from trainwright_operator.cluster.cache import ObjectKey, version_of
 from trainwright_operator.cluster.metrics import Metrics
+from trainwright_operator.cluster.pulse import BLIND_SECONDS, STUCK_SECONDS, Watches
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.resources import TRAINING_JOBS
@@ -49,13 +50,17 @@ class Controller:
         self._queue: KeyedQueue[ObjectKey] = KeyedQueue()
         self._primed: dict[Scope, int] = {}
         self._live: dict[Scope, int] = {}
+        self._watches: Watches[Scope] = Watches()
+        self._worked = time.monotonic()
         metrics.queue_depth.set_function(lambda: len(self._queue))
 
     def on_event(self, resource: Resource, kind: str | None, obj: Object) -> None:
         """Take in what kopf tells; ``kind`` is None for what it has listed before it began to watch."""
+        of_one = self._settings.namespaces and resource.namespaced
+        scope = (resource, obj["metadata"].get("namespace") if of_one else None)
+        self._watches.told(scope, version_of(obj))
         if kind is not None:
-            namespace = obj["metadata"].get("namespace") if self._settings.namespaces else None
-            self._live.setdefault((resource, namespace), version_of(obj))
+            self._live.setdefault(scope, version_of(obj))
         self._take(resource, kind == "DELETED", obj)
 
     def _take(self, resource: Resource, deleted: bool, obj: Object) -> None:
@@ -64,6 +69,16 @@ class Controller:
 
     def on_progress(self, key: ObjectKey, push: dict[str, Any]) -> None:
         self._queue.add(key, self._reconciler.report(key, push))
+
+    def still(self) -> str:
+        """What stands still, in words: a watch that tells nothing, or workers that end nothing; empty when all turn."""
+        blind = sorted(
+            f"{one.plural} in namespace {where}" if where else one.plural for one, where in self._watches.blind
+        )
+        idle = time.monotonic() - self._worked
+        stuck = self._queue.overdue > STUCK_SECONDS and idle > STUCK_SECONDS
+        told = [f"the watch of {', '.join(blind)} does not tell what a list has found"] if blind else []
+        return "; ".join([*told, *([f"no worker has ended a reconcile for {idle:.0f} s"] if stuck else [])])
 
     async def prime(self) -> None:
         """List everything once before the first worker starts: without it each job would be planned as a new one."""
@@ -100,7 +115,8 @@ class Controller:
                 self._queue.done(key, failed=True)
             else:
                 self._queue.done(key, after=again)
-            self._metrics.reconcile_seconds.observe(time.monotonic() - started)
+            self._worked = time.monotonic()
+            self._metrics.reconcile_seconds.observe(self._worked - started)
 
     def _after_refusal(self, key: ObjectKey, error: ApiError) -> None:
         """A conflict only says that a newer object is on its way; all else is an error."""
@@ -125,7 +141,8 @@ class Controller:
     async def _relist(self) -> None:
         """Deletions that fell into a gap of a watch are found here, and nowhere else."""
         while True:
-            await asyncio.sleep(self._settings.relist_interval)
+            interval = self._settings.relist_interval
+            await asyncio.sleep(min(interval, BLIND_SECONDS) if self._watches.doubted else interval)
             for resource in WATCHED:
                 await self._list_again(resource)
 
@@ -142,5 +159,7 @@ class Controller:
         items = [item for listing in listings for item in listing.items]
         for key in self._stores.replace(resource, items, min(listing.version for listing in listings)):
             self._queue.add(key)
-        versions = (listing.version for listing in listings)
-        return {(resource, namespace): version for namespace, version in zip(namespaces, versions, strict=True)}
+        scopes = [(resource, namespace) for namespace in namespaces]
+        for scope, listing in zip(scopes, listings, strict=True):
+            self._watches.listed(scope, max(map(version_of, listing.items), default=0))
+        return {scope: listing.version for scope, listing in zip(scopes, listings, strict=True)}

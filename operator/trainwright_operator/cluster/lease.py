@@ -50,6 +50,7 @@ class Lease:
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._seen: tuple[str, float] = ("", 0.0)
         self._renewed = 0.0
+        self._other: tuple[str, float] = ("", 0.0)
         self.lost = asyncio.Event()
 
     async def hold(self) -> None:
@@ -57,6 +58,11 @@ class Lease:
         while not await self._renew(self._timing.renew_deadline / 2, "reached"):
             await asyncio.sleep(self._timing.period)
         logger.info("leading", extra={"lease": self._name, "identity": self._identity})
+
+    def another(self) -> str:
+        """Who else holds it, by an answer that is not older than the lease may stand still; empty when nobody does."""
+        holder, at = self._other
+        return holder if self._now() - at <= self._timing.duration else ""
 
     async def keep(self) -> None:
         """Renew until cancelled; sets ``lost`` and returns when it cannot in time, or when another holds the lease.
@@ -118,6 +124,7 @@ class Lease:
         spec = lease.setdefault("spec", {})
         holder = spec.get("holderIdentity") or ""
         if holder not in ("", self._identity) and not self._expired(lease):
+            self._other = holder, self._now()
             return False
         taken_over = holder != self._identity
         spec.update(

@@ -55,6 +55,9 @@ class Metrics:
             buckets=WAITS,
             registry=own,
         )
+        self.progress_serving = Gauge(
+            "trainwright_progress_serving", "1 while this replica serves the progress endpoint.", registry=own
+        )
         self.leading = Gauge("trainwright_leading", "1 while this replica does the work.", registry=own)
 
     def api_request(self, verb: str, code: int) -> None:

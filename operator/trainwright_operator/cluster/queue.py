@@ -41,6 +41,12 @@ class KeyedQueue(Generic[Key]):
     def __len__(self) -> int:
         return len(self._due)
 
+    @property
+    def overdue(self) -> float:
+        """Seconds for which the first key has been due and nobody has taken it."""
+        wait = self._until_next()
+        return 0.0 if wait is None else max(0.0, -wait)
+
     def add(self, key: Key, after: float = 0.0) -> None:
         """Make ``key`` due in ``after`` seconds, or keep an earlier time it already has.
 

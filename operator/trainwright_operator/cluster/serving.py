@@ -7,23 +7,26 @@ import logging
 import ssl
 import tempfile
 from asyncio import sslproto
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import aiohttp
 from aiohttp import web
 
-from trainwright_operator.cluster.api import Api, ApiError
+from trainwright_operator.cluster.api import Api, ApiError, Object
 from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.certificate import Certificates, flaw, renewed
 from trainwright_operator.cluster.progress import audience, push_path
 from trainwright_operator.cluster.resources import PODS, SECRETS
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.core.pods import Endpoint
-from trainwright_operator.names import LABEL_LEADER
+from trainwright_operator.names import LABEL_LEADER, LABEL_MANAGED_BY, MANAGED_BY
 
-RENEWAL_CHECK_SECONDS = 6 * 3600.0
+CHECK_SECONDS = 600.0
+"""How often the Secret is looked at: whether the certificate is due, and whether the Secret is still there."""
+AGAIN_SECONDS = 30.0
+"""How soon an endpoint that could not be served is tried again."""
 TLS_BUFFER_BYTES = 32 * 1024
 """Of each connection. Python's own 256 KiB are half a gigabyte when 2,000 trainers push to a new leader at once; a
 push is smaller than this, and so is a record of TLS."""
@@ -33,49 +36,117 @@ IDLE_SECONDS = 30.0
 LAST_SECONDS = 1.0
 """How long what is half received is waited for on the way out: the lease is released after it."""
 
+UNSERVED = "progress is not served, and jobs show no steps before they end"
+
 logger = logging.getLogger(__name__)
 
 
 class Identity:
-    """The endpoint's certificates, kept in the Secret, and the TLS context that serves them."""
+    """The endpoint's certificates, kept in the Secret, and the TLS context that serves them.
+
+    ``trouble`` says what does not work and why, empty when all does; everything else goes on without.
+    """
 
     def __init__(self, api: Api, settings: Settings) -> None:
         self._api, self._settings = api, settings
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.num_tickets = 0  # a pusher never comes back to the same session
         sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
-        self.authority = ""
+        self._current: Certificates | None = None
+        self.trouble = ""
 
-    async def load(self) -> None:
-        """Read the Secret, renew what is due, write it back, and serve it from now on."""
-        namespace, name = self._settings.operator_namespace, self._settings.certificate_secret
-        secret = await self._api.get(SECRETS, namespace, name)
-        current = Certificates.from_secret_data(secret.get("data") or {})
-        if current and (wrong := flaw(current)):
-            logger.warning("Secret %s of namespace %s: %s; it is filled anew", name, namespace, wrong)
-        fresh = renewed(current, self._settings.progress_hosts, datetime.now(UTC))
-        if fresh is not current:
-            version = secret["metadata"]["resourceVersion"]
-            patch = {"metadata": {"resourceVersion": version}, "data": fresh.to_secret_data()}
-            await self._api.patch(SECRETS, namespace, name, patch)
-        self.authority = fresh.authority.decode()
+    @property
+    def _place(self) -> tuple[str, str]:
+        return self._settings.operator_namespace, self._settings.certificate_secret
+
+    async def load(self) -> bool:
+        """Read the Secret, renew what is due, write it back, and serve it from now on; whether there is one to serve.
+
+        What is served goes on being served when this fails.
+        """
+        namespace, name = self._place
+        try:
+            await self._load()
+        except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+            what = "the certificate of progress is not renewed" if self._current else UNSERVED
+            self._complain(f"{what}: Secret {name} of namespace {namespace}: {str(error) or 'no answer in time'}")
+            return self._current is not None
+        self.trouble = ""
+        return True
+
+    async def _load(self) -> None:
+        secret = await self._read()
+        stored = Certificates.from_secret_data((secret or {}).get("data") or {})
+        if wrong := flaw(stored) if stored else "":
+            logger.warning("Secret %s of namespace %s: %s; it is filled anew", *reversed(self._place), wrong)
+        sound = None if wrong else stored
+        fresh = renewed(sound or self._current or stored, self._settings.progress_hosts, datetime.now(UTC))
+        if fresh is not sound:
+            await self._write(secret, fresh)
+        self._current = fresh
         with tempfile.NamedTemporaryFile(suffix=".pem") as chain:  # ssl loads certificates from files only
             chain.write(fresh.server + fresh.server_key)
             chain.flush()
             self.tls.load_cert_chain(chain.name)
 
-    async def keep(self) -> None:
-        while True:
-            await asyncio.sleep(RENEWAL_CHECK_SECONDS)
-            try:
-                await self.load()
-            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-                logger.warning("certificate not renewed: %s", error)
+    async def _read(self) -> Object | None:
+        try:
+            return await self._api.get(SECRETS, *self._place)
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            return None
 
-    def endpoint(self, key: ObjectKey) -> Endpoint:
-        """What the pods of a job are told."""
+    async def _write(self, secret: Object | None, fresh: Certificates) -> None:
+        """Into the Secret as it was read; one that is not there is made.
+
+        By an apply, for which RBAC asks whether *this name* may be created; for a plain create it knows no names.
+        """
+        namespace, name = self._place
+        if secret is None:
+            metadata = {"name": name, "namespace": namespace, "labels": {LABEL_MANAGED_BY: MANAGED_BY}}
+            body = {"apiVersion": "v1", "kind": SECRETS.kind, "metadata": metadata, "type": "Opaque"}
+            await self._api.apply(SECRETS, {**body, "data": fresh.to_secret_data()})
+            logger.info("Secret %s of namespace %s was not there and is made", name, namespace)
+        else:
+            version = {"resourceVersion": secret["metadata"]["resourceVersion"]}
+            await self._api.patch(SECRETS, namespace, name, {"metadata": version, "data": fresh.to_secret_data()})
+
+    def _complain(self, why: str) -> None:
+        if why != self.trouble:
+            logger.warning("%s; it is tried again", why)
+        self.trouble = why
+
+    async def serve(self, app: Callable[[], web.Application], serving_now: Callable[[bool], None]) -> None:
+        """Serve until cancelled, as soon as there is a certificate and the port is free; never ends by itself."""
+        while True:
+            try:
+                if self._current or await self.load():
+                    async with serving(app(), self._settings.progress_port, self.tls):
+                        await self._served(serving_now)
+            except OSError as error:
+                self._complain(f"{UNSERVED}: port {self._settings.progress_port}: {error.strerror or error}")
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _served(self, serving_now: Callable[[bool], None]) -> None:
+        if self.trouble.startswith(UNSERVED):
+            self.trouble = ""
+        await mark_leader(self._api, self._settings, leads=True)
+        serving_now(True)
+        try:
+            while True:
+                await asyncio.sleep(CHECK_SECONDS)
+                await self.load()
+        finally:
+            serving_now(False)
+            await mark_leader(self._api, self._settings, leads=False)
+
+    def endpoint(self, key: ObjectKey) -> Endpoint | None:
+        """What the pods of a job are told; None while there is nothing that they could trust."""
+        if self._current is None:
+            return None
         url = self._settings.progress_base_url + push_path(*key)
-        return Endpoint(url=url, audience=audience(*key), ca=self.authority)
+        return Endpoint(url=url, audience=audience(*key), ca=self._current.authority.decode())
 
 
 @asynccontextmanager
