@@ -20,6 +20,7 @@ ENDS = {
     "data error": (RAISE + "DataError('data.csv: empty')", 65, "BadData", "data.csv: empty"),
     "exception": (FAILS, 1, "Error", "ValueError: bad shape (script.py, line 2)"),
     "exit code": ("import sys; sys.exit(77)", 77, "Error", "exit code 77"),
+    "stopped, it says": ("import sys; sys.exit(143)", 143, "Preempted", "rank 0 ended with exit code 143 by itself"),
     "exit text": ("import sys; sys.exit('nothing to do')", 1, "Error", "nothing to do"),
     "abrupt": ("import os; os._exit(3)", 3, "Error", "rank 0 ended with exit code 3"),
     "killed": (
@@ -40,6 +41,7 @@ def test_a_pod_ends_as_its_rank_does(name, tmp_path):
         assert gang.run() == [code], gang.log()
         word = gang.word()
     assert (word.reason, word.exit_code) == (reason, code)
+    assert word.ended_by == ("script" if code else None)
     assert error is None or (error in word.error and "\n" not in word.error)
     assert ("Traceback" in gang.log()) == (name == "exception")
 
@@ -98,6 +100,7 @@ def test_every_node_tells_the_same_story(tmp_path):
         assert gang.run() == [64, 64], gang.log(0) + gang.log(1)
     assert [gang.word(node).error for node in (0, 1)] == ["args: wrong on one node"] * 2
     assert [gang.word(node).rank for node in (0, 1)] == [1, 1]
+    assert [gang.word(node).ended_by for node in (0, 1)] == ["peer", "script"]
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -112,7 +115,7 @@ def test_a_node_that_vanishes_ends_the_other(tmp_path, lost):
             os.kill(process, signal.SIGKILL)
         code = gang.launchers[1 - lost].wait(60)
     assert code == 1, gang.log(1 - lost)
-    assert gang.word(1 - lost).reason == "Error"
+    assert (gang.word(1 - lost).reason, gang.word(1 - lost).ended_by) == ("Error", "lost")
 
 
 def test_two_nodes_of_two_ranks_train_to_the_end(tmp_path):

@@ -19,6 +19,7 @@ def handling(stop: str) -> str:
     return HANDLER.replace("STOP", stop)
 
 
+LATER = {0: "import time; time.sleep(300)", 143: "sys.exit(143)"}
 STOPS = {
     # name: (script, grace period, exit code); none may take the 300 s that the scripts sleep
     "saves, then says preempted": (handling("time.sleep(1); open('saved', 'w').close(); exit(143)"), 30, 143),
@@ -36,7 +37,7 @@ def test_a_stop_is_passed_on_and_bounded(name, tmp_path):
         gang.start().await_file("ready")
         gang.signal(0)
         assert gang.wait() == [code], gang.log()
-        assert gang.word().exit_code == code
+        assert (gang.word().exit_code, gang.word().ended_by) == (code, "signal")
     assert (tmp_path / "saved").exists() == ("saves" in name)
 
 
@@ -81,7 +82,7 @@ def test_before_the_gang_has_met_a_stop_ends_at_once(tmp_path):
         time.sleep(3)  # it waits for node 1, or still imports torch: both are calls that no handler interrupts
         gang.signal(0)
         assert gang.wait() == [143]
-    assert gang.word().reason == "Preempted"
+    assert (gang.word().reason, gang.word().ended_by) == ("Preempted", "signal")
 
 
 def test_a_stop_of_one_node_stops_scripts_on_all(tmp_path):
@@ -92,6 +93,16 @@ def test_a_stop_of_one_node_stops_scripts_on_all(tmp_path):
         gang.await_file("ready1")
         gang.signal(1, signal.SIGTERM)
         assert gang.wait() == [143, 143], gang.log(0) + gang.log(1)
+        assert [gang.word(node).ended_by for node in (0, 1)] == ["peer", "signal"]
+
+
+@pytest.mark.parametrize("code", [143, 0])
+def test_a_script_that_says_it_was_stopped_when_nobody_asked_ends_its_peers_in_its_own_name(code, tmp_path):
+    with Gang(tmp_path, f"import os, sys\nif os.environ['RANK'] == '0': sys.exit(143)\n{LATER[code]}", nodes=2) as gang:
+        assert gang.run() == [143, 143], gang.log(0) + gang.log(1)
+        told = [gang.word(node).ended_by for node in (0, 1)]
+        assert told in ([["script", "peer"]] if code == 0 else [["script"] * 2, ["script", "peer"], ["peer", "script"]])
+        assert ["by itself" in gang.word(node).error for node in (0, 1)] == [True, True]
 
 
 def test_a_node_that_is_done_waits_for_the_others_yet_obeys(tmp_path):

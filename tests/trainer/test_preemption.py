@@ -112,6 +112,9 @@ def test_a_node_that_is_told_to_stop_stops_the_gang(signalled, tmp_path):
         assert gang.wait() == [143, 143], gang.log(0) + gang.log(1)
         assert gang.await_file("saved-0") == gang.await_file("saved-1")
     assert [gang.word(node).reason for node in (0, 1)] == ["Preempted"] * 2
+    asked = {gang.word(node).ended_by for node in signalled}
+    followed = {gang.word(node).ended_by for node in {0, 1} - set(signalled)}
+    assert (asked <= {"signal", "peer"} and "signal" in asked, followed <= {"peer"}) == (True, True)
 
 
 def test_a_peer_that_is_gone_is_not_waited_for(tmp_path):

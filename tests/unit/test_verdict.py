@@ -1,8 +1,10 @@
 """From the exits of a pod's ranks to its one exit code and one line."""
 
+from dataclasses import replace
+
 import pytest
 
-from trainwright.contract import MAX_TERMINATION_BYTES, ExitCode
+from trainwright.contract import MAX_TERMINATION_BYTES, EndedBy, ExitCode
 from trainwright.launch.verdict import Failure, RankExit, in_words, judge, termination
 
 DONE = RankExit(0, 0, 1.0)
@@ -10,35 +12,48 @@ PREEMPTED = RankExit(0, 143, 2.0)
 CRASH = RankExit(1, 7, 3.0, "boom")
 LATER = RankExit(2, 9, 4.0, "later")
 SECONDARY = RankExit(0, 1, 1.0, "connection closed by peer", secondary=True)
-TOLD = Failure(64, "args: wrong", rank=5, node=2)
+SIGNAL, PEER, SCRIPT, LOST = EndedBy.SIGNAL, EndedBy.PEER, EndedBy.SCRIPT, EndedBy.LOST
+TOLD = Failure(64, "args: wrong", rank=5, node=2, by=PEER)
+ASKED, UNASKED = Failure(143, by=PEER), Failure(143, "by itself", rank=3, by=PEER)
+GONE = Failure(1, "node 0 is gone", node=0, by=LOST)
 HANG = Failure(124, "no rank finished a step")
 
 CASES = {
-    # name: (exits, stopped, hung, lost, exit code, rank)
-    "all done": ([DONE, DONE], False, None, None, 0, None),
-    "done, but asked to stop": ([DONE], True, None, None, 143, None),
-    "first failure in time": ([LATER, CRASH], False, None, None, 7, 1),
-    "a cause before its consequence, though seen later": ([SECONDARY, CRASH], False, None, None, 7, 1),
-    "a consequence alone": ([SECONDARY], False, None, None, 1, 0),
-    "another node knows the cause": ([SECONDARY], False, None, TOLD, 64, 5),
-    "an own cause beats what another node tells": ([CRASH], False, None, TOLD, 7, 1),
-    "nothing failed here": ([], False, None, TOLD, 64, 5),
-    "preempted": ([PREEMPTED, PREEMPTED], False, None, None, 143, None),
-    "a stop that broke the collective": ([SECONDARY, PREEMPTED], True, None, None, 143, None),
-    "a crash of its own while stopping": ([CRASH, PREEMPTED], True, None, None, 7, 1),
-    "another node was preempted": ([SECONDARY], False, None, Failure(143), 143, None),
-    "stopped because another node had failed": ([SECONDARY], True, None, TOLD, 64, 5),
-    "killed after the grace period": ([], True, None, None, 143, None),
-    "hang": ([SECONDARY], False, HANG, None, 124, None),
-    "another node hangs": ([], False, None, HANG, 124, None),
+    # name: (exits, who asked to stop, hung, lost, exit code, rank, who ended it)
+    "all done": ([DONE, DONE], None, None, None, 0, None, SCRIPT),
+    "done, but asked to stop": ([DONE], SIGNAL, None, None, 143, None, SIGNAL),
+    "first failure in time": ([LATER, CRASH], None, None, None, 7, 1, SCRIPT),
+    "a cause before its consequence, though seen later": ([SECONDARY, CRASH], None, None, None, 7, 1, SCRIPT),
+    "a consequence alone": ([SECONDARY], None, None, None, 1, 0, LOST),
+    "another node knows the cause": ([SECONDARY], None, None, TOLD, 64, 5, PEER),
+    "an own cause beats what another node tells": ([CRASH], None, None, TOLD, 7, 1, SCRIPT),
+    "nothing failed here": ([], None, None, TOLD, 64, 5, PEER),
+    "node 0 is gone": ([SECONDARY], None, None, GONE, 1, None, LOST),
+    "node 0 is gone, all were asked": ([PREEMPTED], SIGNAL, None, GONE, 1, None, SIGNAL),
+    "the script says stopped by itself": ([PREEMPTED, PREEMPTED], None, None, None, 143, 0, SCRIPT),
+    "the script says so, and its peers were stopped for it": ([PREEMPTED], SCRIPT, None, None, 143, 0, SCRIPT),
+    "the script breaks the collective as it leaves": ([SECONDARY, PREEMPTED], SCRIPT, None, None, 143, 0, SCRIPT),
+    "asked by a signal": ([PREEMPTED, PREEMPTED], SIGNAL, None, None, 143, None, SIGNAL),
+    "a stop that broke the collective": ([SECONDARY, PREEMPTED], SIGNAL, None, None, 143, None, SIGNAL),
+    "a crash of its own while stopping": ([CRASH, PREEMPTED], SIGNAL, None, None, 7, 1, SIGNAL),
+    "another node said so by itself": ([], PEER, None, UNASKED, 143, 3, PEER),
+    "two nodes said so at once": ([PREEMPTED], SCRIPT, None, UNASKED, 143, 0, SCRIPT),
+    "a rank heard of the stop before its launcher": ([PREEMPTED], SCRIPT, None, ASKED, 143, None, PEER),
+    "another node was asked": ([SECONDARY], None, None, ASKED, 143, None, PEER),
+    "another node was asked, and this one followed": ([PREEMPTED], PEER, None, ASKED, 143, None, PEER),
+    "stopped, and another node failed to save": ([SECONDARY], SIGNAL, None, TOLD, 64, 5, SIGNAL),
+    "killed after the grace period": ([], SIGNAL, None, None, 143, None, SIGNAL),
+    "hang": ([SECONDARY], None, HANG, None, 124, None, SCRIPT),
+    "another node hangs": ([], None, None, replace(HANG, by=PEER), 124, None, PEER),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_judge(name):
-    exits, stopped, hung, lost, code, rank = CASES[name]
+    exits, stopped, hung, lost, code, rank, by = CASES[name]
     end = judge(exits, stopped=stopped, hung=hung, lost=lost)
-    assert (end.code, end.rank) == (code, rank)
+    assert (end.code, end.rank, end.by) == (code, rank, by)
+    assert termination(end).ended_by == (None if code == 0 else by)
 
 
 @pytest.mark.parametrize(

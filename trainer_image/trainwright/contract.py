@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 RESOLVED_JOB_VERSION = 1
@@ -64,6 +64,15 @@ class ExitCode(IntEnum):
 
 
 PERMANENT = frozenset({ExitCode.BAD_CONFIGURATION, ExitCode.BAD_DATA})
+
+
+class EndedBy(StrEnum):
+    """Who ended a pod that did not end well: an exit code alone does not tell a stop from a failure."""
+
+    SCRIPT = "script"  # what ran in it, by itself: a failure, also where its code is that of a stop
+    SIGNAL = "signal"  # whoever asked the launcher to stop, before anything had failed
+    PEER = "peer"  # another node, which told that it had failed or been asked to stop
+    LOST = "lost"  # a peer that went away, or never came, without a word
 
 
 class UserError(Exception):
@@ -210,7 +219,8 @@ class Termination:
     """The final word of a pod, written to its termination message: JSON of at most 4 KiB.
 
     ``reason`` is one of Completed, BadConfiguration, BadData, Hang, Preempted, Error. ``error`` is one line.
-    ``checkpoint`` is relative to the output folder.
+    ``checkpoint`` is relative to the output folder. ``ended_by`` is an :class:`EndedBy`, None of a pod that ended well
+    or whose image is older than it.
     """
 
     reason: str
@@ -223,6 +233,7 @@ class Termination:
     metrics: dict[str, float] = field(default_factory=dict)
     checkpoint: str | None = None
     best: dict[str, Any] | None = None
+    ended_by: str | None = None
 
     def to_json(self) -> str:
         """At most 4 KiB: metrics are dropped last-first, then the error is cut."""

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from trainwright import contract
-from trainwright.contract import ExitCode, ResolvedJob, Termination, UserError
+from trainwright.contract import EndedBy, ExitCode, ResolvedJob, Termination, UserError
 from trainwright.launch import nodefiles, reaper, runtime, verdict
 from trainwright.launch.overseer import Overseer
 from trainwright.launch.rendezvous import Place, RendezvousFailed, wait_for_master
@@ -39,7 +39,7 @@ def main() -> NoReturn:
     except UserError as error:
         termination = verdict.termination(Failure(error.exit_code, str(error)))
     except RendezvousFailed as error:
-        termination = verdict.termination(Failure(1, str(error)))
+        termination = verdict.termination(Failure(1, str(error), by=EndedBy.LOST))
     finish(termination, folder)
 
 
@@ -132,7 +132,7 @@ def listen_for_stop(overseer: Overseer) -> None:
 def _end_early(overseer: Overseer, reader: int) -> None:
     while signum := os.read(reader, 1):
         if signum[0] in (signal.SIGTERM, signal.SIGINT) and not overseer.starting:
-            finish(verdict.termination(Failure(ExitCode.PREEMPTED)), overseer.folder)
+            finish(verdict.termination(Failure(ExitCode.PREEMPTED, by=EndedBy.SIGNAL)), overseer.folder)
 
 
 def finish(termination: Termination, folder: Path) -> NoReturn:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainwright.contract import ExitCode
+from trainwright.contract import EndedBy, ExitCode
 from trainwright.entry import DUMP_SIGNAL
 from trainwright.launch import nodefiles, reaper, verdict
 from trainwright.launch.peers import Peers
@@ -48,7 +48,7 @@ class Overseer:
         self.starting = self.stop_requested = False
         self._grace = max(1.0, grace_seconds - RESERVE_SECONDS)
         self._watchdog = watchdog
-        self._stopped = False
+        self._stopped: EndedBy | None = None
         self._failed = False
         self._hung: Failure | None = None
         self._deadline: float | None = None
@@ -65,8 +65,8 @@ class Overseer:
         if not self._failed and self._fails():
             self._failed = True
             self._end_by(now + LINGER_SECONDS)
-        elif self._deadline is None and self._must_stop():
-            self._stop(now)
+        elif self._deadline is None and (who := self._asked_to_stop()):
+            self._stop(who, now)
         elif self._deadline is None and self._watchdog.hangs(self._pulses(), now):
             self._hang()
         if self._deadline is not None and now >= self._deadline:
@@ -77,8 +77,8 @@ class Overseer:
         """After all ranks of this node ended well: whether no other node needs this launcher any longer."""
         if self.peers is None or self.peers.news is not None:
             return True
-        self._stopped = self.stop_requested
-        return self._stopped or self.peers.all_done()
+        self._stopped = EndedBy.SIGNAL if self.stop_requested else None
+        return self.stop_requested or self.peers.all_done()
 
     def sweep(self) -> None:
         """Ends what the ranks left behind, and gives word the time to reach the other nodes."""
@@ -88,10 +88,13 @@ class Overseer:
             self.peers.leave()
 
     def result(self) -> Failure:
-        """How this node ended. A rank that only lost its peer waits, a moment, for the node that knows why."""
+        """How this node ended. One that only lost its peer, or whose ranks agreed with those of another to stop, waits,
+        a moment, for the node that knows why.
+        """
         patience = time.monotonic() + LINGER_SECONDS
         first = verdict.first_failure(self._own_ends())
-        while first is not None and first.secondary and self._waits_for_news() and time.monotonic() < patience:
+        unexplained = first.secondary if first is not None else self._stopped is EndedBy.SCRIPT
+        while unexplained and self._waits_for_news() and time.monotonic() < patience:
             time.sleep(0.05)
         return verdict.judge(self._own_ends(), stopped=self._stopped, hung=self._hung, lost=self._news())
 
@@ -133,18 +136,19 @@ class Overseer:
             self._show_stacks()
         return first is not None or (news is not None and news.code != ExitCode.PREEMPTED)
 
-    def _must_stop(self) -> bool:
-        """Asked by a signal, by a node that was, or by an own rank that ended as preempted."""
-        return (
-            self.stop_requested
-            or self._news() is not None
-            or any(end.code == ExitCode.PREEMPTED for end in self._own_ends())
-        )
+    def _asked_to_stop(self) -> EndedBy | None:
+        """By a signal, by a node that was, or by an own rank that ended as preempted."""
+        if self.stop_requested:
+            return EndedBy.SIGNAL
+        if self._news() is not None:
+            return EndedBy.PEER
+        return EndedBy.SCRIPT if any(end.code == ExitCode.PREEMPTED for end in self._own_ends()) else None
 
-    def _stop(self, now: float) -> None:
-        self._stopped = True
+    def _stop(self, who: EndedBy, now: float) -> None:
+        self._stopped = who
         self._end_by(now + self._grace)
-        self._tell(Failure(ExitCode.PREEMPTED))
+        unasked = verdict.unasked(self._own_ends()) if who is EndedBy.SCRIPT else None
+        self._tell(unasked or self._news() or Failure(ExitCode.PREEMPTED))
         for rank in self._running():
             # The rank alone: a signal to its group would take its data loader workers from under it.
             reaper.send(rank.pid, signal.SIGTERM)

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
+from trainwright.contract import EndedBy
 from trainwright.launch.verdict import Failure
 
 DELIVERY_SECONDS = 0.3
@@ -35,17 +36,19 @@ class Peers:
         key = f"lost/{self._node_rank}"
         try:
             self._ear.wait([key], _FOREVER)
-            self.news = Failure(**json.loads(self._ear.get(key)))
+            self.news = Failure(**json.loads(self._ear.get(key)), by=EndedBy.PEER)
         except RuntimeError:
             if not self._done:  # else node 0 has left, as it may
-                self.news = Failure(1, "node 0 is gone: its pod ended without a word", node=0)
+                words = "node 0 is gone: its pod ended without a word"
+                self.news = Failure(1, words, node=0, by=EndedBy.LOST)
 
     def tell(self, failure: Failure) -> None:
         """Tells every other node, once; a store that is gone has no listeners left."""
         others = [f"lost/{node}" for node in range(self._nodes) if node != self._node_rank]
         if not self._told:
             self._told = True
-            words = json.dumps(asdict(replace(failure, node=self._node_rank)))
+            told = asdict(replace(failure, node=self._node_rank))
+            words = json.dumps({name: value for name, value in told.items() if name != "by"})
             with suppress(RuntimeError):
                 self._mouth.multi_set(others, [words] * len(others))
 

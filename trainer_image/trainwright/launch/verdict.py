@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from trainwright.contract import ExitCode, Termination
+from trainwright.contract import EndedBy, ExitCode, Termination
 
 REASONS = {
     ExitCode.DONE: "Completed",
@@ -36,12 +36,16 @@ class RankExit:
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended a gang first: the same words on every node. ``node`` and ``rank`` may be unknown."""
+    """What ended a gang first: the same words on every node. ``node`` and ``rank`` may be unknown.
+
+    ``by`` is not told to others: what is a node's own failure is a peer's to them.
+    """
 
     code: int
     error: str | None = None
     rank: int | None = None
     node: int | None = None
+    by: EndedBy = EndedBy.SCRIPT
 
 
 def first_failure(exits: Sequence[RankExit]) -> RankExit | None:
@@ -51,23 +55,38 @@ def first_failure(exits: Sequence[RankExit]) -> RankExit | None:
 
 
 def judge(
-    exits: Sequence[RankExit], *, stopped: bool = False, hung: Failure | None = None, lost: Failure | None = None
+    exits: Sequence[RankExit],
+    *,
+    stopped: EndedBy | None = None,
+    hung: Failure | None = None,
+    lost: Failure | None = None,
 ) -> Failure:
     """The end of this node.
 
-    ``exits`` are those of ranks that ended by themselves; ``stopped`` when the pod was asked to stop before anything
-    failed; ``lost`` is the failure that another node told of.
+    ``exits`` are those of ranks that ended by themselves; ``stopped`` says who asked the pod to stop before anything
+    failed; ``lost`` is the failure that another node told of, or that it is gone.
     """
     if hung is not None:
         return hung
     first = first_failure(exits)
     if first is not None and not first.secondary:
-        return as_failure(first)
+        return replace(as_failure(first), by=stopped or EndedBy.SCRIPT)
     if lost is not None and lost.code != ExitCode.PREEMPTED:
-        return lost
-    if stopped or lost is not None or any(end.code == ExitCode.PREEMPTED for end in exits):
-        return Failure(ExitCode.PREEMPTED)
-    return as_failure(first) if first is not None else Failure(ExitCode.DONE)
+        return replace(lost, by=stopped) if stopped is EndedBy.SIGNAL else lost
+    if stopped is EndedBy.SIGNAL:
+        return Failure(ExitCode.PREEMPTED, by=stopped)
+    if lost is not None and (stopped is not EndedBy.SCRIPT or lost.error is None):
+        return replace(lost, by=EndedBy.PEER)
+    if any(end.code == ExitCode.PREEMPTED for end in exits):
+        return unasked(exits)
+    return replace(as_failure(first), by=EndedBy.LOST) if first is not None else Failure(ExitCode.DONE)
+
+
+def unasked(exits: Sequence[RankExit]) -> Failure:
+    """A stop for which nobody asked. That it has an ``error`` tells it, also on other nodes, from one that was."""
+    rank = next(end.rank for end in exits if end.code == ExitCode.PREEMPTED)
+    words = f"rank {rank} ended with exit code {ExitCode.PREEMPTED:d} by itself: nobody had asked its pod to stop"
+    return Failure(ExitCode.PREEMPTED, words, rank)
 
 
 def as_failure(end: RankExit, node: int | None = None) -> Failure:
@@ -101,4 +120,5 @@ def termination(end: Failure, report: dict[str, Any] | None = None, step: int | 
         metrics=report.get("metrics") or {},
         checkpoint=checkpoint.get("path"),
         best=report.get("best"),
+        ended_by=None if end.code == ExitCode.DONE else end.by,
     )
