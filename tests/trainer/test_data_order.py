@@ -180,9 +180,17 @@ def test_a_users_plain_shuffle_becomes_the_seeded_one() -> None:
 
 MISTAKES = {
     "empty": ([], {}, "train_dataset: it is empty"),
-    "no batch": ([1, 2], {"dataloader_drop_last": True}, "dataloader_drop_last: 2 samples do not fill"),
+    "no batch": (
+        [1, 2],
+        {"dataloader_drop_last": True},
+        "train_dataset: its 2 samples do not fill one batch of 4",
+    ),
     "no dataset": (object(), {}, "train_dataset: object is neither a map-style dataset"),
-    "lengths": ([{"a": 1}], {"train_sampling_strategy": "group_by_length"}, "length_column_name: the dataset has no"),
+    "lengths": (
+        [{"a": 1}],
+        {"train_sampling_strategy": "group_by_length"},
+        "length_column_name: the train_dataset",
+    ),
     "split": (
         [1, 2, 3],
         {"accelerator_config": {"split_batches": True}, "world_size": 3},

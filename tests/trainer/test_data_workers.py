@@ -115,3 +115,23 @@ def test_spawned_workers_can_be_sent_everything() -> None:
     spawned = loader_for(Noisy(4), dataloader_multiprocessing_context="spawn", collate_fn=as_list, **arguments)
     forked = loader_for(Noisy(4), **arguments)
     assert list(batches(spawned, epoch=0)) == list(batches(forked, epoch=0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loaders_dataset_is_the_users_own(workers: int) -> None:
+    for dataset in (Noisy(7), Stream(7)):
+        assert loader_for(dataset, dataloader_num_workers=workers).dataset is dataset
+    shared = loader_for(Stream(7), 1, 2, dataloader_num_workers=workers, accelerator_config={"dispatch_batches": False})
+    assert shared.dataset.length == 7
+    assert not hasattr(shared.dataset, "width")
+
+
+@pytest.mark.parametrize("case", ["map-style", "map-style, dealt", "a stream"])
+def test_a_loader_knows_what_all_ranks_read_together(case: str) -> None:
+    """As a loader that accelerate prepared."""
+    dataset = Stream(7) if case == "a stream" else Noisy(7)
+    config = {"dispatch_batches": True} if "dealt" in case else {}
+    loaders = [loader_for(dataset, rank, 2, batch_size=3, accelerator_config=config) for rank in range(2)]
+    assert {loader.total_batch_size for loader in loaders} == {6}
+    if case != "a stream":
+        assert {loader.total_dataset_length for loader in loaders} == {7}

@@ -43,9 +43,14 @@ CASES: dict[str, dict[str, Any]] = {
     if length == 11 or kind in DEALING
 } | {
     "fewer than ranks": {"length": 1},
+    "nothing": {"length": 0},
+    "a stream of nothing": {"length": 0, "stream": True},
     "a stream of fewer than ranks": {"length": 1, "stream": True},
     "lists": {"length": 11, "eval_do_concat_batches": False, "prediction_loss_only": True},
 }
+CASES |= {f"{case}, though training drops": {**CASES[case], "dataloader_drop_last": True} for case in (
+    "plain, 11", "dealt by rank 0, 11", "a stream, 11", "a stream read by all, 11", "by length, 11", "fewer than ranks"
+)}  # fmt: skip
 """What one, two and three processes must agree on: with 10 samples two ranks have equal shares, with 11 nobody has."""
 
 
@@ -63,6 +68,13 @@ def alone() -> list[Any]:
     return evaluate_cases(list(CASES.values()))
 
 
+def test_what_training_drops_is_judged_all_the_same(alone: list[Any]) -> None:
+    """Where transformers leaves out of its metrics and predictions what does not fill a batch."""
+    results = dict(zip(CASES, alone, strict=True))
+    for case in (case for case in CASES if "though training drops" in case):
+        assert_same(results[case], results[case.removesuffix(", though training drops")], case)
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_one_two_and_three_processes_agree(size: int, alone: list[Any]) -> None:
     in_ranks = in_world(size, "trainer.evaluation_cases:evaluate_cases", list(CASES.values()), longest=280)
@@ -71,7 +83,8 @@ def test_one_two_and_three_processes_agree(size: int, alone: list[Any]) -> None:
             assert_same(one, other, f"{case}, rank {rank} of {size}")
 
 
-ALIKE = [name for name in CASES if "stream" not in name and "objects" not in name and "dealt" not in name]
+UNLIKE = ("stream", "objects", "dealt", "training drops")
+ALIKE = [name for name in CASES if not any(word in name for word in UNLIKE)]
 """The cases in which transformers' Trainer can be asked, too: it gathers objects only among several processes."""
 
 
@@ -237,10 +250,46 @@ def test_ragged_batches_are_padded_to_the_longest() -> None:
     assert (labels[0, 1:] == -100).all()
 
 
-def test_an_empty_set_is_a_data_error() -> None:
-    for empty in (make_trainer(0), make_trainer(0, stream=True)):
-        with pytest.raises(DataError, match="eval_dataset: it is empty"):
-            empty.evaluate()
+def test_an_empty_set_is_told_before_the_first_step_and_gives_the_metrics_there_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sets = {"full": tiny.vectors(8), "empty": []}
+    arguments: dict[str, Any] = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+    trainer = make(tmp_path, trainer={"eval_dataset": sets}, **arguments)
+    trainer.train()
+    assert "eval_dataset['empty']: it is empty" in caplog.text
+    told = [set(entry) for entry in trainer.state.log_history]
+    assert sum("eval_full_loss" in names for names in told) == sum("eval_empty_runtime" in names for names in told) == 2
+    for wrong, words in (("empty_loss", "it is empty, and metric_for_best_model"), ("loss", "it is empty, and")):
+        only = sets if wrong == "empty_loss" else []
+        chosen = make(tmp_path, trainer={"eval_dataset": only}, metric_for_best_model=wrong, **arguments)
+        with pytest.raises(DataError, match=words):
+            chosen.train()
+        assert chosen.state.global_step == 0
+
+
+def test_a_set_that_no_loader_takes_is_told_before_the_first_step(tmp_path: Path) -> None:
+    for dataset, more, words in (
+        ({"b": object()}, {}, r"^eval_dataset\['b'\]: object is neither a map-style dataset"),
+        ([{"a": 1}], {"train_sampling_strategy": "group_by_length"}, "^length_column_name: the .*eval_dataset has no"),
+    ):
+        more = {"eval_strategy": "epoch", **more}
+        trainer = make(tmp_path, trainer={"eval_dataset": dataset}, **more)
+        with pytest.raises(DataError, match=words):
+            trainer.train()
+        assert trainer.state.global_step == 0
+
+
+def test_a_kept_loader_is_that_of_its_set(tmp_path: Path) -> None:
+    arguments = {"dataloader_persistent_workers": True, "dataloader_num_workers": 1}
+    sets = {name: tiny.vectors(8, seed=seed) for name, seed in (("a", 5), ("b", 6))}
+    trainer = make(tmp_path, trainer={"eval_dataset": sets}, **arguments)
+    kept = {name: trainer.get_eval_dataloader(name) for name in sets}
+    assert all(trainer.get_eval_dataloader(name) is kept[name] for name in sets)
+    assert trainer.get_eval_dataloader(sets["a"]) is trainer.get_eval_dataloader(sets["a"])
+    assert trainer.get_eval_dataloader(sets["b"]).dataset is sets["b"]
+    trainer.eval_dataset = {**sets, "a": tiny.vectors(4)}
+    assert len(trainer.get_eval_dataloader("a").dataset) == 4
 
 
 def test_an_output_that_is_no_tensor_is_named() -> None:

@@ -50,32 +50,34 @@ class Feeding:
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """This rank's batches of ``eval_dataset``, of the Trainer's own, or of the one with this key."""
+        key = eval_dataset if isinstance(eval_dataset, str) else "eval"
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if isinstance(dataset, str):
-            dataset = self.eval_dataset[dataset]
+        dataset = self.eval_dataset[key] if isinstance(dataset, str) else dataset
         if dataset is None:
             raise TrainerError("eval_dataset: the Trainer was made without one; give it here, or to the Trainer")
-        return self._kept_loader(eval_dataset, dataset)
+        if not self.args.dataloader_persistent_workers:
+            return self._evaluation_loader(dataset, "Evaluation", key)
+        return self._kept_loader(key, dataset)
 
-    def _kept_loader(self, key: Any, dataset: Any) -> Any:
+    def _kept_loader(self, key: str, dataset: Any) -> Any:
         """With persistent workers a set keeps its loader, or every evaluation would leave workers behind."""
-        if not self.args.dataloader_persistent_workers or not (key is None or isinstance(key, str)):
-            return self._evaluation_loader(dataset, "Evaluation")
         kept = self.__dict__.setdefault("_eval_dataloaders", {})
-        if key not in kept:
-            kept[key] = self._evaluation_loader(dataset, "Evaluation")
+        of = self.__dict__.setdefault("_eval_dataloaders_of", {})
+        if key not in kept or of.get(key) is not dataset:
+            kept[key], of[key] = self._evaluation_loader(dataset, "Evaluation", key), dataset
         return kept[key]
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """This rank's batches of ``test_dataset``."""
         return self._evaluation_loader(test_dataset, "test")
 
-    def _evaluation_loader(self, dataset: Any, description: str) -> Any:
+    def _evaluation_loader(self, dataset: Any, description: str, key: str | None = None) -> Any:
         return self._get_dataloader(
             dataset=dataset,
             description=description,
             batch_size=self.args.eval_batch_size,
             sampler_fn=self._get_eval_sampler if self._overrides("_get_eval_sampler") else None,
+            dataloader_key=key,
         )
 
     def _get_dataloader(
@@ -103,6 +105,7 @@ class Feeding:
             lengths=lengths,
             sampler=None if sampler_fn is None or isinstance(dataset, IterableDataset) else sampler_fn(dataset),
             input_name=self._input_name(),
+            name="train_dataset" if is_training else set_name(dataloader_key),
         )
 
     def _input_name(self) -> str:
@@ -163,6 +166,11 @@ class Feeding:
     def num_examples(self, dataloader: Any) -> int:
         """Samples in one pass over ``dataloader``."""
         return num_examples(dataloader, self.args.per_device_train_batch_size)
+
+
+def set_name(key: str | None) -> str:
+    """What messages call an evaluation set: the Trainer's only one (``eval``), one of several, or one to predict."""
+    return "test_dataset" if key is None else "eval_dataset" if key == "eval" else f"eval_dataset[{key!r}]"
 
 
 def _has_columns(dataset: Any) -> bool:

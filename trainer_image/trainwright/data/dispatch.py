@@ -13,8 +13,9 @@ import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset
 
 from trainwright.contract import DataError
+from trainwright.data.loader import Loader
 from trainwright.data.sampling import Order, ShardedBatches, Sharding
-from trainwright.data.streams import SeededDataset, SeededStream, set_epoch
+from trainwright.data.streams import SeededDataset, SeededStream
 
 Round = list[list[Any]]
 """The samples of each rank."""
@@ -102,7 +103,7 @@ class DispatchingLoader(DataLoader[Any]):
         self._first: list[Any] = []
 
     @property
-    def reader(self) -> DataLoader[Any]:
+    def reader(self) -> Loader:
         """What rank 0 reads; the other ranks have it only for its length."""
         return self._reader
 
@@ -113,10 +114,18 @@ class DispatchingLoader(DataLoader[Any]):
         ranks = self._sharding.world_size
         return batches // ranks if self._drop else -(-batches // ranks)
 
+    @property
+    def total_batch_size(self) -> int:
+        """Samples in one round of batches, one from each rank."""
+        return self._size if self._sharding.split_batches else self._size * self._sharding.world_size
+
+    @property
+    def total_dataset_length(self) -> int:
+        """Samples that all ranks together read."""
+        return len(self.dataset)
+
     def set_epoch(self, epoch: int) -> None:
-        if isinstance(self._reader.batch_sampler, ShardedBatches):
-            self._reader.batch_sampler.epoch = epoch
-        set_epoch(self._reader.dataset, epoch)
+        self._reader.set_epoch(epoch)
 
     def load_state_dict(self, state: Any) -> None:
         """Put the stream back; its first round is read again, as the last one is filled up from it."""
@@ -137,11 +146,11 @@ class DispatchingLoader(DataLoader[Any]):
 
 def _reader(
     dataset: Any, order: Order | None, batch_size: int, drop_last: bool, seed: int, options: dict[str, Any]
-) -> DataLoader[Any]:
+) -> Loader:
     workers = options["num_workers"] > 0
     if isinstance(dataset, IterableDataset) or order is None:
-        seen = SeededStream(dataset, batch_size, seed, rank=0) if workers else dataset
-        return DataLoader(seen, batch_size=batch_size, drop_last=drop_last, collate_fn=keep_samples, **options)
+        stream = SeededStream(dataset, batch_size, seed, rank=0) if workers else None
+        return Loader(dataset, stream, batch_size=batch_size, drop_last=drop_last, collate_fn=keep_samples, **options)
     batches = ShardedBatches(order, batch_size, drop_last, Sharding(), numbered=workers)
-    seen = SeededDataset(dataset, seed, rank=0) if workers else dataset
-    return DataLoader(seen, batch_sampler=batches, collate_fn=keep_samples, **options)
+    seen = SeededDataset(dataset, seed, rank=0) if workers else None
+    return Loader(dataset, seen, batch_sampler=batches, collate_fn=keep_samples, **options)

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 from trainwright.contract import DataError
 from trainwright.data.collators import Collate, GuardedCollate, KeepColumns, default_collator_for, no_columns_left
 from trainwright.data.dispatch import DispatchingLoader
+from trainwright.data.loader import Loader
 from trainwright.data.rebalance import RebalancedBatches
 from trainwright.data.sampling import (
     FromSampler,
@@ -92,6 +93,7 @@ def train_loader(
     lengths: Sequence[int] | None = None,
     sampler: Any = None,
     input_name: str = "input_ids",
+    name: str = "train_dataset",
 ) -> DataLoader[Any]:
     """The training batches of one rank, of ``batch_size`` samples each.
 
@@ -100,26 +102,37 @@ def train_loader(
         lengths: Of the samples, for ``train_sampling_strategy: group_by_length``; else the column
             ``length_column_name`` or each sample's ``input_name`` is measured.
         sampler: A torch sampler that takes the place of the strategy.
+        name: Of the dataset, for messages.
 
     Raises:
         DataError: The dataset is empty, gives no batch, or has no length while ``max_steps`` is not set.
     """
-    sharding = Sharding.of(args, rank, world_size)
+    sharding, drop_last = Sharding.of(args, rank, world_size), args.dataloader_drop_last
     if isinstance(dataset, IterableDataset):
         if args.max_steps <= 0 and not has_length(dataset):
             raise DataError("max_steps: the train_dataset has no length, so set max_steps to say where training ends")
-        return _loader(dataset, None, args, batch_size, collate_fn, sharding)
-    _check_sized(dataset, "train_dataset")
+        return _loader(dataset, None, args, batch_size, collate_fn, sharding, drop_last)
+    if _length_of(dataset, name) == 0:
+        raise DataError(f"{name}: it is empty; give it samples")
     seed = args.data_seed if args.data_seed is not None else torch.initial_seed()
     if sampler is None and args.train_sampling_strategy == "batch_rebalance":
-        lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name)
-        accumulation, drop_last = args.gradient_accumulation_steps, args.dataloader_drop_last
+        lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name, name)
         numbered = args.dataloader_num_workers > 0 and not sharding.dispatch_batches
         seed = args.data_seed if args.data_seed is not None else args.seed
+        accumulation = args.gradient_accumulation_steps
+        batches: ShardedBatches
         batches = RebalancedBatches(lengths, batch_size, accumulation, drop_last, sharding, seed, numbered)
-        return _loader(dataset, batches, args, batch_size, collate_fn, sharding)
-    order = _train_order(dataset, args, sharding, batch_size, lengths, sampler, input_name, seed)
-    return _loader(dataset, _batches(order, args, batch_size, sharding), args, batch_size, collate_fn, sharding)
+        step = batch_size * accumulation * world_size
+    else:
+        order = _train_order(dataset, args, sharding, batch_size, lengths, sampler, input_name, seed)
+        batches = _batches(order, args, batch_size, sharding, drop_last)
+        step = batches.global_batch
+    if drop_last and len(batches.order) < step:
+        raise DataError(
+            f"{name}: its {len(batches.order)} samples do not fill one batch of {step}, and dataloader_drop_last "
+            "leaves out what is not full; set that to false or take a smaller batch"
+        )
+    return _loader(dataset, batches, args, batch_size, collate_fn, sharding, drop_last)
 
 
 def eval_loader(
@@ -133,36 +146,38 @@ def eval_loader(
     lengths: Sequence[int] | None = None,
     sampler: Any = None,
     input_name: str = "input_ids",
+    name: str = "eval_dataset",
 ) -> DataLoader[Any]:
     """The evaluation batches of one rank, in the dataset's order (by length when training groups by length).
 
-    No sample is there twice: the last batch of a rank may be short or missing. Rank 0 reads streams, unless
-    ``dispatch_batches`` is false, and deals None to ranks that it has no sample for.
+    Every sample is there, and none twice, whatever ``dataloader_drop_last`` and ``even_batches`` say of training: the
+    last batch of a rank may be short or missing. Rank 0 reads streams, unless ``dispatch_batches`` is false, and deals
+    None to ranks that it has no sample for. An empty dataset has no batch.
     """
     sharding = replace(Sharding.of(args, rank, world_size), even_batches=False)
     if isinstance(dataset, IterableDataset):
-        return _loader(dataset, None, args, batch_size, collate_fn, sharding)
-    _check_sized(dataset, "eval_dataset")
+        return _loader(dataset, None, args, batch_size, collate_fn, sharding, drop_last=False)
+    length = _length_of(dataset, name)
     order: Order
     if sampler is not None:
         order = FromSampler(sampler)
-    elif args.train_sampling_strategy == "group_by_length":
-        lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name)
+    elif args.train_sampling_strategy == "group_by_length" and length:
+        lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name, name)
         seed = args.data_seed if args.data_seed is not None else args.seed
         order = LengthGrouped(lengths, batch_size, torch.Generator().manual_seed(seed))
     else:
-        order = Sequential(len(dataset))
-    return _loader(dataset, _batches(order, args, batch_size, sharding), args, batch_size, collate_fn, sharding)
+        order = Sequential(length)
+    batches = _batches(order, args, batch_size, sharding, drop_last=False)
+    return _loader(dataset, batches, args, batch_size, collate_fn, sharding, drop_last=False)
 
 
-def _check_sized(dataset: Any, name: str) -> None:
+def _length_of(dataset: Any, name: str) -> int:
     if not has_length(dataset) or not hasattr(dataset, "__getitem__"):
         raise DataError(
             f"{name}: {type(dataset).__name__} is neither a map-style dataset (with __len__ and __getitem__) nor a "
             "torch IterableDataset; make it one of them"
         )
-    if len(dataset) == 0:
-        raise DataError(f"{name}: it is empty; give it samples")
+    return len(dataset)
 
 
 def _train_order(
@@ -181,7 +196,8 @@ def _train_order(
     if sampler is None and strategy == "sequential":
         return Sequential(len(dataset))
     if sampler is None and strategy == "group_by_length":
-        lengths = lengths if lengths is not None else lengths_of(dataset, args.length_column_name, input_name)
+        column = args.length_column_name
+        lengths = lengths if lengths is not None else lengths_of(dataset, column, input_name, "train_dataset")
         return LengthGrouped(lengths, batch_size * args.gradient_accumulation_steps)
     if sharding.use_seedable_sampler:
         return Shuffled(len(dataset), seed)
@@ -192,19 +208,13 @@ def _is_plain_shuffle(sampler: Any) -> bool:
     return type(sampler) is RandomSampler and sampler.generator is None and not sampler.replacement
 
 
-def _batches(order: Order, args: Any, batch_size: int, sharding: Sharding) -> ShardedBatches:
+def _batches(order: Order, args: Any, batch_size: int, sharding: Sharding, drop_last: bool) -> ShardedBatches:
     numbered = args.dataloader_num_workers > 0 and not sharding.dispatch_batches
-    batches = ShardedBatches(order, batch_size, args.dataloader_drop_last, sharding, numbered)
-    if args.dataloader_drop_last and len(order) < batches.global_batch:
-        raise DataError(
-            f"dataloader_drop_last: {len(order)} samples do not fill one batch of {batches.global_batch}; set it to "
-            "false or take a smaller batch"
-        )
-    return batches
+    return ShardedBatches(order, batch_size, drop_last, sharding, numbered)
 
 
 def _loader(
-    dataset: Any, batches: Any, args: Any, batch_size: int, collate_fn: Any, sharding: Sharding
+    dataset: Any, batches: Any, args: Any, batch_size: int, collate_fn: Any, sharding: Sharding, drop_last: bool
 ) -> DataLoader[Any]:
     collate, options = GuardedCollate(collate_fn), _options(args)
     workers = options["num_workers"] > 0
@@ -217,16 +227,14 @@ def _loader(
                 "would undo; leave one of them out"
             )
         order = None if is_stream else batches.order
-        return DispatchingLoader(
-            dataset, order, batch_size, args.dataloader_drop_last, args.seed, collate, sharding, options
-        )
+        return DispatchingLoader(dataset, order, batch_size, drop_last, args.seed, collate, sharding, options)
     if not is_stream:
-        seen = SeededDataset(dataset, args.seed, sharding.rank) if workers else dataset
-        return Loader(seen, batch_sampler=batches, collate_fn=collate, **options)
+        seen = SeededDataset(dataset, args.seed, sharding.rank) if workers else None
+        return Loader(dataset, seen, sharding, batch_sampler=batches, collate_fn=collate, **options)
     size = batch_size // sharding.world_size if sharding.split_batches else batch_size
-    share = share_of_stream(dataset, size, args.dataloader_drop_last, sharding)
-    seen = SeededStream(share, size, args.seed, sharding.rank) if workers else share
-    return Loader(seen, batch_size=size, drop_last=args.dataloader_drop_last, collate_fn=collate, **options)
+    share = share_of_stream(dataset, size, drop_last, sharding)
+    stream = SeededStream(share, size, args.seed, sharding.rank) if workers else None
+    return Loader(share, stream, sharding, batch_size=size, drop_last=drop_last, collate_fn=collate, **options)
 
 
 def _options(args: Any) -> dict[str, Any]:
@@ -239,15 +247,6 @@ def _options(args: Any) -> dict[str, Any]:
         "prefetch_factor": args.dataloader_prefetch_factor,
         "in_order": args.dataloader_in_order,
     }
-
-
-class Loader(DataLoader[Any]):
-    """torch's loader, which can be told the epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        if isinstance(self.batch_sampler, ShardedBatches):
-            self.batch_sampler.epoch = epoch
-        set_epoch(self.dataset, epoch)
 
 
 # -- epochs
@@ -287,7 +286,7 @@ def batches(loader: Any, *, epoch: int, skip: int = 0) -> Iterator[Any]:
         position = Position(epoch, 0, rng_state(), _generator_state(loader))
         iterator = _open(loader)
     _positions[loader] = position
-    return _read(iterator, position, must_have_one=epoch == 0 and skip == 0)
+    return _read(iterator, position, loader if epoch == 0 and skip == 0 else None)
 
 
 def position_of(loader: Any) -> dict[str, Any] | None:
@@ -337,12 +336,18 @@ def _open_within(loader: Any, epoch: int, skip: int, saved: dict[str, Any] | Non
     return position, iterator
 
 
-def _read(iterator: Iterator[Any], position: Position, must_have_one: bool) -> Iterator[Any]:
+def _read(iterator: Iterator[Any], position: Position, first_of: Any) -> Iterator[Any]:
+    """``first_of`` is the loader whose first epoch this is: it must have a batch."""
     for batch in readable(iterator):
         position.read += 1
         yield batch
     position.ended = True
-    if must_have_one and position.read == 0:
+    if first_of is not None and position.read == 0:
+        if getattr(_reader_of(first_of), "drop_last", False):
+            raise DataError(
+                "train_dataset: it holds no full batch, and dataloader_drop_last leaves out what is not full; give it "
+                "samples, or set that to false"
+            )
         raise DataError("train_dataset: it is empty; give it samples")
 
 

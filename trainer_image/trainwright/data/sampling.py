@@ -147,18 +147,25 @@ def column_lengths(dataset: Any, args: Any) -> list[int] | None:
     return lengths_of(dataset, args.length_column_name) if is_there and wanted and hasattr(dataset, "__len__") else None
 
 
-def lengths_of(dataset: Any, column: str, input_name: str = "input_ids") -> list[int]:
+def lengths_of(dataset: Any, column: str, input_name: str = "input_ids", name: str = "dataset") -> list[int]:
     """The length of every sample: from a column, or else by looking at each sample's ``input_name``."""
     if column in (getattr(dataset, "column_names", None) or ()):
         return [int(length) for length in dataset[column]]
+    check_lengths(dataset, column, input_name, name)
+    return [len(dataset[index][input_name]) for index in range(len(dataset))]
+
+
+def check_lengths(dataset: Any, column: str, input_name: str, name: str) -> None:
+    """Raises :class:`DataError` where :func:`lengths_of` would find nothing to measure."""
+    if column in (getattr(dataset, "column_names", None) or ()):
+        return
     first = dataset[0]
     if not isinstance(first, Mapping) or input_name not in first:
         keys = ", ".join(map(str, first)) if isinstance(first, Mapping) else type(first).__name__
         raise DataError(
-            f"length_column_name: the dataset has no column {column!r}, and its samples ({keys}) no {input_name!r} to "
+            f"length_column_name: the {name} has no column {column!r}, and its samples ({keys}) no {input_name!r} to "
             "measure; add the column or choose another train_sampling_strategy"
         )
-    return [len(dataset[index][input_name]) for index in range(len(dataset))]
 
 
 class NumberedBatch(list[int]):

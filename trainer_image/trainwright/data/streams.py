@@ -11,13 +11,13 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from trainwright.data.sampling import NumberedBatch, Sharding
 from trainwright.seeding import derived_seed, seed_everything
 
 
-class SeededDataset:
+class SeededDataset(Dataset[Any]):
     """A map-style dataset as data workers see it: fetched batch by batch, each under a seed of its own."""
 
     def __init__(self, dataset: Any, seed: int, rank: int) -> None:
@@ -94,6 +94,12 @@ class StreamShard(IterableDataset[Any]):
         self._filled = sharding.even_batches
         self._epoch = 0
         self._first: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """What a user's dataset knows beside its samples is asked through its loader."""
+        if name == "dataset" or name.startswith("__"):  # not there yet, as in a copy that is being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch

@@ -108,8 +108,7 @@ def evaluation_loop(
         description: ``"Evaluation"`` or ``"Prediction"``, which keeps the outputs even with ``batch_eval_metrics``.
         prediction_loss_only: By default that of the arguments.
 
-    Raises:
-        DataError: The loader has no batch.
+    Without a single batch there are the metrics that need none, such as how long it took.
     """
     if prediction_loss_only is None:
         prediction_loss_only = trainer.args.prediction_loss_only
@@ -290,14 +289,10 @@ class _Pass:
 
 
 def in_step(loader: Any, ranks: Ranks) -> Iterator[tuple[Any, bool]]:
-    """This rank's batches, each with whether it is the last round; None in rounds where only other ranks have one.
-
-    Raises:
-        DataError: There is no batch on any rank.
-    """
+    """This rank's batches, each with whether it is the last round; None in rounds where only other ranks have one."""
     rounds = max(ranks.gather(len(loader))) if has_length(loader) else None
     if rounds == 0:
-        raise DataError("eval_dataset: it holds no batch; give it samples, or set dataloader_drop_last to false")
+        return
     batches = readable(iter(loader))
     if rounds is None:
         yield from _until_all_end(batches, ranks)
@@ -310,7 +305,7 @@ def _until_all_end(batches: Iterator[Any], ranks: Ranks) -> Iterator[tuple[Any, 
     """For streams: one batch is read ahead, to know the last one."""
     current, ended = next(batches, None), object()
     if not any(ranks.gather(current is not None)):
-        raise DataError("eval_dataset: it is empty; give it samples")
+        return
     while True:
         upcoming = next(batches, ended)
         is_last = all(ranks.gather(upcoming is ended))

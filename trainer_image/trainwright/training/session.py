@@ -22,6 +22,7 @@ from trainwright.checkpoint.snapshot import (
 )
 from trainwright.checkpoint.store import CheckpointStore
 from trainwright.contract import ENV_ASYNC_SAVE, ENV_JOB_FILE, DataError, ResolvedJob, UserError
+from trainwright.evaluation.sets import check_sets
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.state import TrainerState, export_states, exports_state
@@ -193,6 +194,7 @@ def check_ready(trainer: Any) -> None:
         raise DataError("train_dataset: it is empty; give it samples to train on")
     check_places(trainer.model, trainer.args)
     check_trainable(trainer.model, trainer.label_names)
+    check_sets(trainer)
 
 
 def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None:

@@ -7,7 +7,9 @@ from trainwright.arguments.shapes import Choice, CountOrNone, Flag, MaybeChoice,
 @group("Data loading")
 class DataLoading:
     dataloader_drop_last: Flag = argument(
-        False, "Leave out the last batch of an epoch when it is not full, so that all batches have one shape."
+        False,
+        "Leave out the last batch of a training epoch when it is not full, so that all batches have one shape. "
+        "Evaluation and prediction take every sample all the same, where Hugging Face's Trainer leaves some out.",
     )
     dataloader_num_workers: CountOrNone = argument(
         0,

@@ -1,0 +1,57 @@
+"""torch's loader over a user's dataset, which stays the loader's ``dataset`` whatever its data workers read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from trainwright.data.sampling import ShardedBatches, Sharding
+from trainwright.data.streams import StreamShard, set_epoch
+
+
+class Loader(DataLoader[Any]):
+    """The loader of one rank.
+
+    Args:
+        dataset: The user's, or this rank's share of it.
+        seen: The same as data workers read it; None without data workers.
+        options: Those of torch's loader.
+    """
+
+    def __init__(
+        self, dataset: Any, seen: Dataset[Any] | None = None, sharding: Sharding | None = None, **options: Any
+    ) -> None:
+        super().__init__(dataset, **options)
+        self._seen = seen
+        self._world_size = sharding.world_size if sharding is not None else 1
+
+    @property
+    def total_batch_size(self) -> int:
+        """Samples in one round of batches, one from each rank."""
+        if isinstance(self.batch_sampler, ShardedBatches):
+            return self.batch_sampler.global_batch
+        return (self.batch_size or 1) * self._world_size
+
+    @property
+    def total_dataset_length(self) -> int:
+        """Samples that all ranks together read."""
+        return len(self.dataset.dataset if isinstance(self.dataset, StreamShard) else self.dataset)  # type: ignore[arg-type]
+
+    def set_epoch(self, epoch: int) -> None:
+        if isinstance(self.batch_sampler, ShardedBatches):
+            self.batch_sampler.epoch = epoch
+        set_epoch(self.dataset if self._seen is None else self._seen, epoch)
+
+    def _get_iterator(self) -> Any:
+        return DataLoader._get_iterator(self if self._seen is None else _Seen(self, self._seen))  # type: ignore[arg-type]
+
+
+class _Seen:
+    """A loader, as torch makes the iterator of its data workers, with the dataset that they read."""
+
+    def __init__(self, loader: Loader, dataset: Any) -> None:
+        self._loader, self.dataset = loader, dataset
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
