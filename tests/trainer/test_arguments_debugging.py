@@ -186,7 +186,10 @@ class TestAccumulation:
         ("said", "message"),
         [
             ({"num_step": 2}, "'num_step' is not one of num_steps, sync_each_batch; did you mean num_steps?"),
-            ({"adjust_scheduler": True}, "'adjust_scheduler' is not one of"),
+            (
+                {"adjust_scheduler": True},
+                "adjust_scheduler is not supported: the schedule steps once an optimizer step",
+            ),
             ({"num_steps": 0}, "num_steps must be a whole number above 0, not 0"),
             ({"sync_each_batch": 1}, "sync_each_batch must be true or false, not 1"),
         ],

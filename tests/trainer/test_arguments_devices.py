@@ -137,11 +137,3 @@ def test_the_state_of_the_program_is_kept_when_asked() -> None:
         assert not hasattr(anew.distributed_state, "marker")
     finally:
         PartialState._reset_state()
-
-
-def test_no_state_to_keep() -> None:
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    with pytest.raises(ArgumentError, match="use_configured_state"):
-        _ = TrainingArguments(use_cpu=True, accelerator_config={"use_configured_state": True}).device

@@ -96,31 +96,24 @@ def test_who_asks_for_the_cpu_gets_it_on_any_pool(tmp_path, monkeypatch):
 
 
 NUMBERS = {
-    # name: (bf16, fp16, mixed_precision, device, capability, words or None)
-    "bf16 on Ampere": (True, False, "bf16", "cuda", (8, 0), None),
-    "bf16 on Volta": (True, False, "bf16", "cuda", (7, 0), "bf16: Tesla is older than bfloat16; set fp16"),
-    "fp16 on Volta": (False, True, "fp16", "cuda", (7, 0), None),
-    "bf16 on AMD": (True, False, "bf16", "cuda", None, None),
-    "bf16 on a CPU": (True, False, "bf16", "cpu", None, None),
-    "bf16 on a TPU": (True, False, "bf16", "xla", None, None),
-    "fp16 on a TPU": (False, True, "fp16", "xla", None, "fp16: a TPU computes in bfloat16"),
-    "fp16 on a native TPU": (False, True, "fp16", "tpu", None, "fp16: a TPU computes in bfloat16"),
-    "fp8": (False, False, "fp8", "cuda", (9, 0), "ACCELERATE_MIXED_PRECISION: fp8 is not built yet"),
+    # name: (bf16, fp16, device, capability, words or None)
+    "bf16 on Ampere": (True, False, "cuda", (8, 0), None),
+    "bf16 on Volta": (True, False, "cuda", (7, 0), "bf16: Tesla is older than bfloat16; set fp16"),
+    "fp16 on Volta": (False, True, "cuda", (7, 0), None),
+    "bf16 on AMD": (True, False, "cuda", None, None),
+    "bf16 on a CPU": (True, False, "cpu", None, None),
+    "bf16 on a TPU": (True, False, "xla", None, None),
+    "fp16 on a TPU": (False, True, "xla", None, "fp16: a TPU computes in bfloat16"),
+    "fp16 on a native TPU": (False, True, "tpu", None, "fp16: a TPU computes in bfloat16"),
 }
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_that_a_device_does_not_know_are_refused(name):
-    bf16, fp16, mixed_precision, device, capability, words = NUMBERS[name]
-    args = SimpleNamespace(bf16=bf16, fp16=fp16, mixed_precision=mixed_precision)
+    bf16, fp16, device, capability, words = NUMBERS[name]
+    args = SimpleNamespace(bf16=bf16, fp16=fp16)
     found = numbers.problem(args, device, capability, "Tesla")
     assert found is None if words is None else words in found
-
-
-def test_fp8_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
-    with pytest.raises(UserError, match="fp8 is not built yet"):
-        runs.make(tmp_path)
 
 
 def test_what_only_torch_xla_counts_is_refused_elsewhere():

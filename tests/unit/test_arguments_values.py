@@ -98,8 +98,7 @@ def test_accelerator_config_from_every_form(tmp_path: Path) -> None:
     for form in (path, str(path), {"even_batches": False}, '{"even_batches": false}', wanted):
         assert TrainingArguments(accelerator_config=form).accelerator_config == wanted  # type: ignore[arg-type]
     assert AcceleratorConfig.from_json_file(str(path)) == wanted
-    kept = TrainingArguments(accelerator_config={"use_configured_state": True})
-    assert kept.to_dict()["accelerator_config"]["use_configured_state"] is True
+    assert AcceleratorConfig.of({"use_configured_state": True}).to_dict()["use_configured_state"] is True
 
 
 def test_values_given_are_not_shared() -> None:

@@ -428,13 +428,18 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
 
 def _check_again(args: Any) -> None:
     """Look at the arguments as they are now, or at those of transformers, in the words of the arguments themselves."""
+    from trainwright.arguments import AcceleratorConfig, environment
     from trainwright.arguments.fields import FIELDS
     from trainwright.arguments.validate import checked
 
     if hasattr(args, "check"):
         args.check()
     elif hasattr(args, "output_dir"):
-        checked({name: getattr(args, name) for name in FIELDS if hasattr(args, name)})
+        environment.obey(args)
+        values = checked({name: getattr(args, name) for name in FIELDS if hasattr(args, name)})
+        args.accelerator_config = values["accelerator_config"] or AcceleratorConfig()
+        accumulation = args.accelerator_config.gradient_accumulation_kwargs or {}
+        args.gradient_accumulation_steps = accumulation.get("num_steps", args.gradient_accumulation_steps)
     else:
         raise TrainerError(f"args: give TrainingArguments, not {type(args).__name__}; the model comes before them")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
 from .errors import Mistake
@@ -36,12 +36,16 @@ class AcceleratorConfig:
     def of(cls, value: Any) -> AcceleratorConfig:
         """From a mapping, the path of a JSON file, or a config of transformers. Raises :class:`Mistake`."""
         if isinstance(value, cls):
+            value.gradient_accumulation_kwargs = _accumulation(value.gradient_accumulation_kwargs)
+            _check(vars(value))
             return value
         if isinstance(value, type):
             raise Mistake(f"is the class {value.__name__}; give an instance of it or a mapping")
         if isinstance(value, str):
             value = _read(value)
-        settings = value if isinstance(value, Mapping) else value.to_dict()
+        settings = dict(value if isinstance(value, Mapping) else value.to_dict())
+        if "gradient_accumulation_kwargs" in settings:
+            settings["gradient_accumulation_kwargs"] = _accumulation(settings["gradient_accumulation_kwargs"])
         _check(settings)
         return cls(**settings)
 
@@ -82,14 +86,30 @@ def _check(settings: Mapping[str, Any]) -> None:
             raise Mistake(f"{key} must be true or false, not {value!r}")
 
 
+_ELSEWHERE = {
+    "adjust_scheduler": "the schedule steps once an optimizer step, as its length is counted; leave it out",
+    "sync_with_dataloader": "the last step of an epoch takes the batches that are left; leave it out",
+}
+"""Settings of accelerate's own accumulation -> what the loop does, which counts the batches of a step itself."""
+
+
+def _accumulation(value: Any) -> Any:
+    """accelerate's ``GradientAccumulationPlugin`` as a mapping of what it changes."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    settings = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}
+    return {name: said for name, (said, default) in settings.items() if said != default}
+
+
 def _check_accumulation(key: str, value: Any) -> None:
-    """``num_steps`` and ``sync_each_batch``; the others tell accelerate what the loop does by itself."""
     if value is None:
         return
     if not isinstance(value, Mapping):
         raise Mistake(f"{key} must be a mapping, not {value!r}")
     for name, setting in value.items():
         whole = isinstance(setting, int) and not isinstance(setting, bool) and setting > 0
+        if name in _ELSEWHERE:
+            raise Mistake(f"{key}: {name} is not supported: {_ELSEWHERE[name]}")
         if name not in ("num_steps", "sync_each_batch"):
             raise Mistake(f"{key}: {name!r} {not_one_of(name, ('num_steps', 'sync_each_batch'))}")
         if name == "num_steps" and not whole:

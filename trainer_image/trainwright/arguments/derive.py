@@ -73,8 +73,7 @@ def _best_model(args: Any) -> None:
 
 
 def _precision(args: Any) -> None:
-    asked = "fp16" if args.fp16 else "bf16" if args.bf16 else None
-    args.mixed_precision = asked or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    args.mixed_precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
 
 
 def _compilation(args: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -55,6 +56,18 @@ class Devices:
     def ddp_timeout_delta(self) -> timedelta:
         """``ddp_timeout`` as ``torch.distributed`` wants it."""
         return timedelta(seconds=self.ddp_timeout)
+
+    def take_state(self) -> None:
+        """Sets up accelerate's state where something else of accelerate is in use, such as its logging.
+
+        A program that has not imported accelerate cannot ask it, and does not wait for torch here.
+        """
+        state = sys.modules.get("accelerate.state")
+        configured = state is not None and bool(state.PartialState._shared_state)
+        if self.accelerator_config.use_configured_state and not configured:
+            raise ArgumentError([Problem("accelerator_config", _NO_STATE)])
+        if state is not None and not configured:
+            _ = self.distributed_state
 
     @cached_property
     def distributed_state(self) -> Any:

@@ -6,7 +6,7 @@ import inspect
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from . import groups
+from . import environment, groups
 from .derive import derive
 from .devices import Devices
 from .errors import ArgumentError, hidden
@@ -64,13 +64,15 @@ class TrainingArguments(
 
     def __post_init__(self) -> None:
         self.check()
+        self.take_state()
 
     def check(self) -> None:
         """Checks every argument, completes those that follow from others, and looks whether this machine can do it.
 
         Raises :class:`ArgumentError`.
         """
-        values = checked({name: getattr(self, name) for name in self.__dataclass_fields__ if name in FIELDS})
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name in FIELDS}
+        values = checked(values | environment.settings(values))
         for name, value in values.items():
             setattr(self, name, value)
         derive(self)

@@ -23,7 +23,7 @@ def checked(values: Mapping[str, Any], across: bool = True) -> dict[str, Any]:
     wrong = {problem.field for problem in problems}
     unbuilt = refusals({name: value for name, value in taken.items() if name not in wrong})
     if across:
-        problems += [*_broken_rules(taken, wrong), *_said_twice(taken)]
+        problems += [*_broken_rules(taken, wrong), *_said_twice({n: v for n, v in taken.items() if n not in wrong})]
     if problems:
         raise ArgumentError([*problems, *unbuilt])
     if unbuilt:

@@ -16,8 +16,6 @@ def problem(args: Any, device_type: str, capability: tuple[int, int] | None = No
         capability: Of an NVIDIA GPU; None for all others.
         name: Of the device, for the message.
     """
-    if getattr(args, "mixed_precision", None) == "fp8":
-        return "ACCELERATE_MIXED_PRECISION: fp8 is not built yet; set it to bf16"
     if args.fp16 and device_type in ("xla", "tpu"):
         return "fp16: a TPU computes in bfloat16; set bf16 instead"
     if args.bf16 and capability is not None and capability[0] < FIRST_WITH_BF16:

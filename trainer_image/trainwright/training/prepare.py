@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from trainwright.arguments.environment import compile_options
 from trainwright.contract import UserError
 from trainwright.devices import tpu, xla
 from trainwright.training.precision import autocast_forward, training_dtype
@@ -27,14 +28,25 @@ def make_accelerator(kwargs: dict[str, Any]) -> Accelerator:
 def accelerator_kwargs(args: Any) -> dict[str, Any]:
     """What accelerate is told of the device and the ranks, which ``args.device`` has set up.
 
-    Accumulation is the loop's own, so accelerate counts every batch as a step.
+    Accumulation and compilation are our own, so accelerate counts every batch as a step and compiles nothing. What else
+    a script asks of the Accelerator, such as to prepare a loader, follows the arguments.
     """
     assert args.device is not None
     return {
         "cpu": args.device.type == "cpu",
         "mixed_precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "no",
         "gradient_accumulation_plugin": GradientAccumulationPlugin(num_steps=1),
+        "dynamo_backend": "no",
+        "dataloader_config": dataloader_configuration(args),
+        "kwargs_handlers": [DistributedDataParallelKwargs(**ddp_kwargs(args))],
     }
+
+
+def dataloader_configuration(args: Any) -> DataLoaderConfiguration:
+    """How accelerate deals out the batches of a loader that a script prepares by itself."""
+    config, names = args.accelerator_config, ("split_batches", "dispatch_batches", "even_batches")
+    said = {name: getattr(config, name) for name in (*names, "use_seedable_sampler", "non_blocking")}
+    return DataLoaderConfiguration(data_seed=args.data_seed, **said)
 
 
 def spread(model: nn.Module) -> bool:
@@ -119,7 +131,7 @@ def _compiled(model: nn.Module, args: Any) -> nn.Module:
     if args.device.type == "tpu" and backend == "inductor":
         backend = tpu.COMPILER
     try:
-        return torch.compile(model, backend=backend, mode=mode)
+        return torch.compile(model, backend=backend, mode=mode, **compile_options())
     except RuntimeError as error:
         field = "torch_compile_mode" if "mode" in str(error) else "torch_compile_backend"
         raise UserError(f"{field}: {str(error).splitlines()[0]}") from error

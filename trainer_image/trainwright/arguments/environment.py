@@ -1,0 +1,103 @@
+"""What ``accelerate launch`` says to the processes that it starts, by their environment: obeyed, or refused by name.
+
+A launcher's words fill in what the arguments leave open, so that everything that reads the arguments obeys them. Which
+variables there are, and what becomes of each, is a table in ``tests/trainer/test_accelerate_launch.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .errors import ArgumentError, Mistake, NotBuiltError, Problem
+
+_SHARDING = "sharding over processes is not built yet; train data parallel, without"
+_UNBUILT = {
+    "ACCELERATE_USE_FSDP": f"{_SHARDING} --use_fsdp",
+    "ACCELERATE_USE_DEEPSPEED": f"{_SHARDING} --use_deepspeed",
+    "ACCELERATE_USE_MEGATRON_LM": f"{_SHARDING} --use_megatron_lm",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": f"{_SHARDING} --use_parallelism_config",
+    "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "compiling block by block is not built yet; compile the whole model",
+}
+"""Switches -> why they are refused when they are on. What only settles their details is read by nobody else."""
+
+_WORDS = {"1": True, "true": True, "yes": True, "y": True, "t": True, "on": True}
+_WORDS |= {"0": False, "false": False, "no": False, "n": False, "f": False, "off": False, "": False}
+_PRECISIONS = ("no", "fp16", "bf16")
+
+
+def obey(args: Any) -> None:
+    """Fills in what the environment says, in arguments of any class. Raises :class:`ArgumentError`."""
+    for name, value in settings(vars(args)).items():
+        setattr(args, name, value)
+
+
+def settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Field -> what the environment puts into it, beside ``values``, which win. Raises :class:`ArgumentError`."""
+    try:
+        if unbuilt := list(_unbuilt()):
+            raise NotBuiltError(unbuilt)
+        _agree("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "gradient_accumulation_steps", values)
+        _agree("ACCELERATE_GRADIENT_CLIPPING", "max_grad_norm", values)
+        return {**_device(), **_precision(values), **_compilation(values)}
+    except Mistake as mistake:
+        name, _, message = str(mistake).partition(": ")
+        raise ArgumentError([Problem(name, message)]) from None
+
+
+def compile_options() -> dict[str, bool]:
+    """What torch.compile is told that no argument says."""
+    said = {"fullgraph": "ACCELERATE_DYNAMO_USE_FULLGRAPH", "dynamic": "ACCELERATE_DYNAMO_USE_DYNAMIC"}
+    return {option: is_on(name) for option, name in said.items() if os.environ.get(name)}
+
+
+def is_on(name: str) -> bool:
+    """A variable that is a flag. Raises :class:`Mistake` for what is neither true nor false."""
+    word = os.environ.get(name, "")
+    if word.lower() not in _WORDS:
+        raise Mistake(f"{name}: must be true or false, not {word!r}")
+    return _WORDS[word.lower()]
+
+
+def _unbuilt() -> Iterator[Problem]:
+    for name, reason in _UNBUILT.items():
+        if is_on(name):
+            yield Problem(name, f"is not supported: {reason}")
+    kind = os.environ.get("ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE", "NO")
+    if is_on("ACCELERATE_USE_SAGEMAKER") and kind != "NO":
+        reason = "SageMaker's own ways of sharing work are not built; set distributed_type to NO, and use torchrun"
+        yield Problem("ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE", f"{kind} is not supported: {reason}")
+
+
+def _device() -> dict[str, Any]:
+    return {"use_cpu": True} if is_on("ACCELERATE_USE_CPU") else {}
+
+
+def _precision(values: Mapping[str, Any]) -> dict[str, Any]:
+    name = "ACCELERATE_MIXED_PRECISION"
+    word = os.environ.get(name, "no").lower()
+    if values.get("bf16") or values.get("fp16") or word == "no":
+        return {}
+    if word == "fp8":
+        raise NotBuiltError([Problem(name, "fp8 is not built yet; set it to bf16")])
+    if word not in _PRECISIONS:
+        raise Mistake(f"{name}: must be one of {', '.join(_PRECISIONS)}, not {word!r}")
+    return {word: True}
+
+
+def _compilation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """torch's own words where accelerate has its: a backend compiles, and ``NO`` is no backend."""
+    backend, mode = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower(), os.environ.get("ACCELERATE_DYNAMO_MODE")
+    if any(values.get(name) for name in ("torch_compile", "torch_compile_mode", "torch_compile_backend")):
+        return {"torch_compile_mode": mode} if mode and values.get("torch_compile_mode") is None else {}
+    if backend in ("no", ""):
+        return {}
+    return {"torch_compile": True, "torch_compile_backend": backend, "torch_compile_mode": mode or "default"}
+
+
+def _agree(name: str, field: str, values: Mapping[str, Any]) -> None:
+    """What accelerate gives to DeepSpeed alone must not say something else than the arguments."""
+    word, value = os.environ.get(name, "auto"), values.get(field)
+    if word not in ("auto", str(value), str(float(value)) if isinstance(value, int | float) else None):
+        raise Mistake(f"{name}: is {word}, and {field} is {value}; say it in {field}, and unset the variable")
