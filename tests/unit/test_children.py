@@ -140,6 +140,15 @@ def test_a_script_in_a_config_map_is_mounted_where_the_resolved_job_says():
     assert source == {"name": "code", "items": [{"key": "train.py", "path": "script/train.py"}]}
 
 
+@pytest.mark.parametrize("asked", [True, False, None])
+def test_an_overlay_is_told_where_an_older_trainer_would_refuse_it(asked: bool | None):
+    script = {"path": "/src/train.py"} | ({} if asked is None else {"overlay": asked})
+    found = planned(make_job().script(**script))
+    text = found["Job"]["spec"]["template"]["metadata"]["annotations"]["trainwright.dev/resolved-job"]
+    resolved = json.loads(text)
+    assert (resolved["overlay"], resolved["script"]) == (bool(asked), {"path": "/src/train.py"})
+
+
 def test_the_progress_endpoint_is_told_with_a_token_of_its_own():
     endpoint = Endpoint("https://progress/x", "trainwright.dev/progress/default/gpt-corpus", "-----BEGIN")
     found = planned(make_job(), endpoint=endpoint)

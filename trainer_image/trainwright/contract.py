@@ -115,6 +115,8 @@ class ResolvedJob:
     model: dict[str, Any] | None = None
     dataset: dict[str, Any] | None = None
     script: dict[str, Any] | None = None
+    overlay: bool = False
+    """Run the script with our Trainer in the place of that of transformers."""
     sample: dict[str, Any] | None = None
     offline: bool = False
     hang_timeout_seconds: int | None = None

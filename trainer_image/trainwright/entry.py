@@ -31,7 +31,8 @@ EXIT_HANDLER_SECONDS = 10.0
 """How long a failed rank may spend in its ``atexit`` handlers."""
 MAX_ERROR_CHARACTERS = 1500
 
-_OWN_FRAMES = (__file__, "<frozen runpy>", runpy.__file__)
+_OVERLAY = str(Path(__file__).parent / "overlay" / "__main__.py")
+_OWN_FRAMES = (__file__, _OVERLAY, "<frozen runpy>", runpy.__file__)
 _LOST_PEER = (
     "connection closed by peer",
     "connection reset by peer",
@@ -115,6 +116,22 @@ def run_script(path: str, args: Sequence[str] = ()) -> None:
     sys.argv = [path, *args]
     sys.path[0] = str(Path(path).resolve().parent)
     runpy.run_path(path, run_name="__main__")
+
+
+def run_module(name: str, args: Sequence[str] = ()) -> None:
+    """Runs a module as ``python -m name args`` does.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    sys.argv = [name, *args]
+    sys.path[0] = os.getcwd()
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except ImportError as error:
+        if _shown(error.__traceback__) is None:
+            raise UserError(f"module: {error}; it must be in the image or on PYTHONPATH") from None
+        raise
 
 
 def _check_script(path: str) -> None:

@@ -96,7 +96,8 @@ def rank_command(job: ResolvedJob, folder: Path) -> list[str]:
     if job.script is None:
         return ["-u", "-m", "trainwright.main"]
     arguments = job.script.get("args") or []
-    return ["-u", "-m", "trainwright.entry", str(script_path(job.script, folder)), *arguments]
+    runner = "trainwright.overlay" if job.overlay else "trainwright.entry"
+    return ["-u", "-m", runner, str(script_path(job.script, folder)), *arguments]
 
 
 def script_path(script: Mapping[str, object], folder: Path) -> Path:

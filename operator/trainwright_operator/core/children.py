@@ -60,7 +60,10 @@ def children(
 
 
 def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
-    """What the pods of the attempt read; a script that lies in a ConfigMap is named by its path in the pod."""
+    """What the pods of the attempt read; a script that lies in a ConfigMap is named by its path in the pod.
+
+    What a script asks for beside itself is a field of the job's own: an older trainer that does not know it refuses it.
+    """
     spec = job.spec
     return ResolvedJob(
         name=job.name,
@@ -74,6 +77,7 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
         model=_plain(spec.model),
         dataset=_plain(spec.dataset),
         script=_script(spec.script),
+        overlay=bool(spec.script and spec.script.get("overlay")),
         sample=_plain(spec.sample),
         offline=spec.offline,
         hang_timeout_seconds=spec.hang_timeout_seconds,
@@ -88,9 +92,12 @@ def _plain(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _script(script: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if script is None or "configMap" not in script:
-        return _plain(script)
-    return {**script, "path": f"{SCRIPT_DIR}/{script['configMap']['key']}"}
+    if script is None:
+        return None
+    told = {key: value for key, value in script.items() if key != "overlay"}
+    if "configMap" in script:
+        told["path"] = f"{SCRIPT_DIR}/{script['configMap']['key']}"
+    return told
 
 
 def _service(job: TrainingJob) -> Object:

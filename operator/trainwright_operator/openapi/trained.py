@@ -140,6 +140,10 @@ def script() -> Schema:
             ),
             "path": string("A path in the image or on a mounted volume.", 4096, least=1),
             "args": list_of("Arguments of its command line. Default: none.", string("An argument.", 4096), 256),
+            "overlay": boolean(
+                "Put Trainwright's Trainer under whatever the script and its libraries (TRL, sentence-transformers, "
+                "SetFit) import as the Trainer of transformers. Default: false."
+            ),
         },
         rules=[exactly_one(["inline", "configMap", "path"], "give exactly one of inline, configMap, path")],
     )

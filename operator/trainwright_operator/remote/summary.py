@@ -124,7 +124,8 @@ def _spec(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _script(script: Mapping[str, Any]) -> str:
     source = script.get("configMap") or {}
     where = script.get("path") or (f"{source.get('key')} of ConfigMap {source.get('name')}" if source else "inline")
-    return " ".join([where, *script.get("args", [])])
+    overlay = ["(overlay)"] if script.get("overlay") else []
+    return " ".join([where, *script.get("args", []), *overlay])
 
 
 def _output(output: Mapping[str, Any]) -> str:

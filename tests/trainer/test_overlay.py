@@ -1,0 +1,144 @@
+"""Our Trainer in the place of that of transformers: for a script that is left as it is, in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.gangs import Gang
+
+TRAINS = """
+import os, sys
+assert not {"torch", "transformers"} & sys.modules.keys(), "what is set here would come too late"
+os.environ["HF_HOME"] = os.getcwd()
+
+import transformers
+from transformers import EarlyStoppingCallback, EvalPrediction, Seq2SeqTrainer, Trainer, TrainerCallback, TrainerState
+from transformers import TrainerControl, TrainingArguments
+from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback, PrinterCallback
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, TrainOutput
+import torch, trainwright
+
+assert Trainer is transformers.Trainer is transformers.trainer.Trainer is trainwright.Trainer
+assert Seq2SeqTrainer is transformers.trainer_seq2seq.Seq2SeqTrainer is trainwright.Seq2SeqTrainer
+assert issubclass(Seq2SeqTrainer, Trainer)
+assert transformers.utils.hub.constants.HF_HOME == os.getcwd()
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 1)
+
+    def forward(self, x, labels=None):
+        y = self.linear(x)[:, 0]
+        return {"loss": ((y - labels) ** 2).mean(), "logits": y}
+
+
+class Mine(TrainerCallback):
+    seen = []
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        assert isinstance(state, TrainerState) and isinstance(control, TrainerControl)
+        self.seen.append((type(args), state.global_step, sorted(metrics)[0]))
+        control.should_log = True
+        return control
+
+
+class MyTrainer(Trainer):
+    def _run_epoch(self, *args):
+        raise AssertionError("never called")
+
+    def evaluation_loop(self, *args, **kwargs):
+        output = super().evaluation_loop(*args, **kwargs)
+        assert isinstance(output, EvalLoopOutput)
+        return output
+
+
+def rmse(p):
+    assert isinstance(p, EvalPrediction)
+    return {"rmse": float(((p.predictions - p.label_ids) ** 2).mean() ** 0.5)}
+
+
+torch.manual_seed(0)
+rows = [{"x": torch.randn(4), "labels": torch.tensor(0.5)} for _ in range(16)]
+args = TrainingArguments(
+    "out", max_steps=6, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, learning_rate=0.0,
+    load_best_model_at_end=True, metric_for_best_model="rmse", greater_is_better=False, disable_tqdm=True, use_cpu=True,
+)
+early = EarlyStoppingCallback(early_stopping_patience=2)
+trainer = MyTrainer(Model(), args, train_dataset=rows, eval_dataset=rows, compute_metrics=rmse, callbacks=[Mine, early])
+callbacks = trainer.callback_handler.callbacks
+assert isinstance(trainer.callback_handler, CallbackHandler) and all(isinstance(c, TrainerCallback) for c in callbacks)
+assert any(isinstance(c, DefaultFlowCallback) for c in callbacks)
+assert isinstance(trainer.pop_callback(PrinterCallback), PrinterCallback)
+result = trainer.train()
+assert isinstance(result, TrainOutput) and isinstance(trainer.predict(rows), PredictionOutput)
+assert Mine.seen == [(TrainingArguments, step, "epoch") for step in (1, 2, 3)], Mine.seen  # a rate of 0: stopped early
+print("args of the script:", sys.argv[1:], flush=True)
+"""
+
+
+def test_a_script_that_says_transformers_trains_on_our_trainer(tmp_path: Path):
+    release = tmp_path / "site" / "transformers-9.1.0.dist-info"
+    release.mkdir(parents=True)
+    (release / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 9.1.0\n")
+    (tmp_path / "train.py").write_text(TRAINS)
+    with Gang(tmp_path, None, overlay=True, script={"path": str(tmp_path / "train.py"), "args": ["a b"]}) as gang:
+        gang.environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+        assert gang.start().wait() == [0], gang.log()
+        lines = gang.log().splitlines()
+    said = [line.partition("trainwright.overlay: ")[2] for line in lines if "trainwright.overlay: " in line]
+    assert said == [
+        "transformers 9.1.0 is not among the versions that it was tried with: 5.24",
+        "Trainwright's Trainer takes the place of that of transformers 9.1.0",
+    ]
+    assert any("MyTrainer overrides _run_epoch" in line for line in lines)
+    assert any("args of the script: ['a b']" in line for line in lines)
+
+
+LATE = """
+import transformers
+from transformers import Seq2SeqTrainer, Trainer as Theirs, trainer_utils
+from transformers.trainer_utils import EvalPrediction
+
+class Derived(Theirs): pass
+class Written(Seq2SeqTrainer): pass
+kept = [Theirs]
+
+del trainer_utils.EvalPrediction
+try:
+    import trainwright.overlay
+except trainwright.UserError as error:
+    print(error)
+assert transformers.Trainer is transformers.trainer.Trainer is Theirs is kept[0] is Derived.__bases__[0]
+trainer_utils.EvalPrediction = EvalPrediction
+
+import trainwright.overlay
+assert transformers.Trainer is transformers.trainer.Trainer is Theirs is trainwright.Trainer
+assert Theirs is not kept[0] and issubclass(Theirs, kept[0])
+assert issubclass(Derived, Theirs) and issubclass(Written, Seq2SeqTrainer) and issubclass(Written, Theirs)
+assert Seq2SeqTrainer is transformers.Seq2SeqTrainer is trainwright.Seq2SeqTrainer
+"""
+
+
+def test_what_was_imported_before_is_led_to_our_trainer_or_all_is_left(tmp_path: Path):
+    (tmp_path / "late.py").write_text("import trainwright\n" + LATE)
+    second = {**os.environ, "RANK": "1"}
+    command = [sys.executable, "late.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=second, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "has no transformers.trainer_utils.EvalPrediction; nothing was replaced" in done.stdout
+    assert "trainwright.overlay: " not in done.stderr  # the first rank alone says what is replaced
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-m"], ["-m", "no.such.module"], ["nosuch.py"]])
+def test_what_cannot_be_run_is_said_in_one_line(arguments: list[str]):
+    command = [sys.executable, "-m", "trainwright.overlay", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 64
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error"], done.stderr
