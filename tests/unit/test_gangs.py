@@ -189,6 +189,17 @@ def test_a_slice_that_fails_takes_the_others_with_it_and_all_start_again():
     assert scene.status["restarts"] == {"total": 1, "counted": 1, "disruptions": 0}
 
 
+def test_a_slice_that_was_taken_away_unseen_takes_the_others_with_it():
+    scene = two_slices().settle().start_pods().wait(3).settle()
+    scene.objects.pods = {name: pod for name, pod in scene.objects.pods.items() if not name.startswith("gpt-corpus-1-")}
+    for kind in ("FailureTarget", "Failed"):
+        scene.objects._add(scene.objects.jobs["gpt-corpus-1-1"], kind, "BackoffLimitExceeded", scene.now)
+    assert "Job/gpt-corpus-0-1" in scene.settle().deleted
+    scene.wait(5).exit_all(143, ended_by="signal").settle().wait(15).settle()
+    assert scene.status["restarts"] == {"total": 1, "counted": 0, "disruptions": 1}
+    assert scene.status["attempts"][0]["reason"] == "PodsGone"
+
+
 def half_made(status):
     """The operator created the first of two Jobs and died: before the status was written, or after."""
     scene = two_slices()

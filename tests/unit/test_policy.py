@@ -52,7 +52,10 @@ CAUSES = {
         [pod(0, 137, 40, asked=10), pod(1, 1, 12)],
         ("p0", "Disrupted", "PodDeleted"),
     ),
-    "stopped on request by itself": ([pod(0, 143, 10), pod(1, 143, 10)], ("p0", "Disrupted", "Preempted")),
+    "stopped on request, and nobody tells of one": (
+        [pod(0, 143, 10), pod(1, 143, 10)],
+        ("p0", "Disrupted", "UnexplainedStop"),
+    ),
     "bad data beats the peer's broken pipe": ([pod(0, 1, 9), pod(1, 65, 10)], ("p1", "Failed", "BadData")),
     "hang": ([pod(0, 124, 9), pod(1, 143, 10, asked=9)], ("p0", "Failed", "Hang")),
     "killed beats the peer that missed it": ([pod(0, 1, 9), pod(1, 137, 9)], ("p1", "Failed", "Error")),

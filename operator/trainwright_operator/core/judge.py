@@ -3,15 +3,20 @@
 When one pod goes, the Job controller takes its peers down, and they report whatever that looks like from inside. So the
 cause is the pod that went *first*, with two exceptions that no order of arrival can fake: a disruption marked by the
 cluster, and an exit code that says the job itself is wrong.
+
+Nobody may have looked when it happened. A pod that fails by itself stays with its failed Job, and the last word of a
+pod says whether it was asked to end, and by whom. So pods that are not there any more were taken away, and one that
+only followed another is no witness of why.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from trainwright.contract import PERMANENT, ExitCode
+from trainwright.contract import PERMANENT, EndedBy, ExitCode
 from trainwright_operator.core.attempts import Cause, Outcome
 from trainwright_operator.core.display import plain
 from trainwright_operator.core.observe import Attempt, End, JobState, Pod
@@ -19,65 +24,168 @@ from trainwright_operator.names import Reason
 
 GIVEN_UP = frozenset({Reason.GANG_INCOMPLETE, Reason.ATTEMPT_INCOMPLETE, Reason.JOB_DELETED})
 """Why an attempt is stopped whose pods would else wait for those that never come; what these say of it is no cause."""
-BY_HAND = frozenset({Reason.PREEMPTED, Reason.POD_DELETED, Reason.JOB_DELETED})
-"""Disruptions that the cluster did not mark: somebody deleted the pods, or their Job."""
+FOLLOWED = frozenset({Reason.PEER_STOPPED, Reason.PEER_LOST, Reason.PODS_GONE})
+"""What a pod ends by whose peer went first: any other pod that tells more is believed before it."""
+UNEXPLAINED = frozenset(
+    {Reason.UNEXPLAINED_STOP, Reason.PEER_STOPPED, Reason.PODS_GONE, Reason.CONTAINER_LOST, Reason.JOB_DELETED}
+)
+"""Disruptions that nothing which is left in the cluster vouches for: a failure may hide behind them."""
+BY_HAND = frozenset({Reason.PREEMPTED, Reason.POD_DELETED})
+"""Disruptions that the cluster did not mark, but that somebody asked for by deleting the pods."""
+_LOST_CONTAINERS = frozenset({"ContainerStatusUnknown", "Unknown"})
+"""What the kubelet and containerd call a container that was not there any more when the node came back."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _MARKED, _PERMANENT, _FIRST = range(3)
 
 
 def succeeded(attempt: Attempt) -> bool:
-    """Every Job is complete; of a Job that is being deleted its pods may tell, when all of them are still there."""
+    """Every Job is complete; of Jobs that are going or gone the pods may tell, when all of them are still there."""
     if attempt.whole and all(job.state is JobState.COMPLETE for job in attempt.jobs):
         return True
     codes = [pod.end.exit_code if pod.end else None for pod in attempt.pods]
-    return attempt.whole and len(codes) >= attempt.desired and all(code == ExitCode.DONE for code in codes)
+    everyone = attempt.whole or not attempt.jobs
+    return everyone and bool(codes) and not attempt.missing and all(code == ExitCode.DONE for code in codes)
 
 
 def judge(attempt: Attempt, known: Cause | None = None) -> Cause | None:
     """The cause as far as the pods tell it; ``known`` is what was recorded before, of pods that may be gone by now."""
     if known and (known.outcome is Outcome.STOPPED or known.reason in GIVEN_UP):
         return known
-    found = [(_key(cause), cause) for cause in _causes(attempt.pods)]
-    if known:
-        found.insert(0, (_key(known), known))
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+    told = [cause for pod in attempt.pods if (cause := _of_pod(pod, attempt, known))]
+    found = [*_of_jobs(attempt), *told]
+    if known and _still_holds(known, next((cause for cause in told if cause.pod == known.pod), None)):
+        found.insert(0, known)
+    first = min(found, key=_key, default=None)
+    return _unseen(first, attempt.missing, attempt.desired) if first and first.reason in FOLLOWED else first
 
 
-def _causes(pods: Iterable[Pod]) -> Iterable[Cause]:
-    for pod in pods:
-        if pod.disruption:
-            time = pod.deletion_requested or (pod.end.time if pod.end else None)
-            yield _cause(pod, Outcome.DISRUPTED, pod.disruption.reason, pod.disruption.message, time)
-        elif pod.end and pod.end.exit_code != ExitCode.DONE:
-            yield _of_end(pod, pod.end)
-        elif pod.deletion_requested and not pod.end:
-            yield _cause(pod, Outcome.DISRUPTED, Reason.POD_DELETED, "the pod was deleted", pod.deletion_requested)
+def _still_holds(known: Cause, told: Cause | None) -> bool:
+    """What was seen to be taken away stays so, whoever else is gone by now; for the rest a pod tells best itself."""
+    return told is None or (_disrupted(known) and known.reason not in UNEXPLAINED and _disrupted(told))
 
 
-def _of_end(pod: Pod, end: End) -> Cause:
-    message = explain(end)
-    if end.exit_code in PERMANENT:
-        return _cause(pod, Outcome.FAILED, _reason(end), message, end.time)
-    if pod.deletion_requested or end.exit_code == ExitCode.PREEMPTED:
+def _unseen(witness: Cause, missing: int, desired: int) -> Cause:
+    """Of a pod that followed one which is not there to tell why, whatever that looks like to the one that is."""
+    if not missing or witness.reason == Reason.PODS_GONE:
+        return witness
+    words = f"{witness.message}; {missing} of {desired} pods {'is' if missing == 1 else 'are'} not there to tell why"
+    return replace(witness, outcome=Outcome.DISRUPTED, reason=Reason.PODS_GONE, message=words)
+
+
+def without_a_trace(attempt: Attempt) -> Cause:
+    """Of an ended attempt whose pods tell nothing."""
+    failed = next((job for job in attempt.jobs if job.finished), None)
+    if failed is None:
+        return Cause(Outcome.DISRUPTED, Reason.JOB_DELETED, f"the Job of attempt {attempt.number} was deleted")
+    if not attempt.missing:
+        return Cause(Outcome.FAILED, Reason.UNKNOWN, f"Job {failed.name} failed, and its pods do not tell why")
+    gone = "its pods were" if attempt.missing == attempt.desired else f"{attempt.missing} of its pods were"
+    words = f"the Job failed, and {gone} taken away before their end could be seen"
+    return Cause(Outcome.DISRUPTED, Reason.PODS_GONE, words)
+
+
+def _of_jobs(attempt: Attempt) -> Iterator[Cause]:
+    """A limit on the Job that the operator never sets takes healthy pods down: no disruption, for it comes again."""
+    for job in attempt.jobs:
+        if job.failure == Reason.DEADLINE_EXCEEDED:
+            words = f"Job {job.name} has an activeDeadlineSeconds that this operator did not set; see who sets it"
+            yield Cause(Outcome.FAILED, Reason.JOB_DEADLINE, words, time=job.decided)
+
+
+def _of_pod(pod: Pod, attempt: Attempt, known: Cause | None) -> Cause | None:
+    end = pod.end
+    if end and end.exit_code == ExitCode.DONE:
+        return None
+    by_itself = end is not None and (_failed_by_itself(end) or _known_failed(pod, known))
+    if pod.disruption and not by_itself:
+        time = pod.deletion_requested or (end.time if end else None)
+        return _cause(pod, Outcome.DISRUPTED, pod.disruption.reason, pod.disruption.message, time)
+    asked = None if by_itself or (end and end.exit_code in PERMANENT) else pod.deletion_requested
+    if asked and _follows(pod, attempt):
+        return _cause(pod, Outcome.DISRUPTED, Reason.PEER_STOPPED, _words(end, "it was stopped after a peer"), asked)
+    if end:
+        return _of_end(pod, end, asked)
+    return _cause(pod, Outcome.DISRUPTED, Reason.POD_DELETED, "the pod was deleted", asked) if asked else None
+
+
+def _failed_by_itself(end: End) -> bool:
+    """It says so itself, or tells the failure of a peer; a deletion or a mark of later does not change that."""
+    by, word = _ended_by(end), end.word
+    told = by == EndedBy.PEER and bool(word and (word.error or end.exit_code != ExitCode.PREEMPTED))
+    return by == EndedBy.SCRIPT or told
+
+
+def _known_failed(pod: Pod, known: Cause | None) -> bool:
+    """Its end was seen before: what became of the pod afterwards, when its node was drained, was not why."""
+    return known is not None and known.pod == pod.name and known.exit_code is not None and not _disrupted(known)
+
+
+def _follows(pod: Pod, attempt: Attempt) -> bool:
+    """Whether it was deleted, or its slice was, because of another pod: one that went first, or is not there."""
+    decided = min((job.decided for job in attempt.jobs if job.decided), default=None)
+    if decided is None or pod.deletion_requested is None or pod.deletion_requested < decided:
+        return False
+    return attempt.missing > 0 or any(map(_went_first, attempt.pods))
+
+
+def _went_first(pod: Pod) -> bool:
+    if pod.end is None or pod.end.exit_code == ExitCode.DONE or pod.disruption or pod.deletion_requested:
+        return False
+    return _failed_by_itself(pod.end) or _ended_by(pod.end) not in (EndedBy.PEER, EndedBy.LOST)
+
+
+def _of_end(pod: Pod, end: End, asked: datetime | None) -> Cause:
+    message, by = explain(end), _ended_by(end)
+    outcome, reason = Outcome.DISRUPTED, Reason.POD_DELETED
+    if end.exit_code in PERMANENT or _failed_by_itself(end):
+        outcome, reason = Outcome.FAILED, _reason(end)
+    elif asked:
         reason = Reason.PREEMPTED if end.exit_code == ExitCode.PREEMPTED else Reason.POD_DELETED
-        return _cause(pod, Outcome.DISRUPTED, reason, message, pod.deletion_requested or end.time)
-    return _cause(pod, Outcome.FAILED, _reason(end), message, end.time)
+    elif end.exit_code == ExitCode.PREEMPTED:
+        reason = Reason.PEER_STOPPED if by == EndedBy.PEER else Reason.UNEXPLAINED_STOP
+        message = _words(end, "it was stopped after a peer" if by == EndedBy.PEER else UNASKED)
+    elif by == EndedBy.LOST:
+        outcome, reason = Outcome.FAILED, Reason.PEER_LOST
+    elif end.reason in _LOST_CONTAINERS:
+        reason, message = Reason.CONTAINER_LOST, f"the node lost the container, as when it restarts ({message})"
+    else:
+        outcome, reason = Outcome.FAILED, _reason(end)
+    return _cause(pod, outcome, reason, message, asked or end.time)
+
+
+UNASKED = "stopped on request, though nothing in the cluster tells of one"
+
+
+def _words(end: End | None, else_: str) -> str:
+    """What the pod says, or other words where it says nothing of its own."""
+    return explain(end) if end and (end.exit_code != ExitCode.PREEMPTED or (end.word and end.word.error)) else else_
+
+
+def _ended_by(end: End) -> str | None:
+    """None of an image older than the word; what is no word of ours says nothing."""
+    return end.word.ended_by if end.word and end.word.ended_by in set(EndedBy) else None
 
 
 def _cause(pod: Pod, outcome: Outcome, reason: str, message: str, time: datetime | None) -> Cause:
     return Cause(outcome, reason, message, pod.name, pod.node, pod.end.exit_code if pod.end else None, time)
 
 
-def _key(cause: Cause) -> tuple[int, datetime, bool, bool]:
-    """Marked disruptions, then permanent codes, then whoever went first.
+def _key(cause: Cause) -> tuple[int, bool, datetime, int, bool]:
+    """Marked disruptions, then permanent codes, then whoever went first and did not follow another.
 
-    The kubelet's clock counts whole seconds. Within one of them a failure goes before a disruption, and a process that
-    was killed before the peers that missed it.
+    The kubelet's clock counts whole seconds. Within one of them a failure goes before an end that nobody explains, that
+    before a deletion, which it may have caused, and a process that was killed before the peers that missed it.
     """
-    disrupted = cause.outcome is Outcome.DISRUPTED
-    rank = _MARKED if disrupted and cause.reason not in BY_HAND else _PERMANENT if cause.permanent else _FIRST
+    by_hand, unexplained = cause.reason in BY_HAND, cause.reason in UNEXPLAINED | FOLLOWED
+    marked = _disrupted(cause) and not by_hand and not unexplained
+    rank = _MARKED if marked else _PERMANENT if cause.permanent else _FIRST
+    order = 2 if by_hand else int(_disrupted(cause))
     killed = (cause.exit_code or 0) > 128
-    return rank, cause.time or _NEVER, disrupted, not killed
+    return rank, cause.reason in FOLLOWED, cause.time or _NEVER, order, not killed
+
+
+def _disrupted(cause: Cause) -> bool:
+    return cause.outcome is Outcome.DISRUPTED
 
 
 def _reason(end: End) -> str:

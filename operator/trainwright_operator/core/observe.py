@@ -66,6 +66,8 @@ class Pod:
     deletion_requested: datetime | None = None
     deletion_due: datetime | None = None
     scheduled: datetime | None = None
+    gang: int = 1
+    """How many pods train together."""
 
     def alive(self, now: datetime) -> bool:
         """It may still write: neither ended, nor so long past its grace that its node must be lost."""
@@ -83,6 +85,10 @@ class Job:
     started: datetime | None = None
     """When the Job controller took it up: by then it has created the pods, as far as it may."""
     ended: datetime | None = None
+    decided: datetime | None = None
+    """When its controller began to take its pods down, because it failed."""
+    failure: str = ""
+    """Why it failed, in the Job controller's word."""
     deleting: bool = False
     suspended: bool = False
     """Its pods were taken away by whoever sets the Job's own ``suspend``: a person, or a queue such as Kueue."""
@@ -112,8 +118,15 @@ class Attempt:
 
     @property
     def desired(self) -> int:
-        """The pods of all slices, whether each has its Job yet or not."""
-        return self.jobs[0].completions * max(self.jobs[0].slices, len(self.jobs)) if self.jobs else 0
+        """The pods of all slices, whether each has its Job yet or not; pods that lost their Job know it as well."""
+        if self.jobs:
+            return self.jobs[0].completions * max(self.jobs[0].slices, len(self.jobs))
+        return max((pod.gang for pod in self.pods), default=0)
+
+    @property
+    def missing(self) -> int:
+        """Pods that are not there, or not there any more."""
+        return max(0, self.desired - len(self.pods))
 
     @property
     def whole(self) -> bool:
@@ -178,6 +191,7 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         if condition.get("status") == "True"
     }
     final = conditions.get("Failed") or conditions.get("Complete") or {}
+    failing = conditions.get("FailureTarget") or conditions.get("Failed") or {}
     template = spec.get("template") or {}
     return Job(
         name=metadata["name"],
@@ -188,6 +202,8 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         created=read_time(metadata.get("creationTimestamp")),
         started=read_time(status.get("startTime")),
         ended=read_time(final.get("lastTransitionTime")),
+        decided=read_time(failing.get("lastTransitionTime")),
+        failure=failing.get("reason") or "",
         deleting="deletionTimestamp" in metadata,
         suspended="Suspended" in conditions,
         slices=_number(item, names.LABEL_SLICES) or 1,

@@ -7,7 +7,7 @@ counts of restarts, the spec and the time; nothing else is remembered. So a limi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,7 +17,7 @@ from trainwright.contract import ResolvedJob, UserError
 from trainwright_operator.core import gangs, observe
 from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
-from trainwright_operator.core.judge import BY_HAND, GIVEN_UP, judge, succeeded
+from trainwright_operator.core.judge import BY_HAND, GIVEN_UP, UNEXPLAINED, judge, succeeded, without_a_trace
 from trainwright_operator.core.observe import Observed
 from trainwright_operator.core.spec import JobSpec, TrainingJob
 from trainwright_operator.core.times import write_time
@@ -28,6 +28,9 @@ HEALTHY = timedelta(minutes=10)
 """An attempt that worked this long ends the row of quick failures that the backoff counts."""
 SETTLE = timedelta(seconds=10)
 """How long an ended Job's pods are waited for: the two are watched apart, and the pods tell why it ended."""
+UNEXPLAINED_FREE = 3
+"""How many disruptions in a row that nothing in the cluster explains, none of them further than the attempts before,
+are not counted. What ends alike for ever is no disruption, and what is drained unseen is so once or twice."""
 APPEAR = timedelta(seconds=15)
 """How long a Job that was just created may be missing from what is observed."""
 NOW = timedelta(0)
@@ -137,7 +140,8 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
         return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=True, again=again)
     decided = any(one.state in (observe.JobState.ENDING, observe.JobState.FAILED) for one in attempt.jobs)
     again = soonest(again, None if cause else patience, deadline_left(job, past, now))
-    return replace(_working(past, attempt, again), stop=bool(cause) and decided)
+    unseen = attempt.missing > 0 and any(one.decided for one in attempt.jobs)
+    return replace(_working(past, attempt, again), stop=unseen or (bool(cause) and decided))
 
 
 def _working(past: Past, attempt: observe.Attempt, again: timedelta | None) -> Verdict:
@@ -166,7 +170,8 @@ def _stopping(job: TrainingJob, past: Past, cause: Cause | None, now: datetime) 
 
 def _only_deleted(attempt: observe.Attempt, cause: Cause | None) -> bool:
     """Its pods went with their Job: where it is to stop, that was why, and the operator died before it wrote so."""
-    return any(job.deleting for job in attempt.jobs) and cause is not None and cause.reason in BY_HAND
+    deleting = any(job.deleting for job in attempt.jobs)
+    return deleting and cause is not None and cause.reason in BY_HAND | UNEXPLAINED
 
 
 def _torn(past: Past, attempt: observe.Attempt, now: datetime) -> Cause | None:
@@ -205,15 +210,37 @@ def _close(job: TrainingJob, past: Past, attempt: observe.Attempt, now: datetime
     if succeeded(attempt):
         cause = Cause(Outcome.SUCCEEDED, Reason.COMPLETED)
     else:
-        cause = record.cause or _without_a_trace(attempt)
-    after = _at_rest(job, past.update(replace(record, end=now, cause=cause, step=past.reached)), record.number, now)
+        cause = record.cause or without_a_trace(attempt)
+    ended = replace(record, end=_end_of(record, attempt, now), cause=cause, step=past.reached)
+    after = _at_rest(job, _bounded(past.update(ended)), record.number, now)
     return replace(after, start=None, again=NOW if after.start else after.again)
 
 
-def _without_a_trace(attempt: observe.Attempt) -> Cause:
-    if not any(job.finished for job in attempt.jobs):
-        return Cause(Outcome.DISRUPTED, Reason.JOB_DELETED, f"the Job of attempt {attempt.number} was deleted")
-    return Cause(Outcome.FAILED, Reason.UNKNOWN, "the Job failed and its pods were gone before they could be seen")
+def _end_of(record: Record, attempt: observe.Attempt, now: datetime) -> datetime:
+    """When its Jobs ended, which nobody may have seen for long: what came later is no work of the attempt."""
+    ends = [job.ended for job in attempt.jobs if job.ended]
+    return max(record.start, min(now, max(ends))) if ends and len(ends) == len(attempt.jobs) else now
+
+
+def _bounded(past: Past) -> Past:
+    """The attempt that has just ended counts as failed when it is one too many that nobody explains."""
+    record, row = past.records[-1], _unexplained(past.records)
+    if row <= UNEXPLAINED_FREE or not record.cause:
+        return past
+    words = (
+        f"{record.cause.message}; it is the end of {row} attempts in a row, none further than those before: it counts"
+    )
+    return past.update(replace(record, cause=replace(record.cause, outcome=Outcome.FAILED, message=words)))
+
+
+def _unexplained(records: Sequence[Record]) -> int:
+    """How many of the newest attempts ended for no reason that is known, without having come further than before."""
+    for row, record in enumerate(reversed(records)):
+        reached = max((one.step or 0 for one in records[: len(records) - row - 1]), default=0)
+        explained = not record.end or not record.cause or record.cause.reason not in UNEXPLAINED
+        if explained or (record.step or 0) > reached:
+            return row
+    return len(records)
 
 
 def _look_again(attempt: observe.Attempt, now: datetime) -> timedelta | None:
@@ -281,14 +308,16 @@ def _resumption(last: Record | None) -> tuple[Phase, str, str]:
 
 
 def _backoff(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
-    """The first restart in a row of quick ends is immediate; the next waits 10 s, then 20 s, ... up to 5 minutes.
+    """The first restart in a row of quick ends, or of such as nobody explains, is immediate; the next waits 10 s, then
+    20 s, ... up to 5 minutes.
 
     A gang that found room for a part waits from the first time on, and not as long as another one.
     """
-    row = 0
+    row, unexplained = 0, _unexplained(past.records)
     for record in reversed(past.records):
         ended_badly = record.outcome in (Outcome.FAILED, Outcome.DISRUPTED)
-        if not ended_badly or not record.end or record.end - record.start >= HEALTHY:
+        healthy = record.end and record.end - record.start >= HEALTHY and row >= unexplained
+        if not ended_badly or healthy:
             break
         row += 1
     last = past.last
