@@ -66,7 +66,7 @@ MORE = {
     "Trainer.async_save": "writing checkpoints while training goes on",
     "Seq2SeqTrainer.async_save": "the same",
     "TrainerState.local_tokens": "tokens of this rank for progress reports, never saved",
-    "CallbackHandler.refresh": "finds out anew who listens, after the list of callbacks was changed by hand",
+    "CallbackHandler.listeners": "only those are called who listen",
     "TrainerMemoryTracker.STAGES": MEASURED_BY_STAGES,
     "AcceleratorConfig.of": "takes a mapping, a file or an instance",
     **{

@@ -70,11 +70,62 @@ def test_only_listeners_are_called(tmp_path):
     trainer = None
     trainer = make(tmp_path)
     trainer.callback_handler.callbacks.append(Silent())
-    trainer.callback_handler.refresh()
     handler = trainer.callback_handler
     assert not any(isinstance(c, Silent) for listeners in handler.listeners.values() for c in listeners)
     assert handler.listeners["on_pre_optimizer_step"] == ()
     assert [type(c).__name__ for c in handler.listeners["on_step_end"]] == ["DefaultFlowCallback"]
+
+
+@pytest.mark.parametrize("replaced", ["call_event", "on_step_begin"])
+def test_a_handler_may_be_replaced_in_part(replaced, tmp_path):
+    """The switches are reset as by transformers, and the method is asked as often."""
+
+    def steps_of(library: Any) -> tuple[list[str], list[int]]:
+        trainer, asked = make(tmp_path / library.__name__, library=library, max_steps=4), []
+        handler, original = trainer.callback_handler, trainer.callback_handler.on_step_begin
+
+        def call_event(event: str, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            asked.append(event)
+            for callback in handler.callbacks:
+                control = getattr(callback, event)(args, state, control, model=handler.model, **kwargs) or control
+            return control
+
+        def on_step_begin(*args: Any) -> Any:
+            asked.append("on_step_begin")
+            return original(*args)
+
+        setattr(handler, replaced, {"call_event": call_event, "on_step_begin": on_step_begin}[replaced])
+        trainer.train()
+        return asked, [entry["step"] for entry in trainer.state.log_history]
+
+    assert steps_of(trainwright) == steps_of(transformers)
+
+
+def test_callbacks_may_come_and_go_while_training(tmp_path):
+    """By hand, in the list itself, as scripts do."""
+    heard = []
+
+    class Late(trainwright.TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            heard.append(state.global_step)
+            if state.global_step == 4:
+                trainer.callback_handler.callbacks = [c for c in trainer.callback_handler.callbacks if c is not self]
+
+    class Adding(trainwright.TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                trainer.callback_handler.callbacks.insert(0, Late())
+
+    trainer = make(tmp_path, Adding)
+    trainer.train()
+    assert heard == [3, 4]
+
+
+def test_a_control_can_be_told_that_something_begins():
+    control = TrainerControl(True, True, True, True, True)
+    for begins, left in (("_new_step", [True, True]), ("_new_epoch", [True]), ("_new_training", [])):
+        getattr(control, begins)()
+        assert [value for value in vars(control).values() if value] == left
 
 
 def test_a_callback_may_return_another_control(tmp_path):

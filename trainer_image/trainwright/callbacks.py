@@ -73,7 +73,7 @@ class TrainerCallback:
 
 EVENTS = tuple(name for name in vars(TrainerCallback) if name.startswith("on_"))
 
-# What a switch is reset by, before the listeners of the event are asked.
+# What a switch is reset by: the handler's method for the event, before it asks the listeners.
 _RESETS = {
     "on_train_begin": ("should_training_stop",),
     "on_epoch_begin": ("should_epoch_stop",),
@@ -91,11 +91,16 @@ def listens(callback: Any, event: str) -> bool:
 
 
 class CallbackHandler(TrainerCallback):
-    """The callbacks of a Trainer in their order, and for each event those that listen."""
+    """The callbacks of a Trainer in their order, and for each event those that listen.
+
+    The run calls the method of each event, which resets the switches of the event and then goes to ``call_event``; a
+    subclass may have its own of either.
+    """
 
     def __init__(self, callbacks, model, processing_class, optimizer, lr_scheduler):  # type: ignore[no-untyped-def]
         self.callbacks: list[Any] = []
-        self.listeners: dict[str, tuple[Any, ...]] = {}
+        self._listeners: dict[str, tuple[Any, ...]] = {}
+        self._asked: list[Any] | None = None
         self.model = model
         self.processing_class = processing_class
         self.optimizer = optimizer
@@ -116,14 +121,12 @@ class CallbackHandler(TrainerCallback):
         if type(added) in {type(present) for present in self.callbacks}:
             logger.warning("a %s is already among the callbacks; now there are two", type(added).__name__)
         self.callbacks.append(added)
-        self.refresh()
 
     def pop_callback(self, callback: Any) -> Any:
         """Remove and return the first callback that is, or is an instance of, ``callback``; None without one."""
         for present in self.callbacks:
             if _is_of(present, callback) if isinstance(callback, type) else present == callback:
                 self.callbacks.remove(present)
-                self.refresh()
                 return present
         return None
 
@@ -132,11 +135,15 @@ class CallbackHandler(TrainerCallback):
         if self.pop_callback(callback) is None and not isinstance(callback, type):
             raise ValueError(f"{type(callback).__name__} is not among the callbacks: {self.callback_list}")
 
-    def refresh(self) -> None:
-        """Find out anew who listens to what; needed after ``callbacks`` was changed by hand."""
-        self.listeners = {
-            event: tuple(callback for callback in self.callbacks if listens(callback, event)) for event in EVENTS
-        }
+    @property
+    def listeners(self) -> dict[str, tuple[Any, ...]]:
+        """Who listens to which event; found out anew where somebody has changed ``callbacks`` since."""
+        if self._asked != self.callbacks:
+            self._asked = list(self.callbacks)
+            self._listeners = {
+                event: tuple(callback for callback in self.callbacks if listens(callback, event)) for event in EVENTS
+            }
+        return self._listeners
 
     @property
     def callback_list(self) -> str:
@@ -144,8 +151,6 @@ class CallbackHandler(TrainerCallback):
 
     def call_event(self, event: str, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Ask every listener in order; each sees the control that the one before it returned."""
-        for switch in _RESETS.get(event, ()):
-            setattr(control, switch, False)
         for callback in self.listeners[event]:
             changed = getattr(callback, event)(
                 args,
@@ -172,15 +177,18 @@ def _is_of(present: Any, kind: type) -> bool:
 
 def _dispatching(event: str) -> Any:
     """The handler's own method for an event, with what the event tells as its last argument."""
+    switches = _RESETS.get(event, ())
 
     def plain(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        for switch in switches:
+            setattr(control, switch, False)
         return self.call_event(event, args, state, control, **kwargs)
 
     def with_metrics(self, args, state, control, metrics, **kwargs):  # type: ignore[no-untyped-def]
-        return self.call_event(event, args, state, control, metrics=metrics, **kwargs)
+        return plain(self, args, state, control, metrics=metrics, **kwargs)
 
     def with_logs(self, args, state, control, logs, **kwargs):  # type: ignore[no-untyped-def]
-        return self.call_event(event, args, state, control, logs=logs, **kwargs)
+        return plain(self, args, state, control, logs=logs, **kwargs)
 
     dispatch = {"on_evaluate": with_metrics, "on_predict": with_metrics, "on_log": with_logs}.get(event, plain)
     dispatch.__name__, dispatch.__qualname__ = event, f"CallbackHandler.{event}"
@@ -203,7 +211,6 @@ def restore_states(handler: CallbackHandler, control: TrainerControl, states: di
                 control = restored
             else:
                 handler.callbacks[handler.callbacks.index(callback)] = restored
-    handler.refresh()
     return control
 
 

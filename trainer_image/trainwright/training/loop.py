@@ -226,7 +226,8 @@ class Loop:
 
     def event(self, name: str) -> None:
         trainer = self.trainer
-        trainer.control = trainer.callback_handler.call_event(name, trainer.args, trainer.state, trainer.control)
+        happened = getattr(trainer.callback_handler, name)
+        trainer.control = happened(trainer.args, trainer.state, trainer.control)
 
     def stop_for_want_of_data(self) -> None:
         logger.warning("no batch in this epoch: training ends at step %d", self.trainer.state.global_step)

@@ -251,7 +251,6 @@ def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
     trainer.is_prepared, handler = True, trainer.callback_handler
     handler.model, handler.optimizer, handler.lr_scheduler = trainer.model, trainer.optimizer, trainer.lr_scheduler
     handler.train_dataloader = dataloader
-    handler.refresh()
     return trainer.model_wrapped
 
 
@@ -311,7 +310,7 @@ def save_checkpoint(trainer: Any) -> None:
 
 def tell_saved(trainer: Any, state: TrainerState) -> None:
     """``on_save``, with the state of the checkpoint, which may be some steps behind that of the run."""
-    trainer.control = trainer.callback_handler.call_event("on_save", trainer.args, state, trainer.control)
+    trainer.control = trainer.callback_handler.on_save(trainer.args, state, trainer.control)
 
 
 def save_model(trainer: Any, folder: str, weights: dict[str, Any] | None = None) -> None:
