@@ -319,6 +319,10 @@ class PrinterCallback(TrainerCallback):
             print(shown, flush=True)
 
 
+class EarlyStoppingError(UserError, AssertionError):
+    """The arguments give early stopping nothing to go by."""
+
+
 class EarlyStoppingCallback(TrainerCallback, ExportableState):
     """Stops the run after ``early_stopping_patience`` evaluations in a row that did not improve the best metric.
 
@@ -341,9 +345,13 @@ class EarlyStoppingCallback(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         if args.metric_for_best_model is None:
-            raise UserError("EarlyStoppingCallback: set metric_for_best_model, the metric whose improvement it watches")
+            raise EarlyStoppingError(
+                "EarlyStoppingCallback: set metric_for_best_model, the metric whose improvement it watches"
+            )
         if args.eval_strategy == "no":
-            raise UserError("EarlyStoppingCallback: set eval_strategy to 'steps' or 'epoch', it acts on evaluations")
+            raise EarlyStoppingError(
+                "EarlyStoppingCallback: set eval_strategy to 'steps' or 'epoch', it acts on evaluations"
+            )
         if not args.load_best_model_at_end:
             logger.warning("EarlyStoppingCallback without load_best_model_at_end: the last model is kept, not the best")
 

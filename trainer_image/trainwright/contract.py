@@ -75,10 +75,11 @@ class EndedBy(StrEnum):
     LOST = "lost"  # a peer that went away, or never came, without a word
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake that only a person can mend, in one line: the place, what is wrong, what to do.
 
-    The launcher ends the job with ``exit_code``; the command line prints the message alone.
+    The launcher ends the job with ``exit_code``; the command line prints the message alone. It is a ValueError, as
+    transformers raises for most mistakes and scripts catch; where that raises another, so does a class of ours too.
     """
 
     exit_code: ExitCode = ExitCode.BAD_CONFIGURATION

@@ -25,8 +25,8 @@ from trainwright.checkpoint.snapshot import (
     save_training_state,
 )
 from trainwright.checkpoint.weights import load_weights
-from trainwright.contract import UserError
 from trainwright.evaluation.gathering import gather_rows, pad_across_ranks
+from trainwright.introspection import TrainerError
 from trainwright.ranks import Ranks
 from trainwright.training import best, prepare, session
 from trainwright.training.loop import Loop
@@ -112,7 +112,7 @@ class Hooks:
         try:
             metrics: dict[str, float] = self.evaluate(ignore_keys=ignore_keys_for_eval)
         except torch.OutOfMemoryError as error:
-            raise UserError("per_device_eval_batch_size: an evaluation did not fit into memory; lower it") from error
+            raise TrainerError("per_device_eval_batch_size: an evaluation did not fit into memory; lower it") from error
         if follows_metric(self.lr_scheduler) and not skip_scheduler:
             self.lr_scheduler.step(best.value_of(self.args, metrics))
         return metrics

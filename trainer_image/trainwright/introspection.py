@@ -8,8 +8,12 @@ from trainwright.contract import UserError
 from trainwright.metrics import log_metrics, metrics_format, save_metrics, save_state
 
 
-class TrainerError(UserError, ValueError, RuntimeError):
+class TrainerError(UserError, RuntimeError):
     """The Trainer was given what does not go together; scripts catch it as the one or the other."""
+
+
+class NotCallableError(TrainerError, TypeError):
+    """Something else stands where a function is needed."""
 
 
 class Introspection:

@@ -85,6 +85,8 @@ def read_job(environment: Mapping[str, str]) -> ResolvedJob:
     path = environment.get(contract.ENV_JOB_FILE, contract.JOB_FILE)
     try:
         return ResolvedJob.from_json(Path(path).read_text())
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"resolved job {path}: {error.strerror}; {contract.ENV_JOB_FILE} says where it is") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -52,11 +52,15 @@ def expand_like(arrays: Any, new_seq_length: int, padding_index: float = PADDING
     return np.pad(arrays, widths, constant_values=padding_index)
 
 
+class NestError(TypeError, AssertionError):
+    """Two nests are not of one structure."""
+
+
 def nested_concat(tensors: Any, new_tensors: Any, padding_index: float = PADDING) -> Any:
     """The rows of both nests, which are of one structure; shorter ones are filled up in the second dimension."""
     olds, news = leaves(tensors), leaves(new_tensors)
     if type(tensors) is not type(new_tensors) or len(olds) != len(news):
-        raise TypeError(f"nested_concat: a {type(tensors).__name__} and a {type(new_tensors).__name__} are not alike")
+        raise NestError(f"nested_concat: a {type(tensors).__name__} and a {type(new_tensors).__name__} are not alike")
     joined = [
         (torch_pad_and_concatenate if isinstance(old, torch.Tensor) else numpy_pad_and_concatenate)(
             old, new, padding_index

@@ -21,7 +21,7 @@ from trainwright.devices.callback import callbacks_for
 from trainwright.evaluating import Evaluating
 from trainwright.feeding import Feeding
 from trainwright.hooks import WITHOUT, Hooks
-from trainwright.introspection import Introspection, TrainerError
+from trainwright.introspection import Introspection, NotCallableError, TrainerError
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.seeding import enable_full_determinism, set_seed
@@ -181,7 +181,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         if args.eval_strategy != "no" and self.eval_dataset is None and not self._overrides("get_eval_dataloader"):
             raise TrainerError("eval_dataset: eval_strategy asks for evaluations; give a set, or set it to 'no'")
         if not callable(self.data_collator):
-            raise TrainerError("data_collator: it must be callable, from a list of samples to a batch")
+            raise NotCallableError("data_collator: it must be callable, from a list of samples to a batch")
         if self.train_dataset is not None and length_of(self.train_dataset) is None and args.max_steps <= 0:
             raise TrainerError(
                 "max_steps: the train_dataset has no length, so set max_steps to say where training ends"

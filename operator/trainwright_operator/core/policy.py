@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from trainwright.contract import ResolvedJob, UserError
+from trainwright.contract import ResolvedJob
 from trainwright_operator.core import gangs, observe
 from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
@@ -90,7 +90,7 @@ def _asked(job: observe.Job) -> Mapping[str, Any] | None:
     """The arguments that the Job was created with, if they can be read; the spec may have been changed since."""
     try:
         return ResolvedJob.from_json(job.resolved).training_arguments if job.resolved else None
-    except (ValueError, TypeError, AttributeError, UserError):
+    except (ValueError, TypeError, AttributeError):
         return None
 
 

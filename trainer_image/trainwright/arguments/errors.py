@@ -38,7 +38,7 @@ class Mistake(ValueError):
     """What is wrong with one value; the caller knows which field it belongs to."""
 
 
-class ArgumentError(UserError, ValueError):
+class ArgumentError(UserError):
     """Arguments that cannot be right. ``problems`` holds every mistake; the text has one line for each."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -47,6 +47,14 @@ class ArgumentError(UserError, ValueError):
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         return type(self), (self.problems,)
+
+
+class MissingPackage(Problem):
+    """A package that an argument needs is not installed, or too old."""
+
+
+class MissingPackageError(ArgumentError, ImportError):
+    """Arguments that need a package, and perhaps more that is wrong with them."""
 
 
 class UnknownArgumentError(ArgumentError, TypeError):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from . import environment, groups
 from .derive import derive
 from .devices import Devices
-from .errors import ArgumentError, hidden
+from .errors import ArgumentError, MissingPackage, MissingPackageError, hidden
 from .fields import FIELDS
 from .machine import lacking
 from .serial import Serial
@@ -77,7 +77,8 @@ class TrainingArguments(
             setattr(self, name, value)
         derive(self)
         if problems := lacking(self):
-            raise ArgumentError(problems)
+            lacks_package = any(isinstance(problem, MissingPackage) for problem in problems)
+            raise (MissingPackageError if lacks_package else ArgumentError)(problems)
 
     def __str__(self) -> str:
         shown = {k: hidden(k) if k.endswith("_token") else v for k, v in asdict(self).items()}

@@ -299,6 +299,8 @@ def _numpy_types() -> list[Any]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except (ValueError, KeyError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         words = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: does not fit this run or is damaged ({words}); resume from another one") from error

@@ -7,12 +7,18 @@ from typing import Any
 from trainwright.contract import UserError
 
 
+class MetricError(UserError, KeyError):
+    """The watched metric is not among those of an evaluation."""
+
+    __str__ = Exception.__str__  # a KeyError shows its message in quotes
+
+
 def value_of(args: Any, metrics: dict[str, float]) -> float:
-    """The watched metric. Raises :class:`UserError` when the evaluation did not give it."""
+    """The watched metric. Raises :class:`MetricError` when the evaluation did not give it."""
     name = args.metric_for_best_model
     name = name if name.startswith("eval_") else f"eval_{name}"
     if name not in metrics:
-        raise UserError(f"metric_for_best_model: no {name} among the metrics of the evaluation: {', '.join(metrics)}")
+        raise MetricError(f"metric_for_best_model: no {name} among the metrics of the evaluation: {', '.join(metrics)}")
     return metrics[name]
 
 

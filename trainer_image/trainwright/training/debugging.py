@@ -19,7 +19,7 @@ FRAMES = 21
 """How many calls of modules a report tells, the last one being that which overflowed."""
 
 
-class OverflowFound(UserError, ValueError):
+class OverflowFound(UserError):
     """A weight, an input or an output is NaN or infinite."""
 
 

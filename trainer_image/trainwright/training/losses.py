@@ -27,7 +27,7 @@ IGNORE_INDEX = -100
 """A label with this value is no target."""
 
 
-class ModelError(UserError, ValueError):
+class ModelError(UserError):
     """The model breaks the contract of this module."""
 
 

@@ -19,7 +19,7 @@ from trainwright.devices import xla
 from trainwright.rules import IN_BACKWARD, LAYERWISE, LOW_RANK
 from trainwright.training.optimizers.adafactor import Adafactor
 from trainwright.training.optimizers.averaging import with_kept_weights
-from trainwright.training.optimizers.errors import OptimizerError
+from trainwright.training.optimizers.errors import AloneError, MissingOptimizerError, OptimizerError
 from trainwright.training.optimizers.lomo import FusedBackward
 from trainwright.training.optimizers.lowrank import (
     DEFAULTS,
@@ -94,7 +94,7 @@ def get_optimizer_cls_and_kwargs(args: Any, model: nn.Module | None = None) -> t
     """
     name = getattr(args.optim, "value", args.optim)
     if (problem := package_problem(name)) is not None:
-        raise OptimizerError(f"optim: {problem}")
+        raise MissingOptimizerError(f"optim: {problem}")
     recipe, settings = RECIPES[name], read_settings(name, args.optim_args)
     kwargs = {"lr": args.learning_rate, **recipe.fixed, **_taken(recipe, args, model, settings)}
     cls = _class_of(recipe, name)
@@ -178,7 +178,7 @@ def _needed(model: nn.Module | None, name: str) -> nn.Module:
 
 def _refuse_ranks(name: str, args: Any) -> None:
     if args.world_size > 1:
-        raise OptimizerError(
+        raise AloneError(
             f"optim: {name} steps within the backward pass, before the processes have shared their gradients; "
             "train with one process, or choose another optimizer"
         )

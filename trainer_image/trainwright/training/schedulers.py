@@ -19,8 +19,12 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from trainwright.contract import UserError
 
 
-class ScheduleError(UserError, ValueError):
+class ScheduleError(UserError):
     """A schedule cannot be made from what was given."""
+
+
+class ScheduleArgumentError(ScheduleError, TypeError):
+    """A schedule takes no argument of a name that was given."""
 
 
 def _warm(step: int, warmup: float) -> float:
@@ -466,7 +470,7 @@ def get_scheduler(
     try:
         return make(optimizer, **kwargs)
     except TypeError as error:
-        raise ScheduleError(f"lr_scheduler_kwargs: {error}") from error
+        raise ScheduleArgumentError(f"lr_scheduler_kwargs: {error}") from error
 
 
 def follows_metric(scheduler: Any) -> bool:

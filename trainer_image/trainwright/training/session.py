@@ -23,6 +23,7 @@ from trainwright.checkpoint.snapshot import (
 from trainwright.checkpoint.store import CheckpointStore
 from trainwright.contract import ENV_ASYNC_SAVE, ENV_JOB_FILE, DataError, ResolvedJob, UserError
 from trainwright.evaluation.sets import check_sets
+from trainwright.introspection import TrainerError
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.state import TrainerState, export_states, exports_state
@@ -40,6 +41,10 @@ from trainwright.training.recompute import recompute_activations
 from trainwright.training.special_tokens import align_special_tokens
 
 logger = logging.getLogger(__name__)
+
+
+class NoCheckpointError(UserError, FileNotFoundError):
+    """There is no folder where a checkpoint was said to be."""
 
 
 def open_store(folder: str) -> CheckpointStore:
@@ -127,7 +132,7 @@ def take_smaller_batches(trainer: Any) -> None:
     clear_device_cache(garbage_collection=True)
     tried, trainer._train_batch_size = trainer._train_batch_size, int(trainer._train_batch_size * 0.9)
     if trainer._train_batch_size == 0:
-        raise UserError(f"auto_find_batch_size: not even a batch of {tried} fits into memory; take a smaller model")
+        raise TrainerError(f"auto_find_batch_size: not even a batch of {tried} fits into memory; take a smaller model")
     logger.warning("a batch of %d does not fit into memory, trying %d", tried, trainer._train_batch_size)
 
 
@@ -210,7 +215,9 @@ def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None
         return newest
     folder = Path(resume_from)
     if not folder.is_dir():
-        raise UserError(f"resume_from_checkpoint: {folder} does not exist; give the path of a checkpoint-N folder")
+        raise NoCheckpointError(
+            f"resume_from_checkpoint: {folder} does not exist; give the path of a checkpoint-N folder"
+        )
     if problems := trainer.checkpoints.problems(folder):
         raise UserError(f"resume_from_checkpoint: {folder} cannot be used: {problems[0]}; take another one")
     return folder

@@ -5,5 +5,13 @@ from __future__ import annotations
 from trainwright.contract import UserError
 
 
-class OptimizerError(UserError, ValueError):
+class OptimizerError(UserError):
     """An optimizer cannot be made from what was given."""
+
+
+class MissingOptimizerError(OptimizerError, ImportError):
+    """The package of the optimizer is not installed."""
+
+
+class AloneError(OptimizerError, NotImplementedError):
+    """The optimizer works in one process only."""
