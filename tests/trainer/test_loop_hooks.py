@@ -149,6 +149,15 @@ class TestConstruction:
         assert type(trainer.optimizer) is torch.optim.SGD
         assert trainer.get_learning_rates() == [0.0, 0.0]  # the linear schedule has come to its end
 
+    @pytest.mark.parametrize("name", ["params", "model", "optimizer_dict"])
+    def test_settings_of_an_optimizer_may_bring_its_parameters(self, tmp_path, name):
+        model = tiny.classifier()
+        settings = {"lr": 0.125, name: [{"params": [first := next(model.parameters())]}]}
+        given = {"optimizer_cls_and_kwargs": (torch.optim.SGD, settings)}
+        trainer = trained(tmp_path, model, max_steps=1, trainer=given)
+        assert [group["params"] for group in trainer.optimizer.param_groups] == [[first]]
+        assert name in settings, "what was given is the caller's"
+
     def test_a_second_run_goes_on_with_the_weights_and_a_new_schedule(self, tmp_path):
         trainer = trained(tmp_path, max_steps=3)
         before = weights(trainer)

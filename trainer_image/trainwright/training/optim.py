@@ -34,6 +34,9 @@ __all__ = ["Adafactor", "OptimizerError", "create_optimizer", "get_decay_paramet
 
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
+# Keys of an optimizer's settings that hold what it optimizes instead; libraries name their groups by the last.
+_BRINGS_PARAMETERS = ("params", "model", "optimizer_dict")
+
 
 def get_decay_parameter_names(model: nn.Module) -> list[str]:
     """Names of the parameters that decay: in no LayerNorm, and not named as a bias or a norm."""
@@ -195,8 +198,10 @@ def create_optimizer(trainer: Any, model: nn.Module | None = None) -> Any:
         if is_factory(optimizer):
             trainer.optimizer = optimizer()(model, **kwargs)
         else:
-            own = kwargs.pop("params", None) or kwargs.pop("model", None) or groups
-            trainer.optimizer = optimizer(own, **kwargs)
+            kwargs = dict(kwargs)
+            for name in _BRINGS_PARAMETERS:
+                groups = kwargs.pop(name, groups)
+            trainer.optimizer = optimizer(groups, **kwargs)
         _keep_embeddings_in_float32(optimizer, kwargs, model)
     return trainer.optimizer
 
