@@ -12,7 +12,7 @@ from aiohttp import web
 from trainwright_operator.cluster import progress
 from trainwright_operator.cluster.cache import Store
 from trainwright_operator.cluster.progress import POD_NAME, POD_UID, ProgressEndpoint, RateLimit, TokenCheck, audience
-from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID
+from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID, LABEL_SLICE
 
 NOW = 1_800_000_000.0
 THIS_JOB = audience("ns", "job")
@@ -81,16 +81,19 @@ class Scene:
         last = {"attempt": 1, **({"endTime": "2026-01-01T00:00:00Z"} if self.ended else {})}
         meta = {"namespace": "ns", "name": "job", "uid": "job-uid", "resourceVersion": "1"}
         jobs.put({"metadata": meta, "status": {"attempts": [{"attempt": 0, "endTime": "x"}, last]}})
-        labels = {LABEL_JOB: "job", LABEL_JOB_UID: "job-uid", LABEL_ATTEMPT: "1"}
+        labels = {LABEL_JOB: "job", LABEL_JOB_UID: "job-uid", LABEL_ATTEMPT: "1", LABEL_SLICE: "0"}
         for name, extra in (
             ("job-0-1-0-abcde", {}),
             ("job-0-0-0-fghij", {LABEL_ATTEMPT: "0"}),
-            ("x", {LABEL_JOB: "x"}),
-            ("former", {LABEL_JOB_UID: "former-uid"}),
-            ("next", {LABEL_ATTEMPT: "2"}),
+            ("x-0-1-0-abcde", {LABEL_JOB: "x"}),
+            ("job-0-1-0-former", {LABEL_JOB_UID: "former-uid"}),
+            ("job-0-2-0-next", {LABEL_ATTEMPT: "2"}),
+            ("copy-of-job-0-1-0-abcde", {}),
         ):
+            own = labels | extra
+            made_by = {"kind": "Job", "name": f"{own[LABEL_JOB]}-0-{own[LABEL_ATTEMPT]}", "controller": True}
             meta = {"namespace": "ns", "name": name, "uid": "pod-uid", "resourceVersion": "1"}
-            pods.put({"metadata": {**meta, "labels": labels | extra}})
+            pods.put({"metadata": {**meta, "labels": own, "ownerReferences": [made_by]}})
         endpoint = ProgressEndpoint(
             TokenCheck(self.reviews, lambda: self.clock),
             jobs,
@@ -133,9 +136,10 @@ def test_a_pod_of_the_attempt_at_work_is_believed_and_reviewed_once():
         pytest.param(token(aud="https://kubernetes"), BODY, 401, "unauthenticated", id="a token for the API server"),
         pytest.param(token(pod=""), BODY, 401, "unauthenticated", id="a token bound to no pod"),
         pytest.param(token(pod="gone"), BODY, 403, "foreign", id="a pod that is not ours"),
-        pytest.param(token(pod="former"), BODY, 403, "foreign", id="a pod of a deleted job of this name"),
+        pytest.param(token(pod="job-0-1-0-former"), BODY, 403, "foreign", id="a pod of a deleted job of this name"),
         pytest.param(token(uid="former"), BODY, 403, "foreign", id="a pod of the same name, deleted since"),
-        pytest.param(token(pod="x"), BODY, 403, "foreign", id="a pod of another job"),
+        pytest.param(token(pod="x-0-1-0-abcde"), BODY, 403, "foreign", id="a pod of another job"),
+        pytest.param(token(pod="copy-of-job-0-1-0-abcde"), BODY, 403, "foreign", id="a copy with all its labels"),
         pytest.param(token(namespace="other"), BODY, 403, "foreign", id="a pod of another namespace"),
         pytest.param(token(pod="job-0-0-0-fghij"), BODY, 409, "stale", id="a pod of a former attempt"),
         pytest.param(token(), b"not json", 400, "malformed", id="not JSON"),
@@ -180,8 +184,8 @@ def test_whoever_forges_one_token_after_another_does_not_keep_the_api_server_bus
 
 
 def test_a_push_is_of_the_attempt_at_work_or_of_the_next_one_once_that_has_ended():
-    assert Scene(ended=True).push((token(), BODY), (token(pod="next"), BODY)) == [409, 200]
-    assert Scene().push((token(), BODY), (token(pod="next"), BODY)) == [200, 409]
+    assert Scene(ended=True).push((token(), BODY), (token(pod="job-0-2-0-next"), BODY)) == [409, 200]
+    assert Scene().push((token(), BODY), (token(pod="job-0-2-0-next"), BODY)) == [200, 409]
 
 
 def test_a_body_that_does_not_come_or_is_not_what_its_header_says(monkeypatch):

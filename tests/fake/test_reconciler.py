@@ -64,14 +64,17 @@ class World:
 
 def ready_pod(server, index):
     """The pod of that index of the first attempt, as its node tells of it."""
-    template = server.objects[JOB_PATH]["spec"]["template"]
-    index_label = {"batch.kubernetes.io/job-completion-index": str(index)}
+    job = server.objects[JOB_PATH]
+    template, index_label = job["spec"]["template"], {"batch.kubernetes.io/job-completion-index": str(index)}
     return {
         "metadata": {
             "namespace": "default",
             "name": f"train-0-1-{index}",
             "labels": template["metadata"]["labels"] | index_label,
             "resourceVersion": "1000",
+            "ownerReferences": [
+                {"kind": "Job", "name": "train-0-1", "uid": job["metadata"]["uid"], "controller": True}
+            ],
         },
         "spec": template["spec"],
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},

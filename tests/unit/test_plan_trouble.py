@@ -38,17 +38,60 @@ def test_a_start_that_no_clock_shows_stops_nothing():
     assert scene.exit_all(0).settle().state == "Succeeded"
 
 
-def test_a_stray_pod_of_a_later_attempt_does_not_hide_the_one_at_work():
-    scene = Scene(make_job().nodes(2))
-    scene.objects.apply(scene.plan().apply, scene.now)
-    scene.objects.sync(scene.now)
+STRAYS = {
+    "kubectl debug --copy-to --keep-labels": {"name": "debug", "ownerReferences": None},
+    "the same, adopted by the Job": {"name": "debug"},
+    "the same, of a job whose pods are named alike": {"name": "gpt-corpus-0-1", "ownerReferences": None},
+    "a pod that anybody made": {"name": "gpt-corpus-0-1-0-forged", "ownerReferences": None},
+    "a pod of another kind": {
+        "ownerReferences": [{"kind": "ReplicaSet", "name": "gpt-corpus-0-1", "controller": True}]
+    },
+    "a pod of a former Job of this name": {
+        "ownerReferences": [{"kind": "Job", "name": "gpt-corpus-0-1", "uid": "former", "controller": True}]
+    },
+    "a pod with the labels of a later attempt": {"labels": {names.LABEL_ATTEMPT: "7"}},
+    "an orphan's likeness, while the Job is there": {"generateName": "gpt-corpus-0-1-0-", "ownerReferences": None},
+}
+
+
+@pytest.mark.parametrize("change", STRAYS.values(), ids=STRAYS)
+def test_a_stray_pod_has_no_say(change):
+    scene = running()
     copied = copy.deepcopy(scene.pod(0))
-    copied["metadata"]["labels"][names.LABEL_ATTEMPT] = "7"
-    copied["metadata"]["name"] = "copied"
-    scene.objects.pods["copied"] = copied
-    scene.settle()
-    assert [one["attempt"] for one in scene.status["attempts"]] == [1]
-    assert scene.deleted == []
+    meta = copied["metadata"]
+    meta |= {"name": "gpt-corpus-0-1-0-stray", **change, "labels": meta["labels"] | change.get("labels", {})}
+    scene.objects.pods[meta["name"]] = copied
+    before = scene.observed()
+    scene.objects.ended(meta["name"], 65, '{"reason":"BadData","exit_code":65}', scene.now)
+    assert (before.newest, len(before.attempts[0].pods)) == (1, 2)
+    assert (scene.observed(), scene.settle().state, scene.deleted) == (before, "Running", [])
+    assert scene.wait(60).exit(0, 0).exit(1, 0).settle().state == "Succeeded"
+
+
+def orphaned(scene):
+    """``kubectl delete job --cascade=orphan``: its pods live on, and belong to nobody."""
+    scene.objects.jobs.clear()
+    for pod in scene.objects.pods.values():
+        pod["metadata"] |= {"generateName": f"{pod['metadata']['name']}-", "name": f"{pod['metadata']['name']}-abcde"}
+        del pod["metadata"]["ownerReferences"]
+    scene.objects.pods = {pod["metadata"]["name"]: pod for pod in scene.objects.pods.values()}
+    return scene.wait(20).settle()
+
+
+@pytest.mark.parametrize(("codes", "state"), [((0, 0), "Succeeded"), ((1, 0), "Failed"), ((None, 0), "Running")])
+def test_pods_that_were_orphaned_train_on_and_their_end_is_the_attempts(codes, state):
+    scene = orphaned(running(make_job().nodes(2).with_("spec.maxRestarts", 0)))
+    assert scene.state == "Running"
+    for index, code in enumerate(codes):
+        if code is not None:
+            scene.objects.ended(f"gpt-corpus-0-1-{index}-abcde", code, "", scene.now)
+    assert (scene.wait(60).settle().state, scene.applied) == (state, ["tj-gpt-corpus", "gpt-corpus-0-1"])
+
+
+def test_orphans_that_are_taken_away_are_a_disruption():
+    scene = orphaned(running(make_job().nodes(2).with_("spec.maxRestarts", 0)))
+    scene.objects.pods.clear()
+    assert scene.wait(20).settle().status["attempts"][0]["reason"] == "JobDeleted"
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "Succeeded"), (1, "Pending")])

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from trainwright_operator.cluster.api import Api, ApiError, Resource
 from trainwright_operator.cluster.cache import Object, ObjectKey, Store
+from trainwright_operator.core.observe import maker_of
 from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID
 
 TOKEN_REVIEWS = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
@@ -207,7 +208,8 @@ class ProgressEndpoint:
         if caller.namespace != key[0] or pod is None or pod["metadata"]["uid"] != caller.uid:
             raise Refused(403, "foreign", f"pod {caller.namespace}/{caller.pod} is not a pod of this job")
         labels = pod["metadata"].get("labels") or {}
-        if job is None or labels.get(LABEL_JOB) != key[1] or labels.get(LABEL_JOB_UID) != job["metadata"]["uid"]:
+        ours = labels.get(LABEL_JOB) == key[1] and maker_of(pod) is not None
+        if job is None or not ours or labels.get(LABEL_JOB_UID) != job["metadata"]["uid"]:
             raise Refused(403, "foreign", f"pod {caller.pod} belongs to another job")
         if attempt_of(pod) != current_attempt(job):
             raise Refused(409, "stale", f"pod {caller.pod} belongs to a former attempt")

@@ -1,7 +1,7 @@
 """Job and Pod objects reduced to what the policy asks: which attempts exist, what each pod does, why one waits.
 
-Nothing here judges. An attempt is seen through the Jobs that the TrainingJob controls and the pods that carry its uid,
-so that children of a former TrainingJob with the same name are never taken for ours.
+Nothing here judges. An attempt is seen through the Jobs that the TrainingJob controls and the pods that those control:
+neither children of a former TrainingJob with the same name nor a stray pod with copied labels are taken for ours.
 """
 
 from __future__ import annotations
@@ -165,17 +165,38 @@ def observe(
     told = {_involved(event): event.get("message") or "" for event in sorted(events, key=_last) if _tells_why(event)}
     foreign: dict[str, str] = {}
     by_attempt: dict[int, tuple[list[Job], list[Pod]]] = {}
+    uids: dict[str, str] = {}
     for item in jobs:
         owner = _controller(item)
         if owner.get("uid") != job.uid:
             foreign[item["metadata"]["name"]] = f"{owner.get('kind', 'nobody')}/{owner.get('name', '')}".rstrip("/")
         elif (attempt := _number(item, names.LABEL_ATTEMPT)) is not None:
             by_attempt.setdefault(attempt, ([], []))[0].append(_job(item, attempt, told))
+            uids[item["metadata"]["name"]] = item["metadata"].get("uid", "")
     for item in pods:
         attempt = _number(item, names.LABEL_ATTEMPT)
-        if attempt is not None and _label(item, names.LABEL_JOB_UID) == job.uid:
+        if attempt is not None and _label(item, names.LABEL_JOB_UID) == job.uid and _controlled(item, uids):
             by_attempt.setdefault(attempt, ([], []))[1].append(_pod(item, attempt, told))
     return Observed(tuple(_attempt(number, *parts) for number, parts in sorted(by_attempt.items())), foreign)
+
+
+def maker_of(pod: Object) -> str | None:
+    """The Job that made the pod, by name: of the attempt and slice in its labels. None of a pod that no such Job made.
+
+    A copy bears a pod's labels, and by them the Job controller may adopt it, but not a name that a Job gives. A pod
+    whose Job was deleted without it has no controller any more.
+    """
+    job = "-".join(str(_label(pod, name)) for name in (names.LABEL_JOB, names.LABEL_SLICE, names.LABEL_ATTEMPT))
+    meta, owner, given = pod["metadata"], _controller(pod), f"{job}-{_index(pod)}"
+    named = meta["name"] == given or meta["name"].startswith(f"{given}-")
+    made = owner.get("kind") == "Job" and owner.get("name") == job if owner else meta.get("generateName") == f"{given}-"
+    return job if named and made else None
+
+
+def _controlled(pod: Object, uids: Mapping[str, str]) -> bool:
+    """By a Job of ours as long as that is there; pods may outlive it, a stray one does not take its place."""
+    maker = maker_of(pod)
+    return maker is not None and uids.get(maker) in (None, _controller(pod).get("uid"))
 
 
 def _attempt(number: int, jobs: list[Job], pods: list[Pod]) -> Attempt:
@@ -259,7 +280,15 @@ def _pod(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Pod
         deletion_requested=due - grace if due else None,
         deletion_due=due,
         scheduled=read_time(conditions.get("PodScheduled", {}).get("lastTransitionTime")),
+        gang=_gang(item),
     )
+
+
+def _gang(item: Object) -> int:
+    containers = (item.get("spec") or {}).get("containers") or ()
+    env = next((one.get("env") or () for one in containers if one.get("name") == names.CONTAINER), ())
+    told = next((str(one.get("value")) for one in env if one.get("name") == "PET_NNODES"), "")
+    return int(told) if told.isdigit() else 1
 
 
 def _wait(status: Object, conditions: Mapping[str, Object], event: str) -> Wait | None:

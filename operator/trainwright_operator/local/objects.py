@@ -82,7 +82,7 @@ class Objects:
 
     def pods_of(self, job: Object) -> Iterator[Object]:
         uid = job["metadata"]["uid"]
-        return (pod for pod in self.pods.values() if pod["metadata"]["ownerReferences"][0]["uid"] == uid)
+        return (pod for pod in self.pods.values() if _owner(pod) == uid)
 
     def _finish(self, job: Object, failed: bool, now: datetime) -> None:
         if "deletionTimestamp" in job["metadata"]:
@@ -103,6 +103,12 @@ class Objects:
         self.revision += 1
 
 
+def _owner(pod: Object) -> str | None:
+    owners = pod["metadata"].get("ownerReferences") or [{}]
+    uid: str | None = owners[0].get("uid")
+    return uid
+
+
 def _pods(job: Object, now: datetime) -> Iterator[Object]:
     template = job["spec"]["template"]
     for index in range(job["spec"]["completions"]):
@@ -113,7 +119,9 @@ def _pods(job: Object, now: datetime) -> Iterator[Object]:
             "name": name,
             "namespace": job["metadata"]["namespace"],
             "creationTimestamp": write_time(now),
-            "ownerReferences": [{"kind": "Job", "uid": job["metadata"]["uid"], "controller": True}],
+            "ownerReferences": [
+                {"kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"], "controller": True}
+            ],
         }
         pod["metadata"]["annotations"] |= {COMPLETION_INDEX: str(index)}
         yield pod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from trainwright_operator.core.observe import maker_of
 from trainwright_operator.names import API_VERSION, JOB_KIND, JOB_PLURAL, LABEL_JOB, LABEL_JOB_UID
 from trainwright_operator.openapi.nearest import among
 from trainwright_operator.remote.cluster import Cluster, Object
@@ -32,10 +33,11 @@ def find_job(cluster: Cluster, name: str) -> Object:
 
 
 def find_pods(cluster: Cluster, job: Object) -> list[Object]:
-    """Pods of all its attempts, not those of a former job of the same name."""
+    """Pods of all its attempts, neither those of a former job of the same name nor copies that bear their labels."""
     meta = job["metadata"]
     selector = f"{LABEL_JOB}={meta['name']},{LABEL_JOB_UID}={meta['uid']}"
-    return cluster.items(core_path(meta["namespace"], "pods"), labelSelector=selector)
+    found = cluster.items(core_path(meta["namespace"], "pods"), labelSelector=selector)
+    return [pod for pod in found if maker_of(pod)]
 
 
 def _missing(cluster: Cluster, name: str) -> str:
