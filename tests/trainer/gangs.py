@@ -25,13 +25,14 @@ class Gang:
         self.folder, self.nodes, self.per_node = folder, nodes, per_node
         self.environment: dict[str, str] = {}
         self.python = sys.executable
+        self.command = ["-m", "trainwright.launcher"]
         if inline is not None:
             job["script"] = {"inline": inline}
         resolved = ResolvedJob("job", "default", "uid", job.pop("attempt", 1), nodes, per_node, **job)
         (folder / "job.json").write_text(resolved.to_json())
         (folder / "output").mkdir(exist_ok=True)
         self.launchers: dict[int, subprocess.Popen[bytes]] = {}
-        self._port = free_port()
+        self.port = free_port()
 
     def __enter__(self) -> Gang:
         return self
@@ -43,12 +44,17 @@ class Gang:
             launcher.kill()
             launcher.wait()
 
+    def stop(self, node: int) -> None:
+        """Ends a launcher that has started no rank yet."""
+        self.launchers[node].kill()
+        self.launchers.pop(node).wait()
+
     def start(self, *nodes: int) -> Gang:
         """Starts the given nodes, all by default."""
         for node in nodes or range(self.nodes):
             with self._log(node).open("wb") as log:
                 self.launchers[node] = subprocess.Popen(
-                    [self.python, "-m", "trainwright.launcher"],
+                    [self.python, *self.command],
                     env=self._environment(node), stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
                 )  # fmt: skip
         return self
@@ -60,7 +66,7 @@ class Gang:
             "PET_NPROC_PER_NODE": str(self.per_node),
             "PET_NODE_RANK": str(node),
             "PET_MASTER_ADDR": "127.0.0.1",
-            "PET_MASTER_PORT": str(self._port),
+            "PET_MASTER_PORT": str(self.port),
             "OMP_NUM_THREADS": "1",
             "TMPDIR": str(self.folder),  # a launcher that is killed leaves its folder behind
             # c10d looks up the name of every peer's address; a machine whose DNS does not answer waits 5 s for each.

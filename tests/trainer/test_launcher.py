@@ -179,7 +179,8 @@ WRONG = {
         1, "nowhere.invalid does not resolve",
     ),
     "silent master": (
-        None, {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_RDZV_CONF": "timeout=1"}, 1, "node 1: 127.0.0.1:",
+        None, {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_RDZV_CONF": "timeout=1"},
+        1, "node 1 waited 1 s for node 0 at 127.0.0.1:",
     ),
 }  # fmt: skip
 

@@ -1,11 +1,20 @@
-"""Where a pod stands in its gang, and how long it waits for the master's name."""
+"""Where a pod stands in its gang, and what it says while it waits for the others."""
 
 import socket
 
 import pytest
 
 from trainwright.contract import MASTER_PORT, UserError
-from trainwright.launch.rendezvous import RENDEZVOUS_SECONDS, Place, RendezvousFailed, wait_for_master
+from trainwright.launch import rendezvous
+from trainwright.launch.rendezvous import (
+    RENDEZVOUS_SECONDS,
+    Place,
+    RendezvousFailed,
+    Wait,
+    named,
+    wait_for_master,
+    wait_for_port,
+)
 
 TWO = {"PET_NNODES": "2", "PET_NODE_RANK": "1", "PET_NPROC_PER_NODE": "4", "PET_MASTER_ADDR": "job-0-1-0.job"}
 
@@ -49,22 +58,91 @@ def test_a_wrong_variable_is_named(name):
         Place.of({**TWO, name: WRONG[name]})
 
 
-def test_it_waits_until_the_name_resolves():
-    answers = [socket.gaierror(-2, "Name or service not known"), socket.gaierror(-3, "Temporary failure"), None]
+class Clock:
+    """Goes on by a second at every look."""
 
-    def resolve(host, port):
-        answer = answers.pop(0)
-        if answer is not None:
-            raise answer
+    def __init__(self):
+        self.now = -1.0
 
-    wait_for_master(Place.of(TWO), resolve)
-    assert answers == []
+    def __call__(self):
+        self.now += 1.0
+        return self.now
 
 
-def test_it_gives_up_in_words():
-    def resolve(host, port):
-        raise socket.gaierror(-2, "Name or service not known")
+def waiting(timeout=RENDEZVOUS_SECONDS):
+    place, told = Place(2, 1, 1, "job-0-1-0.tj-job", MASTER_PORT, timeout), []
+    return place, Wait(place, told.append, Clock()), told
 
-    place = Place(2, 1, 1, "job-0-1-0.job", MASTER_PORT, timeout=0)
-    with pytest.raises(RendezvousFailed, match=r"node 1 waited 0 s for node 0: job-0-1-0.job does not resolve"):
-        wait_for_master(place, resolve)
+
+def failing(*answers):
+    """A call that fails with each of them in turn, then succeeds."""
+    left = list(answers)
+
+    def call(*_, **__):
+        if left:
+            raise left.pop(0)
+        return socket.socket()
+
+    return call
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(rendezvous.time, "sleep", lambda seconds: None)
+
+
+UNKNOWN = socket.gaierror(-2, "Name or service not known")
+CASES = {
+    "name": (
+        wait_for_master,
+        [UNKNOWN] * 30,
+        "node 1 has waited 15 s for node 0: job-0-1-0.tj-job does not resolve (Name or service not known); check that "
+        "its pod runs, the Service tj-job and the cluster's DNS",
+    ),
+    "no listener": (
+        wait_for_port,
+        [ConnectionRefusedError(111, "Connection refused")] * 30,
+        f"node 1 has waited 15 s for node 0 at job-0-1-0.tj-job:{MASTER_PORT}: it does not listen yet; see its log",
+    ),
+    "no answer": (
+        wait_for_port,
+        [TimeoutError("timed out")] * 30,
+        f"node 1 has waited 15 s for node 0 at job-0-1-0.tj-job:{MASTER_PORT}: timed out; check that a NetworkPolicy "
+        "lets the job's pods reach one another on every port, the Service tj-job and the cluster's DNS",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_who_waits_says_for_whom_once_in_a_while(name):
+    wait_for, errors, words = CASES[name]
+    place, wait, told = waiting()
+    wait_for(place, wait, failing(*errors))
+    assert told == [words]
+    wait_for(place, wait, failing(*errors * 2))
+    assert len(told) == 2, "four times later"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_who_meets_soon_says_nothing(name):
+    wait_for, errors, _ = CASES[name]
+    place, wait, told = waiting()
+    wait_for(place, wait, failing(*errors[:9]))
+    assert (told, wait.told) == ([], False)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_gives_up_in_words(name):
+    wait_for, errors, words = CASES[name]
+    place, wait, _ = waiting(timeout=9)
+    with pytest.raises(RendezvousFailed) as failed:
+        wait_for(place, wait, failing(*errors))
+    assert str(failed.value) == words.replace("has waited 15 s", "waited 9 s")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [([3], "node 3"), ([1, 2], "nodes 1, 2"), (list(range(1, 11)), "nodes 1, 2, 3, 4, 5, 6, 7, 8 and 2 more")],
+)
+def test_absent_nodes_are_named(nodes, words):
+    assert named(nodes) == words

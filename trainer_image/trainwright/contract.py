@@ -204,6 +204,11 @@ class Progress:
         return {"trainerStatus": _present(standard), "trainwright": _present(own)}
 
 
+def gang_on_wire(waits: str = "") -> dict[str, Any]:
+    """The body of a push of node 0's launcher: that all nodes have met, or else whom it waits for, in one line."""
+    return {"trainerStatus": {}, "trainwright": {"gang": {"waits": waits} if waits else {"met": True}}}
+
+
 def strict_json(value: Any) -> Any:
     """The same nest with None for NaN and the infinities, which JSON does not have and strict readers refuse."""
     if isinstance(value, float):

@@ -22,8 +22,9 @@ from typing import Any, NoReturn
 from trainwright import contract
 from trainwright.contract import EndedBy, ExitCode, ResolvedJob, Termination, UserError
 from trainwright.launch import nodefiles, reaper, runtime, verdict
+from trainwright.launch.herald import Herald
 from trainwright.launch.overseer import Overseer
-from trainwright.launch.rendezvous import Place, RendezvousFailed, wait_for_master
+from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, wait_for_master
 from trainwright.launch.verdict import Failure
 from trainwright.launch.watchdog import Watchdog
 
@@ -50,19 +51,21 @@ def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
     listen_for_stop(overseer)
     command = rank_command(job, folder)
     place = runtime.prepare(os.environ, place, job.attempt)
-    agent = meet(place).run(place, f"{job.name}-{job.attempt}", command, overseer)
+    herald = Herald(place, os.environ)
+    wait = Wait(place, herald.waits)
+    agent = meet(place, wait).run(place, f"{job.name}-{job.attempt}", command, overseer, herald, wait)
     end = overseer.result()
     overseer.sweep()
     del agent  # and with it the store, that node 0 keeps for the others
     return verdict.termination(end, nodefiles.read_report(folder), overseer.last_step())
 
 
-def meet(place: Place) -> Any:
+def meet(place: Place, wait: Wait) -> Any:
     """Waits for the master's name while torch is imported; returns the module of the agent."""
     loading = threading.Thread(target=_load_agent, daemon=True)
     loading.start()
     if place.nodes > 1:
-        wait_for_master(place)
+        wait_for_master(place, wait)
     loading.join()
     return importlib.import_module("trainwright.launch.agent")
 

@@ -12,20 +12,23 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
+from torch.distributed import DistStoreError, TCPStore
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
-from torch.distributed.elastic.rendezvous import RendezvousParameters
-from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import create_rdzv_handler
+from torch.distributed.elastic.rendezvous import RendezvousInfo
+from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 from torch.distributed.launcher.api import LaunchConfig
 
+from trainwright.launch.herald import Herald
 from trainwright.launch.overseer import Overseer
 from trainwright.launch.peers import Peers
 from trainwright.launch.rank_log import RankLog
-from trainwright.launch.rendezvous import Place, RendezvousFailed
+from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, checks, named, wait_for_port
 
 TICK_SECONDS = 0.1
 _OURS = (signal.SIGTERM, signal.SIGINT)
@@ -59,6 +62,57 @@ class PodAgent(LocalElasticAgent):
             time.sleep(TICK_SECONDS)
 
 
+class Meeting(StaticTCPRendezvous):
+    """Torch's static rendezvous, whose store waits for all nodes without a word: here each says for whom it waits."""
+
+    def __init__(self, place: Place, run_id: str, herald: Herald, wait: Wait) -> None:
+        super().__init__(place.master, place.port, place.node_rank, place.nodes, run_id, place.timeout)
+        self._place, self._herald, self._wait = place, herald, wait
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        self._store = self._meet()
+        return super().next_rendezvous()
+
+    def _meet(self) -> TCPStore:
+        place = self._place
+        if place.node_rank > 0:
+            wait_for_port(place, self._wait)
+        store = TCPStore(
+            place.master,
+            place.port,
+            place.nodes,
+            place.node_rank == 0,
+            timedelta(seconds=place.timeout),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+        if place.node_rank > 0:
+            store.set(f"here/{place.node_rank}", "1")
+            self._until(store, ["met"], self._as_guest)
+        elif place.nodes > 1:
+            self._until(store, [f"here/{node}" for node in range(1, place.nodes)], self._as_host)
+            store.set("met", "1")
+        self._herald.met(self._wait)
+        return store
+
+    def _until(self, store: TCPStore, keys: list[str], goes_on: Callable[[TCPStore], None]) -> None:
+        while True:
+            try:
+                store.wait(keys, timedelta(seconds=self._wait.patience))
+                return
+            except DistStoreError:  # they are not all there yet
+                goes_on(store)
+
+    def _as_host(self, store: TCPStore) -> None:
+        absent = [node for node in range(1, self._place.nodes) if not store.check([f"here/{node}"])]
+        if absent:
+            where = f"at {self._place.master}:{self._place.port}"
+            self._wait.goes_on(f"{where} for {named(absent)}", f"see their logs; {checks(self._place)}")
+
+    def _as_guest(self, store: TCPStore) -> None:
+        self._wait.goes_on("with node 0 for other nodes", "the log of node 0 says for which")
+
+
 class PodStreams(LogsSpecs):
     """Ranks write to the pod's own log; each line of several ranks says whose it is."""
 
@@ -82,7 +136,7 @@ class PodStreams(LogsSpecs):
         return os.devnull
 
 
-def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer) -> PodAgent:
+def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer, herald: Herald, wait: Wait) -> PodAgent:
     """Runs ``command`` (arguments to Python) in every rank of this node until the last one ended.
 
     On node 0 the store lives as long as the agent that is returned: the other nodes may still need it.
@@ -94,7 +148,8 @@ def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer) -
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     log = RankLog(overseer.folder) if place.per_node > 1 else None
-    agent = PodAgent(_spec(place, run_id, command), PodStreams(log), overseer, place)
+    meeting = Meeting(place, run_id, herald, wait)
+    agent = PodAgent(_spec(place, meeting, command), PodStreams(log), overseer, place)
     try:
         if log is not None:
             log.start()
@@ -109,21 +164,12 @@ def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer) -
             log.close()
 
 
-def _spec(place: Place, run_id: str, command: Sequence[str]) -> WorkerSpec:
+def _spec(place: Place, meeting: Meeting, command: Sequence[str]) -> WorkerSpec:
     config = LaunchConfig(place.nodes, place.nodes, place.per_node, logs_specs=PodStreams())
-    parameters = RendezvousParameters(
-        backend="static",
-        endpoint=f"{place.master}:{place.port}",
-        run_id=run_id,
-        min_nodes=place.nodes,
-        max_nodes=place.nodes,
-        rank=place.node_rank,
-        timeout=place.timeout,
-    )
     return WorkerSpec(
         role="trainer",
         local_world_size=place.per_node,
-        rdzv_handler=create_rdzv_handler(parameters),
+        rdzv_handler=meeting,
         entrypoint=sys.executable,
         args=tuple(command),
         max_restarts=0,

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from trainwright.contract import ENV_FIRST_NODE_RANK, MASTER_PORT, UserError
 
 RENDEZVOUS_SECONDS = 1800
 """How long a pod waits for the others: images are pulled and nodes are scaled up meanwhile."""
+FIRST_WORD_SECONDS = 15.0
+"""After so long whoever waits says for whom: a gang whose pods have started meets within moments."""
+CONNECT_SECONDS = 3.0
 _LONGEST_PAUSE = 1.0
+_MOST_NAMED = 8
 
 
 class RendezvousFailed(Exception):
@@ -59,24 +63,95 @@ class Place:
         return range(self.node_rank * self.per_node, (self.node_rank + 1) * self.per_node)
 
 
-def wait_for_master(place: Place, resolve: Callable[..., object] = socket.getaddrinfo) -> None:
+class Wait:
+    """How long this node has waited for others; ``tell`` gets a line about it after 15 s, then ever more seldom."""
+
+    def __init__(self, place: Place, tell: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> None:
+        self._place, self._tell, self._now = place, tell, now
+        self._began = now()
+        self._due = FIRST_WORD_SECONDS
+        self.told = False
+
+    @property
+    def patience(self) -> float:
+        """Seconds until there is something to say, or to give up."""
+        waited = self._now() - self._began
+        return max(0.01, min(self._due, self._place.timeout) - waited)
+
+    def goes_on(self, what: str, check: str) -> None:
+        """``what`` (``for node 0: ...``) is waited for still.
+
+        Raises:
+            RendezvousFailed: and has been for ``place.timeout`` seconds.
+        """
+        waited, who = self._now() - self._began, f"node {self._place.node_rank}"
+        if waited >= self._place.timeout:
+            raise RendezvousFailed(f"{who} waited {self._place.timeout} s {what}; {check}")
+        if waited >= self._due:
+            self._due = 4 * waited
+            self.told = True
+            self._tell(f"{who} has waited {waited:.0f} s {what}; {check}")
+
+    def seconds(self) -> float:
+        return self._now() - self._began
+
+
+def wait_for_master(place: Place, wait: Wait, resolve: Callable[..., object] = socket.getaddrinfo) -> None:
     """Returns as soon as the master's name resolves: a headless Service publishes it once its pod has an address.
 
     Raises:
         RendezvousFailed: the name did not resolve within ``place.timeout`` seconds.
     """
-    deadline = time.monotonic() + place.timeout
-    pause = 0.1
-    while True:
+    check = f"check that its pod runs, {_service(place)} and the cluster's DNS"
+    for _ in _tries():
         try:
             resolve(place.master, place.port)
             return
         except OSError as error:
-            if time.monotonic() + pause > deadline:
-                raise RendezvousFailed(
-                    f"node {place.node_rank} waited {place.timeout} s for node 0: {place.master} does not resolve "
-                    f"({error.strerror or error}); its pod has not started"
-                ) from None
+            wait.goes_on(f"for node 0: {place.master} does not resolve ({error.strerror or error})", check)
+
+
+def wait_for_port(place: Place, wait: Wait, connect: Callable[..., socket.socket] = socket.create_connection) -> None:
+    """Returns as soon as node 0 listens: what keeps it from there is told by the socket, and by no store.
+
+    Raises:
+        RendezvousFailed: nobody answered within ``place.timeout`` seconds.
+    """
+    for _ in _tries():
+        try:
+            connect((place.master, place.port), timeout=CONNECT_SECONDS).close()
+            return
+        except ConnectionRefusedError:
+            why, check = "it does not listen yet", "see its log"
+        except OSError as error:
+            why, check = str(error.strerror or error), checks(place)
+        wait.goes_on(f"for node 0 at {place.master}:{place.port}: {why}", check)
+
+
+def checks(place: Place) -> str:
+    """What keeps apart pods that run."""
+    return (
+        f"check that a NetworkPolicy lets the job's pods reach one another on every port, {_service(place)} "
+        "and the cluster's DNS"
+    )
+
+
+def named(nodes: list[int]) -> str:
+    """``node 3``, ``nodes 1, 2 and 7 more``."""
+    shown = ", ".join(map(str, nodes[:_MOST_NAMED]))
+    more = len(nodes) - _MOST_NAMED
+    return f"node{'s' * (len(nodes) > 1)} {shown}{f' and {more} more' if more > 0 else ''}"
+
+
+def _service(place: Place) -> str:
+    _, _, service = place.master.partition(".")
+    return f"the Service {service}" if service and not service[-1].isdigit() else "its Service"
+
+
+def _tries() -> Iterator[None]:
+    pause = 0.1
+    while True:
+        yield
         time.sleep(pause)
         pause = min(_LONGEST_PAUSE, pause * 1.5)
 

@@ -1,0 +1,79 @@
+"""Says in the log whether the nodes of a gang have met, and node 0 says it to the operator as well.
+
+The operator sees pods that are ready and no more. So node 0 tells once that all have met; an operator that hears
+nothing of it knows that they have not, or that nothing of theirs gets through.
+"""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from trainwright.contract import ENV_PROGRESS_CA, ENV_PROGRESS_TOKEN, ENV_PROGRESS_URL, UserError, gang_on_wire
+from trainwright.launch.rendezvous import Place, Wait
+from trainwright.push import Endpoint, Poster, Refused
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+
+
+class Herald:
+    """Pushes on a thread that lives only until the newest word has arrived."""
+
+    def __init__(self, place: Place, environment: Mapping[str, str]) -> None:
+        self._endpoint = _endpoint(environment) if place.nodes > 1 and place.node_rank == 0 else None
+        self._lock = threading.Lock()
+        self._news: dict[str, Any] | None = None
+        self._busy = False
+
+    def waits(self, words: str) -> None:
+        print(f"trainwright: {words}", file=sys.stderr, flush=True)
+        self._tell(gang_on_wire(words))
+
+    def met(self, wait: Wait) -> None:
+        if wait.told:
+            print(f"trainwright: all nodes have met, after {wait.seconds():.0f} s", file=sys.stderr, flush=True)
+        self._tell(gang_on_wire())
+
+    def _tell(self, news: dict[str, Any]) -> None:
+        if self._endpoint is None:
+            return
+        with self._lock:
+            self._news = news
+            if self._busy:
+                return
+            self._busy = True
+        threading.Thread(target=self._deliver, args=(Poster(self._endpoint),), name="herald", daemon=True).start()
+
+    def _deliver(self, poster: Poster) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while (news := self._next()) is not None:
+            try:
+                poster.post(news)
+                self._done(news)
+                pause = FIRST_PAUSE_SECONDS
+            except (OSError, http.client.HTTPException, Refused) as error:
+                time.sleep(max(pause, getattr(error, "retry_after", 0.0)))
+                pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
+        poster.close()
+
+    def _next(self) -> dict[str, Any] | None:
+        with self._lock:
+            self._busy = self._news is not None
+            return self._news
+
+    def _done(self, news: dict[str, Any]) -> None:
+        with self._lock:
+            if self._news is news:
+                self._news = None
+
+
+def _endpoint(environment: Mapping[str, str]) -> Endpoint | None:
+    url = environment.get(ENV_PROGRESS_URL)
+    try:
+        return Endpoint(url, environment.get(ENV_PROGRESS_CA), environment.get(ENV_PROGRESS_TOKEN)) if url else None
+    except UserError:  # rank 0 says so when it has something to tell
+        return None
