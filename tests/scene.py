@@ -13,6 +13,7 @@ from typing import Any
 from builders import JobBuilder, make_job
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.plan import Plan, plan
+from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.core.pools import BUILTIN
 from trainwright_operator.core.spec import AcceleratorPool, TrainingJob
 from trainwright_operator.core.status import merge_progress
@@ -35,6 +36,8 @@ class Scene:
         self.applied: list[str] = []
         self.deleted: list[str] = []
         self.last: Plan | None = None
+        self.endpoint: Endpoint | None = None
+        self.services: frozenset[str] | None = None
 
     @property
     def job(self) -> TrainingJob:
@@ -46,10 +49,11 @@ class Scene:
         return self._memo[1]
 
     def observed(self) -> Observed:
-        return observe(self.job, self.objects.jobs.values(), self.objects.pods.values())
+        found = observe(self.job, self.objects.jobs.values(), self.objects.pods.values())
+        return replace(found, services=self.services)
 
     def plan(self) -> Plan:
-        return plan(self.job, self.pool, self.observed(), self.now)
+        return plan(self.job, self.pool, self.observed(), self.now, self.endpoint)
 
     def step(self) -> Plan:
         """Plan once, and carry the plan out."""

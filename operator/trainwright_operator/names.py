@@ -34,6 +34,8 @@ CLAIM = "accelerators"
 ANNOTATION_RESOLVED_JOB = f"{GROUP}/resolved-job"
 ANNOTATION_PROGRESS_CA = f"{GROUP}/progress-ca"
 ANNOTATION_HASH = f"{GROUP}/hash"
+ANNOTATION_MEETS_AT = f"{GROUP}/meets-at"
+"""On the Jobs of several pods that tell the operator when they have met: the name and port of node 0."""
 
 # Annotation on the AcceleratorPool that jobs get when they name none.
 ANNOTATION_DEFAULT_POOL = f"{GROUP}/is-default-pool"
@@ -64,6 +66,7 @@ class Reason:
     JOB_NOT_STARTED = "JobNotStarted"
     JOB_SUSPENDED = "JobSuspended"
     PODS_READY = "PodsReady"
+    PODS_NOT_MET = "PodsNotMet"
     TARGET_RAISED = "TargetRaised"
     ATTEMPT_FAILED = "AttemptFailed"
     ATTEMPT_DISRUPTED = "AttemptDisrupted"

@@ -1,4 +1,4 @@
-"""The operator's own upkeep on a real cluster: a Secret that is lost, and a rollout that does not get ready."""
+"""Upkeep on a real cluster: a Secret or a Service that is lost, a rollout that does not get ready, names that fail."""
 
 from __future__ import annotations
 
@@ -74,3 +74,52 @@ def test_a_rollout_that_never_gets_ready_leaves_the_leader_at_work(
     assert leader(kube, release) == leads
     (new,) = (pod for pod in now if pod["metadata"]["name"] not in before)
     assert condition_of(new, "Ready") == "False"
+
+
+def gang(name: str, **spec: object) -> Object:
+    manifest = simple(accelerator={"nodes": 2}, **spec)
+    manifest["metadata"]["name"] = name
+    return manifest
+
+
+def test_a_service_that_is_deleted_under_its_pods_is_back_at_once(release: Helm, kube: Kube, namespace: str) -> None:
+    kube.apply(gang("parted", script={"inline": "import time; time.sleep(20)"}), namespace)
+    first = kube.wait_for("Service", "tj-parted", namespace)["metadata"]["uid"]
+    kube.delete("Service", "tj-parted", namespace)
+    kube.wait_for("Service", "tj-parted", namespace, lambda one: one["metadata"]["uid"] != first, 20)
+    done = job(kube, namespace, ended, "to end", name="parted")["status"]
+    assert (done["state"], done["restarts"]["total"]) == ("Succeeded", 0)
+
+
+@pytest.fixture
+def no_names(kube: Kube) -> Iterator[None]:
+    """The cluster's DNS answers nobody."""
+    before = kube.get("Deployment", "coredns", "kube-system")["spec"]["replicas"]
+
+    def scaled(replicas: int) -> None:
+        kube.patch("Deployment", "coredns", {"spec": {"replicas": replicas}}, "kube-system")
+        kube.wait_for(
+            "Deployment", "coredns", "kube-system", lambda one: one["status"].get("readyReplicas", 0) == replicas, 120
+        )
+
+    scaled(0)
+    yield
+    scaled(before)
+
+
+def test_pods_that_find_no_name_are_told_though_nothing_of_them_gets_through(
+    release: Helm, kube: Kube, namespace: str, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue("no_names")
+    kube.apply(gang("nameless"), namespace)
+    held = job(kube, namespace, not_met, "to be told", name="nameless")["status"]
+    running = next(one for one in held["conditions"] if one["type"] == "Running")
+    assert "nameless-0-1-0.tj-nameless:29400" in running["message"]
+    assert "DNS" in running["message"]
+    pods = kube.wait_list("Pod", namespace, lambda pods: len(pods) == 2, labels="trainwright.dev/job=nameless")
+    logs = [kube.logs(pod["metadata"]["name"], namespace) for pod in pods]
+    assert all("nameless-0-1-0.tj-nameless does not resolve" in log for log in logs), logs
+
+
+def not_met(status: Object) -> bool:
+    return (status.get("display") or {}).get("state") == "Running (PodsNotMet)"

@@ -18,6 +18,7 @@ from trainwright_operator.cluster.stores import Stores
 
 PATH = "/apis/trainwright.dev/v1alpha1/namespaces/default/trainingjobs/train"
 JOB_PATH = "/apis/batch/v1/namespaces/default/jobs/train-0-1"
+SERVICE_PATH = "/api/v1/namespaces/default/services/tj-train"
 KEY = ("default", "train")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -43,6 +44,17 @@ class World:
         for path, obj in list(self.server.objects.items()):
             if "/jobs/" in path:
                 self.stores.jobs.put(obj)
+            if "/services/" in path:
+                self.stores.services.put(obj)
+
+    def lose_the_service(self):
+        """It is deleted, and the watch says so."""
+        lost = self.server.objects.pop(SERVICE_PATH)
+        self.server.version += 1
+        self.stores.services.remove(
+            {**lost, "metadata": {**lost["metadata"], "resourceVersion": str(self.server.version)}}
+        )
+        return lost
 
     async def reconcile(self):
         self.see()
@@ -179,6 +191,39 @@ def test_what_an_admission_webhook_refuses_is_told_and_tried_again_later():
         await world.reconcile()
         assert JOB_PATH in server.objects
         assert world.condition("Stalled")["status"] == "False"
+
+    play(scene)
+
+
+def test_a_service_that_is_deleted_under_its_pods_is_made_again_at_once():
+    async def scene(world, server):
+        await world.reconcile()
+        made = world.lose_the_service()
+        await world.reconcile()
+        assert server.objects[SERVICE_PATH]["spec"] == made["spec"]
+        assert world.count("POST", "services") == 2
+        await world.reconcile()
+        assert world.count("POST", "services") == 2, "it is known, though no watch has told it yet"
+
+    play(scene)
+
+
+@pytest.mark.parametrize("why", ["forbidden", "taken"])
+def test_a_service_that_may_not_be_made_again_changes_nothing_else(why):
+    async def scene(world, server):
+        await world.reconcile()
+        made = world.lose_the_service()
+        if why == "taken":
+            owner = {"kind": "CronJob", "name": "x", "uid": "x", "controller": True}
+            server.put(SERVICE_PATH, {**made, "metadata": {**made["metadata"], "ownerReferences": [owner]}})
+            world.see = lambda: None
+        else:
+            server.fail("POST", 403, times=9, path="/services")
+        assert await world.reconcile() == 30.0, "it is tried again"
+        assert world.status["state"] == "Starting"
+        words = "Service tj-train belongs to CronJob/x, and the pods need it"
+        said = words if why == "taken" else "Service tj-train may not be made again: injected"
+        assert said in world.condition("Reconciling")["message"]
 
     play(scene)
 

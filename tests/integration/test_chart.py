@@ -28,6 +28,8 @@ from integration.operators import Operator
 from integration.test_chart_rights import settings
 from integration.test_operator import job, state
 from trainwright_operator.cluster.settings import PREFIX, Settings
+from trainwright_operator.core.children import children
+from trainwright_operator.core.pools import BUILTIN, place
 from trainwright_operator.manifest import read
 
 pytestmark = pytest.mark.skipif(
@@ -371,3 +373,25 @@ def allowed(kube: Kube, verb: str, namespace: str) -> bool:
         return charts.run("kubectl", *answer, kubeconfig=kube.kubeconfig).strip() == "yes"
     except ProgramError:
         return False
+
+
+def test_gangs_may_talk_where_everything_is_denied(kube: Kube, helm: Helm) -> None:
+    """The API server takes the policy, and it selects the very pods that a job has and the operator's."""
+    gangs = ("--set", "networkPolicy.gangs.enabled=true")
+    with pytest.raises(ProgramError, match=r"networkPolicy\.gangs\.namespaces: name the namespaces that jobs run in"):
+        charts.render(helm.namespace, *gangs)
+    helm.install(*gangs, "--set", f"namespaces={{{helm.namespace}}}")
+    policy = kube.get("NetworkPolicy", "trainwright-gangs", helm.namespace)["spec"]
+    (expression,) = policy["podSelector"]["matchExpressions"]
+    assert policy["ingress"] == [{"from": [{"podSelector": policy["podSelector"]}]}], "no port is left out"
+    jobs = [child for child in plan_of(make_job().nodes(2)) if child["kind"] == "Job"]
+    assert expression["key"] in jobs[0]["spec"]["template"]["metadata"]["labels"]
+    (to,) = policy["egress"][2]["to"]
+    (deployment,) = kube.list("Deployment", helm.namespace)
+    assert to["podSelector"]["matchLabels"].items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert to["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": helm.namespace}
+
+
+def plan_of(builder) -> tuple:
+    job = builder.build()
+    return children(job, place(job, BUILTIN["cpu"]), 1)

@@ -1,4 +1,4 @@
-"""kopf's part: watch four resources and hand every event on. Nothing is decided here.
+"""kopf's part: watch five resources and hand every event on. Nothing is decided here.
 
 ``on.event`` handlers write nothing by themselves: no finalizer, no annotation, no status of kopf's own. They are not
 retried and not coalesced either, so they only feed the cache and the queue, which do both.
@@ -14,7 +14,7 @@ from typing import Any
 import kopf
 
 from trainwright_operator.cluster.api import CHUNK, Object, Resource
-from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, TRAINING_JOBS
+from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, SERVICES, TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.names import LABEL_MANAGED_BY, MANAGED_BY
 
@@ -72,7 +72,7 @@ async def watch(settings: Settings, on_event: OnEvent, stop: asyncio.Event) -> N
 def _registry(on_event: OnEvent) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
-    for resource in (TRAINING_JOBS, POOLS, JOBS, PODS):
+    for resource in (TRAINING_JOBS, POOLS, JOBS, PODS, SERVICES):
         _subscribe(registry, resource, on_event)
     return registry
 
@@ -104,5 +104,6 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.initial_streaming = False
     selector = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
     settings.watching.label_selectors["batch", "jobs"] = selector
-    settings.watching.label_selectors["", "v1", "pods"] = selector
+    for resource in (PODS, SERVICES):
+        settings.watching.label_selectors["", "v1", resource.plural] = selector
     return settings

@@ -8,7 +8,7 @@ from typing import Any
 
 GANG = frozenset({"nodes", "display"})
 """How many pods are ready: while a gang starts, the next count is a moment away."""
-COUNTS = GANG | {"progress", "metrics", "best", "checkpoint"}
+COUNTS = GANG | {"gang", "progress", "metrics", "best", "checkpoint"}
 """What trainers tell, and how many pods there are: it changes all the time, and no condition depends on it."""
 
 _NUMBERS = re.compile(r"\d[\w.]*")

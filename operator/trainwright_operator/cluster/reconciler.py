@@ -18,7 +18,7 @@ from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.pace import Pace
 from trainwright_operator.cluster.patches import can_wait, merge_patch, only_counts_pods
 from trainwright_operator.cluster.recorder import Recorder
-from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, JOBS, TRAINING_JOBS, pod_groups, unserved
+from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, JOBS, SERVICES, TRAINING_JOBS, pod_groups, unserved
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.cluster.stores import Stores
 from trainwright_operator.cluster.warnings import Warnings
@@ -126,6 +126,7 @@ class Reconciler:
             for child in planned.apply:
                 await self._create(child, job)
             hindrances = [words for gone in planned.delete if (words := await self._delete(gone, job))]
+            hindrances += [words for lost in planned.restore if (words := await self._restore(lost, job))]
         except Taken as error:
             return taken(job, observed, now, error.child, error.owner, REFUSED_AGAIN)
         except Unserved as error:
@@ -150,7 +151,8 @@ class Reconciler:
     async def _observed(self, key: ObjectKey, job: TrainingJob, now: datetime) -> tuple[Observed, float | None]:
         """What the cache holds; of what waits in silence the Events are read, or it is said in how many seconds."""
         jobs, pods = self._stores.jobs.group(key), self._stores.pods.group(key)
-        observed = observe(job, jobs, pods)
+        services = frozenset(one["metadata"]["name"] for one in self._stores.services.group(key))
+        observed = replace(observe(job, jobs, pods), services=services)
         waiting = silent(observed)
         if waiting is None:
             return observed, None
@@ -159,7 +161,8 @@ class Reconciler:
         waits = (self._stores.jobs if waiting.kind == JOBS.kind else self._stores.pods).get((key[0], waiting.name))
         told = await self._warnings.about(waiting.kind, waits) if waits else []
         early = not told and now < waiting.due + UNEXPLAINED_FOR
-        return observe(job, jobs, pods, told), UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
+        explained = replace(observe(job, jobs, pods, told), services=services)
+        return explained, UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
 
     async def _unshared(self, job: TrainingJob, planned: Plan) -> str | None:
         """Why the pods to be created could not all write the output; a claim that is yet to come stops nobody."""
@@ -186,8 +189,23 @@ class Reconciler:
             meta = child["metadata"]
             made = await self._api.get(resource, meta["namespace"], meta["name"])
             _check_owner(made, job)
-        if resource is JOBS:
-            self._stores.take(JOBS, made)
+        if resource in (JOBS, SERVICES):
+            self._stores.take(resource, made)
+
+    async def _restore(self, lost: Object, job: TrainingJob) -> str:
+        """Make again what an attempt at work has lost; why it was refused, or empty."""
+        named = f"{lost['kind']} {lost['metadata']['name']}"
+        try:
+            await self._create(lost, job)
+        except Taken as error:
+            return f"{named} belongs to {error.owner}, and the pods need it"
+        except ApiError as error:
+            if not error.is_verdict or error.is_of_lost_namespace:
+                raise
+            logger.warning("%s may not be made again: %s", named, error.message)
+            return f"{named} may not be made again: {error.message}"
+        logger.info("%s was gone and is made again", named)
+        return ""
 
     async def _delete(self, gone: Delete, job: TrainingJob) -> str:
         """Why it was refused, which changes nothing of what is known of the job; empty when it is done."""

@@ -7,12 +7,12 @@ from contextlib import suppress
 
 from trainwright_operator.cluster.api import Object, Resource
 from trainwright_operator.cluster.cache import ObjectKey, Store, key_of
-from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, TRAINING_JOBS
+from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, SERVICES, TRAINING_JOBS
 from trainwright_operator.core.spec import AcceleratorPool, SpecError, parse_pool
 from trainwright_operator.names import LABEL_JOB, LABEL_MANAGED_BY, MANAGED_BY
 
 SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
-WATCHED: dict[Resource, str] = {TRAINING_JOBS: "", POOLS: "", JOBS: SELECTOR, PODS: SELECTOR}
+WATCHED: dict[Resource, str] = {TRAINING_JOBS: "", POOLS: "", JOBS: SELECTOR, PODS: SELECTOR, SERVICES: SELECTOR}
 """The resources that are watched, each with the label selector that the API server applies."""
 
 
@@ -30,8 +30,15 @@ class Stores:
         self.pools = Store()
         self.jobs = Store(group_by=owner_of)
         self.pods = Store(group_by=owner_of)
+        self.services = Store(group_by=owner_of)
         self._parsed_pools: dict[str, AcceleratorPool] | None = None
-        self._of = {TRAINING_JOBS: self.training_jobs, POOLS: self.pools, JOBS: self.jobs, PODS: self.pods}
+        self._of = {
+            TRAINING_JOBS: self.training_jobs,
+            POOLS: self.pools,
+            JOBS: self.jobs,
+            PODS: self.pods,
+            SERVICES: self.services,
+        }
 
     def take(self, resource: Resource, obj: Object, deleted: bool = False) -> list[ObjectKey]:
         """Take a change in; gives the TrainingJobs that it may concern, none when it was known already."""

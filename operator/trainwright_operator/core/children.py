@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainwright.contract import MAX_RESOLVED_JOB_BYTES, SCRIPT_DIR, ResolvedJob
+from trainwright.contract import MASTER_PORT, MAX_RESOLVED_JOB_BYTES, SCRIPT_DIR, ResolvedJob
 from trainwright_operator import names
 from trainwright_operator.core.gangs import Gangs, pod_group
 from trainwright_operator.core.pods import JOB_KEY, Endpoint, PodPlan, pod_template
@@ -47,7 +47,7 @@ def children(
     own = _metadata(job, attempt_name(job, attempt), labels)
     found: list[Object] = []
     if place.pods > 1:
-        found.append(_service(job))
+        found.append(service(job))
     if not fits:
         found.append(_config_map(own, resolved))
     if place.device_class:
@@ -56,7 +56,7 @@ def children(
         found.append(pod_group(group, own, place.pods, job.spec.pod_template.priority_class_name))
     plans = _pod_plans(job, place, attempt, resolved if fits else None, endpoint, bool(group))
     found += [_job(job, place, plan) for plan in plans]
-    return tuple(map(_hashed, found))
+    return tuple(map(hashed, found))
 
 
 def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
@@ -100,7 +100,8 @@ def _script(script: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return told
 
 
-def _service(job: TrainingJob) -> Object:
+def service(job: TrainingJob) -> Object:
+    """The same for all attempts of a job: by it the pods find each other."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -162,10 +163,13 @@ def _pod_plans(
 def _job(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     """``backoffLimit: 0`` and no podFailurePolicy: one pod's end is the end of the attempt, and the policy is ours."""
     labels = {**plan.labels, names.LABEL_SLICES: str(place.slices)} if place.slices > 1 else plan.labels
+    metadata = _metadata(job, plan.job_name, labels)
+    if place.pods > 1 and plan.endpoint:
+        metadata["annotations"] = {names.ANNOTATION_MEETS_AT: f"{plan.master}:{MASTER_PORT}"}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(job, plan.job_name, labels),
+        "metadata": metadata,
         "spec": {
             "completionMode": "Indexed",
             "completions": place.nodes,
@@ -196,9 +200,9 @@ def _metadata(job: TrainingJob, name: str, labels: Mapping[str, str]) -> Object:
     return {"name": name, "namespace": job.namespace, "labels": dict(labels), "ownerReferences": [owner]}
 
 
-def _hashed(child: Object) -> Object:
+def hashed(child: Object) -> Object:
     """With the hash of what was planned, by which a child that is as it should be is told without comparing it."""
     text = json.dumps(child, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    metadata = {**child["metadata"], "annotations": {names.ANNOTATION_HASH: digest}}
-    return {**child, "metadata": metadata}
+    annotations = {**child["metadata"].get("annotations", {}), names.ANNOTATION_HASH: digest}
+    return {**child, "metadata": {**child["metadata"], "annotations": annotations}}

@@ -28,7 +28,7 @@ class Event:
 
 
 def events(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, ...]:
-    return (*_of_attempts(before, after), *_of_conditions(before, after))
+    return (*_of_attempts(before, after), *_of_conditions(before, after), *_of_gang(before, after))
 
 
 def _of_attempts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
@@ -62,3 +62,13 @@ def _of_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
         for kind, one in holds.items()
         if kind in _TOLD and kind not in held
     ]
+
+
+def _of_gang(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
+    was, now = (_not_met(status) for status in (before, after))
+    return [Event("Warning", Reason.PODS_NOT_MET, now)] if now and not was else []
+
+
+def _not_met(status: Mapping[str, Any]) -> str:
+    found = (one["message"] for one in status.get("conditions") or () if one["reason"] == Reason.PODS_NOT_MET)
+    return next(found, "")

@@ -96,6 +96,8 @@ class Job:
     """How many Jobs the attempt has when it is whole."""
     digest: str | None = None
     """The hash of what was planned."""
+    meets_at: str | None = None
+    """Name and port of node 0, where the pods tell when they have met."""
     beside: tuple[tuple[str, str], ...] = ()
     """What else the attempt has one of: kind and name."""
     refused: str | None = None
@@ -149,6 +151,8 @@ class Observed:
     attempts: tuple[Attempt, ...] = ()
     foreign: Mapping[str, str] = field(default_factory=dict)
     """Jobs that bear our names and that another owner holds: name to owner (``TrainingJob/other``)."""
+    services: frozenset[str] | None = None
+    """The Services of the job by name; None where none are looked at."""
 
     def attempt(self, number: int) -> Attempt | None:
         return next((attempt for attempt in self.attempts if attempt.number == number), None)
@@ -229,6 +233,7 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         suspended="Suspended" in conditions,
         slices=_number(item, names.LABEL_SLICES) or 1,
         digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_HASH),
+        meets_at=(metadata.get("annotations") or {}).get(names.ANNOTATION_MEETS_AT),
         beside=tuple(_beside(template.get("spec") or {})),
         refused=told.get(("Job", metadata["name"])),
         resolved=((template.get("metadata") or {}).get("annotations") or {}).get(names.ANNOTATION_RESOLVED_JOB),

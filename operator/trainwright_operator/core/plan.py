@@ -13,9 +13,10 @@ from typing import Any
 
 from trainwright_operator import names
 from trainwright_operator.core.attempts import Cause, Outcome, Past
-from trainwright_operator.core.children import children, service_name
+from trainwright_operator.core.children import children, hashed, service, service_name
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.meeting import unmet
 from trainwright_operator.core.mends import with_mends
 from trainwright_operator.core.observe import Attempt, Job, JobState, Observed, observe
 from trainwright_operator.core.pods import Endpoint
@@ -48,11 +49,13 @@ class Delete:
 class Plan:
     """``apply`` and ``delete`` in this order, then ``status`` where it changed, then ``events``.
 
+    ``restore`` is what somebody took from an attempt at work; that it cannot be made again changes nothing else.
     ``requeue_after`` is in seconds; None waits for the next change.
     """
 
     status: Status
     apply: tuple[dict[str, Any], ...] = ()
+    restore: tuple[dict[str, Any], ...] = ()
     delete: tuple[Delete, ...] = ()
     events: tuple[Event, ...] = field(default=())
     requeue_after: float | None = None
@@ -83,6 +86,8 @@ def plan(
     current = at_work if verdict.past.open else None
     waits = verdict.phase in (Phase.STARTING, Phase.RESTARTING) and not verdict.stop
     held, kept_back = (hold(current, now), untold(current, now)) if current and waits else (None, None)
+    if current and verdict.phase is Phase.RUNNING and not verdict.stop:
+        held, kept_back = unmet(told, current, now)
     desired = sum(child["spec"]["completions"] for child in made if child["kind"] == "Job")
     status = render(told, job.generation, verdict, current, held, now, desired)
     deletions, expiry = _expire(job, observed, verdict, now)
@@ -90,6 +95,7 @@ def plan(
     return Plan(
         status=status,
         apply=tuple(child for child in made if child["metadata"]["name"] not in known),
+        restore=_lost(job, current, observed, verdict),
         delete=(*_left_overs(observed, verdict), *deletions),
         events=events(job.status, status),
         requeue_after=_seconds(verdict.again, held.again if held else None, kept_back, expiry),
@@ -174,6 +180,15 @@ def _start(
         if owner := observed.foreign.get(child["metadata"]["name"]):
             return (), _taken(job, past, f"{child['kind']} {child['metadata']['name']}", owner)
     return made, verdict
+
+
+def _lost(
+    job: TrainingJob, attempt: Attempt | None, observed: Observed, verdict: Verdict
+) -> tuple[dict[str, Any], ...]:
+    """The Service of pods at work, when it is gone: those that have not met yet cannot without."""
+    if attempt is None or observed.services is None or verdict.stop or attempt.desired < 2:
+        return ()
+    return () if service_name(job) in observed.services else (hashed(service(job)),)
 
 
 def _half_made(attempt: Attempt, verdict: Verdict) -> bool:

@@ -19,7 +19,7 @@ from trainwright_operator.core.times import read_time, write_time
 
 Status = dict[str, Any]
 MAX_METRICS = 32
-MAX_NAME, MAX_VALUE, MAX_PATH = 64, 32, 256
+MAX_NAME, MAX_VALUE, MAX_PATH, MAX_WAITS = 64, 32, 256, 512
 _INT64 = 2**53 - 1
 _FAR = 3650 * 86_400
 _COUNTERS = {"current_step": "step", "total_steps": "maxSteps", "current_epoch": "epoch"}
@@ -46,6 +46,9 @@ def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: date
     current = _open_attempt(status)
     own = _mapping(push.get("trainwright"))
     told = push.get("attempt", own.get("attempt", current))
+    if gang := _gang(_mapping(own.get("gang"))):
+        known = current is not None and told == current
+        return {**status, "gang": {"attempt": current, **gang}} if known else dict(status)
     report = _of_wire(_mapping(push.get("trainerStatus")), own)
     known = status.get("progress") or {}
     stale = known.get("attempt") == current and report.progress.get("step", _INT64) < known.get("step", 0)
@@ -64,6 +67,14 @@ def merge_final_word(status: Mapping[str, Any], attempt: Attempt) -> Status:
         return dict(status)
     report = _of_word(pod.end.word, pod.end.time)
     return _merged(status, report, {**_of_attempt(status, attempt.number), **report.progress}, None)
+
+
+def _gang(told: Mapping[str, Any]) -> Status:
+    """Whether the nodes have met, or whom node 0 waits for; empty when it says neither."""
+    waits = told.get("waits")
+    if told.get("met") is True:
+        return {"met": True}
+    return {"waits": _word(waits, MAX_WAITS)} if isinstance(waits, str) and waits else {}
 
 
 def _of_attempt(status: Mapping[str, Any], number: int) -> Status:

@@ -53,6 +53,7 @@ def render(
     started, completed = past.started, _completed(before, past, now) if finished else None
     status: Status = {
         **{key: before[key] for key in ("metrics", "best", "checkpoint") if key in before},
+        "gang": _gang(before, past),
         "observedGeneration": generation,
         "state": _state(phase, hold),
         "conditions": _conditions(before, generation, verdict, attempt, hold, now),
@@ -95,6 +96,12 @@ def _progress(before: Mapping[str, Any], phase: Phase) -> Status:
     """What was told last; a rate and an expected end are told of a job at work alone."""
     fleeting = () if phase is Phase.RUNNING else ("endTime", "samplesPerSecond", "tokensPerSecond")
     return {key: value for key, value in (before.get("progress") or {}).items() if key not in fleeting}
+
+
+def _gang(before: Mapping[str, Any], past: Past) -> Status | None:
+    """What node 0 of the attempt at work told of the others."""
+    gang: Status = before.get("gang") or {}
+    return gang if past.open and gang.get("attempt") == past.open.number else None
 
 
 def _nodes(before: Mapping[str, Any], attempt: Attempt | None, desired: int | None) -> Status:

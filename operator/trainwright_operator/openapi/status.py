@@ -57,6 +57,14 @@ def job_status() -> Schema:
                     "disruptions": _count("Those after an eviction, a preemption or a lost node."),
                 },
             ),
+            "gang": record(
+                "What node 0 of the attempt at work told of the other nodes.",
+                {
+                    "attempt": integer("The attempt that told it.", 1),
+                    "met": {"type": "boolean", "description": "All nodes have found each other."},
+                    "waits": string("Whom it waits for, and what to check.", MAX_WHY),
+                },
+            ),
             "progress": _progress(),
             "metrics": list_of("The newest value of each metric.", _metric(), MAX_METRICS, key="name"),
             "best": _best(),

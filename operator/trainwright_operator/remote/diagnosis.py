@@ -78,7 +78,7 @@ def _state(facts: Facts) -> Iterator[Finding]:
         mend = f"go on with it: kubectl -n {_namespace(facts)} patch tj {facts.name} --type merge -p '{patch}'"
         yield Finding("it is suspended", mend)
     elif state == Phase.RUNNING:
-        yield from _quiet(facts)
+        yield from _apart(facts) or list(_quiet(facts))
     else:
         yield from _held(facts)
 
@@ -97,6 +97,16 @@ def _failed(facts: Facts) -> Iterator[Finding]:
     logs = f"trainwright logs {facts.name} --attempt {attempts[-1]['attempt']}" if attempts else ""
     mend = "; ".join(part for part in (logs, _FAILED.get(holding.get("reason", ""), "")) if part)
     yield Finding(f"it has failed: {holding.get('message', '')}", mend)
+
+
+def _apart(facts: Facts) -> list[Finding]:
+    """Pods that run and have not found each other."""
+    holding = condition(facts.job, Condition.RUNNING) or {}
+    if holding.get("reason") != Reason.PODS_NOT_MET:
+        return []
+    what, _, check = holding["message"].partition("; check ")
+    logs = f"trainwright logs {facts.name}"
+    return [Finding(what, f"check {check}; {logs}" if check else logs)]
 
 
 def _quiet(facts: Facts) -> Iterator[Finding]:
