@@ -51,6 +51,7 @@ MODELS = {
     "lora": wrapped,
     "modules saved whole": lambda: wrapped(modules_to_save=["lm_head"]),
     "embeddings": lambda: wrapped(target_modules=["c_attn", "wte"]),
+    "the head, whose own weights peft saves too": lambda: wrapped(target_modules=["c_attn", "lm_head"]),
     "rank-stabilised dora": lambda: wrapped(use_dora=True, use_rslora=True),
     "prompt tuning": prompted,
     "the model's own adapter": own,

@@ -74,16 +74,17 @@ def _read(folder: Path, name: str) -> dict[str, torch.Tensor]:
 def _refuse_another(model: nn.Module, name: str, state: Mapping[str, torch.Tensor], folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
-    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    if not _is_wrapped(model):
-        own = {f"{_OWN_PREFIX}{key}": value for key, value in own.items()}
-    beside = {key for key in state if "lora" not in key and key.endswith(("embed_tokens.weight", "lm_head.weight"))}
+    prefix = "" if _is_wrapped(model) else _OWN_PREFIX
+    adapter = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    own = {f"{prefix}{key}": value for key, value in adapter.items()}
+    # peft saves embeddings and the head of the base model too, where an adapter is on them or they were resized.
+    known = {f"{prefix}{key}": value for key, value in model.state_dict().items()} | own
     problems = [f"missing {key}" for key in own if key not in state]
-    problems += [f"unexpected {key}" for key in state if key not in own and key not in beside]
+    problems += [f"unexpected {key}" for key in state if key not in known]
     problems += [
-        f"{key} is {tuple(value.shape)} there and {tuple(own[key].shape)} here"
+        f"{key} is {tuple(value.shape)} there and {tuple(known[key].shape)} here"
         for key, value in state.items()
-        if key in own and value.shape != own[key].shape
+        if key in known and value.shape != known[key].shape
     ]
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
