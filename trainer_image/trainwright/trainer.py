@@ -29,6 +29,7 @@ from trainwright.state import TrainerControl, TrainerState, exports_state
 from trainwright.training import diagnosis, losses, optim, prepare, session
 from trainwright.training.horizon import Horizon, length_of
 from trainwright.training.memory import MemoryTracker, TrainerMemoryTracker
+from trainwright.training.modes import TrainingMode
 from trainwright.training.optimizers.averaging import averaged_weights
 from trainwright.training.precision import apply_tf32, make_scaler, map_nested
 from trainwright.training.schedulers import get_scheduler
@@ -126,6 +127,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         self.can_return_loss = losses.can_return_loss(model)
         self.model_accepts_loss_kwargs = losses.accepts_loss_kwargs(model)
         self._loss_shifts_labels = losses.shifts_labels(model)
+        self._into_training_mode = TrainingMode()
         self.label_smoother = losses.LabelSmoother(args.label_smoothing_factor) if args.label_smoothing_factor else None
         self._smoother_shifts = self.label_smoother is not None and losses.is_causal_lm(model)
         if getattr(model, "config", None) is not None:
@@ -285,8 +287,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
 
         ``inputs`` is a mapping of tensors; ``num_items_in_batch`` counts the targets of the whole accumulated batch.
         """
-        if not self.model.training:
-            model.train()
+        self._into_training_mode(model)
         inputs = self._prepare_inputs(inputs)
         if self._unproven and not self._overrides("compute_loss"):
             losses.check_batch(self.model, inputs)
