@@ -88,9 +88,14 @@ class TestAccumulation:
 
 class TestLogging:
     def test_nan_is_kept_out_of_the_mean_unless_it_is_wanted(self, tmp_path):
-        filtered = trained(tmp_path, Spiked(), max_steps=3)
-        assert all(math.isfinite(loss) for loss in logged(filtered, "loss"))
-        shown = trained(tmp_path, Spiked(), max_steps=3, logging_nan_inf_filter=False)
+        first, second, third = (Spiked.alike() for _ in range(3))
+        filtered = trained(tmp_path, first, max_steps=3, logging_steps=3)
+        alone = trained(tmp_path, second, max_steps=3)
+        each = logged(alone, "loss")
+        assert logged(filtered, "loss") == pytest.approx([(each[0] + each[2]) / 2])
+        assert math.isnan(each[1])  # there is nothing else in its window
+        assert logged(alone, "train_loss") == pytest.approx(logged(filtered, "loss"))
+        shown = trained(tmp_path, third, max_steps=3, logging_nan_inf_filter=False)
         assert [math.isnan(loss) for loss in logged(shown, "loss")] == [False, True, False]
 
     def test_losses_are_averaged_over_the_interval(self, tmp_path):
@@ -128,6 +133,11 @@ class Spiked(tiny.Classifier):
     """The second loss it computes is NaN, and no weight suffers from it."""
 
     calls = 0
+
+    @classmethod
+    def alike(cls):
+        torch.manual_seed(0)
+        return cls()
 
     def forward(self, x, labels=None):
         self.calls += 1

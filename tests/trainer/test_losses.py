@@ -93,18 +93,30 @@ def test_meter_sums_and_starts_anew():
     assert meter.read() == 0.0
 
 
-def test_meter_lets_the_mean_of_earlier_steps_stand_in_for_nan():
-    """As transformers' Trainer does: the sum so far over one more than the steps so far."""
-    meter, total = losses.LossMeter(filter_nan=True), 0.0
-    values = [4.0, 2.0, math.nan, 1.0, math.inf]
-    for steps, value in enumerate(values):
-        meter.add([torch.tensor(value)])
-        total += value if math.isfinite(value) else total / (1 + steps)
-    assert meter.read() == pytest.approx(total)
+@pytest.mark.parametrize("values", [[4.0, 2.0, math.nan, 1.0, math.inf], [math.nan, 3.0], [-math.inf, 5.0, 5.5]])
+def test_meter_lets_the_mean_of_the_other_steps_stand_in_for_nan(values):
+    meter = losses.LossMeter(filter_nan=True)
+    for value in values:
+        meter.add([torch.tensor(1.0), torch.tensor(value)])
+    finite = [1.0 + value for value in values if math.isfinite(value)]
+    assert meter.read() / len(values) == pytest.approx(sum(finite) / len(finite))
+    assert meter.first_not_finite == next(i for i, value in enumerate(values) if not math.isfinite(value))
+    meter.add([torch.tensor(1.0)])
+    assert (meter.read(), meter.first_not_finite) == (1.0, None)
+
+
+@pytest.mark.parametrize("filter_nan", [True, False])
+def test_meter_of_nothing_but_nan_never_reads_0(filter_nan):
+    meter = losses.LossMeter(filter_nan)
+    for _ in range(losses.LossMeter.CHUNK + 2):
+        meter.add([torch.tensor(math.nan)])
+    assert math.isnan(meter.read())
+    assert meter.first_not_finite == 0
 
 
 def test_meter_without_the_filter_shows_nan():
     meter = losses.LossMeter(filter_nan=False)
+    meter.add([torch.tensor(1.0)])
     meter.add([torch.tensor(math.nan)])
     assert math.isnan(meter.read())
 

@@ -10,6 +10,7 @@ gradient to hold back or a device to move to costs a step nothing when it is not
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -65,7 +66,8 @@ class Loop:
         self.learning_rate = 0.0
         self.first_step = self.logged_step = trainer.state.global_step
         self.saved_step = -1
-        self.total_loss = 0.0
+        self.total_loss, self.lost_steps = 0.0, 0
+        self.told: set[str] = set()
         self.start_time = time.time()
 
     def run(self, first_epoch: int, skip: int) -> None:
@@ -193,9 +195,12 @@ class Loop:
         trainer, step = self.trainer, self.trainer.state.global_step
         loss = self.read_losses()
         logs = {"loss": loss / (step - self.logged_step)}
-        self.meter.tell_if_not_finite(logs["loss"], step)
+        if (first := self.meter.first_not_finite) is not None:
+            self.tell_not_finite("loss", self.logged_step + 1 + first)
         if self.grad_norm is not None:
             logs["grad_norm"] = self.grad_norm.item()
+            if not math.isfinite(logs["grad_norm"]) and self.scaler is None:  # a scaler skips such a step
+                self.tell_not_finite("gradient norm", step)
         logs["learning_rate"] = float(self.learning_rate)
         self.logged_step = step
         self.work.settle()
@@ -204,9 +209,27 @@ class Loop:
 
     def read_losses(self) -> float:
         """The sum of the losses since it was last asked for, averaged over the ranks."""
+        steps = self.trainer.state.global_step - self.logged_step
         loss = sum_over_ranks(self.meter.read(), self.device) / self.trainer.args.world_size
-        self.total_loss += loss
+        if math.isfinite(loss) or not self.meter.filter_nan:
+            self.total_loss += loss
+        else:
+            self.lost_steps += steps
         return loss
+
+    def mean_loss(self) -> float:
+        """Over the steps of this call of ``train``, less those that the filter of NaN left nothing of."""
+        steps = self.trainer.state.global_step - self.first_step - self.lost_steps
+        return self.total_loss / max(steps, 0.001) if steps or not self.lost_steps else math.nan
+
+    def tell_not_finite(self, what: str, step: int) -> None:
+        """Warn, once, of what else is only seen in the log: a run whose loss is NaN hardly ever recovers."""
+        if what not in self.told:
+            self.told.add(what)
+            logger.warning(
+                "the %s of step %d is not a finite number, and training goes on: resume from a checkpoint before it, "
+                "with a lower learning_rate or max_grad_norm, or without the data that did it", what, step,
+            )  # fmt: skip
 
     def evaluate(self) -> None:
         trainer = self.trainer

@@ -224,6 +224,10 @@ class LossMeter:
     """The sum of the losses of the steps since it was last read.
 
     It keeps the scalars as they are and looks at them only when asked, so that a step never waits for the device.
+
+    Args:
+        filter_nan: Leave out steps whose loss is not finite: the mean of the others stands in for them. Where there is
+            no other the sum is NaN, never 0.
     """
 
     CHUNK = 2048
@@ -231,11 +235,15 @@ class LossMeter:
 
     def __init__(self, filter_nan: bool) -> None:
         self.filter_nan = filter_nan
-        self.total = 0.0
-        self._steps = 0
+        self.first_not_finite: int | None = None
+        """Which of the steps that were last read, counted from 0, was the first whose loss is not finite."""
         self._kept: list[list[torch.Tensor]] = []
         self._scalars = 0
-        self._told = False
+        self._start()
+
+    def _start(self) -> None:
+        self._finite, self._finite_steps, self._rest, self._steps = 0.0, 0, 0.0, 0
+        self._first: int | None = None
 
     def add(self, losses: list[torch.Tensor]) -> None:
         """Take the losses of one step's micro-batches."""
@@ -247,32 +255,29 @@ class LossMeter:
     def peek(self) -> float:
         """The sum so far."""
         self._sum()
-        return self.total
-
-    def tell_if_not_finite(self, loss: float, step: int) -> None:
-        """Warn, once, of what would else only be seen in the log: a run whose loss is NaN hardly ever recovers."""
-        if not math.isfinite(loss) and not self._told:
-            self._told = True
-            logger.warning(
-                "the loss is %s at step %d and training goes on: resume from a checkpoint before it, with a lower "
-                "learning_rate or max_grad_norm, or without the data that did it",
-                loss,
-                step,
-            )
+        if self._steps == self._finite_steps:
+            return self._finite
+        if not self.filter_nan:
+            return self._finite + self._rest
+        return self._finite * self._steps / self._finite_steps if self._finite_steps else math.nan
 
     def read(self) -> float:
         """The sum so far, and start from zero."""
-        self._sum()
-        total, self.total, self._steps = self.total, 0.0, 0
+        total, self.first_not_finite = self.peek(), self._first
+        self._start()
         return total
 
     def _sum(self) -> None:
+        """What is kept, in the order in which it came: a step is finite when all of its micro-batches are."""
         scalars = [loss.reshape(()) for losses in self._kept for loss in losses]
         values = iter(torch.stack(scalars).tolist() if scalars else ())
         for losses in self._kept:
-            for value in (next(values) for _ in losses):
-                if self.filter_nan and not math.isfinite(value):
-                    value = self.total / (1 + self._steps)  # the mean of the steps before it stands in
-                self.total += value
+            step = sum(next(values) for _ in losses)
+            if math.isfinite(step):
+                self._finite += step
+                self._finite_steps += 1
+            else:
+                self._rest += step
+                self._first = self._steps if self._first is None else self._first
             self._steps += 1
         self._kept, self._scalars = [], 0

@@ -266,7 +266,7 @@ def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
     state, args = trainer.state, trainer.args
     loop.work.settle()
     steps = state.global_step - loop.first_step
-    loss = loop.total_loss / max(steps, 0.001)
+    loss = loop.mean_loss()
     samples = loop.horizon.num_train_samples * steps / max(state.max_steps, 1)
     metrics = speed_metrics("train", loop.start_time, num_samples=samples, num_steps=steps)
     trainer.store_flos()
