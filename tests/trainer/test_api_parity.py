@@ -63,6 +63,8 @@ MISSING = {
 """Theirs and not ours."""
 
 MORE = {
+    "Trainer.model_accepts_loss_kwargs": "an attribute of theirs, set once; ours is found out at the first step",
+    "Seq2SeqTrainer.model_accepts_loss_kwargs": "the same",
     "Trainer.async_save": "writing checkpoints while training goes on",
     "Seq2SeqTrainer.async_save": "the same",
     "TrainerState.local_tokens": "tokens of this rank for progress reports, never saved",
@@ -225,8 +227,8 @@ def test_methods_with_an_underscore_are_there_too() -> None:
 def test_attributes_of_an_instance_are_there_too(tmp_path: Any) -> None:
     args = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     theirs = vars(transformers.Trainer(tiny.classifier(), args))
-    ours = vars(make(tmp_path))
-    assert theirs.keys() - ours.keys() == {"_loggers_initialized", "_mixed_mesh_grads"}
+    ours = make(tmp_path)
+    assert {name for name in theirs if not hasattr(ours, name)} == {"_loggers_initialized", "_mixed_mesh_grads"}
 
 
 @pytest.mark.parametrize("name", ["hyperparameter_search", "push_to_hub", "init_hf_repo", "create_model_card"])

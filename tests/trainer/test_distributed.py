@@ -25,6 +25,11 @@ CASES: dict[str, dict[str, Any]] = {
     "plain, evaluated": {"eval_strategy": "steps", "eval_steps": 3},
     "gpt2": {**GPT2, "include_num_input_tokens_seen": "all"},
     "gpt2, accumulated": {**GPT2, "gradient_accumulation_steps": 2},
+    "masked bert": {"model": "masked_bert", "data": "texts"},
+    "masked bert, accumulated": {"model": "masked_bert", "data": "texts", "gradient_accumulation_steps": 2},
+    "bert": {"model": "bert", "data": "sentences"},
+    "t5, accumulated": {"model": "t5", "data": "texts", "gradient_accumulation_steps": 2},
+    "t5, targets on one rank": {"model": "t5", "data": "lopsided", "max_steps": 1},
     "gpt2, activations recomputed": {**GPT2, "activation_checkpointing": True},
     "gpt2, each rank's own mean": {**GPT2, "average_tokens_across_devices": False},
 }

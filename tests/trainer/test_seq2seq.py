@@ -31,7 +31,9 @@ def t5() -> nn.Module:
 def decoder() -> nn.Module:
     torch.manual_seed(0)
     sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 64}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=32, bos_token_id=0, **sizes, **SPECIAL))
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=32, bos_token_id=0, **sizes, **SPECIAL))
+    model.loss_type = "ForCausalLM"  # what it computes; unsaid, transformers' Trainer counts a target too many in a row
+    return model
 
 
 def reversals(samples: int = 11, labels: bool = True, seed: int = 3) -> list[dict[str, Any]]:

@@ -33,7 +33,9 @@ def gpt2(seed: int = 0) -> nn.Module:
 
     sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 32, "n_positions": 16}
     torch.manual_seed(seed)
-    return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0))
+    model.loss_type = "ForCausalLM"  # what it computes; unsaid, transformers' Trainer counts a target too many in a row
+    return model
 
 
 def bert(seed: int = 0) -> nn.Module:
@@ -42,6 +44,22 @@ def bert(seed: int = 0) -> nn.Module:
     sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
     torch.manual_seed(seed)
     return BertForSequenceClassification(BertConfig(**sizes, vocab_size=32, num_labels=4, max_position_embeddings=16))
+
+
+def masked_bert(seed: int = 0) -> nn.Module:
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(seed)
+    return BertForMaskedLM(BertConfig(**sizes, vocab_size=32, max_position_embeddings=16))
+
+
+def t5(seed: int = 0) -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"num_layers": 1, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_heads": 2, "vocab_size": 32}
+    torch.manual_seed(seed)
+    return T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0, dropout_rate=0.0))
 
 
 def vectors(samples: int = 70, seed: int = 1) -> list[dict[str, Any]]:
@@ -68,3 +86,11 @@ def sentences(samples: int = 40, seed: int = 1) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(0, 32, (samples, 10), generator=generator)
     return [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row[0] % 4} for row in ids]
+
+
+def lopsided(samples: int = 40, seed: int = 1) -> list[dict[str, Any]]:
+    """Texts of which no label is a target but in every eighth batch of four, from the first on."""
+    return [
+        {**sample, "labels": sample["labels"] if i % 8 < 4 else torch.full_like(sample["labels"], -100)}
+        for i, sample in enumerate(texts(samples, seed))
+    ]

@@ -167,8 +167,7 @@ class Seq2SeqTrainer(Trainer):
 
     def _loss(self, model: nn.Module, inputs: Any) -> torch.Tensor:
         """The model's own mean over the batch, unless someone else computes the loss."""
-        own = self.compute_loss_func is None and not self._overrides("compute_loss")
-        items = None if own else self._get_num_items_in_batch([inputs], self.args.device)
+        items = self._get_num_items_in_batch([inputs], self.args.device) if self._others_loss() else None
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, inputs, num_items_in_batch=items).detach().mean()
 

@@ -26,10 +26,11 @@ from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.seeding import enable_full_determinism, set_seed
 from trainwright.state import TrainerControl, TrainerState, exports_state
-from trainwright.training import diagnosis, losses, optim, prepare, session
+from trainwright.training import diagnosis, losses, normalisation, optim, prepare, session
 from trainwright.training.horizon import Horizon, length_of
 from trainwright.training.memory import MemoryTracker, TrainerMemoryTracker
 from trainwright.training.modes import TrainingMode
+from trainwright.training.normalisation import Normalisation
 from trainwright.training.optimizers.averaging import averaged_weights
 from trainwright.training.precision import apply_tf32, make_scaler, map_nested
 from trainwright.training.schedulers import get_scheduler
@@ -65,6 +66,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     """Whether checkpoints are written while training goes on, from a copy in the host's memory; None asks the
     environment (``TRAINWRIGHT_ASYNC_SAVE=1``) and the TrainingJob (``spec.output.asyncSave``)."""
     _background: Any = None
+    _says_accepts_loss_kwargs: bool | None = None
 
     def __init__(
         self,
@@ -125,9 +127,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         self._sums_items_over_ranks = args.average_tokens_across_devices and args.world_size > 1
         self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
         self.can_return_loss = losses.can_return_loss(model)
-        self.model_accepts_loss_kwargs = losses.accepts_loss_kwargs(model)
-        self._loss_shifts_labels = losses.shifts_labels(model)
-        self._into_training_mode = TrainingMode()
+        self._into_training_mode, self._normalisation = TrainingMode(), None
         self.label_smoother = losses.LabelSmoother(args.label_smoothing_factor) if args.label_smoothing_factor else None
         self._smoother_shifts = self.label_smoother is not None and losses.is_causal_lm(model)
         if getattr(model, "config", None) is not None:
@@ -277,10 +277,51 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor | None:
         """The targets in this rank's batches; None where no loss is averaged over them."""
-        if not (self.model_accepts_loss_kwargs or self.compute_loss_func is not None):
+        if self.label_smoother is not None and not self._others_loss():
+            shifted = self._smoother_shifts
+        elif self._loss_normalisation(batch_samples).counts or self._hands_count_to_others():
+            shifted = self._loss_shifts_labels
+        else:
             return None
-        items = losses.count_items(batch_samples, self._loss_shifts_labels)
+        items = losses.count_items(batch_samples, shifted)
         return None if items is None else items.to(device)
+
+    def _loss_normalisation(self, batch_samples: list[Any]) -> Normalisation:
+        """What the model divides its loss by; the first call finds it out, all ranks together."""
+        if self._normalisation is None:
+            self._normalisation = normalisation.find(self, batch_samples)
+        return self._normalisation
+
+    def _others_loss(self) -> bool:
+        """Whether the loss is not that of the model alone."""
+        return self.compute_loss_func is not None or self._overrides("compute_loss")
+
+    def _hands_count_to_others(self) -> bool:
+        """Whether the count is for someone who computes the loss: as in Hugging Face's Trainer, by the signature."""
+        return self.compute_loss_func is not None or (self._others_loss() and self.model_accepts_loss_kwargs)
+
+    @property
+    def model_accepts_loss_kwargs(self) -> bool:
+        """Whether the model is given ``num_items_in_batch``; a value that is set wins.
+
+        That it divides its loss by it is found out at the first step of training; before that it is what the source of
+        ``forward`` says, and where someone else computes the loss, what its signature says.
+        """
+        if self._says_accepts_loss_kwargs is not None:
+            return self._says_accepts_loss_kwargs
+        if self._others_loss():
+            return normalisation.signature_takes_count(self.model)
+        return (self._normalisation or normalisation.read(self.model)).takes_count
+
+    @model_accepts_loss_kwargs.setter
+    def model_accepts_loss_kwargs(self, takes: bool) -> None:
+        self._says_accepts_loss_kwargs, self._normalisation = bool(takes), None
+
+    @property
+    def _loss_shifts_labels(self) -> bool:
+        """Whether the first label of a row is no target of the model's loss."""
+        found = self._normalisation
+        return found.shifts if found is not None and found.counts else normalisation.shifts_labels(self.model)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch; returns its loss, detached.
@@ -312,7 +353,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         """Whether the loss is already averaged over the whole accumulated batch."""
         if self.loss_is_scaled_for_ga is not None:
             return self.loss_is_scaled_for_ga
-        return (self.model_accepts_loss_kwargs and num_items is not None) or self.compute_loss_func is not None
+        return num_items is not None or self.compute_loss_func is not None
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -321,11 +362,15 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
 
         An override that returns the mean over its micro-batch sets ``loss_is_scaled_for_ga = False``.
         """
-        labels = None
+        labels, share = None, None
+        counted, trains = num_items_in_batch is not None, model.training
         if (self.label_smoother is not None or self.compute_loss_func is not None) and "labels" in inputs:
             labels = inputs["labels"]
             inputs = {name: value for name, value in inputs.items() if name != "labels"}
-        counted = num_items_in_batch is not None
+        elif counted and trains and self._is_own_mean():
+            ranks = self.args.world_size if self._sums_items_over_ranks else 1
+            parts = self.current_gradient_accumulation_steps * ranks
+            inputs, share = normalisation.weighed(self._loss_normalisation([]), inputs, num_items_in_batch, parts)
         if counted and self.model_accepts_loss_kwargs:
             outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         else:
@@ -336,9 +381,15 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
             loss = self.label_smoother(outputs, labels, self._smoother_shifts, num_items_in_batch)
         else:
             loss = losses.loss_of(outputs, inputs)
-        if counted and self._sums_items_over_ranks and model.training:
+            loss = loss if share is None else loss * share
+        if counted and self._sums_items_over_ranks and trains:
             loss = loss * self.args.world_size  # the ranks' gradients are averaged, but their items were summed
         return (loss, outputs) if return_outputs else loss
+
+    def _is_own_mean(self) -> bool:
+        """Whether the model will not divide by the count that it is given, and nobody else sees to it."""
+        found = self._loss_normalisation([])
+        return not found.takes_count and self.loss_is_scaled_for_ga is not False
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
         """What ``compute_loss`` runs in."""

@@ -52,7 +52,9 @@ def prediction_step(
     try:
         with trainer.compute_loss_context_manager():
             if has_loss:
-                items = trainer._get_num_items_in_batch([inputs], trainer.args.device)
+                # a model's own loss is the mean over the batch as it is; who else computes one is told the number
+                others = trainer._others_loss()
+                items = trainer._get_num_items_in_batch([inputs], trainer.args.device) if others else None
                 loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
                 loss = detach(loss if loss.ndim == 0 else loss.mean())
             else:

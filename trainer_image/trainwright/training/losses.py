@@ -46,12 +46,6 @@ def takes_any_keyword(parameters: Mapping[str, inspect.Parameter]) -> bool:
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
-def accepts_loss_kwargs(model: nn.Module) -> bool:
-    """Whether ``forward`` normalises its loss by ``num_items_in_batch``: the model says so, or takes any keyword."""
-    says = getattr(base_model(model), "accepts_loss_kwargs", None)
-    return takes_any_keyword(forward_parameters(model)) if says is None else bool(says)
-
-
 def find_labels(model: nn.Module) -> list[str]:
     """The parameters of ``forward`` that are labels by their name; for question answering, the positions too."""
     positions = ("start_positions", "end_positions") if "QuestionAnswering" in type(base_model(model)).__name__ else ()
@@ -71,19 +65,6 @@ def can_return_loss(model: nn.Module) -> bool:
     """Whether ``forward`` returns a loss without labels: ``return_loss`` is true by default (CLIP and its kin)."""
     parameter = forward_parameters(model).get("return_loss")
     return parameter is not None and parameter.default is True
-
-
-def shifts_labels(model: nn.Module) -> bool:
-    """Whether the model's loss compares position i with label i+1, so that the first label is never a target."""
-    base = base_model(model)
-    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
-        return False
-    kind = getattr(base, "loss_type", None)
-    if kind is None or "transformers" not in sys.modules:
-        return False
-    from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
-
-    return LOSS_MAPPING.get(kind) is ForCausalLMLoss
 
 
 def check_trainable(model: nn.Module, label_names: Iterable[str]) -> None:
