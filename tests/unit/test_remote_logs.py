@@ -29,6 +29,7 @@ class Told:
         self.pods = sorted(scene.objects.pods.values(), key=lambda pod: pod["metadata"]["name"])
         self._logs = dict(zip((pod["metadata"]["name"] for pod in self.pods), logs, strict=False))
         self._listed = listed or []
+        self.read: list[str] = []
 
     def get(self, path: str, **_: str) -> dict:
         return self.job
@@ -38,7 +39,8 @@ class Told:
             raise self._listed.pop()
         return self.pods
 
-    def lines(self, path: str, **_: str) -> Iterator[str]:
+    def lines(self, path: str, container: str, **_: str) -> Iterator[str]:
+        self.read.append(container)
         for number, text in enumerate(self._logs[path.split("/")[-2]]):
             if isinstance(text, Exception):
                 raise text
@@ -115,3 +117,43 @@ def test_the_first_attempt_is_one_that_was_asked_for() -> None:
     for attempt, previous, pinned in ((None, False, False), (0, False, True), (1, False, True), (None, True, True)):
         follower = Follower(Told(running(), []), argparse.Namespace(attempt=attempt, previous=previous))
         assert follower._pinned is pinned
+
+
+BEFORE = [{"name": "istio-init", "state": {"terminated": {"exitCode": 0}}}, {"name": "istio-validation"}]
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_a_pod_whose_init_container_failed_shows_the_log_of_that_one(
+    capsys: pytest.CaptureFixture[str], follow: bool
+) -> None:
+    scene = Scene(make_job().with_("spec.maxRestarts", 0)).settle()
+    failed = {"terminated": {"exitCode": 126, "message": "iptables: permission denied"}}
+    waits = {"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}
+    scene.pod()["status"] = {
+        "phase": "Failed",
+        "initContainerStatuses": [BEFORE[0], BEFORE[1] | {"state": failed}],
+        "containerStatuses": [waits],
+    }
+    cluster = Told(scene.settle(), [["iptables: permission denied"]])
+    assert read(cluster, follow=follow) == int(follow)
+    told = capsys.readouterr()
+    assert (told.out, cluster.read) == ("iptables: permission denied\n", ["istio-validation"])
+    assert "init container istio-validation failed, so that the trainer never ran; this is its log" in told.err
+
+
+def test_the_trainers_log_is_asked_for_by_name_for_a_sidecar_may_have_one_as_well() -> None:
+    cluster = Told(running(), [["one"], ["two"]])
+    read(cluster)
+    assert cluster.read == ["trainer", "trainer"]
+
+
+def test_an_init_container_at_work_is_shown_and_a_native_sidecar_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    scene = Scene(make_job()).settle()
+    pod = scene.pod()
+    pod["spec"]["initContainers"] = [{"name": "mesh", "restartPolicy": "Always"}, {"name": "download"}]
+    statuses = [{"name": name, "state": {"running": {}}} for name in ("mesh", "download")]
+    pod["status"] = {"phase": "Pending", "initContainerStatuses": statuses}
+    cluster = Told(scene, [["10 %"]])
+    assert read(cluster) == 0
+    assert cluster.read == ["download"]
+    assert "init container download is at work; this is its log" in capsys.readouterr().err

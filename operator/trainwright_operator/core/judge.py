@@ -56,6 +56,8 @@ def judge(attempt: Attempt, known: Cause | None = None) -> Cause | None:
     if known and _still_holds(known, next((cause for cause in told if cause.pod == known.pod), None)):
         found.insert(0, known)
     first = min(found, key=_key, default=None)
+    if first and known and replace(first, message=known.message) == known and known.message.startswith(first.message):
+        return known  # with what was added to it
     return _unseen(first, attempt.missing, attempt.desired) if first and first.reason in FOLLOWED else first
 
 
@@ -121,17 +123,22 @@ def _known_failed(pod: Pod, known: Cause | None) -> bool:
 
 
 def _follows(pod: Pod, attempt: Attempt) -> bool:
-    """Whether it was deleted, or its slice was, because of another pod: one that went first, or is not there."""
-    decided = min((job.decided for job in attempt.jobs if job.decided), default=None)
-    if decided is None or pod.deletion_requested is None or pod.deletion_requested < decided:
-        return False
-    return attempt.missing > 0 or any(map(_went_first, attempt.pods))
+    """Whether it was deleted, or its Job was, because of another pod: one that went first, or is not there."""
+    decided = min((job.decided for job in attempt.jobs if job.decided), default=_NEVER)
+    taken_down = (pod.deletion_requested or decided) >= decided
+    went_first = any(_went_first(one) for one in attempt.pods if one is not pod)
+    return (taken_down and (attempt.missing > 0 or went_first)) or (went_first and _job_goes(pod, attempt))
+
+
+def _job_goes(pod: Pod, attempt: Attempt) -> bool:
+    return any(job.deleting for job in attempt.jobs if job.slice == pod.slice)
 
 
 def _went_first(pod: Pod) -> bool:
-    if pod.end is None or pod.end.exit_code == ExitCode.DONE or pod.disruption or pod.deletion_requested:
+    if pod.end is None or pod.end.exit_code == ExitCode.DONE:
         return False
-    return _failed_by_itself(pod.end) or _ended_by(pod.end) not in (EndedBy.PEER, EndedBy.LOST)
+    undeleted = not pod.disruption and not pod.deletion_requested
+    return _failed_by_itself(pod.end) or (undeleted and _ended_by(pod.end) not in (EndedBy.PEER, EndedBy.LOST))
 
 
 def _of_end(pod: Pod, end: End, asked: datetime | None) -> Cause:

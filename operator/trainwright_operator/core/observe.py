@@ -68,6 +68,8 @@ class Pod:
     scheduled: datetime | None = None
     gang: int = 1
     """How many pods train together."""
+    kept_by: tuple[str, ...] = ()
+    """Containers that go on after the trainer has ended: the pod, and with it the Job, does not end by itself."""
 
     def alive(self, now: datetime) -> bool:
         """It may still write: neither ended, nor so long past its grace that its node must be lost."""
@@ -139,6 +141,21 @@ class Attempt:
     def suspended(self) -> Job | None:
         """A Job that somebody holds back, who lets it go on as well."""
         return next((job for job in self.jobs if job.suspended), None)
+
+    @property
+    def unfinished(self) -> list[Job]:
+        """Jobs that do not end by themselves, as far as is known."""
+        return [job for job in self.jobs if job.state is JobState.ACTIVE and not job.deleting]
+
+    @property
+    def ending(self) -> bool:
+        """Every Job is decided or going."""
+        return bool(self.jobs) and not self.unfinished
+
+    @property
+    def ended(self) -> bool:
+        """Every pod is there, and its trainer has ended."""
+        return self.whole and not self.missing and all(pod.end for pod in self.pods)
 
     @property
     def at_work(self) -> bool:
@@ -286,7 +303,15 @@ def _pod(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Pod
         deletion_due=due,
         scheduled=read_time(conditions.get("PodScheduled", {}).get("lastTransitionTime")),
         gang=_gang(item),
+        kept_by=_kept_by(status),
     )
+
+
+def _kept_by(status: Object) -> tuple[str, ...]:
+    states = {one["name"]: one.get("state") or {} for one in status.get("containerStatuses") or ()}
+    if status.get("phase") in ("Failed", "Succeeded") or "terminated" not in states.get(names.CONTAINER, {}):
+        return ()
+    return tuple(sorted(name for name, state in states.items() if "terminated" not in state))
 
 
 def _gang(item: Object) -> int:

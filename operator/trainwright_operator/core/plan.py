@@ -18,7 +18,7 @@ from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.meeting import unmet
 from trainwright_operator.core.mends import with_mends
-from trainwright_operator.core.observe import Attempt, Job, JobState, Observed, observe
+from trainwright_operator.core.observe import Attempt, Job, Observed, observe
 from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, deadline_left, decide, done_words, soonest
 from trainwright_operator.core.pools import PoolError, place
@@ -96,7 +96,7 @@ def plan(
         status=status,
         apply=tuple(child for child in made if child["metadata"]["name"] not in known),
         restore=_lost(job, current, observed, verdict),
-        delete=(*_left_overs(observed, verdict), *deletions),
+        delete=(*_left_overs(observed, verdict, past.open.number if past.open else None), *deletions),
         events=events(job.status, status),
         requeue_after=_seconds(verdict.again, held.again if held else None, kept_back, expiry),
     )
@@ -241,24 +241,23 @@ def _blocked(past: Past, reason: str, message: str) -> Verdict:
 _VERSIONS = {"ConfigMap": "v1", "ResourceClaimTemplate": "resource.k8s.io/v1", POD_GROUP: POD_GROUP_VERSIONS[0]}
 
 
-def _left_overs(observed: Observed, verdict: Verdict) -> Iterator[Delete]:
-    """Jobs that must end (with time to save), and those of attempts long past."""
+def _left_overs(observed: Observed, verdict: Verdict, was_open: int | None) -> Iterator[Delete]:
+    """Jobs that must end (with time to save), and those of attempts long past.
+
+    An attempt that has just ended keeps its Jobs until its end is known to be written: it may stand in them alone.
+    """
     current = verdict.past.open.number if verdict.past.open else None
     ended = [attempt for attempt in observed.attempts if attempt.number != current]
     for attempt in observed.attempts:
-        if attempt.number != current or verdict.stop:
-            yield from (_job(job, "Foreground") for job in attempt.jobs if _unfinished(job))
+        if attempt.number not in (current, was_open) or verdict.stop:
+            yield from (_job(job, "Foreground") for job in attempt.unfinished)
     for attempt in ended[:-KEPT_ATTEMPTS]:
         yield from _all_of(attempt)
 
 
-def _unfinished(job: Job) -> bool:
-    return job.state is JobState.ACTIVE and not job.deleting
-
-
 def _all_of(attempt: Attempt) -> Iterator[Delete]:
     for job in attempt.jobs:
-        if not job.deleting and not _unfinished(job):
+        if not job.deleting and job not in attempt.unfinished:
             yield _job(job, "Background")
     for kind, name in dict.fromkeys(each for job in attempt.jobs for each in job.beside):
         yield Delete(_VERSIONS[kind], kind, name)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from trainwright.contract import ResolvedJob
-from trainwright_operator.core import gangs, observe
+from trainwright_operator.core import gangs, observe, sidecars
 from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
 from trainwright_operator.core.judge import BY_HAND, GIVEN_UP, UNEXPLAINED, judge, succeeded, without_a_trace
@@ -123,11 +123,14 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
     patience = None if past.running or held else gangs.patience_left(attempt, gang, job.uid, now)
     cause = record.cause if held else judge(attempt, record.cause)
     cause = cause or _torn(past, attempt, now) or _crowded_out(attempt, patience, now)
+    kept = sidecars.left(attempt, now) if not attempt.ending else None
+    if cause and kept == NOW:
+        cause = _with(cause, sidecars.words(attempt))
     stopping = _stopping(job, past, cause, now)
     if stopping and record.cause is None and _only_deleted(attempt, cause):
         cause = stopping
     past = past.update(replace(record, cause=cause or stopping))
-    if _over(attempt, now):
+    if _over(attempt, now) or (kept == NOW and attempt.ended):
         if not cause and not succeeded(attempt) and (wait := _settling(attempt, now)):
             return _working(past, attempt, again=wait)
         return _close(job, past, attempt, now)
@@ -139,9 +142,10 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
         message = f"attempt {record.number} is given up: {cause.message}"
         return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=True, again=again)
     decided = any(one.state in (observe.JobState.ENDING, observe.JobState.FAILED) for one in attempt.jobs)
-    again = soonest(again, None if cause else patience, deadline_left(job, past, now))
     unseen = attempt.missing > 0 and any(one.decided for one in attempt.jobs)
-    return replace(_working(past, attempt, again), stop=unseen or (bool(cause) and decided))
+    stop = unseen or (bool(cause) and (decided or (kept == NOW and record.cause == cause)))
+    again = soonest(again, None if cause else patience, deadline_left(job, past, now), None if stop else kept)
+    return replace(_working(past, attempt, again), stop=stop)
 
 
 def _working(past: Past, attempt: observe.Attempt, again: timedelta | None) -> Verdict:
@@ -208,12 +212,17 @@ def _close(job: TrainingJob, past: Past, attempt: observe.Attempt, now: datetime
     record = past.last
     assert record
     if succeeded(attempt):
-        cause = Cause(Outcome.SUCCEEDED, Reason.COMPLETED)
+        cause = Cause(Outcome.SUCCEEDED, Reason.COMPLETED, sidecars.words(attempt))
     else:
         cause = record.cause or without_a_trace(attempt)
     ended = replace(record, end=_end_of(record, attempt, now), cause=cause, step=past.reached)
     after = _at_rest(job, _bounded(past.update(ended)), record.number, now)
-    return replace(after, start=None, again=NOW if after.start else after.again)
+    more = after.start or attempt.unfinished
+    return replace(after, start=None, again=NOW if more else after.again)
+
+
+def _with(cause: Cause, note: str) -> Cause:
+    return cause if note in cause.message else replace(cause, message=f"{cause.message}; {note}")
 
 
 def _end_of(record: Record, attempt: observe.Attempt, now: datetime) -> datetime:
@@ -341,7 +350,8 @@ def _deadline_words(job: TrainingJob) -> str:
 
 
 def done_words(last: Record) -> str:
-    return f"trained to step {last.step}" if last.step is not None else "training is complete"
+    done = f"trained to step {last.step}" if last.step is not None else "training is complete"
+    return f"{done}; {last.cause.message}" if last.cause and last.cause.message else done
 
 
 def _who(last: Record) -> str:

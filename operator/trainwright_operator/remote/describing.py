@@ -19,6 +19,7 @@ from trainwright_operator.remote.command import DONE, command, show
 from trainwright_operator.remote.diagnosis import Facts, Finding, diagnose
 from trainwright_operator.remote.errors import Forbidden, RemoteError
 from trainwright_operator.remote.jobs import core_path, find_job, find_pods
+from trainwright_operator.remote.loglines import deciding
 from trainwright_operator.remote.states import Object, status_of
 from trainwright_operator.remote.tables import section
 
@@ -136,6 +137,9 @@ def _pod_state(pod: Object) -> str:
     if ended := state.get("terminated"):
         code = ended.get("exitCode", 0)
         return f"{phase} ({ended.get('reason', 'ended')}, exit code {code})" if code else str(phase)
+    before, name = deciding(pod)
+    if name != CONTAINER and (code := (before.get("terminated") or {}).get("exitCode")):
+        return f"{phase} (init container {name}, exit code {code})"
     return str(phase)
 
 

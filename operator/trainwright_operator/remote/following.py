@@ -90,8 +90,8 @@ class Follower:
         self._attempt = ours[0].attempt
         self._running = any(source.running or not source.started for source in ours)
         for source in ours:
-            if not source.started:
-                self._note_once(source.pod, f"{source.pod}: no log yet: {source.waiting}")
+            if source.note:
+                self._note_once(source.pod, f"{source.pod}: {source.note}")
             if self._to_read(source):
                 self._read(source)
 

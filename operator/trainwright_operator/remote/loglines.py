@@ -21,7 +21,10 @@ _RANK = re.compile(r"^\[rank (\d+)\] ?")
 
 @dataclass(frozen=True)
 class Source:
-    """A pod as its log is read: the ranks ``first`` to ``first + ranks - 1`` of the attempt write into it."""
+    """A pod as its log is read: the ranks ``first`` to ``first + ranks - 1`` of the attempt write into it.
+
+    ``container`` is the trainer's, or the init container before it that failed or is at work.
+    """
 
     pod: str
     attempt: int
@@ -30,6 +33,15 @@ class Source:
     started: bool = True
     running: bool = False
     waiting: str = ""
+    container: str = names.CONTAINER
+
+    @property
+    def note(self) -> str:
+        """What is to be known of the log that is shown."""
+        if self.container == names.CONTAINER:
+            return "" if self.started else f"no log yet: {self.waiting}"
+        what = "is at work" if self.running else "failed, so that the trainer never ran"
+        return f"init container {self.container} {what}; this is its log"
 
     def has(self, rank: int) -> bool:
         return self.first <= rank < self.first + self.ranks
@@ -56,7 +68,7 @@ def _source(pod: Mapping[str, Any]) -> Source:
     env = {one["name"]: one.get("value") for one in container.get("env") or ()}
     per_node, first = int(env.get("PET_NPROC_PER_NODE") or 1), int(env.get(ENV_FIRST_NODE_RANK) or 0)
     node = first + int((pod["metadata"].get("annotations") or {}).get(COMPLETION_INDEX) or 0)
-    state = _state(pod)
+    state, name = deciding(pod)
     return Source(
         pod=pod["metadata"]["name"],
         attempt=int(_label(pod, names.LABEL_ATTEMPT)),
@@ -65,6 +77,7 @@ def _source(pod: Mapping[str, Any]) -> Source:
         started="running" in state or "terminated" in state,
         running="running" in state,
         waiting=(state.get("waiting") or {}).get("reason") or "Pending",
+        container=name,
     )
 
 
@@ -72,9 +85,18 @@ def _label(pod: Mapping[str, Any], name: str) -> str:
     return str((pod["metadata"].get("labels") or {}).get(name) or "")
 
 
-def _state(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return next((one.get("state") or {} for one in statuses if one["name"] == names.CONTAINER), {})
+def deciding(pod: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """Of the trainer, or of what is to run before it and has not ended well, with the container's name."""
+    status, name = pod.get("status") or {}, names.CONTAINER
+    state = next((one.get("state") or {} for one in status.get("containerStatuses") or () if one["name"] == name), {})
+    if state.keys() & {"running", "terminated"}:
+        return state, name
+    native = {one["name"] for one in pod["spec"].get("initContainers") or () if one.get("restartPolicy") == "Always"}
+    for one in status.get("initContainerStatuses") or ():
+        before = one.get("state") or {}
+        if before.get("terminated", {}).get("exitCode") or ("running" in before and one["name"] not in native):
+            return before, one["name"]
+    return state, name
 
 
 def read(source: Source, text: str) -> Line:

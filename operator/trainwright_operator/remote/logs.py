@@ -22,8 +22,8 @@ def main(cluster: Cluster, options: argparse.Namespace) -> int:
     job = find_job(cluster, options.name)
     found = chosen(sources(find_pods(cluster, job)), options)
     for source in found:
-        if not source.started:
-            print(f"{source.pod}: no log yet: {source.waiting}", file=sys.stderr)
+        if source.note:
+            print(f"{source.pod}: {source.note}", file=sys.stderr)
     show = printer(found, timestamps=options.timestamps, alone=options.rank is not None)
     for line in merged(_logs(cluster, [one for one in found if one.started], options.tail)):
         if options.rank in (None, line.rank):

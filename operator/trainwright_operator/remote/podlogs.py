@@ -15,7 +15,7 @@ def lines(
     cluster: Cluster, source: Source, *, tail: int | None, follow: bool = False, since: str = ""
 ) -> Iterator[Line]:
     """The last ``tail`` lines or all, or those after the time ``since``; ``follow`` waits for more while it runs."""
-    query = {"timestamps": "true", "follow": str(follow).lower()}
+    query = {"timestamps": "true", "follow": str(follow).lower(), "container": source.container}
     if since:
         query["sinceTime"] = since
     elif tail is not None:
