@@ -11,6 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers import Trainer as TheirTrainer
 from transformers.optimization import Adafactor as TheirAdafactor
 
+from trainer.runs import make
 from trainwright.training import optim
 
 
@@ -94,3 +95,9 @@ def test_adafactor_steps_like_that_of_transformers(kwargs, dtype):
 def test_mistakes_are_named(name, optim_args, error, message):
     with pytest.raises(error, match=message):
         optim.get_optimizer_cls_and_kwargs(arguments(name, optim_args=optim_args))
+
+
+@pytest.mark.parametrize(("name", "told"), [("sgd", True), ("apollo_adamw", False)])
+def test_targets_of_an_optimizer_that_has_none_are_told(name, told, tmp_path, caplog):
+    make(tmp_path, optim=name, optim_target_modules=["hidden"]).create_optimizer()
+    assert ("optim_target_modules: sgd trains all layers alike" in caplog.text) is told

@@ -18,9 +18,10 @@ from hypothesis import assume, given, settings
 
 from argument_values import some_arguments
 from trainwright.arguments import AcceleratorConfig, ArgumentError, Seq2SeqTrainingArguments, TrainingArguments
+from trainwright.arguments.errors import NotBuiltError
 from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.shapes import KINDS
-from trainwright.enums import IntervalStrategy
+from trainwright.enums import DebugOption, HubStrategy, IntervalStrategy
 
 
 @given(some_arguments())
@@ -111,12 +112,65 @@ def test_values_given_are_not_shared() -> None:
 
 
 def test_a_type_in_a_mapping_is_written_by_its_name() -> None:
-    class DType:
-        def __str__(self) -> str:
-            return "torch.float32"
+    """By whatever name it stands there; torch is not imported to see."""
+    of_torch = type("dtype", (), {"__module__": "torch", "__str__": lambda self: "torch.float32"})()
+    args = TrainingArguments(lr_scheduler_kwargs={"deep": {"dtype": of_torch, "compute": [of_torch]}})
+    assert args.to_dict()["lr_scheduler_kwargs"] == {"deep": {"dtype": "float32", "compute": ["float32"]}}
 
-    args = TrainingArguments(lr_scheduler_kwargs={"deep": {"dtype": DType()}})
-    assert args.to_dict()["lr_scheduler_kwargs"] == {"deep": {"dtype": "float32"}}
+
+@dataclasses.dataclass
+class Derived(TrainingArguments):
+    """As libraries derive theirs."""
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_kwargs"]
+    model_kwargs: dict[str, Any] | str | None = None
+    compute: Any = None
+    validated: bool = False
+
+    def _validate_args(self) -> None:
+        super()._validate_args()
+        self.validated = True
+
+
+def test_fields_of_a_subclass() -> None:
+    of_torch = type("dtype", (), {"__module__": "torch", "__str__": lambda self: "torch.bfloat16"})()
+    args = Derived(model_kwargs='{"layers": "3", "tied": "true"}', compute=of_torch, lr_scheduler_kwargs='{"a": 1}')
+    assert args.model_kwargs == {"layers": 3, "tied": True}
+    assert args.validated
+    written = json.loads(args.to_json_string())
+    assert (written["compute"], written["model_kwargs"]) == ("bfloat16", {"layers": 3, "tied": True})
+    assert json.loads(Derived(compute=Path("here")).to_json_string())["compute"] == "here"
+    assert Derived(model_kwargs="a/path.json").model_kwargs == "a/path.json"
+    with pytest.raises(ArgumentError, match="model_kwargs: must be a mapping, its JSON text, or the path of a JSON"):
+        Derived(model_kwargs="{layers: 3}")
+
+
+def test_checks_are_named_as_options() -> None:
+    for said in ("underflow_overflow", ["underflow_overflow"], [DebugOption.UNDERFLOW_OVERFLOW]):
+        (option,) = TrainingArguments(debug=said).debug
+        assert option is DebugOption.UNDERFLOW_OVERFLOW
+    assert json.loads(TrainingArguments(debug="underflow_overflow").to_json_string())["debug"] == ["underflow_overflow"]
+
+
+def test_all_trackers_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainwright.arguments.machine.find_spec", lambda module: None)
+    for everything in ("all", ["all"]):
+        assert TrainingArguments(report_to=everything).report_to == []
+    monkeypatch.setattr("trainwright.arguments.machine.find_spec", lambda module: module == "mlflow" or None)
+    with pytest.raises(
+        NotBuiltError, match=r"report_to: \['mlflow'\] is not supported: no experiment tracker is built"
+    ):
+        TrainingArguments(report_to="all")
+    assert TrainingArguments(report_to=["kubeflow"]).report_to == ["kubeflow"]  # as transformers says in a pod of ours
+
+
+def test_a_setting_of_what_is_off_is_carried() -> None:
+    """Scripts say where an upload would go and ask for none."""
+    args = TrainingArguments(hub_model_id="me/model", hub_strategy="end", hub_private_repo=True, project="mine")
+    assert (args.hub_model_id, args.hub_strategy, args.project) == ("me/model", HubStrategy.END, "mine")
+    with pytest.raises(NotBuiltError) as error:
+        TrainingArguments(hub_model_id="me/model", push_to_hub=True)
+    assert [problem.field for problem in error.value.problems] == ["push_to_hub", "hub_model_id"]
 
 
 def test_json_is_plain_and_ordered_as_the_fields() -> None:

@@ -135,10 +135,6 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{}, {"optim": "galore_adamw", "optim_target_modules": "all-linear"}, {"optim": "sgd"}],
         [{"optim": "galore_adamw"}, {"optim": "apollo_adamw_layerwise"}],
     ),
-    "targets-need-low-rank": (
-        [{}, {"optim": "apollo_adamw", "optim_target_modules": "all-linear"}],
-        [{"optim_target_modules": "all-linear"}, {"optim": "lomo", "optim_target_modules": "all-linear"}],
-    ),
     "steps-in-backward-take-whole-batches": (
         [
             {},

@@ -277,13 +277,6 @@ RULES: tuple[Rule, ...] = (
         "optim_target_modules must name the layers that a low-rank optim projects; all-linear takes every one",
     ),
     Rule(
-        "targets-need-low-rank",
-        ("optim_target_modules", "optim"),
-        lambda v: v["optim_target_modules"] is None or v["optim"] in LOW_RANK,
-        "!has({optim_target_modules}) || {optim} in " + _one_of(LOW_RANK),
-        "optim_target_modules is for a low-rank optim (galore_... or apollo_...); leave it out",
-    ),
-    Rule(
         "steps-in-backward-take-whole-batches",
         ("gradient_accumulation_steps", "optim"),
         lambda v: v["optim"] not in IN_BACKWARD or v["gradient_accumulation_steps"] == 1,

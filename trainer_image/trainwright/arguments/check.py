@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from .accelerator import AcceleratorConfig
-from .errors import Mistake, Problem, hidden, shown
+from .errors import ArgumentError, Mistake, Problem, hidden, shown
 from .fields import FIELDS, FieldInfo
 from .names import not_one_of
 from .shapes import KINDS
@@ -143,7 +143,7 @@ def _text_or_texts(info: FieldInfo, value: Any) -> Any:
 
 def _object(info: FieldInfo, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
-        value = _parsed(info, value)
+        value = _parsed(info.name, value, info.kind)
     if not isinstance(value, Mapping):
         raise Mistake(f"must be {KINDS[info.kind]}, not {_typed(info, value)}")
     wrong = next((key for key in value if not isinstance(key, str)), None)
@@ -152,12 +152,25 @@ def _object(info: FieldInfo, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _parsed(info: FieldInfo, text: str) -> Any:
+def object_of(name: str, value: Any) -> Any:
+    """A field that a subclass of the arguments has beside ours: a text that begins as a JSON object becomes one.
+
+    Raises :class:`ArgumentError`.
+    """
+    if not isinstance(value, str) or not value.startswith("{"):
+        return value
+    try:
+        return _parsed(name, value, "object|path")
+    except Mistake as mistake:
+        raise ArgumentError([Problem(name, str(mistake))]) from None
+
+
+def _parsed(name: str, text: str, kind: str) -> Any:
     """The mapping that a JSON text stands for; texts within that read as numbers or booleans become such."""
     try:
         parsed = json.loads(text)
     except ValueError as error:
-        raise Mistake(f"must be {KINDS[info.kind]}; {shown(info.name, text)} is not JSON: {error}") from None
+        raise Mistake(f"must be {KINDS[kind]}; {shown(name, text)} is not JSON: {error}") from None
     return _typed_values(parsed) if isinstance(parsed, dict) else parsed
 
 

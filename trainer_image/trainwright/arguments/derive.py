@@ -10,6 +10,8 @@ import os
 import warnings
 from typing import Any
 
+from trainwright.enums import DebugOption
+
 _ALIASES = (
     ("gradient_checkpointing", "activation_checkpointing"),
     ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
@@ -48,7 +50,7 @@ def _logging(args: Any) -> None:
     if isinstance(args.include_num_input_tokens_seen, bool):
         args.include_num_input_tokens_seen = "all" if args.include_num_input_tokens_seen else "no"
     args.report_to = _list(args.report_to)
-    args.debug = _list(args.debug)
+    args.debug = [DebugOption(word) for word in _list(args.debug)]
 
 
 def _list(value: Any) -> list[Any]:

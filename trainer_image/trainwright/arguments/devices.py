@@ -19,6 +19,7 @@ from .errors import ArgumentError, Problem
 if TYPE_CHECKING:
     import torch
 
+_OF_THIS_PROCESS = ("distributed_state", "_setup_devices", "_n_gpu")
 _NO_STATE = "use_configured_state needs an Accelerator or PartialState; make one before, or leave it out"
 
 logger = logging.getLogger("trainwright")
@@ -109,6 +110,11 @@ class Devices:
     @property
     def device(self) -> torch.device:
         """Where this process computes."""
+        return self._setup_devices
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        """The device, when this process has joined the others; a subclass may have its own way to do so."""
         device: torch.device = self.distributed_state.device
         return device
 
@@ -118,6 +124,11 @@ class Devices:
 
         Several need a launcher, which starts a process for each.
         """
+        return self._n_gpu
+
+    @cached_property
+    def _n_gpu(self) -> int:
+        """Scripts set it to tell otherwise."""
         if self.device.type == "xla":
             from trainwright.devices import xla
 
@@ -158,6 +169,11 @@ class Devices:
         return (self.local_process_index if self.save_on_each_node else self.process_index) == 0
 
     @property
+    def _no_sync_in_gradient_accumulation(self) -> bool:
+        """Whether ranks may wait with their exchange of gradients until the last micro-batch of a step."""
+        return True
+
+    @property
     def place_model_on_device(self) -> bool | None:
         """For subclasses to override: whether the Trainer moves the model; None leaves it to the Trainer."""
         return None
@@ -191,7 +207,7 @@ class Devices:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle finds its own process group: that of this process means nothing elsewhere."""
-        return {name: value for name, value in self.__dict__.items() if name != "distributed_state"}
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
 
 
 def launched() -> bool:

@@ -7,6 +7,7 @@ for its devices. The operator, which checks arguments for other machines, never 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -30,7 +31,7 @@ class Package:
 
     def lacking(self) -> str | None:
         """What is wrong with what is installed, or None."""
-        if find_spec(self.module) is None:
+        if not _found(self.module):
             return f"needs the package {self.distribution}, which is not installed; run: {self.install}"
         if self.least and self._version() < self.least:
             least = ".".join(map(str, self.least))
@@ -89,6 +90,13 @@ OPTIMIZERS: dict[str, Package] = {
 _CUDA_ALONE = frozenset({"galore_adamw_8bit", "galore_adamw_8bit_layerwise", "adalomo"})
 """Optimizers whose packages move their state to an NVIDIA or AMD GPU, whatever the model is on."""
 
+_TRACKERS = {
+    "azure_ml": "azureml.core.run", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
+    "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "mlflow": "mlflow", "neptune": "neptune",
+    "swanlab": "swanlab", "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
+}  # fmt: skip
+"""Experiment tracker -> the module that is there where it is installed."""
+
 _BACKENDS = {"nccl": "cuda", "xccl": "xpu", "hccl": "npu", "cncl": "mlu", "mccl": "musa"}
 """Backend of torch.distributed -> the kind of device that it is for."""
 _DEVICE_NAMES = {
@@ -98,6 +106,19 @@ _DEVICE_NAMES = {
     "mlu": "Cambricon MLU",
     "musa": "Moore Threads GPU",
 }
+
+
+def installed_trackers() -> list[str]:
+    """What ``report_to="all"`` stands for here."""
+    return [name for name, module in _TRACKERS.items() if _found(module)]
+
+
+def _found(module: str) -> bool:
+    """Of a module within others, those others are imported to see."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # ValueError: a stand-in that was put among the modules by hand
+        return module in sys.modules
 
 
 def lacking(args: Any) -> list[Problem]:

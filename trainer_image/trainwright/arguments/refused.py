@@ -16,14 +16,23 @@ from .fields import FIELDS
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a field's effect is not there, and which values beside its default are built (for lists: elements)."""
+    """Why a field's effect is not there, and which values beside its default are built (for lists: elements).
+
+    A program may set what only settles the details of another field, ``of``, as long as that one is off: there is
+    nothing to ignore then. In a manifest it stands for itself, and is refused. ``for_programs`` is built as well, and
+    means nothing in a manifest.
+    """
 
     reason: str
     built: tuple[Any, ...] = ()
+    of: str | None = None
+    for_programs: tuple[Any, ...] = ()
 
 
-_HUB = Refusal("uploading to the Hub is not built yet; upload the output folder after the run")
-_TRACKERS = Refusal("no experiment tracker is built yet; the log is in trainer_state.json and in the status")
+_HUB = "uploading to the Hub is not built yet; upload the output folder after the run"
+_TRACKERS = "no experiment tracker is built yet; the log is in trainer_state.json and in the status"
+_UPLOAD = Refusal(_HUB, of="push_to_hub")
+_TRACKER = Refusal(_TRACKERS, of="report_to")
 _SHARDING = Refusal("sharding over processes is not built yet; train data parallel")
 
 REFUSED: dict[str, Refusal] = {
@@ -31,28 +40,29 @@ REFUSED: dict[str, Refusal] = {
     "fsdp_config": _SHARDING,
     "deepspeed": _SHARDING,
     "parallelism_config": _SHARDING,
-    "push_to_hub": _HUB,
-    "hub_token": _HUB,
-    "hub_private_repo": _HUB,
-    "hub_model_id": _HUB,
-    "hub_strategy": _HUB,
-    "hub_always_push": _HUB,
-    "hub_revision": _HUB,
-    "report_to": Refusal(_TRACKERS.reason, ("none",)),
-    "project": _TRACKERS,
-    "trackio_space_id": _TRACKERS,
-    "trackio_bucket_id": _TRACKERS,
-    "trackio_static_space_id": Refusal(_TRACKERS.reason, (False,)),
+    "push_to_hub": Refusal(_HUB),
+    "hub_token": _UPLOAD,
+    "hub_private_repo": _UPLOAD,
+    "hub_model_id": _UPLOAD,
+    "hub_strategy": _UPLOAD,
+    "hub_always_push": _UPLOAD,
+    "hub_revision": _UPLOAD,
+    "report_to": Refusal(_TRACKERS, ("none",), for_programs=("kubeflow",)),  # what trainwright.report does by itself
+    "project": _TRACKER,
+    "trackio_space_id": _TRACKER,
+    "trackio_bucket_id": _TRACKER,
+    "trackio_static_space_id": Refusal(_TRACKERS, (False,), of="report_to"),
 }
 """Field, or setting of a field after a point -> why it is refused when set to anything but its default."""
 
 
 def refusals(values: Mapping[str, Any]) -> list[Problem]:
     """One problem for each of ``values`` (field -> value) that asks for an effect that is not built."""
+    asked = {name: _value(values, name) for name, refusal in REFUSED.items() if not _built(name, values, refusal)}
     return [
-        Problem(name, f"{shown(name, value)} is not supported: {refusal.reason}")
-        for name, refusal in REFUSED.items()
-        if not _built(name, value := _value(values, name), refusal)
+        Problem(name, f"{shown(name, value)} is not supported: {REFUSED[name].reason}")
+        for name, value in asked.items()
+        if REFUSED[name].of is None or REFUSED[name].of in asked
     ]
 
 
@@ -62,8 +72,9 @@ def _value(values: Mapping[str, Any], name: str) -> Any:
     return getattr(value, setting, None) if setting else value
 
 
-def _built(name: str, value: Any, refusal: Refusal) -> bool:
+def _built(name: str, values: Mapping[str, Any], refusal: Refusal) -> bool:
+    value, built = _value(values, name), (*refusal.built, *refusal.for_programs)
     default = FIELDS[name].default if name in FIELDS else None
-    if value is None or value == default or any(value == built for built in refusal.built):
+    if value is None or value == default or any(value == each for each in built):
         return True
-    return isinstance(value, list) and all(element in refusal.built for element in value)
+    return isinstance(value, list) and all(element in built for element in value)

@@ -24,7 +24,7 @@ class Serial:
 
     def to_json_string(self) -> str:
         """:meth:`to_dict` as indented JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        return json.dumps(self.to_dict(), indent=2, default=str)
 
     def to_sanitized_dict(self) -> dict[str, Any]:
         """:meth:`to_dict` and the batch sizes over all devices, with numbers, booleans and texts only."""
@@ -34,6 +34,10 @@ class Serial:
             "eval_batch_size": self.eval_batch_size,  # type: ignore[attr-defined]
         }
         return {name: v if type(v) in (bool, int, float, str) else str(v) for name, v in values.items()}
+
+    def _dict_dtype_to_str(self, d: dict[str, Any]) -> None:
+        """Give the number formats in ``d`` by name, in place; what a ``to_dict`` of one's own calls."""
+        d.update(_plain(d))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -70,12 +74,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, dict):
-        return {key: _dtype_name(v) if key == "dtype" else _plain(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(element) for element in value]
-    return value.to_dict() if hasattr(value, "to_dict") else value
-
-
-def _dtype_name(value: Any) -> Any:
-    """``torch.float32`` -> ``float32``; JSON has no types."""
-    return value if value is None or isinstance(value, str) else str(value).split(".")[-1]
+        return {key: _plain(v) for key, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
+        return str(value).removeprefix("torch.")  # JSON has no types
+    return value.to_dict() if hasattr(value, "to_dict") and not isinstance(value, type) else value

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from . import environment, groups
+from .check import object_of
 from .derive import derive
 from .devices import Devices
 from .errors import ArgumentError, MissingPackage, MissingPackageError, hidden
 from .fields import FIELDS
-from .machine import lacking
+from .machine import installed_trackers, lacking
 from .serial import Serial
 from .setters import Setters
 from .validate import checked, refuse_unknown
@@ -61,6 +62,13 @@ class TrainingArguments(
     """
 
     default_optim: ClassVar[str] = "adamw_torch_fused"
+    is_torch_greater_or_equal_than_2_8: ClassVar[bool] = True
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [name for name, info in FIELDS.items() if info.kind.startswith("object")]
+    """Fields that may be given as JSON text; a subclass adds its own, for its command line."""
+
+    # Sharding is not built: there are no plugins of accelerate for it.
+    deepspeed_plugin: ClassVar[None] = None
+    fsdp_plugin_args: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         self.check()
@@ -72,10 +80,22 @@ class TrainingArguments(
         Raises :class:`ArgumentError`.
         """
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name in FIELDS}
+        if values["report_to"] in ("all", ["all"]):
+            values["report_to"] = installed_trackers()
         values = checked(values | environment.settings(values))
         for name, value in values.items():
             setattr(self, name, value)
+        for name in self._VALID_DICT_FIELDS:
+            if name not in FIELDS:
+                setattr(self, name, object_of(name, getattr(self, name)))
         derive(self)
+        self._validate_args()
+
+    def _validate_args(self) -> None:
+        """Looks whether this machine can do what is asked; a subclass may look at what is its own.
+
+        Raises :class:`ArgumentError`.
+        """
         if problems := lacking(self):
             lacks_package = any(isinstance(problem, MissingPackage) for problem in problems)
             raise (MissingPackageError if lacks_package else ArgumentError)(problems)

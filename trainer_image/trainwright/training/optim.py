@@ -6,6 +6,7 @@ Weight decay applies to the weights of layers, never to biases and normalisation
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -31,6 +32,8 @@ from trainwright.training.optimizers.recipes import RECIPES, Recipe
 from trainwright.training.optimizers.saving import plainly_saved
 
 __all__ = ["Adafactor", "OptimizerError", "create_optimizer", "get_decay_parameter_names"]
+
+logger = logging.getLogger(__name__)
 
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
 
@@ -190,6 +193,7 @@ def _refuse_ranks(name: str, args: Any) -> None:
 def create_optimizer(trainer: Any, model: nn.Module | None = None) -> Any:
     """The optimizer of ``trainer``, made from its arguments unless it has one."""
     if trainer.optimizer is None:
+        _tell_of_targets(trainer.args)
         model = trainer.model if model is None else model
         groups = parameter_groups(model, trainer.get_decay_parameter_names(model), trainer.args.weight_decay)
         optimizer, kwargs = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(
@@ -204,6 +208,14 @@ def create_optimizer(trainer: Any, model: nn.Module | None = None) -> Any:
             trainer.optimizer = optimizer(groups, **kwargs)
         _keep_embeddings_in_float32(optimizer, kwargs, model)
     return trainer.optimizer
+
+
+def _tell_of_targets(args: Any) -> None:
+    if args.optim_target_modules is not None and args.optim not in LOW_RANK:
+        logger.warning(
+            "optim_target_modules: %s trains all layers alike; leave it out, or choose galore_... or apollo_...",
+            getattr(args.optim, "value", args.optim),
+        )
 
 
 def is_factory(optimizer: Any) -> bool:
