@@ -195,6 +195,23 @@ def test_what_an_admission_webhook_refuses_is_told_and_tried_again_later():
     play(scene)
 
 
+def test_the_labels_that_are_to_be_passed_on_are_taken_from_the_job_itself():
+    async def scene(world, server):
+        labelled = server.objects[PATH]
+        labelled["metadata"]["labels"] = {"team": "nlp", "other": "x"}
+        server.put(PATH, labelled)
+        settings = Settings(propagate_labels=("team", "cost"))
+        world.reconciler = Reconciler(
+            world.api, world.stores, settings, world.metrics, world.recorder, lambda: world.now
+        )
+        await world.reconcile()
+        for path in (JOB_PATH, SERVICE_PATH):
+            labels = server.objects[path]["metadata"]["labels"]
+            assert (labels.get("team"), labels.get("other")) == ("nlp", None)
+
+    play(scene)
+
+
 def test_a_service_that_is_deleted_under_its_pods_is_made_again_at_once():
     async def scene(world, server):
         await world.reconcile()

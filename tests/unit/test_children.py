@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from builders import make_job
 from trainwright.contract import ResolvedJob
 from trainwright_operator.core.children import children
+from trainwright_operator.core.gangs import POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.core.pools import BUILTIN, place
 from trainwright_operator.core.spec import AcceleratorPool, SecretKey
@@ -213,3 +215,40 @@ def test_hub_access():
     env = {one["name"]: one.get("value", one.get("valueFrom")) for one in pod["containers"][0]["env"]}
     assert env["HF_TOKEN"] == {"secretKeyRef": {"name": "hub", "key": "token"}}
     assert env["HF_HUB_OFFLINE"] == "1"
+
+
+def metadata_of(job, propagated=None, pool="cpu", **more):
+    """Labels and annotations of every child that the plan creates, and of the pods."""
+    built = replace(job.build(), propagated=propagated or {})
+    found = children(built, place(built, BUILTIN[pool]), 1, **more)
+    pods = [child["spec"]["template"] for child in found if child["kind"] == "Job"]
+    return {one.get("kind", "Pod"): one["metadata"] for one in (*found, *pods)}
+
+
+def test_the_job_template_is_for_the_job_alone():
+    template = {"metadata": {"labels": {"team": "nlp"}, "annotations": {"example.com/cost": "7"}}}
+    found = metadata_of(make_job().nodes(2).with_("spec.jobTemplate", template))
+    assert found["Job"]["labels"]["team"] == "nlp"
+    assert found["Job"]["annotations"].keys() == {"example.com/cost", "trainwright.dev/hash"}
+    assert all("team" not in found[kind]["labels"] for kind in ("Pod", "Service"))
+    plain = metadata_of(make_job().nodes(2))
+    assert plain["Job"]["annotations"].keys() == {"trainwright.dev/hash"}
+    hashes = [one["Job"]["annotations"]["trainwright.dev/hash"] for one in (found, plain)]
+    assert hashes[0] != hashes[1]
+    assert found["Service"] == plain["Service"]
+
+
+def test_labels_that_are_passed_on_are_borne_by_every_child_and_never_hide_another():
+    job = make_job().nodes(2).with_("spec.jobTemplate", {"metadata": {"labels": {"team": "of-the-Job"}}})
+    job = job.script(inline="x = 'é'\n" * 7_000).without("spec.trainingArguments")
+    job = job.with_("spec.podTemplate", {"metadata": {"labels": {"team": "of-the-pods"}}})
+    found = metadata_of(
+        job,
+        {"team": "nlp", "cost": "7", "trainwright.dev/job": "forged"},
+        gangs=Gangs(POD_GROUP_VERSIONS[0], timedelta(minutes=5)),
+    )
+    assert found.keys() == {"Service", "ConfigMap", "PodGroup", "Job", "Pod"}
+    assert {kind: one["labels"]["cost"] for kind, one in found.items()} == dict.fromkeys(found, "7")
+    teams = {kind: one["labels"]["team"] for kind, one in found.items()}
+    assert teams == {**dict.fromkeys(found, "nlp"), "Job": "of-the-Job", "Pod": "of-the-pods"}
+    assert {one["labels"]["trainwright.dev/job"] for one in found.values()} == {"gpt-corpus"}

@@ -46,6 +46,7 @@ CHANGES: dict[str, tuple[str, Any, bool]] = {
     "more nodes": ("accelerator", {"nodes": 2}, False),
     "another output": ("output", {"emptyDir": {}}, False),
     "a sample": ("sample", {"prompts": ["x"]}, False),
+    "a label on the Job": ("jobTemplate", {"metadata": {"labels": {"team": "b"}}}, False),
     "another image": ("podTemplate", {"image": "x"}, False),
     "a longer grace": ("terminationGracePeriodSeconds", 60, False),
     "offline": ("offline", True, False),

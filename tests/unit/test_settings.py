@@ -46,3 +46,17 @@ def test_a_value_that_is_no_value_is_refused(variable, value, words):
 def test_a_value_with_which_nothing_would_work_is_refused(variable, value, words):
     with pytest.raises(SettingsError, match=re.escape(words)):
         from_environment({f"TRAINWRIGHT_{variable}": value})
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("trainwright.dev/job", "is the operator's own; leave it out"),
+        ("app.kubernetes.io/managed-by", "is the operator's own; leave it out"),
+        ("my team", "a key is a name of at most 63 letters"),
+    ],
+)
+def test_a_label_that_cannot_be_passed_on_is_named(label, words):
+    assert from_environment({"TRAINWRIGHT_PROPAGATE_LABELS": "team, cost"}).propagate_labels == ("team", "cost")
+    with pytest.raises(SettingsError, match=f"TRAINWRIGHT_PROPAGATE_LABELS={label}: {words}"):
+        from_environment({"TRAINWRIGHT_PROPAGATE_LABELS": f"team,{label}"})

@@ -103,7 +103,7 @@ class Reconciler:
         now = self._now()
         report = self._reports.get(key)
         try:
-            job = self._with_report(parse_job(stored), report)
+            job = self._with_report(self._bearing(parse_job(stored)), report)
         except SpecError as error:
             planned = unreadable(stored, str(error), self._stores.jobs.group(key), self._stores.pods.group(key), now)
         else:
@@ -112,6 +112,10 @@ class Reconciler:
         if again is None and self._reports.get(key) is report:
             self._reports.pop(key, None)
         return _soonest(planned.requeue_after, again)
+
+    def _bearing(self, job: TrainingJob) -> TrainingJob:
+        chosen = {name: job.labels[name] for name in self._settings.propagate_labels if name in job.labels}
+        return replace(job, propagated=chosen) if chosen else job
 
     def _with_report(self, job: TrainingJob, report: Report | None) -> TrainingJob:
         return replace(job, status=merge_progress(job.status, report.push, report.received)) if report else job

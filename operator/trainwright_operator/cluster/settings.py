@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from trainwright_operator.names import GROUP, LABEL_MANAGED_BY
+from trainwright_operator.openapi.words import KEY, is_key
+
 PREFIX = "TRAINWRIGHT_"
 
 
@@ -48,6 +51,8 @@ class Settings:
     """Pushes a second that one pod may make before it is answered 429."""
     gang_timeout: float = 300.0
     """How long a gang that found room for a part of its pods holds it; up to half as long again, so that two differ."""
+    propagate_labels: tuple[str, ...] = ()
+    """Labels of a TrainingJob that all of its children bear."""
     http_port: int = 8080
     """Liveness, readiness and metrics."""
     log_level: str = "INFO"
@@ -105,6 +110,11 @@ def _problems(settings: Settings) -> Iterator[str]:
             f"{PREFIX}LEASE_RENEW_DEADLINE={settings.lease_renew_deadline:g}: takes more than LEASE_PERIOD "
             f"({settings.lease_period:g}) and less than LEASE_DURATION ({settings.lease_duration:g})"
         )
+    for label in settings.propagate_labels:
+        if label.startswith(f"{GROUP}/") or label == LABEL_MANAGED_BY:
+            yield f"{PREFIX}PROPAGATE_LABELS={label}: is the operator's own; leave it out"
+        elif not is_key(label):
+            yield f"{PREFIX}PROPAGATE_LABELS={label}: {KEY.words}"
     if settings.progress_port == settings.http_port:
         yield f"{PREFIX}PROGRESS_PORT={settings.progress_port}: is that of health and metrics (HTTP_PORT)"
 

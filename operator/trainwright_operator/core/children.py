@@ -163,9 +163,12 @@ def _pod_plans(
 def _job(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     """``backoffLimit: 0`` and no podFailurePolicy: one pod's end is the end of the attempt, and the policy is ours."""
     labels = {**plan.labels, names.LABEL_SLICES: str(place.slices)} if place.slices > 1 else plan.labels
-    metadata = _metadata(job, plan.job_name, labels)
+    metadata = _metadata(job, plan.job_name, {**job.spec.job_labels, **labels})
+    annotations = dict(job.spec.job_annotations)
     if place.pods > 1 and plan.endpoint:
-        metadata["annotations"] = {names.ANNOTATION_MEETS_AT: f"{plan.master}:{MASTER_PORT}"}
+        annotations[names.ANNOTATION_MEETS_AT] = f"{plan.master}:{MASTER_PORT}"
+    if annotations:
+        metadata["annotations"] = annotations
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -197,7 +200,8 @@ def _metadata(job: TrainingJob, name: str, labels: Mapping[str, str]) -> Object:
         "controller": True,
         "blockOwnerDeletion": True,
     }
-    return {"name": name, "namespace": job.namespace, "labels": dict(labels), "ownerReferences": [owner]}
+    borne = {**job.propagated, **labels}
+    return {"name": name, "namespace": job.namespace, "labels": borne, "ownerReferences": [owner]}
 
 
 def hashed(child: Object) -> Object:

@@ -76,7 +76,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     }
     return {
         "metadata": {
-            "labels": {**template.labels, **plan.labels},
+            "labels": {**job.propagated, **template.labels, **plan.labels},
             "annotations": {**(place.annotations or {}), **template.annotations, **_present(annotations)},
         },
         "spec": _present(

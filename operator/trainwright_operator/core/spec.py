@@ -77,6 +77,8 @@ class JobSpec:
     sample: Mapping[str, Any] | None = None
     accelerator: Accelerator = Accelerator()
     pod_template: PodTemplate = field(default_factory=PodTemplate)
+    job_labels: Mapping[str, str] = field(default_factory=dict)
+    job_annotations: Mapping[str, str] = field(default_factory=dict)
     hub_token: SecretKey | None = None
     suspend: bool = False
     max_restarts: int = DEFAULT_MAX_RESTARTS
@@ -99,6 +101,8 @@ class TrainingJob:
     generation: int = 1
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    propagated: Mapping[str, str] = field(default_factory=dict)
+    """Those of its labels that all of its children bear, as the operator is told to."""
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     status: Mapping[str, Any] = field(default_factory=dict)
@@ -165,6 +169,7 @@ def _job_spec(spec: Mapping[str, Any], name: str) -> JobSpec:
     accelerator = spec.get("accelerator") or {}
     arguments = spec.get("trainingArguments", {})
     hub_token = arguments.get("hubToken")
+    of_jobs = (spec.get("jobTemplate") or {}).get("metadata") or {}
     return JobSpec(
         output=_output(spec["output"], name),
         training_arguments=mirror.to_arguments(arguments),
@@ -175,6 +180,8 @@ def _job_spec(spec: Mapping[str, Any], name: str) -> JobSpec:
         sample=spec.get("sample"),
         accelerator=Accelerator(accelerator.get("pool"), accelerator.get("nodes"), accelerator.get("perNode")),
         pod_template=PodTemplate.of(spec.get("podTemplate") or {}),
+        job_labels=of_jobs.get("labels") or {},
+        job_annotations=of_jobs.get("annotations") or {},
         hub_token=SecretKey(**hub_token["secretKeyRef"]) if hub_token else None,
         suspend=spec.get("suspend", False),
         max_restarts=spec.get("maxRestarts", DEFAULT_MAX_RESTARTS),

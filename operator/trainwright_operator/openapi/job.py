@@ -42,6 +42,7 @@ def job_spec() -> Schema:
         "output": _output(),
         "sample": trained.sample(),
         "podTemplate": pod_template(),
+        "jobTemplate": _job_template(),
         **_lifecycle(),
     }
     return record(
@@ -107,6 +108,13 @@ def _accelerator() -> Schema:
                 MAX_PER_NODE,
             ),
         },
+    )
+
+
+def _job_template() -> Schema:
+    return record(
+        "What the Job of every attempt carries besides; what its pods do is said by podTemplate.",
+        {"metadata": words.metadata("Job")},
     )
 
 

@@ -31,14 +31,7 @@ def pod_template() -> Schema:
         "What a pod needs besides, under Kubernetes' own names. The command, ports, probes, security context and "
         "restart policy are the operator's.",
         {
-            "metadata": record(
-                "Labels and annotations for every pod of the job.",
-                {
-                    "labels": words.label_map("Labels for every pod; those of trainwright.dev are the operator's."),
-                    "annotations": words.annotation_map("Annotations for every pod."),
-                },
-                rules=[words.free_of_owned("labels"), words.free_of_owned("annotations")],
-            ),
+            "metadata": words.metadata("pod"),
             "image": string(
                 "The image that trains. Default: the pool's, else the trainer image of this release.",
                 1024,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainwright_operator import names
-from trainwright_operator.openapi.types import Pattern, Rule, Schema, int_or_string, map_of, string
+from trainwright_operator.openapi.types import Pattern, Rule, Schema, int_or_string, map_of, record, string
 
 LABEL = Pattern(
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
@@ -67,7 +67,12 @@ def _keys() -> Rule:
 
 
 def _keys_fine(labels: Mapping[str, Any]) -> bool:
-    return all(re.fullmatch(KEY.expression, key) and re.fullmatch(SHORT_DOMAIN, key) for key in labels)
+    return all(map(is_key, labels))
+
+
+def is_key(text: str) -> bool:
+    """Whether it can name a label or an annotation."""
+    return bool(re.fullmatch(KEY.expression, text) and re.fullmatch(SHORT_DOMAIN, text))
 
 
 def free_of_owned(field: str) -> Rule:
@@ -80,6 +85,18 @@ def free_of_owned(field: str) -> Rule:
             not any(key.startswith(prefix) or key == names.LABEL_MANAGED_BY for key in metadata.get(field, ()))
         ),
         field=field,
+    )
+
+
+def metadata(what: str) -> Schema:
+    """Labels and annotations for children of a kind."""
+    return record(
+        f"Labels and annotations for every {what} of the job.",
+        {
+            "labels": label_map(f"Labels for every {what}; those of trainwright.dev are the operator's."),
+            "annotations": annotation_map(f"Annotations for every {what}."),
+        },
+        rules=[free_of_owned("labels"), free_of_owned("annotations")],
     )
 
 
