@@ -65,6 +65,7 @@ class Reason:
     PODS_REFUSED = "PodsRefused"
     JOB_NOT_STARTED = "JobNotStarted"
     JOB_SUSPENDED = "JobSuspended"
+    JOB_SCALED_DOWN = "JobScaledDown"
     PODS_READY = "PodsReady"
     PODS_NOT_MET = "PodsNotMet"
     TARGET_RAISED = "TargetRaised"

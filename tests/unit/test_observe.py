@@ -197,7 +197,7 @@ def test_a_job_that_the_job_controller_has_not_taken_up_is_not_told_as_refused()
     scene.objects.jobs["gpt-corpus-0-1"]["status"] = {}
     attempt = scene.observed().attempts[0]
     assert hold(attempt, scene.now + timedelta(seconds=30)) is None
-    assert silent(scene.observed()).due == scene.now + timedelta(seconds=60)
+    assert silent(scene.observed()).left(scene.now) == timedelta(seconds=60)
     found = hold(attempt, scene.now + timedelta(seconds=60))
     assert found.reason == "JobNotStarted"
     assert "is kube-controller-manager at work?" in found.message

@@ -160,11 +160,11 @@ class Reconciler:
         waiting = silent(observed)
         if waiting is None:
             return observed, None
-        if now < waiting.due:
-            return observed, (waiting.due - now).total_seconds()
+        if left := waiting.left(now):
+            return observed, left.total_seconds()
         waits = (self._stores.jobs if waiting.kind == JOBS.kind else self._stores.pods).get((key[0], waiting.name))
         told = await self._warnings.about(waiting.kind, waits) if waits else []
-        early = not told and now < waiting.due + UNEXPLAINED_FOR
+        early = not told and bool(waiting.left(now, UNEXPLAINED_FOR))
         explained = replace(observe(job, jobs, pods, told), services=services)
         return explained, UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
 

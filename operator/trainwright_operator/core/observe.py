@@ -93,7 +93,9 @@ class Job:
     """Why it failed, in the Job controller's word."""
     deleting: bool = False
     suspended: bool = False
-    """Its pods were taken away by whoever sets the Job's own ``suspend``: a person, or a queue such as Kueue."""
+    """Its pods were taken away by whoever sets the Job's own ``suspend`` or ``parallelism``: a person, or a queue."""
+    wanted: int | None = None
+    """The pods that its ``parallelism`` lets it have at once."""
     slices: int = 1
     """How many Jobs the attempt has when it is whole."""
     digest: str | None = None
@@ -234,12 +236,14 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
     }
     final = conditions.get("Failed") or conditions.get("Complete") or {}
     failing = conditions.get("FailureTarget") or conditions.get("Failed") or {}
-    template = spec.get("template") or {}
+    template, completions = spec.get("template") or {}, spec.get("completions") or 1
+    wanted = min(spec.get("parallelism", completions), completions)
+    active = _job_state(conditions) is JobState.ACTIVE
     return Job(
         name=metadata["name"],
         attempt=attempt,
         slice=_number(item, names.LABEL_SLICE) or 0,
-        completions=spec.get("completions") or 1,
+        completions=completions,
         state=_job_state(conditions),
         created=read_time(metadata.get("creationTimestamp")),
         started=read_time(status.get("startTime")),
@@ -247,7 +251,8 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         decided=read_time(failing.get("lastTransitionTime")),
         failure=failing.get("reason") or "",
         deleting="deletionTimestamp" in metadata,
-        suspended="Suspended" in conditions,
+        suspended=active and ("Suspended" in conditions or wanted < completions),
+        wanted=wanted,
         slices=_number(item, names.LABEL_SLICES) or 1,
         digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_HASH),
         meets_at=(metadata.get("annotations") or {}).get(names.ANNOTATION_MEETS_AT),

@@ -20,7 +20,7 @@ from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
 from trainwright_operator.core.judge import BY_HAND, GIVEN_UP, UNEXPLAINED, judge, succeeded, without_a_trace
 from trainwright_operator.core.observe import Observed
 from trainwright_operator.core.spec import JobSpec, TrainingJob
-from trainwright_operator.core.times import write_time
+from trainwright_operator.core.times import SKEW, write_time
 from trainwright_operator.names import Reason
 
 FIRST_DELAY, LONGEST_DELAY = timedelta(seconds=10), timedelta(minutes=5)
@@ -145,7 +145,19 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
     unseen = attempt.missing > 0 and any(one.decided for one in attempt.jobs)
     stop = unseen or (bool(cause) and (decided or (kept == NOW and record.cause == cause)))
     again = soonest(again, None if cause else patience, deadline_left(job, past, now), None if stop else kept)
+    if cause and (past.running or record.cause) and (lost := _lost(attempt, cause)):
+        message = f"{words(past.records[-1])}; the next attempt waits {lost}"
+        return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=stop, again=again)
     return replace(_working(past, attempt, again), stop=stop)
+
+
+def _lost(attempt: observe.Attempt, cause: Cause) -> str:
+    """For which pods a disrupted attempt waits of which none works any more: those of a lost node end for nobody."""
+    left = [pod for pod in attempt.pods if not pod.end]
+    if cause.outcome is not Outcome.DISRUPTED or any(pod.ready or not pod.deletion_due for pod in left) or not left:
+        return ""
+    latest = max(pod.deletion_due for pod in left if pod.deletion_due) + observe.OVERDUE
+    return f"for {', '.join(pod.name for pod in left)} to end, until {write_time(latest)} at the latest"
 
 
 def _working(past: Past, attempt: observe.Attempt, again: timedelta | None) -> Verdict:
@@ -204,6 +216,8 @@ def _settling(attempt: observe.Attempt, now: datetime) -> timedelta | None:
     """How much longer the pods of ended Jobs may take to be seen ended."""
     ends = [job.ended for job in attempt.jobs if job.ended]
     left = max(ends) + SETTLE - now if ends else NOW
+    if left > SETTLE + SKEW:  # by another clock than ours, which then says nothing
+        return SETTLE if any(pod.alive(now) for pod in attempt.pods) else None
     return left if left > NOW else None
 
 
@@ -336,7 +350,8 @@ def _backoff(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
     if row == 1 and not crowded:
         return None
     delay = min(FIRST_DELAY * 2 ** max(0, row - 2), LONGEST_DELAY)
-    left = last.end + delay * (0.5 + gangs.jitter(job.uid, last.number) if crowded else 1) - now
+    delay *= 0.5 + gangs.jitter(job.uid, last.number) if crowded else 1
+    left = min(last.end + delay - now, delay)  # the end may be by the clock of another replica
     return left if left > NOW else None
 
 

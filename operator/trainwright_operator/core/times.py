@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+SKEW = timedelta(seconds=2)
+"""By how much clocks that agree are apart, with seconds cut off."""
 
 
 def write_time(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def remaining(since: datetime, span: timedelta, now: datetime) -> timedelta:
+    """What is left of a span that began at ``since``, by another machine's clock; nothing, at the least.
+
+    A time to come tells that the clocks disagree, and nothing of how long ago it was: then nothing is waited for.
+    """
+    left = since + span - now
+    return left if timedelta(0) < left <= span + SKEW else timedelta(0)
 
 
 def read_time(text: str | None) -> datetime | None:

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 
 from trainwright_operator.core.mends import mends, with_mends
 from trainwright_operator.core.observe import Attempt, Job, JobState, Observed, Pod, Wait
+from trainwright_operator.core.quantities import amount
+from trainwright_operator.core.times import remaining
 from trainwright_operator.names import Reason
 
 PATIENCE = timedelta(seconds=60)
@@ -47,28 +49,34 @@ class Hold:
 
 @dataclass(frozen=True)
 class Silent:
-    """A Job or pod that waits and does not say why: from ``due`` on, its Events are worth reading."""
+    """A Job or pod that waits and does not say why: after a while its Events are worth reading."""
 
     kind: str
     name: str
-    due: datetime
+    since: datetime
+    span: timedelta
+
+    def left(self, now: datetime, longer: timedelta = timedelta(0)) -> timedelta:
+        return remaining(self.since, self.span + longer, now)
 
 
 def silent(observed: Observed) -> Silent | None:
     """The first silent one of the newest attempt, if there is one."""
     attempt = observed.attempts[-1] if observed.attempts else Attempt(0)
     for job in _unfilled(attempt):
-        if due := _overdue(job):
-            return Silent("Job", job.name, due)
+        if (since := job.started or job.created) is not None:
+            return Silent("Job", job.name, since, _silence(job))
     for pod in attempt.pods:
         if pod.created and pod.wait and pod.wait.reason == "ContainerCreating":
-            return Silent("Pod", pod.name, pod.created + SILENCE)
+            return Silent("Pod", pod.name, pod.created, SILENCE)
     return None
 
 
 def hold(attempt: Attempt, now: datetime) -> Hold | None:
     """None while nothing is out of the ordinary."""
     if job := attempt.suspended:
+        if job.wanted is not None and job.wanted < job.completions:
+            return _scaled_down(job)
         told = f"Job {job.name} was suspended, and not by this operator; what suspended it (a queue?) lets it go on"
         return Hold(Reason.JOB_SUSPENDED, told, queued=True)
     if refused := _refused(attempt, now):
@@ -79,7 +87,8 @@ def hold(attempt: Attempt, now: datetime) -> Hold | None:
         return None
     reason = max(reasons, key=lambda one: (one in _MENDS, reasons[one]))
     pod, wait = next(pair for pair in pods if pair[1].reason == reason)
-    left = pod.created + PATIENCE - now if pod.created and (reason in _MENDS or _MISSING.search(wait.message)) else None
+    lacks = pod.created and (reason in _MENDS or _MISSING.search(wait.message))
+    left = remaining(pod.created, PATIENCE, now) if pod.created and lacks else None
     told = f"{_count(reasons[reason], attempt, pod)}: {reason}: {wait.message}"
     return Hold(
         reason,
@@ -98,17 +107,27 @@ def untold(attempt: Attempt, now: datetime) -> timedelta | None:
 def _first_word(pod: Pod, now: datetime) -> timedelta | None:
     if not (pod.created and pod.wait and pod.wait.reason == "Unschedulable"):
         return None
-    left = pod.created + FIRST_WORD - now
-    return left if left > timedelta(0) else None
+    return remaining(pod.created, FIRST_WORD, now) or None
+
+
+def _scaled_down(job: Job) -> Hold:
+    patch = f'{{"spec":{{"parallelism":{job.completions}}}}}'
+    told = (
+        f"Job {job.name} was set to {job.wanted} of its {job.completions} pods (spec.parallelism), and not by this "
+        f"operator; `kubectl patch job {job.name} --type merge -p '{patch}'` lets it go on"
+    )
+    return Hold(Reason.JOB_SCALED_DOWN, told, queued=True, stalled=True)
 
 
 def _refused(attempt: Attempt, now: datetime) -> Hold | None:
     for job in _unfilled(attempt):
         if job.refused:
-            told = f"Job {job.name} may not create {_missing(job, attempt)}: {job.refused}"
-            return Hold(Reason.PODS_REFUSED, with_mends(told), queued=True)
-        due = _overdue(job)
-        if due is None or now < due:
+            told = with_mends(f"Job {job.name} may not create {_missing(job, attempt)}: {job.refused}")
+            since = None if _waits_for_room(job.refused) else job.started or job.created
+            left = remaining(since, PATIENCE, now) if since else None
+            return Hold(Reason.PODS_REFUSED, told, queued=True, stalled=left == timedelta(0), again=left or None)
+        since = job.started or job.created
+        if since is None or remaining(since, _silence(job), now):
             continue
         if job.started is None and not any(pod.slice == job.slice for pod in attempt.pods):
             told = f"the Job controller has not taken up Job {job.name} yet; is kube-controller-manager at work?"
@@ -116,6 +135,21 @@ def _refused(attempt: Attempt, now: datetime) -> Hold | None:
         advice = f"`kubectl describe job {job.name}` tells why (a quota, or an admission webhook)"
         return Hold(Reason.PODS_REFUSED, f"Job {job.name} lacks {_missing(job, attempt)}: {advice}", queued=True)
     return None
+
+
+def _waits_for_room(refused: str) -> bool:
+    """For a quota that lets the pods in once others have ended; whatever else refuses them needs a person."""
+    quotas = re.findall(r"exceeded quota: [^,]*, requested: (\S*), used: \S*, limited: (\S*)", refused)
+    try:
+        return bool(quotas) and all(_fits(*amounts) for amounts in quotas)
+    except ValueError:
+        return True
+
+
+def _fits(requested: str, limited: str) -> bool:
+    limits = dict(pair.split("=", 1) for pair in limited.split(","))
+    pairs = (pair.split("=", 1) for pair in requested.split(","))
+    return all(amount(wanted) <= amount(limits[name]) for name, wanted in pairs if name in limits)
 
 
 def _unfilled(attempt: Attempt) -> Iterator[Job]:
@@ -127,11 +161,9 @@ def _unfilled(attempt: Attempt) -> Iterator[Job]:
             yield job
 
 
-def _overdue(job: Job) -> datetime | None:
-    """From when on pods that are missing will not come by themselves."""
-    if job.started:
-        return job.started + SILENCE
-    return job.created + PATIENCE if job.created else None
+def _silence(job: Job) -> timedelta:
+    """How long after its controller took it up, or it was created, pods that are missing may come by themselves."""
+    return SILENCE if job.started else PATIENCE
 
 
 def _missing(job: Job, attempt: Attempt) -> str:
