@@ -37,7 +37,14 @@ def test_what_a_restart_trains_again_takes_the_place_of_what_was_lost() -> None:
 
 @pytest.mark.parametrize(
     ("values", "width", "bars"),
-    [([1, 2, 3], 40, "▁▅█"), ([2, 2], 40, "▁▁"), ([7], 40, "▁"), (list(range(100)), 4, "▁▃▆█")],
+    [
+        ([1, 2, 3], 40, "▁▅█"),
+        ([1, float("nan"), 3, float("inf")], 40, "▁×█×"),
+        ([float("nan")] * 2, 40, "××"),
+        ([2, 2], 40, "▁▁"),
+        ([7], 40, "▁"),
+        (list(range(100)), 4, "▁▃▆█"),
+    ],
 )
 def test_a_line_of_bars(values: list[float], width: int, bars: str) -> None:
     assert sparkline(values, width) == bars
@@ -66,3 +73,11 @@ def test_the_page_draws_each_loss() -> None:
 
 def test_a_job_without_a_log_has_a_page_without_a_chart() -> None:
     assert "<svg" not in to_html(summarize(make_job().manifest(), NOW))
+
+
+def test_a_run_of_nan_has_a_page_and_says_so() -> None:
+    log = ["{'loss': '4.5', 'epoch': '0.1'}", "{'loss': 'nan', 'epoch': '0.2'}", "{'eval_loss': 'nan', 'epoch': '0.2'}"]
+    summary = summarize(make_job().status(state="Running", display={"state": "Running"}).manifest(), NOW, curves(log))
+    text = to_html(summary)
+    assert "4.5 ▁× nan  (1 of 2 are no numbers)" in text
+    assert 'points="nan' not in text.lower()

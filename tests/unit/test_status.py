@@ -17,6 +17,7 @@ from trainwright_operator.core import display
 from trainwright_operator.core.reported import MAX_METRICS
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.names import Condition
+from trainwright_operator.remote.diagnosis import Facts, diagnose
 from trainwright_operator.schema import job_crd
 
 OPEN = {"attempts": [{"attempt": 2, "startTime": "2026-01-01T00:00:00Z"}]}
@@ -270,6 +271,25 @@ def test_metrics_are_bounded_and_the_newest_stay():
     status = merge_progress(status, progress(metrics={"loss": 1.0}), START)
     assert len(status["metrics"]) == MAX_METRICS
     assert {"name": "loss", "value": "1"} in status["metrics"]
+
+
+def test_a_loss_that_is_no_number_is_said_wherever_one_looks():
+    scene = Scene(make_job()).settle().start_pods().settle()
+    scene.status = merge_progress(scene.status, progress(step=3, metrics={"loss": 2.0}), scene.now)
+    scene.settle()
+    assert "why" not in scene.status["display"]
+    scene.status = merge_progress(scene.status, progress(step=4, metrics={"loss": float("nan")}), scene.now)
+    scene.settle()
+    assert scene.status["display"]["loss"] == "nan"
+    assert scene.status["display"]["why"].startswith("loss is nan: resume from a checkpoint before it")
+    assert "loss is nan" in scene.condition("Running")["message"]
+    (finding,) = diagnose(Facts({**scene.builder.manifest(), "status": scene.status}, scene.now))
+    assert finding.what == "loss is nan"
+    word = {"step": 5, "max_steps": 5, "metrics": {"loss": float("nan"), "train_loss": 2.5}}
+    scene.exit_all(0, **word).settle()
+    assert scene.state == "Succeeded"
+    assert "loss is nan" in scene.condition("Succeeded")["message"]
+    assert problems(scene.status) == []
 
 
 def test_the_final_word_stands_when_every_push_was_lost():

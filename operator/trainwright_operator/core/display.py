@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import Any
 
 from trainwright_operator.core.times import read_time
 
+_LOSS = re.compile(r"(\w+_)?loss")
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b.")
 
 
@@ -28,6 +30,22 @@ def training(status: Mapping[str, Any]) -> dict[str, str]:
         "tokensPerSecond": rate(progress.get("tokensPerSecond")),
     }
     return {key: value for key, value in shown.items() if value}
+
+
+def not_finite(status: Mapping[str, Any]) -> str:
+    """What is said of a run whose newest losses are no numbers: it goes on, and hardly ever recovers."""
+    lost = [one for one in status.get("metrics") or () if _LOSS.fullmatch(one["name"]) and not _is_finite(one["value"])]
+    if not lost:
+        return ""
+    told = ", ".join(f"{one['name']} is {one['value']}" for one in lost[:3])
+    return f"{told}: resume from a checkpoint before it, with a lower learningRate or maxGradNorm, or other data"
+
+
+def _is_finite(value: str) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except ValueError:  # words of a user's own
+        return True
 
 
 def ending(progress: Mapping[str, Any], now: datetime) -> dict[str, str]:

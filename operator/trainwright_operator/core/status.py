@@ -121,7 +121,7 @@ def _display(
     before: Mapping[str, Any], status: Status, verdict: Verdict, hold: Hold | None, now: datetime
 ) -> dict[str, str]:
     reason = hold.reason if hold else verdict.reason if verdict.phase in (Phase.FAILED, Phase.PENDING) else None
-    why = hold.message if hold else verdict.message if verdict.phase in _EXPLAINED else None
+    why = hold.message if hold else verdict.message if verdict.phase in _EXPLAINED else display.not_finite(status)
     shown = {
         "state": f"{status['state']} ({reason})"[:64] if reason else status["state"],
         **display.training(status),
@@ -151,6 +151,8 @@ def _conditions(
 ) -> list[Status]:
     known = {one["type"]: one for one in before.get("conditions") or ()}
     holding = _holding(verdict, attempt, hold)
+    if (lost := display.not_finite(before)) and (trains := {Condition.RUNNING, Condition.SUCCEEDED} & holding.keys()):
+        holding |= {kind: (holding[kind][0], f"{holding[kind][1]}; {lost}") for kind in trains}
     types = [kind for kind in _ORDER if kind in known or kind in holding]
     return [
         _condition(kind, known.get(kind, {}), generation, holding.get(kind), verdict.phase.value, now) for kind in types

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from trainwright_operator.core import display
 from trainwright_operator.core.mends import mends
 from trainwright_operator.core.policy import Phase
 from trainwright_operator.core.times import read_time
@@ -55,7 +56,7 @@ class Finding:
 
 def diagnose(facts: Facts) -> list[Finding]:
     """The findings, the plainest cause first; empty for a job that runs as it should or has succeeded."""
-    return [*_unseen(facts), *_state(facts), *_claims(facts), *_quotas(facts)]
+    return [*_unseen(facts), *_state(facts), *_not_finite(facts), *_claims(facts), *_quotas(facts)]
 
 
 def _unseen(facts: Facts) -> Iterator[Finding]:
@@ -115,6 +116,12 @@ def _quiet(facts: Facts) -> Iterator[Finding]:
         minutes = int((facts.now - told).total_seconds() // 60)
         mend = f"see what it does: trainwright logs {facts.name} --follow; spec.hangTimeoutSeconds restarts what hangs"
         yield Finding(f"it runs, but has told no progress for {minutes} minutes", mend)
+
+
+def _not_finite(facts: Facts) -> Iterator[Finding]:
+    what, _, mend = display.not_finite(status_of(facts.job)).partition(": ")
+    if what:
+        yield Finding(what, f"{mend}; trainwright logs {facts.name} names the first step")
 
 
 def _held(facts: Facts) -> Iterator[Finding]:

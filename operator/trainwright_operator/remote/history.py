@@ -6,6 +6,7 @@ The status holds the newest values alone, so that it stays small; the log has on
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable, Sequence
 
 from trainwright_operator.remote.cluster import Cluster, Object
@@ -20,6 +21,7 @@ Curve = list[tuple[float, float]]
 NAMES = ("loss", "eval_loss")
 TOTALS = ("train_loss", "train_runtime")
 BARS = "▁▂▃▄▅▆▇█"
+LOST = "×"
 
 
 def read_curves(cluster: Cluster, job: Object) -> dict[str, Curve]:
@@ -58,10 +60,11 @@ def _logged(text: str) -> dict[str, float]:
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """Bars from the lowest to the highest value; of more values than fit, evenly chosen ones."""
+    """Bars from the lowest to the highest value; of more values than fit, evenly chosen ones. No number is a cross."""
     shown = (
         [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)] if len(values) > width else values
     )
-    low, high = min(shown), max(shown)
+    known = [value for value in shown if math.isfinite(value)]
+    low, high = min(known, default=0.0), max(known, default=0.0)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((value - low) * scale)] for value in shown)
+    return "".join(BARS[round((value - low) * scale)] if math.isfinite(value) else LOST for value in shown)

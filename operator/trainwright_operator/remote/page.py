@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -33,8 +34,9 @@ def _page(summary: Summary) -> Iterator[str]:
     yield f"<style>{STYLE}</style>\n</head>\n<body>"
     yield f'<h1>{name} <span class="{state}">{state}</span></h1>'
     yield f'<p class="where">TrainingJob in namespace {escape(summary.namespace)}</p>'
-    if summary.curves:
-        yield f"<h2>Loss</h2>\n{_chart(summary.curves)}"
+    known = {name: [point for point in curve if math.isfinite(point[1])] for name, curve in summary.curves.items()}
+    if drawn := {name: curve for name, curve in known.items() if curve}:
+        yield f"<h2>Loss</h2>\n{_chart(drawn)}"
     yield "<h2>Run</h2>"
     yield _table((), facts(summary))
     if summary.metrics:

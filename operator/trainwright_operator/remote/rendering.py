@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -97,7 +98,9 @@ def _plain(value: Any) -> str:
 
 
 def _curve(values: Sequence[float]) -> str:
-    return f"{values[0]:.4g} {sparkline(values)} {values[-1]:.4g}" if len(values) > 1 else f"{values[0]:.4g}"
+    lost = sum(not math.isfinite(value) for value in values)
+    shown = f"{values[0]:.4g} {sparkline(values)} {values[-1]:.4g}" if len(values) > 1 else f"{values[0]:.4g}"
+    return f"{shown}  ({lost} of {len(values)} are no numbers)" if lost else shown
 
 
 def _progress(progress: dict[str, Any]) -> str:
