@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+import trainwright
 from trainer import tiny
 from trainer.evaluation_cases import Nested, RunningAccuracy, accuracy, evaluate_cases, make_trainer, pad, sample
 from trainer.runs import make
@@ -117,6 +118,36 @@ def test_one_process_agrees_with_transformers(case: str) -> None:
     expected_output, output = theirs.predict(theirs.eval_dataset), ours.predict(ours.eval_dataset)
     for mine, other in zip(leaves(output[:2]), leaves(expected_output[:2]), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["joined", "doubled"])
+def test_a_batch_counts_by_its_samples_whatever_rows_it_has(joined: bool, tmp_path: Path) -> None:
+    """A collator that makes one row of all samples, as packing does, or two of each, as preferences do."""
+
+    def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        rows = torch.stack([sample["x"] for sample in samples])
+        wanted = torch.stack([sample["labels"] for sample in samples])
+        return {"x": rows[None], "labels": wanted} if joined else {"x": rows.repeat(2, 1), "labels": wanted.repeat(2)}
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            scores = self.linear(x.flatten(0, 1) if joined else x)
+            return {"loss": torch.nn.functional.cross_entropy(scores, labels), "logits": scores}
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(8, 4)
+
+    data, found = tiny.vectors(9), []
+    for library in (transformers, trainwright):
+        torch.manual_seed(0)
+        args = library.TrainingArguments(
+            str(tmp_path), use_cpu=True, per_device_eval_batch_size=4, disable_tqdm=True, report_to="none"
+        )
+        found.append(library.Trainer(Model(), args, data_collator=collate, eval_dataset=data).evaluate())
+    theirs, ours = found
+    assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], abs=1e-6)
+    assert ours["eval_samples_per_second"] * ours["eval_runtime"] == pytest.approx(9, rel=0.5)
 
 
 def test_each_of_several_sets_is_told_under_its_own_name() -> None:

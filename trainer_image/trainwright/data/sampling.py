@@ -212,6 +212,11 @@ class ShardedBatches(Sampler[list[int]]):
         rounds, rest = divmod(samples, self.global_batch)
         return rounds + (rest > self.sharding.rank * size)
 
+    def samples_in(self, number: int) -> int:
+        """Samples of the dataset in this rank's batch ``number`` where no batch is filled up."""
+        start = number * self.global_batch + self.sharding.rank * self.batch_size
+        return max(0, min(self.batch_size, len(self.order) - start))
+
     def draw(self) -> None:
         """Draw the order of the next iteration now, while the generators stand where they should."""
         if self.order.draws_from_default and self.sharding.world_size > 1:

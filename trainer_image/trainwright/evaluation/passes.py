@@ -18,6 +18,7 @@ from torch import nn
 from trainwright.contract import DataError
 from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.loaders import Loader, has_length, readable
+from trainwright.data.sampling import ShardedBatches
 from trainwright.evaluation.gathering import (
     Collector,
     batch_size_of,
@@ -198,7 +199,7 @@ class _Pass:
             loss, logits, labels = self.trainer.prediction_step(
                 self.model, batch, self.loss_only, ignore_keys=self.ignore_keys
             )
-            count = self._real(batch_size_of(batch) or batch_size_of(logits) or self.args.eval_batch_size)
+            count = self._samples_of(batch, logits)
             inputs = self.trainer._prepare_input(batch[self._main_input()]) if self.wants_inputs else None
         self.counts.append(count)
         if loss is not None:
@@ -213,6 +214,13 @@ class _Pass:
                         collector.add(kept)
         if self.by_batch:
             self._compute_batch(batch, loss, count, logits, labels, is_last)
+
+    def _samples_of(self, batch: Any, logits: Any) -> int:
+        """Samples behind a batch, whose rows may be others: one where a collator joins all, two each for pairs."""
+        batches = getattr(self.loader, "batch_sampler", None)
+        if isinstance(batches, ShardedBatches):
+            return batches.samples_in(len(self.counts))
+        return self._real(batch_size_of(batch) or batch_size_of(logits) or self.args.eval_batch_size)
 
     def _main_input(self) -> str:
         return getattr(self.trainer.model, "main_input_name", "input_ids")
