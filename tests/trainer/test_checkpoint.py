@@ -170,6 +170,28 @@ def test_anothers_checkpoints_are_refused_unless_adopted(before: str | None, wor
             others.write(6, [fill])
 
 
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ("team/mine", r"the job team/mine, which began to write here at \d{4}-\S*Z and was another than this one"),
+        (
+            "team/other",
+            r"the job team/other, which began to write here at \d{4}-\S*Z; choose another output or subPath",
+        ),
+    ],
+    ids=["deleted and applied again", "another"],
+)
+def test_the_job_that_an_output_belongs_to_is_called_by_its_name(job: str, words: str, tmp_path: Path) -> None:
+    others = store_with(tmp_path, 5, owner="uid-1", attempt=4, job=job)
+    mine = CheckpointStore(tmp_path, owner="uid-2", attempt=1, job="team/mine")
+    with pytest.raises(UserError, match=f"holds checkpoints of {words}") as caught:
+        mine.claim()
+    assert ("uid-1" in str(caught.value)) == (job == "team/mine")
+    mine.claim(adopt=True)
+    with pytest.raises(UserError, match=r"was taken over by the job team/mine, which began"):
+        others.write(6, [fill])
+
+
 def test_an_output_without_checkpoints_is_free(tmp_path: Path) -> None:
     store_with(tmp_path, owner="deleted", attempt=7)
     store = store_with(tmp_path, 1, owner="job", attempt=1)

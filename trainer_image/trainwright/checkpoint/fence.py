@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from trainwright.checkpoint.diskio import flush_folder, write_durably
@@ -24,13 +25,14 @@ class Fence:
 
     Args:
         output: The output folder.
-        owner: A name that no other job has (namespace/name/uid); None for a plain run, which claims nothing.
+        owner: What no other job has, its uid; None for a plain run, which claims nothing.
         attempt: Counts up from 1 within the owner.
+        job: What people call the owner: namespace/name.
     """
 
-    def __init__(self, output: Path, owner: str | None, attempt: int) -> None:
+    def __init__(self, output: Path, owner: str | None, attempt: int, job: str = "") -> None:
         self.output = output
-        self.owner = owner
+        self.owner, self.job = owner, job
         self.attempt = attempt
         self._folder = output / FOLDER
 
@@ -45,7 +47,7 @@ class Fence:
         holder = self._holder()
         if holder != self.owner:
             if holds_checkpoints and not adopt:
-                whose = f"of the job {holder}" if holder else "that no TrainingJob wrote"
+                whose = f"of {self._in_words(holder)}" if holder else "that no TrainingJob wrote"
                 raise UserError(
                     f"{self.output}: holds checkpoints {whose}; choose another output or subPath, "
                     "or set output.adopt: true to go on from them"
@@ -59,7 +61,9 @@ class Fence:
         self._folder.mkdir(exist_ok=True)
         for claim in self._folder.glob("attempt-*"):
             claim.unlink(missing_ok=True)
-        write_durably(self._folder / OWNER_FILE, json.dumps({"owner": self.owner}))
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        named = {"job": self.job, "since": since} if self.job else {}
+        write_durably(self._folder / OWNER_FILE, json.dumps({"owner": self.owner, **named}))
 
     def check(self) -> None:
         """Raises :class:`UserError` when another job or a newer attempt has claimed the output."""
@@ -68,7 +72,8 @@ class Fence:
         holder = self._holder()
         if holder != self.owner:
             raise UserError(
-                f"{self.output}: was taken over by the job {holder}; this one ({self.owner}) stops writing to it"
+                f"{self.output}: was taken over by {self._in_words(holder)}; this one ({self.job or self.owner}) stops "
+                "writing to it"
             )
         newest = self._newest_attempt()
         if newest > self.attempt:
@@ -84,6 +89,16 @@ class Fence:
         except (ValueError, KeyError, TypeError):
             return "(unreadable claim)"
         return holder
+
+    def _in_words(self, holder: str | None) -> str:
+        """A uid tells a person nothing: the job by its name, and since when, for it may have this very name."""
+        try:
+            claim = json.loads((self._folder / OWNER_FILE).read_text(encoding="utf-8"))
+            job, since = claim["job"], claim["since"]
+        except (OSError, ValueError, KeyError, TypeError):  # written by an older release
+            return f"the job {holder}"
+        told = f"the job {job}, which began to write here at {since}"
+        return f"{told} and was another than this one of the same name (uid {holder})" if job == self.job else told
 
     def _newest_attempt(self) -> int:
         claims = (name.removeprefix("attempt-") for name in os.listdir(self._folder))

@@ -50,6 +50,7 @@ class CheckpointStore:
         output_dir: Where ``checkpoint-N`` folders live; made when the first one is written.
         owner: The job that trains here, or None for a plain run: nothing is claimed then, as Hugging Face users expect.
         attempt: Which attempt of the owner; a newer one fences older ones out.
+        job: What people call the owner.
         ranks: Who trains together; by default what torch.distributed says, or this process alone.
 
     Whether the nodes share the output is found out, not configured: where they do not, every node keeps a full copy, as
@@ -62,11 +63,12 @@ class CheckpointStore:
         owner: str | None = None,
         attempt: int = 0,
         *,
+        job: str = "",
         ranks: Ranks | None = None,
     ) -> None:
         self.output = Path(output_dir)
         self.ranks = ranks or Ranks.current()
-        self.fence = Fence(self.output, owner, attempt)
+        self.fence = Fence(self.output, owner, attempt, job)
         self._leader: int | None = None
 
     # -- who writes

@@ -42,7 +42,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
     args = Seq2SeqTrainingArguments.from_dict({**quiet, **job.training_arguments, "output_dir": str(output)})
     sample = view(SampleSpec, job.sample, "spec.sample") if job.sample else None
     args.device  # noqa: B018  # joins the ranks
-    store = CheckpointStore(output, owner=job.uid, attempt=job.attempt)
+    store = CheckpointStore(output, owner=job.uid, attempt=job.attempt, job=f"{job.namespace}/{job.name}")
     store.claim(adopt=job.adopt_output)
     parts = assemble(job, args)
     trainer = Seq2SeqTrainer(

@@ -52,7 +52,7 @@ def open_store(folder: str) -> CheckpointStore:
     job = resolved_job()
     if job is None:
         return CheckpointStore(folder)
-    return CheckpointStore(folder, owner=job.uid, attempt=job.attempt)
+    return CheckpointStore(folder, owner=job.uid, attempt=job.attempt, job=f"{job.namespace}/{job.name}")
 
 
 def resolved_job() -> ResolvedJob | None:
