@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from safetensors import safe_open
-from safetensors.torch import load_model
+from safetensors.torch import load_model, save_file
 from torch import nn
 
 from trainer.data_cases import loader_for
@@ -123,6 +123,51 @@ def test_another_models_checkpoint_is_refused_and_nothing_is_changed(tmp_path: P
         "train from the start in another output_dir"
     )
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+class Resizing(nn.Linear):
+    """A module whose buffer grows while it trains, and which knew its weights by another name once."""
+
+    def __init__(self, seen: int = 0) -> None:
+        super().__init__(2, 2)
+        self.register_buffer("seen", torch.arange(seen))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        self.seen = torch.empty_like(state_dict[f"{prefix}seen"])
+        if f"{prefix}kernel" in state_dict:
+            state_dict[f"{prefix}weight"] = state_dict.pop(f"{prefix}kernel")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Whole(Resizing):
+    """The same by the method that it is called by."""
+
+    _load_from_state_dict = nn.Module._load_from_state_dict
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        self.seen = torch.empty_like(state_dict["seen"])
+        super().load_state_dict(state_dict, strict, assign)
+
+
+@pytest.mark.parametrize("kind", [Resizing, Whole])
+def test_a_module_loads_in_its_own_way(kind: type, tmp_path: Path) -> None:
+    trained, fresh = kind(seen=5), kind()
+    save_weights(trained, tmp_path)
+    load_weights(fresh, tmp_path)
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in trained.state_dict().items())
+
+
+def test_names_that_a_module_knows_are_loaded_and_others_refused(tmp_path: Path) -> None:
+    before = {"0.kernel": torch.ones(2, 2), "0.bias": torch.ones(2), "0.seen": torch.arange(3)}
+    save_file(before, tmp_path / "model.safetensors")
+    load_weights(model := nn.Sequential(Resizing()), tmp_path)
+    assert torch.equal(model[0].weight, before["0.kernel"])
+    with pytest.raises(UserError, match=r"missing 1.weight; missing 1.bias"):
+        load_weights(nn.Sequential(Resizing(), nn.Linear(2, 2)), tmp_path)
+    wide = Resizing()
+    wide.bias = nn.Parameter(torch.ones(3))
+    with pytest.raises(UserError, match=r"0.bias is \(2,\) there and \(3,\) here"):
+        load_weights(nn.Sequential(wide), tmp_path)
 
 
 def test_of_many_differences_ten_are_listed(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         return
     state = read_weights(folder)
     if problems := _differences(model, state):
+        if _loads_in_its_own_way(model) and _took(model, state, problems):
+            return
         state = _converted(model, folder) or _refuse(folder, problems)
     model.load_state_dict(state, strict=False)
 
@@ -162,6 +164,30 @@ def _differences(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
         if name in own and isinstance(value, torch.Tensor) and value.shape != own[name].shape
     ]
     return [f"missing {n}" for n in missing] + [f"unexpected {n}" for n in unexpected] + shapes
+
+
+def _loads_in_its_own_way(model: nn.Module) -> bool:
+    """Whether a part of it, not of torch, may resize its buffers or know other names for them."""
+    return any(
+        module._load_state_dict_pre_hooks
+        or any(_defined_in(type(module), name) != "torch" for name in ("load_state_dict", "_load_from_state_dict"))
+        for module in model.modules()
+    )
+
+
+def _defined_in(kind: type, method: str) -> str:
+    return getattr(kind, method).__module__.partition(".")[0]
+
+
+def _took(model: nn.Module, state: Mapping[str, Any], problems: list[str]) -> bool:
+    """Load weights that differ as the model itself does; whether nothing of the ``problems`` is left."""
+    try:
+        outcome = model.load_state_dict(state, strict=False)
+    except RuntimeError:
+        return False
+    left = [f"missing {name}" for name in getattr(outcome, "missing_keys", ())]
+    left += [f"unexpected {name}" for name in getattr(outcome, "unexpected_keys", ())]
+    return not set(left) & set(problems)
 
 
 def _place(value: Any) -> Any:
