@@ -231,7 +231,7 @@ def test_attributes_of_an_instance_are_there_too(tmp_path: Any) -> None:
     assert {name for name in theirs if not hasattr(ours, name)} == {"_loggers_initialized", "_mixed_mesh_grads"}
 
 
-@pytest.mark.parametrize("name", ["hyperparameter_search", "push_to_hub", "init_hf_repo", "create_model_card"])
+@pytest.mark.parametrize("name", ["hyperparameter_search", "push_to_hub", "init_hf_repo"])
 def test_what_is_not_built_says_so(name: str, tmp_path: Any) -> None:
     with pytest.raises(NotImplementedError, match=f"Trainer.{name} is not built yet; "):
         getattr(make(tmp_path), name)()

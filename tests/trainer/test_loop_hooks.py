@@ -238,11 +238,6 @@ class TestConstruction:
         assert (model.config.eos_token_id, model.config.bos_token_id, model.config.pad_token_id) == (5, 0, 7)
         assert model.generation_config.eos_token_id == [5, 0]
 
-    @pytest.mark.parametrize("name", ["hyperparameter_search", "push_to_hub", "init_hf_repo", "create_model_card"])
-    def test_what_is_not_built_says_so(self, name, tmp_path):
-        with pytest.raises(NotImplementedError, match=f"Trainer.{name} is not built yet"):
-            getattr(make(tmp_path), name)()
-
 
 def make_from(init: Any, folder: Any) -> Trainer:
     args = TrainingArguments(str(folder), use_cpu=True, max_steps=3, save_strategy="no", disable_tqdm=True)

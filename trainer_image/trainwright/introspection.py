@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trainwright.card import write_card
 from trainwright.contract import UserError
 from trainwright.metrics import log_metrics, metrics_format, save_metrics, save_state
 
@@ -21,6 +22,7 @@ class Introspection:
 
     model: Any
     optimizer: Any
+    is_world_process_zero: Any
 
     log_metrics, save_metrics, save_state = log_metrics, save_metrics, save_state
 
@@ -61,6 +63,35 @@ class Introspection:
             raise TrainerError("optimizer: there is none yet; call create_optimizer or train first")
         return self.optimizer
 
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write ``README.md`` into the output folder, on world rank 0: what the run knows, for the Hub and for people.
+
+        Args:
+            language: The Hub's code of the language, such as ``en``.
+            license: The Hub's name of the license; by default that of the model that this one was made from.
+            tags: Further tags.
+            model_name: By default the name of the output folder.
+            finetuned_from: The Hub's name of the model that this one was made from; by default where it was loaded.
+            tasks: The Hub's words for what the model does; by default that of its class.
+            dataset_tags: The Hub's names of the datasets; by default that of the set, if it comes from there.
+            dataset: Their names for people.
+            dataset_args: Their configurations.
+        """
+        if self.is_world_process_zero():
+            given = {name: value for name, value in locals().items() if name != "self"}
+            write_card(self, given)
+
     # -- not built yet
 
     def hyperparameter_search(
@@ -88,17 +119,3 @@ class Introspection:
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> Any:
         raise NotImplementedError("Trainer.init_hf_repo is not built yet; save_model writes what can be uploaded")
-
-    def create_model_card(
-        self,
-        language: str | None = None,
-        license: str | None = None,
-        tags: str | list[str] | None = None,
-        model_name: str | None = None,
-        finetuned_from: str | None = None,
-        tasks: str | list[str] | None = None,
-        dataset_tags: str | list[str] | None = None,
-        dataset: str | list[str] | None = None,
-        dataset_args: str | list[str] | None = None,
-    ) -> Any:
-        raise NotImplementedError("Trainer.create_model_card is not built yet; write README.md beside the model")

@@ -1,0 +1,298 @@
+"""The README.md of a trained model: what the run knows of itself, for people and for the Hub.
+
+Its metadata, and the names of what it tells, are those of transformers' cards, which scripts and the Hub read; a
+module that is none of transformers' has one, too. The sections that only a person can write are left open.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainwright.checkpoint.weights import unwrap
+
+NAME = "README.md"
+TAG = "generated_from_trainer"
+OPEN = "[More Information Needed]"
+HUB = "https://huggingface.co"
+
+_TASKS = {
+    "fill-mask": "Masked Language Modeling", "image-classification": "Image Classification",
+    "image-segmentation": "Image Segmentation", "multiple-choice": "Multiple Choice",
+    "object-detection": "Object Detection", "question-answering": "Question Answering",
+    "table-question-answering": "Table Question Answering", "text-classification": "Text Classification",
+    "text-generation": "Causal Language Modeling", "token-classification": "Token Classification",
+    "zero-shot-classification": "Zero Shot Classification",
+    "automatic-speech-recognition": "Automatic Speech Recognition", "audio-classification": "Audio Classification",
+}  # fmt: skip
+"""Tasks of the Hub whose results it lists -> how it calls them."""
+
+_METRICS = (
+    *("accuracy", "bleu", "f1", "matthews_correlation", "pearsonr", "precision", "recall", "rouge", "sacrebleu"),
+    *("spearmanr", "wer"),
+)
+_FORMATS = ("csv", "json", "pandas", "parquet", "text")
+"""What ``datasets`` calls sets that were read from files: no datasets of the Hub."""
+_SPEED = ("runtime", "samples_per_second", "steps_per_second", "epoch", "step", "total_flos")
+
+
+def write_card(trainer: Any, given: Mapping[str, Any]) -> None:
+    """Write the card into the output folder. What a card that is there already has for tags is kept."""
+    from huggingface_hub import ModelCard
+
+    path = Path(trainer.args.output_dir) / NAME
+    known = ModelCard.load(path).data if path.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(card_of(trainer, dict(given), getattr(known, "tags", None) or ()), encoding="utf-8")
+    if known is not None and known.get("library_name") == "peft":
+        _complete_adapters(unwrap(trainer.model), path)
+
+
+def _complete_adapters(model: Any, path: Path) -> None:
+    """Let PEFT, which wrote the card that was there, add what it knows; it drops tags and the base for its own."""
+    from huggingface_hub import ModelCard
+
+    ours = ModelCard.load(path).data
+    model.create_or_update_model_card(str(path.parent))
+    card = ModelCard.load(path)
+    card.data.tags = list(dict.fromkeys([*ours.tags, *(card.data.tags or ())]))
+    card.data.base_model = card.data.base_model or ours.base_model
+    card.save(path)
+
+
+def card_of(trainer: Any, given: dict[str, Any], tags: Iterable[str] = ()) -> str:
+    """The text of the card.
+
+    Args:
+        given: The arguments of ``Trainer.create_model_card``; what is None is found out.
+        tags: Further tags.
+    """
+    model, log = unwrap(trainer.model), trainer.state.log_history
+    base, sets = given["finetuned_from"] or _base_of(model), _sets(trainer, given)
+    name = given["model_name"] or Path(trainer.args.output_dir).name or base or "model"
+    results = _results(log)
+    tasks = _listed(given["tasks"]) or _tasks_of(model)
+    metadata = _metadata(
+        library_name="transformers" if hasattr(model, "save_pretrained") else None,
+        language=_listed(given["language"]),
+        license=given["license"] or _license_of(base),
+        base_model=base,
+        tags=list(dict.fromkeys([*_listed(given["tags"]), *tags, TAG])),
+        datasets=[each["type"] for each in sets if each["type"]],
+        metrics=[tag for tag, _ in _tagged(results)],
+        model_name=name,
+        eval_results=_judgements(tasks, sets, results),
+    )
+    return f"---\n{metadata}\n---\n\n# {name}\n\n" + "\n\n".join([
+        "<!-- Written by the Trainer from what it knows of the run; read it, complete it, and delete this line. -->",
+        _summary(base, [each["name"] for each in sets], results),
+        *(f"## {title}\n\n{OPEN}" for title in
+          ("Model description", "Intended uses & limitations", "Training and evaluation data")),
+        "## Training procedure",
+        "### Training hyperparameters\n\n" + _bullets(hyperparameters(trainer.args)),
+        *([f"### Training results\n\n{_table(rows)}"] if (rows := _rows(log)) else []),
+        "### Framework versions\n\n" + _versions(),
+    ]) + "\n"  # fmt: skip
+
+
+def _metadata(**fields: Any) -> str:
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(**{name: value for name, value in fields.items() if value or name == "eval_results"}).to_yaml()
+
+
+def _listed(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else [each for each in value if each is not None]
+
+
+# -- where the model comes from, and what it learned from
+
+
+def _base_of(model: Any) -> str | None:
+    """The Hub's name of the model that this one was made from."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    return name if name and not Path(name).is_dir() else None
+
+
+def _license_of(base: str | None) -> str | None:
+    """That of the model that this one was made from, if the Hub can be asked."""
+    if base is None:
+        return None
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return None
+    try:
+        tags = HfApi().model_info(base, timeout=5).tags or []
+    except Exception:  # no network, no such model, no right to see it: a card without a license
+        return None
+    return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
+
+
+def _tasks_of(model: Any) -> list[str]:
+    """The Hub's word for what a class of transformers does."""
+    if "transformers" not in sys.modules:
+        return []
+    from transformers.modelcard import TASK_MAPPING
+
+    inner = model.get_base_model() if callable(getattr(model, "get_base_model", None)) else model
+    kind = type(inner).__name__
+    fitting = [task for task, classes in TASK_MAPPING.items() if any(kind in _listed(c) for c in classes.values())]
+    return fitting[-1:]
+
+
+def _sets(trainer: Any, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Name, type (the Hub's name), arguments, configuration and split of each set that the card names."""
+    names, types, args = (_listed(given[key]) for key in ("dataset", "dataset_tags", "dataset_args"))
+    found = _of_the_hub(trainer.eval_dataset if trainer.eval_dataset is not None else trainer.train_dataset)
+    if found is not None:
+        types, args = types or [found["type"]], args or [found["config"]]
+    names = names or types
+    return [
+        {
+            **({"config": found["config"], "split": found["split"]} if found and number == 0 else {}),
+            "name": name,
+            "type": types[number] if number < len(types) else None,
+            "args": args[number] if number < len(args) else None,
+        }
+        for number, name in enumerate(names)
+    ]
+
+
+def _of_the_hub(data: Any) -> dict[str, Any] | None:
+    name = getattr(data, "builder_name", None) if type(data).__module__.startswith("datasets.") else None
+    return None if name in (None, *_FORMATS) else {"type": name, "config": data.config_name, "split": str(data.split)}
+
+
+# -- what it is worth
+
+
+def _evaluations(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in log if "eval_loss" in entry]
+
+
+def _results(log: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last evaluation, by names for people."""
+    if not (evaluations := _evaluations(log)):
+        return {}
+    metrics = {key.removeprefix("eval_"): value for key, value in evaluations[-1].items()}
+    return {_title(key): value for key, value in metrics.items() if key not in _SPEED}
+
+
+def _title(key: str) -> str:
+    return " ".join(word.capitalize() for word in key.split("_"))
+
+
+def _tagged(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The metrics that the Hub knows: its word, and our name."""
+    words = {name: name.lower().replace(" ", "_") for name in results}
+    return [
+        ("rouge" if word == "rouge1" else word, name)
+        for name, word in words.items()
+        if word == "rouge1" or word in _METRICS
+    ]
+
+
+def _judgements(tasks: list[str], sets: list[dict[str, Any]], results: Mapping[str, Any]) -> list[Any]:
+    """One for each task, set and metric: the Hub takes none that lacks one of the three."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type=task, task_name=_TASKS[task], dataset_type=each["type"], dataset_name=each["name"],
+            dataset_config=each.get("config"), dataset_split=each.get("split"), dataset_args=each["args"],
+            metric_type=tag, metric_name=name, metric_value=results[name],
+        )
+        for task in tasks if task in _TASKS
+        for each in sets if each["type"]
+        for tag, name in _tagged(results)
+    ]  # fmt: skip
+
+
+def _rows(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One for each evaluation while training, with the loss that was logged before it."""
+    rows, loss = [], "not logged"
+    for entry in log:
+        if "train_runtime" in entry:
+            break
+        loss = entry.get("loss", loss)
+        if "eval_loss" in entry:
+            metrics = {key.removeprefix("eval_"): value for key, value in entry.items()}
+            shown = {_title(key): value for key, value in metrics.items() if key not in (*_SPEED, "loss")}
+            rows.append({
+                "Training Loss": loss, "Epoch": entry.get("epoch"), "Step": entry.get("step"),
+                "Validation Loss": entry["eval_loss"], **shown,
+            })  # fmt: skip
+    return rows
+
+
+# -- how it was trained
+
+
+def hyperparameters(args: Any) -> dict[str, Any]:
+    """What another run must be told to be alike."""
+    ranks, accumulated = args.world_size, args.gradient_accumulation_steps
+    whole, judged = args.train_batch_size * ranks * accumulated, args.eval_batch_size * ranks
+    adam = f", betas=({args.adam_beta1}, {args.adam_beta2}), epsilon={args.adam_epsilon}"
+    optimizer = f"{_word(args.optim)}{adam if 'adam' in args.optim else ''}"
+    told: dict[str, Any] = {
+        "learning_rate": args.learning_rate,
+        "train_batch_size": args.train_batch_size,
+        "eval_batch_size": args.eval_batch_size,
+        "seed": args.seed,
+        "num_devices": ranks if ranks > 1 else None,
+        "gradient_accumulation_steps": accumulated if accumulated > 1 else None,
+        "total_train_batch_size": whole if whole != args.train_batch_size else None,
+        "total_eval_batch_size": judged if judged != args.eval_batch_size else None,
+        "optimizer": f"{optimizer}, {args.optim_args}" if args.optim_args else optimizer,
+        "lr_scheduler_type": _word(args.lr_scheduler_type),
+        "lr_scheduler_warmup_steps": args.warmup_steps or None,
+        "training_steps": args.max_steps if args.max_steps > 0 else None,
+        "num_epochs": None if args.max_steps > 0 else args.num_train_epochs,
+        "mixed_precision_training": "fp16" if args.fp16 else "bf16" if args.bf16 else None,
+        "label_smoothing_factor": args.label_smoothing_factor or None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _word(value: Any) -> str:
+    return str(getattr(value, "value", value))
+
+
+def _versions() -> str:
+    """Of the libraries that took part."""
+    names = {"Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets", "Tokenizers": "tokenizers"}
+    present = {name: sys.modules[package] for name, package in names.items() if package in sys.modules}
+    return "\n".join(f"- {name} {package.__version__}" for name, package in present.items())
+
+
+# -- as Markdown
+
+
+def _summary(base: str | None, sets: list[str], results: Mapping[str, Any]) -> str:
+    made = "Trained from scratch" if base is None else f"Fine-tuned from [{base}]({HUB}/{base})"
+    on = f" on {' and '.join(sets)}" if sets else ""
+    if not results:
+        return f"{made}{on}."
+    return f"{made}{on}. On the evaluation set it reaches:\n\n{_bullets(results)}"
+
+
+def _bullets(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {name}: {_shown(value)}" for name, value in values.items())
+
+
+def _shown(value: Any) -> str:
+    """Floats with four decimals, but for rates, of which nothing would be left."""
+    rounds = isinstance(value, float) and abs(value) >= 0.001 and value != round(value, 4)
+    return f"{value:.4f}" if rounds else f"{value}"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_shown(row.get(name, "")) for name in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    lines = [[name.ljust(width) for name, width in zip(line, widths, strict=True)] for line in (columns, *cells)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
