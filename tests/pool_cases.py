@@ -168,6 +168,44 @@ CASES: dict[str, Case] = {
     ),
 }
 
+RESOURCES: dict[str, tuple[dict[str, dict[str, Any]], str | None]] = {
+    # podTemplate.resources, and what is wrong with them for an API server
+    "none": ({}, None),
+    "requests alone": ({"requests": {"cpu": 2, "memory": "1Gi", "ephemeral-storage": "1G"}}, None),
+    "as much as the limit, in another unit": ({"requests": {"cpu": "500m"}, "limits": {"cpu": "0.5"}}, None),
+    "less than the limit": ({"requests": {"memory": "1000Mi"}, "limits": {"memory": "1Gi"}}, None),
+    "more than the limit": (
+        {"requests": {"memory": "8Gi"}, "limits": {"memory": "4Gi"}},
+        "requests: memory is 8Gi, over its limit of 4Gi; lower it, or raise the limit",
+    ),
+    "a little more than the limit": (
+        {"requests": {"cpu": "1001m"}, "limits": {"cpu": 1}},
+        "requests: cpu is 1001m, over its limit of 1; lower it, or raise the limit",
+    ),
+    "over a limit of nothing": (
+        {"requests": {"cpu": 1}, "limits": {"cpu": 0}},
+        "requests: cpu is 1, over its limit of 0; lower it, or raise the limit",
+    ),
+    "a device": ({"limits": {"example.com/nic": 1}}, None),
+    "a device asked for alone": (
+        {"requests": {"example.com/nic": 1}},
+        "limits: example.com/nic has a request alone, and takes the same amount as its limit",
+    ),
+    "fewer devices than the limit": (
+        {"requests": {"example.com/nic": 1}, "limits": {"example.com/nic": 2}},
+        "requests: example.com/nic must be as much as its limit, 2; 1 asked",
+    ),
+    "huge pages": ({"limits": {"hugepages-2Mi": "64Mi", "cpu": 1}}, None),
+    "huge pages asked for alone": (
+        {"requests": {"hugepages-2Mi": "64Mi", "cpu": 1}},
+        "limits: hugepages-2Mi has a request alone, and takes the same amount as its limit",
+    ),
+    "a word that is no resource": (
+        {"limits": {"gpu": 1}},
+        ": gpu is no resource of a container; it is one of cpu, memory, ephemeral-storage, or VENDOR/NAME",
+    ),
+}
+
 REFUSALS: dict[str, tuple[str, dict[str, int], str]] = {
     "hosts that the topology does not have": (
         "v6e-16",

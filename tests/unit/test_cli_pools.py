@@ -163,3 +163,16 @@ def test_pytorch_xla_takes_the_cpu_for_a_tpu_where_its_pool_says_so(runtime, run
         return
     with pytest.raises(UserError, match="this machine has none"):
         devices.check(parsed, place(job, parsed))
+
+
+@pytest.mark.parametrize("asked", [{}, {"pool": "unknown-here"}])
+def test_resources_that_no_api_server_takes_are_told_with_their_line(tmp_path, capsys, asked):
+    resources = {"requests": {"memory": "8Gi"}, "limits": {"memory": "4Gi"}}
+    job = make_job().with_("spec.podTemplate", {"resources": resources}).with_("spec.accelerator", asked)
+    path = written(tmp_path, job.without("metadata.uid").manifest())
+    assert main(["validate", path]) == 2
+    line = 1 + [text.strip() for text in Path(path).read_text().splitlines()].index("requests:")
+    assert capsys.readouterr().err == (
+        f"{path}:{line}: spec.podTemplate.resources.requests: memory is 8Gi, over its limit of 4Gi; "
+        "lower it, or raise the limit\n"
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from builders import make_job
-from pool_cases import CASES, POOLS, REFUSALS, WRONG, environment, pool_manifest
+from pool_cases import CASES, POOLS, REFUSALS, RESOURCES, WRONG, environment, pool_manifest
+from scene import Scene
 from trainwright.contract import ResolvedJob
 from trainwright.launch.rendezvous import Place
 from trainwright_operator import __version__, schema
@@ -83,6 +84,17 @@ def test_a_shape_that_does_not_fit_is_refused_with_the_arithmetic(pool, asked, w
     with pytest.raises(PoolError) as refused:
         place(job, pool_of(pool))
     assert str(refused.value) == words
+
+
+@pytest.mark.parametrize(("resources", "wrong"), RESOURCES.values(), ids=RESOURCES)
+def test_resources_that_an_api_server_would_refuse_with_every_job_are_told_before(resources, wrong):
+    scene = Scene(make_job().with_("spec.podTemplate", {"resources": resources})).settle()
+    if wrong is None:
+        assert scene.applied == ["gpt-corpus-0-1"]
+        return
+    words = f"spec.podTemplate.resources{'' if wrong[0] == ':' else '.'}{wrong}"
+    assert (scene.applied, scene.holding(), scene.condition("Stalled")["message"]) == ([], {"Stalled"}, words)
+    assert scene.status["display"]["state"] == "Pending (PoolUnusable)"
 
 
 @pytest.mark.parametrize(("pool", "change", "words"), WRONG.values(), ids=WRONG)

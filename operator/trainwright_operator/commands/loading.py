@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trainwright_operator import manifest, names, schema
-from trainwright_operator.core.pools import BUILTIN, PoolError, choose, place
+from trainwright_operator.core.pools import BUILTIN, PoolError, check_resources, choose, place
 from trainwright_operator.core.spec import AcceleratorPool, TrainingJob, parse_job, parse_pool
 from trainwright_operator.manifest import Document, ManifestError
 from trainwright_operator.openapi.nearest import nearest
@@ -93,15 +93,20 @@ def pool_of(job: TrainingJob, document: Document, pools: Mapping[str, Accelerato
 
 
 def misfits(checked: Checked) -> Iterator[str]:
-    """Of each job that does not fit its pool, where both are among the documents."""
+    """Of each job that does not fit its pool, where both are among the documents; else of what no pool would mend."""
     pools = {pool.name: pool for pool in (parse_pool(one.content) for one in checked.of_kind(names.POOL_KIND))}
     for document in checked.of_kind(names.JOB_KIND):
         job = parse_job(document.content)
-        if choose(job, pools) is not None:
-            try:
+        try:
+            if choose(job, pools) is not None:
                 pool_of(job, document, pools)
-            except InvalidManifests as invalid:
-                yield from invalid.lines
+            else:
+                stated = job.spec.pod_template.resources
+                check_resources(stated.get("requests") or {}, stated.get("limits") or {})
+        except InvalidManifests as invalid:
+            yield from invalid.lines
+        except PoolError as error:
+            yield f"{document.place(error.path)}: {error}"
 
 
 def check(paths: Iterable[str]) -> Checked:

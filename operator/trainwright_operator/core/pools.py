@@ -125,6 +125,7 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
     ranks = _ranks(pool, shape, devices)
     template = job.spec.pod_template
     requests, limits = _resources(job, pool, devices)
+    check_resources(requests, limits)
     try:
         omp = threads(requests.get(CPU) or limits.get(CPU) or 1, ranks)
         shm = _shm(pool, limits)
@@ -240,6 +241,46 @@ def _resources(job: TrainingJob, pool: AcceleratorPool, devices: int) -> tuple[d
     if pool.vendor != CPU and not pool.device_class:
         exact = {resource_of(pool): str(devices), **exact}
     return {**requests, **exact}, {**limits, **exact}
+
+
+def check_resources(requests: Mapping[str, Any], limits: Mapping[str, Any]) -> None:
+    """What an API server asks of a container's resources, which it tells of the Job only, again and again.
+
+    Raises :class:`PoolError`.
+    """
+    where = "spec.podTemplate.resources"
+    for name in sorted({*requests, *limits}):
+        wanted, most = requests.get(name), limits.get(name)
+        native = "/" not in name
+        if native and name not in _NATIVE and not name.startswith(_HUGE_PAGES):
+            raise PoolError(
+                f"{where}: {name} is no resource of a container; it is one of {', '.join(_NATIVE)}, or VENDOR/NAME"
+            )
+        exact = not native or name.startswith(_HUGE_PAGES)
+        if exact and most is None:
+            raise PoolError(f"{where}.limits: {name} has a request alone, and takes the same amount as its limit")
+        if wanted is None or most is None:
+            continue
+        over = _amount(where, wanted) / max(_amount(where, most), 1e-12) - 1
+        if exact and abs(over) > 1e-9:
+            raise PoolError(f"{where}.requests: {name} must be as much as its limit, {most}; {wanted} asked")
+        if over > 1e-9:
+            raise PoolError(
+                f"{where}.requests: {name} is {wanted}, over its limit of {most}; lower it, or raise the limit"
+            )
+    if any(name.startswith(_HUGE_PAGES) for name in limits) and not {CPU, "memory"} & {*requests, *limits}:
+        raise PoolError(f"{where}: huge pages need an amount of cpu or memory beside them")
+
+
+def _amount(where: str, quantity: Any) -> float:
+    try:
+        return amount(quantity)
+    except ValueError as error:
+        raise PoolError(f"{where}: {error}") from None
+
+
+_NATIVE = ("cpu", "memory", "ephemeral-storage")
+_HUGE_PAGES = "hugepages-"
 
 
 def resource_of(pool: AcceleratorPool) -> str:
