@@ -172,7 +172,9 @@ def test_resources_that_no_api_server_takes_are_told_with_their_line(tmp_path, c
     path = written(tmp_path, job.without("metadata.uid").manifest())
     assert main(["validate", path]) == 2
     line = 1 + [text.strip() for text in Path(path).read_text().splitlines()].index("requests:")
-    assert capsys.readouterr().err == (
+    told = capsys.readouterr()
+    assert told.out == "", "it is not said to be valid beside it"
+    assert told.err == (
         f"{path}:{line}: spec.podTemplate.resources.requests: memory is 8Gi, over its limit of 4Gi; "
         "lower it, or raise the limit\n"
     )

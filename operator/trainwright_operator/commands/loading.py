@@ -92,7 +92,7 @@ def pool_of(job: TrainingJob, document: Document, pools: Mapping[str, Accelerato
     return pool
 
 
-def misfits(checked: Checked) -> Iterator[str]:
+def misfits(checked: Checked) -> Iterator[tuple[Document, str]]:
     """Of each job that does not fit its pool, where both are among the documents; else of what no pool would mend."""
     pools = {pool.name: pool for pool in (parse_pool(one.content) for one in checked.of_kind(names.POOL_KIND))}
     for document in checked.of_kind(names.JOB_KIND):
@@ -104,9 +104,9 @@ def misfits(checked: Checked) -> Iterator[str]:
                 stated = job.spec.pod_template.resources
                 check_resources(stated.get("requests") or {}, stated.get("limits") or {})
         except InvalidManifests as invalid:
-            yield from invalid.lines
+            yield from ((document, line) for line in invalid.lines)
         except PoolError as error:
-            yield f"{document.place(error.path)}: {error}"
+            yield document, f"{document.place(error.path)}: {error}"
 
 
 def check(paths: Iterable[str]) -> Checked:

@@ -13,10 +13,13 @@ DONE, INVALID = 0, 2
 
 def main(options: Namespace) -> int:
     checked = loading.check(options.files)
+    misfits = list(loading.misfits(checked))
+    wrong = [document for document, _ in misfits]
     if not options.quiet:
         for document in checked.documents:
-            print(_valid(document))
-    mistakes = [*checked.mistakes, *loading.misfits(checked)]
+            if document not in wrong:
+                print(_valid(document))
+    mistakes = [*checked.mistakes, *(line for _, line in misfits)]
     for mistake in mistakes:
         print(mistake, file=sys.stderr)
     return INVALID if mistakes else DONE
