@@ -58,7 +58,7 @@ class Devices:
         """``ddp_timeout`` as ``torch.distributed`` wants it."""
         return timedelta(seconds=self.ddp_timeout)
 
-    def take_state(self) -> None:
+    def _take_state(self) -> None:
         """Sets up accelerate's state where something else of accelerate is in use, such as its logging.
 
         A program that has not imported accelerate cannot ask it, and does not wait for torch here.

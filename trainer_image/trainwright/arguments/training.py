@@ -72,7 +72,7 @@ class TrainingArguments(
 
     def __post_init__(self) -> None:
         self.check()
-        self.take_state()
+        self._take_state()
 
     def check(self) -> None:
         """Checks every argument, completes those that follow from others, and looks whether this machine can do it.
