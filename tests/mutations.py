@@ -15,6 +15,7 @@ from trainwright_operator import schema
 Schema = dict[str, Any]
 SPEC: Schema = schema.job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 
+DURING = "DuringSchedulingIgnoredDuringExecution"
 WHOLE = (
     make_job()
     .nodes(2, 4)
@@ -40,6 +41,30 @@ WHOLE = (
             "volumeMounts": [{"name": "v", "mountPath": "/data"}, {"name": "w", "mountPath": "/w", "subPath": "x"}],
             "nodeSelector": {"zone": "a"},
             "tolerations": [{"key": "k", "value": "v", "effect": "NoExecute", "tolerationSeconds": 3}],
+            "affinity": {
+                "nodeAffinity": {
+                    f"required{DURING}": {
+                        "nodeSelectorTerms": [
+                            {"matchExpressions": [{"key": "memory", "operator": "Gt", "values": ["40000"]}]}
+                        ]
+                    }
+                },
+                "podAntiAffinity": {
+                    f"preferred{DURING}": [
+                        {"weight": 9, "podAffinityTerm": {"topologyKey": "zone", "namespaces": ["a"]}}
+                    ]
+                },
+            },
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "minDomains": 2}
+            ],
+            "initContainers": [
+                {"name": "fetch", "command": ["a"], "volumeMounts": [{"name": "v", "mountPath": "/data"}]}
+            ],
+            "sidecars": [
+                {"name": "sync", "securityContext": {"runAsUser": 7}, "startupProbe": {"httpGet": {"port": 80}}}
+            ],
+            "dnsConfig": {"nameservers": ["10.0.0.1"], "options": [{"name": "ndots", "value": "2"}]},
         },
     )
     .manifest()["spec"]

@@ -24,6 +24,10 @@ _MENDS = (
     ),
     (r"unbound immediate PersistentVolumeClaims", "a claim has no volume yet: see its events, and its storage class"),
     (r"volume node affinity conflict", "the volume is in another zone than the nodes with room"),
+    (
+        r"free ports for the requested pod ports",
+        "pods on the host's network (podTemplate.hostNetwork) have a node each: wait for room, or add nodes",
+    ),
     (r"Too many pods", "the nodes hold as many pods as they may: add nodes"),
     (r'configmap "([^"]+)" not found', "create the ConfigMap {0} in this namespace, or name another in a new run"),
     (r'secret "([^"]+)" not found', "create the Secret {0} in this namespace, or name another in a new run"),

@@ -31,6 +31,13 @@ class PodTemplate:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[dict[str, Any], ...] = ()
     resource_claims: tuple[dict[str, Any], ...] = ()
+    affinity: Mapping[str, Any] = field(default_factory=dict)
+    spread: tuple[dict[str, Any], ...] = ()
+    init_containers: tuple[dict[str, Any], ...] = ()
+    sidecars: tuple[dict[str, Any], ...] = ()
+    dns_config: Mapping[str, Any] | None = None
+    runtime_class: str | None = None
+    host_network: bool = False
 
     @staticmethod
     def of(data: Mapping[str, Any]) -> PodTemplate:
@@ -53,4 +60,11 @@ class PodTemplate:
             node_selector=data.get("nodeSelector") or {},
             tolerations=tuple(data.get("tolerations") or ()),
             resource_claims=tuple(data.get("resourceClaims") or ()),
+            affinity=data.get("affinity") or {},
+            spread=tuple(data.get("topologySpreadConstraints") or ()),
+            init_containers=tuple(data.get("initContainers") or ()),
+            sidecars=tuple(data.get("sidecars") or ()),
+            dns_config=data.get("dnsConfig"),
+            runtime_class=data.get("runtimeClassName"),
+            host_network=data.get("hostNetwork", False),
         )

@@ -27,7 +27,7 @@ from trainwright.contract import (
     TERMINATION_FILE,
 )
 from trainwright_operator import names
-from trainwright_operator.core import tpu
+from trainwright_operator.core import containers, placing, tpu
 from trainwright_operator.core.observe import COMPLETION_INDEX
 from trainwright_operator.core.pools import Placement
 from trainwright_operator.core.spec import TrainingJob
@@ -92,7 +92,12 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                 "schedulingGroup": {"podGroupName": plan.pod_group} if plan.pod_group else None,
                 "runtimeClassName": place.runtime_class,
                 "nodeSelector": dict(place.node_selector or {}) or None,
-                "affinity": tpu.affinity(place, plan.labels, plan.job_name),
+                "affinity": placing.affinity(
+                    template.affinity, plan.labels, tpu.affinity(place, plan.labels, plan.job_name)
+                ),
+                "topologySpreadConstraints": placing.spread(template.spread, plan.labels) or None,
+                "dnsConfig": template.dns_config,
+                **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if template.host_network else {}),
                 "tolerations": _tolerations(place.tolerations),
                 "imagePullSecrets": list(template.image_pull_secrets) or None,
                 "securityContext": {
@@ -105,6 +110,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                     **({"supplementalGroups": list(place.groups)} if place.groups else {}),
                 },
                 "resourceClaims": _claims(job, plan) or None,
+                "initContainers": containers.beside(job, place) or None,
                 "containers": [_container(job, place, plan)],
                 "volumes": _volumes(job, place, plan),
             }
@@ -126,6 +132,7 @@ def _container(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
             "envFrom": list(template.env_from) or None,
             "resources": {kind: amounts for kind, amounts in resources.items() if amounts},
             "volumeMounts": _mounts(job, place),
+            "ports": [{"containerPort": MASTER_PORT, "hostPort": MASTER_PORT}] if template.host_network else None,
             "terminationMessagePath": TERMINATION_FILE,
             "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": {
@@ -216,11 +223,10 @@ def _claims(job: TrainingJob, plan: PodPlan) -> list[Object]:
 
 
 def _mounts(job: TrainingJob, place: Placement) -> list[Object]:
-    output, template = job.spec.output, job.spec.pod_template
-    sub_path = {} if "emptyDir" in output.volume else {"subPath": output.sub_path}
+    template = job.spec.pod_template
     own: list[Object] = [
         {"name": names.VOLUME_JOB, "mountPath": JOB_DIR, "readOnly": True},
-        {"name": names.VOLUME_OUTPUT, "mountPath": OUTPUT_DIR, **sub_path},
+        {"name": names.VOLUME_OUTPUT, "mountPath": OUTPUT_DIR, **containers.folder_of_output(job)},
         {"name": "trainwright-home", "mountPath": HOME},
         {"name": "trainwright-tmp", "mountPath": "/tmp"},
         {"name": "trainwright-shm", "mountPath": "/dev/shm"},

@@ -124,6 +124,11 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
         _check_hosts(job, pool, shape)
     ranks = _ranks(pool, shape, devices)
     template = job.spec.pod_template
+    if template.host_network and not pool.allow_host_network:
+        raise PoolError(
+            f"spec.podTemplate.hostNetwork: pool {pool.name!r} does not allow it (allowHostNetwork); remove it, or "
+            "choose another pool"
+        )
     requests, limits = _resources(job, pool, devices)
     check_resources(requests, limits)
     try:
@@ -153,7 +158,7 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
         annotations=pool.pod_annotations,
         volumes=pool.volumes,
         volume_mounts=pool.volume_mounts,
-        runtime_class=pool.runtime_class,
+        runtime_class=template.runtime_class or pool.runtime_class,
         groups=pool.supplemental_groups,
     )
 

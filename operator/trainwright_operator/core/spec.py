@@ -130,6 +130,7 @@ class AcceleratorPool:
     device_class: str | None = None
     device_selectors: tuple[str, ...] = ()
     runtime_class: str | None = None
+    allow_host_network: bool = False
     supplemental_groups: tuple[int, ...] = ()
     pod_annotations: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[dict[str, Any], ...] = ()
@@ -236,6 +237,7 @@ def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:
         device_class=spec.get("deviceClassName"),
         device_selectors=tuple(spec.get("deviceSelectors") or ()),
         runtime_class=spec.get("runtimeClassName"),
+        allow_host_network=spec.get("allowHostNetwork", False),
         supplemental_groups=tuple(spec.get("supplementalGroups") or ()),
         pod_annotations=spec.get("podAnnotations") or {},
         volumes=tuple(spec.get("volumes") or ()),

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from trainwright.contract import UserError
 from trainwright_operator import manifest, schema
 from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
 from trainwright_operator.core.attempts import Past
+from trainwright_operator.core.pod_template import PodTemplate
 from trainwright_operator.core.policy import target_raised
 from trainwright_operator.core.pools import place
 from trainwright_operator.core.spec import AcceleratorPool, TrainingJob, parse_job
@@ -103,8 +104,14 @@ def _read(options: argparse.Namespace) -> tuple[Document, TrainingJob, Accelerat
         names = ", ".join(job.name for job in loaded.jobs)
         raise UserError(f"{options.file}: holds {len(loaded.jobs)} TrainingJobs ({names}); run takes one")
     document = _changed(loaded.documents[0], options.set)
-    job = parse_job(document.content)
+    job = _on_this_machine(parse_job(document.content))
     return document, job, _pool(job, document, loaded)
+
+
+def _on_this_machine(job: TrainingJob) -> TrainingJob:
+    """Its pods are on the machine's own network whatever a pool allows."""
+    template = replace(job.spec.pod_template, host_network=False)
+    return replace(job, spec=replace(job.spec, pod_template=template))
 
 
 def _changed(document: Document, changes: list[tuple[str, str]]) -> Document:
@@ -246,10 +253,26 @@ def _note(job: TrainingJob, pool: AcceleratorPool, output: Path) -> None:
     print(f"{job.name}: {_count(pods, 'pod')} of {_count(ranks, 'rank')}, logs in {output / 'logs'}", file=sys.stderr)
     if wanted > cores:
         print(f"{job.name}: plans {wanted} threads on {_count(cores, 'core')}; they take turns", file=sys.stderr)
-    if job.spec.pod_template.env_from:
-        print(
-            f"{job.name}: podTemplate.envFrom is not read here; set its variables in your environment", file=sys.stderr
-        )
+    for words in _passed_over(job.spec.pod_template):
+        print(f"{job.name}: podTemplate.{words}", file=sys.stderr)
+
+
+def _passed_over(template: PodTemplate) -> Iterator[str]:
+    """What of a pod this machine does not do, and that may be missed."""
+    if template.env_from:
+        yield "envFrom is not read here; set its variables in your environment"
+    if template.init_containers:
+        yield f"initContainers are not run here ({_names(template.init_containers)}); do what they do before"
+    if template.sidecars:
+        yield f"sidecars are not run here ({_names(template.sidecars)}); start what the trainer needs of them"
+    if template.dns_config:
+        yield "dnsConfig is not used here; names are looked up as this machine does"
+    if template.runtime_class:
+        yield f"runtimeClassName ({template.runtime_class}) is not used here"
+
+
+def _names(containers: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(one["name"] for one in containers)
 
 
 def _count(count: int, noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright_operator.openapi import words
+from trainwright_operator.openapi import containers, placing, words
 from trainwright_operator.openapi.types import (
     INT64_MAX,
     Rule,
@@ -60,6 +60,18 @@ def pod_template() -> Schema:
             "schedulerName": words.object_name("The scheduler that places the pods. Default: default-scheduler."),
             "nodeSelector": words.label_map("Labels a node must have, beside those of the pool."),
             "tolerations": list_of("Taints the pods tolerate, beside those of the pool.", toleration(), 32),
+            "affinity": placing.affinity(),
+            "topologySpreadConstraints": placing.spreading(),
+            "initContainers": containers.init_containers(env_var(), _env_source()),
+            "sidecars": containers.sidecars(env_var(), _env_source()),
+            "dnsConfig": placing.dns(),
+            "runtimeClassName": words.object_name(
+                "The RuntimeClass of the pods. Default: the pool's, else the node's."
+            ),
+            "hostNetwork": boolean(
+                "Use the node's own network, where the pool allows it (allowHostNetwork). A pod then has port 29400 of "
+                "its node to itself. No restricted or baseline namespace allows it. Default: false."
+            ),
             "resourceClaims": list_of(
                 "Devices by Dynamic Resource Allocation, beside those of the pool; the container names them in "
                 "resources.claims.",
@@ -68,7 +80,14 @@ def pod_template() -> Schema:
                 key="name",
             ),
         },
-        rules=[mounts_have_volumes("podTemplate.volumes"), _claims_are_named()],
+        rules=[
+            mounts_have_volumes("podTemplate.volumes"),
+            containers.mounts_have_volumes("initContainers"),
+            containers.mounts_have_volumes("sidecars"),
+            containers.each_has_a_name_of_its_own(),
+            placing.spread_over_different(),
+            _claims_are_named(),
+        ],
     )
 
 

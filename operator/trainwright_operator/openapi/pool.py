@@ -7,7 +7,7 @@ from typing import Any
 from trainwright_operator.core.topology import GENERATIONS, LABEL_TOPOLOGY, Generation, arithmetic, axes
 from trainwright_operator.openapi import words
 from trainwright_operator.openapi.pods import env_var, mount, mounts_have_volumes, toleration
-from trainwright_operator.openapi.types import Pattern, Rule, Schema, integer, list_of, map_of, record, string
+from trainwright_operator.openapi.types import Pattern, Rule, Schema, boolean, integer, list_of, map_of, record, string
 from trainwright_operator.openapi.volumes import volume
 
 VENDORS = ("cpu", "nvidia", "amd", "tpu")
@@ -100,6 +100,9 @@ def _pods() -> dict[str, Schema]:
     """What pods need to reach the pool's hardware, beside the resource."""
     return {
         "runtimeClassName": words.object_name("The RuntimeClass of the pods, such as nvidia. Default: the node's."),
+        "allowHostNetwork": boolean(
+            "Whether jobs may ask for the nodes' own network (podTemplate.hostNetwork). Default: false."
+        ),
         "supplementalGroups": list_of(
             "Groups that may open the devices, such as those of render and video on AMD nodes.",
             integer("A group's number.", 0, 2**31 - 1),
