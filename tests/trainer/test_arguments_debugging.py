@@ -96,17 +96,19 @@ class TestLiger:
 
     @pytest.mark.usefixtures("gpu")
     def test_parts_of_the_model_are_replaced_as_asked(self, tmp_path: Path) -> None:
-        args = {"use_liger_kernel": True, "use_cpu": False, "save_strategy": "no", "max_steps": 1}
-        config = {"rms_norm": True, "swiglu": False, "rope": False, "fused_linear_cross_entropy": False}
-        model, untouched = self.llama(), self.llama()
-        trainer = Trainer(
-            model, TrainingArguments(str(tmp_path), **args, liger_kernel_config=config), train_dataset=tiny.texts(8)
+        """And of nothing else: an untouched model, and one made later, train without a GPU as before."""
+        args = {"save_strategy": "no", "max_steps": 1}
+        liger = {"rms_norm": True, "swiglu": False, "cross_entropy": True, "fused_linear_cross_entropy": False}
+        fused = TrainingArguments(
+            str(tmp_path), **args, use_liger_kernel=True, use_cpu=False, liger_kernel_config=liger
         )
+        model, untouched = self.llama(), self.llama()
         with pytest.raises(RuntimeError, match="driver"):  # Triton, at the first forward pass
-            trainer.train()
+            Trainer(model, fused, train_dataset=tiny.texts(8)).train()
         assert "liger" in model.model.norm.forward.__module__
         assert "liger" not in model.model.layers[0].mlp.forward.__module__
-        assert "liger" not in untouched.model.norm.forward.__module__
+        for other in (untouched, self.llama()):
+            Trainer(other, TrainingArguments(str(tmp_path), **args, use_cpu=True), train_dataset=tiny.texts(8)).train()
 
     @pytest.mark.usefixtures("gpu")
     @pytest.mark.parametrize(

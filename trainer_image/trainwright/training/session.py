@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from trainwright.state import TrainerState, export_states, exports_state
 from trainwright.training.debugging import overflow_watched
 from trainwright.training.diagnosis import check_optimizer
 from trainwright.training.horizon import Horizon, length_of
-from trainwright.training.liger import apply_liger_kernels
+from trainwright.training.liger import liger_kernels
 from trainwright.training.loop import Loop
 from trainwright.training.losses import check_trainable
 from trainwright.training.neftune import add_noise
@@ -107,10 +107,8 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
             trainer._train_batch_size = found or trainer._train_batch_size
     if trainer.args.activation_checkpointing:
         recompute_activations(trainer.model, trainer.args.activation_checkpointing_kwargs)
-    if trainer.args.use_liger_kernel:
-        apply_liger_kernels(trainer.model, trainer.args.liger_kernel_config)
     align_special_tokens(trainer.model, trainer.processing_class)
-    with noise_on_embeddings(trainer), overflow_watched(trainer.model, trainer.args.debug):
+    with fused(trainer), noise_on_embeddings(trainer), overflow_watched(trainer.model, trainer.args.debug):
         while True:
             try:
                 return trainer._inner_training_loop(  # type: ignore[no-any-return]
@@ -134,6 +132,12 @@ def take_smaller_batches(trainer: Any) -> None:
     if trainer._train_batch_size == 0:
         raise TrainerError(f"auto_find_batch_size: not even a batch of {tried} fits into memory; take a smaller model")
     logger.warning("a batch of %d does not fit into memory, trying %d", tried, trainer._train_batch_size)
+
+
+def fused(trainer: Any) -> AbstractContextManager[None]:
+    """Liger's kernels while the run lasts, if they are asked for."""
+    args = trainer.args
+    return liger_kernels(trainer.model, args.liger_kernel_config) if args.use_liger_kernel else nullcontext()
 
 
 @contextmanager
