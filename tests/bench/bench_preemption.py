@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+from trainwright.entry import finish
 from trainwright.launch.nodefiles import Heartbeat
 from trainwright.preemption import Preemption
 
@@ -51,7 +52,7 @@ def measure(rank: int, port: int, folder: str) -> None:
     if rank == 0:
         for name, cost in rows.items():
             print(f"{name:22} {cost:10.3f} us   {cost / rows['preemption.begin']:8.1f} x")
-    dist.destroy_process_group()
+    finish()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ ASK = """
 import copy, json, logging, os, pickle, sys, time
 from pathlib import Path
 from trainwright.arguments import TrainingArguments
+from trainwright.entry import finish
 
 folder = Path(sys.argv[1])
 args = TrainingArguments(**json.loads(sys.argv[2]))
@@ -41,7 +42,7 @@ for local, word in ((True, "local"), (False, "global")):
         told[word] = (folder / word).exists()
 (folder / f"told-{args.process_index}").write_text(json.dumps(told))
 dist.barrier()
-dist.destroy_process_group()
+finish()
 """
 
 

@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from trainwright.entry import finish
+
 LONGEST = 120
 
 
@@ -47,7 +49,7 @@ def _main(target: str, folder: Path, size: int, rank: int) -> None:
     result = getattr(importlib.import_module(module), function)(argument)
     (folder / f"result-{rank}").write_bytes(pickle.dumps(result))
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    finish()
 
 
 if __name__ == "__main__":
