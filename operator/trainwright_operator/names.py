@@ -87,6 +87,7 @@ class Reason:
     INVALID_SPEC = "InvalidSpec"
     NAME_TAKEN = "NameTaken"
     WAITING_FOR_FORMER = "WaitingForFormerJob"
+    DELETING = "Deleting"
     # Why one pod ended.
     ERROR = "Error"
     HANG = "Hang"

@@ -272,6 +272,44 @@ def test_a_job_that_is_being_deleted_is_left_alone():
     assert (made.apply, made.delete, made.events, made.status) == ((), (), (), scene.status)
 
 
+def deleted(scene, *finalizers):
+    """The API server counts a deletion as a new generation, and keeps the object for its finalizers."""
+    generation = scene.builder.manifest()["metadata"]["generation"] + 1
+    scene.builder = (
+        scene.builder.with_("metadata.deletionTimestamp", "2026-01-01T00:01:00Z")
+        .with_("metadata.finalizers", list(finalizers))
+        .with_("metadata.generation", generation)
+    )
+    return scene
+
+
+def test_a_deleted_job_that_anothers_finalizer_holds_is_stopped_and_says_so():
+    scene = deleted(running(), "backup.example/wait").settle()
+    assert scene.deleted == ["Job/gpt-corpus-0-1"]
+    assert (scene.holding(), scene.status["display"]["state"]) == ({"Reconciling"}, "Stopping (Deleting)")
+    assert "whoever set them to remove its finalizers: backup.example/wait" in scene.status["display"]["why"]
+    assert scene.status["observedGeneration"] == 2
+    scene.exit_all(143).settle().wait(3600).settle()
+    assert (scene.applied, scene.status["display"]["state"]) == (
+        ["tj-gpt-corpus", "gpt-corpus-0-1"],
+        "Stopping (Deleting)",
+    )
+
+
+def test_a_finished_job_that_anothers_finalizer_holds_stays_finished():
+    scene = deleted(running().exit_all(0).settle(), "backup.example/wait").settle()
+    assert (scene.state, scene.status["display"]["state"]) == ("Succeeded", "Succeeded (Deleting)")
+    assert (scene.status["observedGeneration"], scene.holding()) == (2, {"Succeeded"})
+
+
+@pytest.mark.parametrize("finalizers", [[], ["foregroundDeletion"], ["orphan"], ["orphan", "backup.example/wait"]])
+def test_garbage_collection_is_left_to_its_work(finalizers):
+    scene = running()
+    before = scene.status
+    deleted(scene, *finalizers).settle()
+    assert (scene.status, scene.deleted) == (before, [])
+
+
 def test_the_events_tell_the_story():
     scene = running().push(step=7).exit(1, 137).exit(0, 1).settle().start_pods().settle().exit_all(0, step=200).settle()
     assert scene.events == [

@@ -240,6 +240,13 @@ def test_claims_of_the_output_and_of_volumes() -> None:
     assert diagnosis.claim_names(job) == ["runs", "corpus"]
 
 
+def test_a_job_that_is_being_deleted_is_told_by_what_holds_it() -> None:
+    job = stored(running())
+    job["metadata"] |= {"deletionTimestamp": "2026-01-01T00:01:00Z", "finalizers": ["backup/wait"], "generation": 2}
+    (finding,) = diagnose(Facts(job, NOW))
+    assert finding.what == "it is being deleted, and waits for its finalizers: backup/wait"
+
+
 def test_a_running_job_that_is_silent() -> None:
     scene = running().push(step=3)
     assert diagnose(Facts(stored(scene), scene.now + timedelta(minutes=9))) == []

@@ -26,7 +26,7 @@ from trainwright_operator.core.reported import Status, merge_final_word
 from trainwright_operator.core.spec import AcceleratorPool, JobSpec, Output, TrainingJob
 from trainwright_operator.core.status import render, with_hindrance
 from trainwright_operator.core.times import read_time
-from trainwright_operator.core.waiting import hold, untold
+from trainwright_operator.core.waiting import Hold, hold, untold
 from trainwright_operator.names import Reason
 
 KEPT_ATTEMPTS = 3
@@ -70,9 +70,9 @@ def plan(
     gangs: Gangs = ONE_BY_ONE,
 ) -> Plan:
     """``pool`` is None when there is none of that name; ``endpoint`` is where pods push progress, if anywhere."""
-    if job.deletion_timestamp:
-        return Plan(status=dict(job.status))
     now = now.replace(microsecond=0)
+    if job.deletion_timestamp:
+        return _leaving(job, observed, now)
     past = adopt(job, Past.of(job.status), observed, now)
     at_work = observed.attempt(past.open.number) if past.open else None
     told = merge_final_word(job.status, at_work) if at_work else dict(job.status)
@@ -100,6 +100,28 @@ def plan(
         events=events(job.status, status),
         requeue_after=_seconds(verdict.again, held.again if held else None, kept_back, expiry),
     )
+
+
+_GARBAGE_COLLECTION = frozenset({"foregroundDeletion", "orphan"})
+
+
+def _leaving(job: TrainingJob, observed: Observed, now: datetime) -> Plan:
+    """Of a job that is being deleted: garbage collection takes its children, but not while somebody else's finalizer
+    holds it. Nobody can take a deletion back, so what it trains until then is trained for nothing.
+    """
+    holders = [one for one in job.finalizers if one not in _GARBAGE_COLLECTION]
+    if not holders or "orphan" in job.finalizers:
+        return Plan(status=dict(job.status))
+    words = f"it is being deleted, and waits for whoever set them to remove its finalizers: {', '.join(holders)}"
+    past = Past.of(job.status)
+    if job.status.get("state") in FINISHED:
+        shown = {**job.status["display"], "state": f"{job.status['state']} ({Reason.DELETING})", "why": words}
+        return Plan({**job.status, "observedGeneration": job.generation, "display": shown})
+    current = observed.attempt(past.open.number) if past.open else None
+    verdict = Verdict(Phase.STOPPING, Reason.DELETING, words, past)
+    status = render(job.status, job.generation, verdict, current, Hold(Reason.DELETING, words), now)
+    jobs = (each for attempt in observed.attempts for each in attempt.unfinished)
+    return Plan(status, delete=tuple(_job(each, "Foreground") for each in jobs))
 
 
 def refused(job: TrainingJob, observed: Observed, now: datetime, reason: str, message: str, again: float) -> Plan:

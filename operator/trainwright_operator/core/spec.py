@@ -105,6 +105,7 @@ class TrainingJob:
     """Those of its labels that all of its children bear, as the operator is told to."""
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
+    finalizers: tuple[str, ...] = ()
     status: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -152,6 +153,7 @@ def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
         annotations=metadata.get("annotations") or {},
         creation_timestamp=metadata.get("creationTimestamp"),
         deletion_timestamp=metadata.get("deletionTimestamp"),
+        finalizers=tuple(metadata.get("finalizers") or ()),
         spec=_job_spec(manifest["spec"], name),
         status=manifest.get("status") or {},
     )

@@ -56,10 +56,18 @@ class Finding:
 
 def diagnose(facts: Facts) -> list[Finding]:
     """The findings, the plainest cause first; empty for a job that runs as it should or has succeeded."""
+    if facts.job["metadata"].get("deletionTimestamp"):
+        return list(_unseen(facts))
     return [*_unseen(facts), *_state(facts), *_not_finite(facts), *_claims(facts), *_quotas(facts)]
 
 
 def _unseen(facts: Facts) -> Iterator[Finding]:
+    meta = facts.job["metadata"]
+    if meta.get("deletionTimestamp"):
+        holders = ", ".join(meta.get("finalizers") or ()) or "none"
+        mend = f"whoever set them has to remove them: kubectl -n {_namespace(facts)} get tj {facts.name} -o yaml"
+        yield Finding(f"it is being deleted, and waits for its finalizers: {holders}", mend)
+        return
     if up_to_date(facts.job):
         return
     created = read_time(facts.job["metadata"].get("creationTimestamp")) or facts.now
