@@ -8,7 +8,7 @@ CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart test unit fake trainer local integration mutations e2e lint format crds manual chart prove same-losses bench bench-operator \
+.PHONY: help setup demo quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual chart prove same-losses bench bench-operator \
 	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
@@ -59,6 +59,9 @@ local: setup ## jobs without a cluster: real processes and signals
 
 integration: setup cluster-tools ## the real API server, controllers and scheduler
 	$(BIN)/pytest tests/cluster tests/integration -q
+
+sweep: setup ## the Trainer's promise on every architecture of the table, in minutes; ONLY="causal T5" for some of them
+	cd tests && $(BIN)/python -m sweep $(ONLY)
 
 mutations: setup cluster-tools ## ask validate and the API server about 10,000 mutated manifests, in minutes
 	TRAINWRIGHT_MUTATIONS=10000 $(BIN)/pytest tests/integration/test_validation.py -q --timeout 1800 \
