@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 
 from trainwright_operator.cluster import garbage, handlers, health, logs
 from trainwright_operator.cluster.api import Api, ApiError
-from trainwright_operator.cluster.connection import NoClusterError, connect
+from trainwright_operator.cluster.connection import Connection, NoClusterError, connect, service_account
 from trainwright_operator.cluster.controller import Controller, utcnow
 from trainwright_operator.cluster.discovery import find_gangs
 from trainwright_operator.cluster.lease import Lease, Timing
@@ -37,7 +37,7 @@ async def run(settings: Settings) -> int:
         api = await stack.enter_async_context(Api(connection, metrics.api_request))
         # On connections of its own: a renewal must not queue behind the writes of a burst.
         lease_api = await stack.enter_async_context(Api(connection, metrics.api_request))
-        lease = Lease(lease_api, settings.operator_namespace, settings.lease_name, settings.pod_name, _timing(settings))
+        lease = _lease(settings, lease_api, connection)
         pulse = Pulse(lease.another)
         app = health.application(metrics, pulse, refresh=lambda: metrics.count_jobs(stores.training_jobs))
         await stack.enter_async_context(serving(app, settings.http_port))
@@ -111,8 +111,11 @@ async def _first(*parts: Awaitable[object]) -> bool:
     return tasks[0] in done
 
 
-def _timing(settings: Settings) -> Timing:
-    return Timing(settings.lease_duration, settings.lease_renew_deadline, settings.lease_period)
+def _lease(settings: Settings, api: Api, connection: Connection) -> Lease:
+    timing = Timing(settings.lease_duration, settings.lease_renew_deadline, settings.lease_period)
+    namespace = settings.operator_namespace
+    owner = service_account(connection, namespace)
+    return Lease(api, namespace, settings.lease_name, settings.pod_name, timing, owner=owner)
 
 
 def main() -> int:

@@ -1,7 +1,9 @@
 """Leadership: one holder, takeover after silence, stepping down, handing over at once on release."""
 
 import asyncio
+import base64
 import copy
+import json
 
 import pytest
 from hypothesis import example, given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from fake import virtual_time
 from fake.api_server import FakeApiServer
 from trainwright_operator.cluster.api import Api, ApiError
+from trainwright_operator.cluster.connection import Connection, service_account
 from trainwright_operator.cluster.lease import Lease, Timing
 
 QUICK = Timing(duration=0.6, renew_deadline=0.3, period=0.03)
@@ -187,3 +190,42 @@ def test_work_ends_in_time_whatever_becomes_of_the_requests(fates, priming):
         assert loop.time() <= max(began, server.renewed + timing.renew_deadline) + 1e-6
 
     virtual_time.run(play())
+
+
+def token(**claims):
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return Connection("https://x", None, token=f"e30.{payload}.c2ln")
+
+
+ACCOUNT = {"namespace": "ns", "serviceaccount": {"name": "trainwright", "uid": "u-1"}}
+OWNER = {"apiVersion": "v1", "kind": "ServiceAccount", "name": "trainwright", "uid": "u-1"}
+
+
+@pytest.mark.parametrize(
+    ("connection", "owner"),
+    [
+        (token(**{"kubernetes.io": ACCOUNT}), OWNER),
+        (token(**{"kubernetes.io": {**ACCOUNT, "namespace": "other"}}), None),
+        (token(sub="somebody"), None),
+        (Connection("https://x", None, token="opaque"), None),
+        (Connection("https://x", None, token="a.\xff.c"), None),
+        (Connection("https://x", None), None),
+    ],
+)
+def test_who_owns_what_the_operator_makes_for_itself(connection, owner):
+    assert service_account(connection, "ns") == owner
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["a new lease", "a lease of an older release"])
+def test_the_lease_goes_when_the_chart_is_uninstalled(before):
+    async def run():
+        server = FakeApiServer()
+        async with server.serve() as connection, Api(connection) as api:
+            if before:
+                former = Lease(api, "ns", "operator", "former", QUICK)
+                await former.hold()
+                await former.release()
+            await Lease(api, "ns", "operator", "a", QUICK, owner=OWNER).hold()
+            assert server.objects[PATH]["metadata"]["ownerReferences"] == [OWNER]
+
+    asyncio.run(run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import ssl
 import tempfile
@@ -38,6 +39,21 @@ class Connection:
             self.token = self.token_file.read_text().strip()
             self._read_at = time.monotonic()
         return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+def service_account(connection: Connection, namespace: str) -> dict[str, Any] | None:
+    """Who this process is, as an owner of objects in the namespace: what has one goes when the chart is uninstalled.
+
+    None for who is no ServiceAccount of that namespace, such as a person.
+    """
+    token = connection.headers().get("Authorization", "").removeprefix("Bearer ")
+    try:
+        payload = token.split(".")[1]
+        told = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["kubernetes.io"]
+        own = {"name": str(told["serviceaccount"]["name"]), "uid": str(told["serviceaccount"]["uid"])}
+    except (ValueError, KeyError, TypeError, IndexError):
+        return None
+    return {"apiVersion": "v1", "kind": "ServiceAccount", **own} if told.get("namespace") == namespace else None
 
 
 def connect() -> Connection:

@@ -44,9 +44,10 @@ class Lease:
         identity: str,
         timing: Timing = Timing(),
         now: Callable[[], float] | None = None,
+        owner: Object | None = None,
     ) -> None:
         self._api, self._namespace, self._name, self._identity = api, namespace, name, identity
-        self._timing = timing
+        self._timing, self._owners = timing, [owner] if owner else []
         self._now = now or (lambda: asyncio.get_running_loop().time())
         self._seen: tuple[str, float] = ("", 0.0)
         self._renewed = 0.0
@@ -127,6 +128,8 @@ class Lease:
             self._other = holder, self._now()
             return False
         taken_over = holder != self._identity
+        if taken_over and self._owners:
+            lease["metadata"]["ownerReferences"] = self._owners
         spec.update(
             holderIdentity=self._identity,
             leaseDurationSeconds=int(self._timing.duration),
@@ -153,7 +156,8 @@ class Lease:
             "renewTime": now,
             "leaseTransitions": 0,
         }
-        metadata = {"name": self._name, "namespace": self._namespace}
+        owners = {"ownerReferences": self._owners} if self._owners else {}
+        metadata = {"name": self._name, "namespace": self._namespace, **owners}
         body = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": spec}
         await self._api.create(LEASES, body)
 
