@@ -243,6 +243,16 @@ def test_attributes_of_an_instance_are_there_too(tmp_path: Any) -> None:
     assert [name for name in vars(args) if not hasattr(ours.args, name)] == []
 
 
+def test_names_of_files_and_callbacks_are_importable_from_the_trainer() -> None:
+    for file in ("OPTIMIZER", "SCHEDULER", "SCALER", "TRAINER_STATE", "TRAINING_ARGS"):
+        assert getattr(trainwright.trainer, f"{file}_NAME") == getattr(transformers.trainer, f"{file}_NAME")
+    for name in ("DEFAULT_CALLBACKS", "DEFAULT_PROGRESS_CALLBACK"):
+        assert (
+            str(getattr(trainwright.trainer, name)).split(".")[-1]
+            == (str(getattr(transformers.trainer, name)).split(".")[-1])
+        )
+
+
 @pytest.mark.parametrize("name", ["hyperparameter_search", "push_to_hub", "init_hf_repo"])
 def test_what_is_not_built_says_so(name: str, tmp_path: Any) -> None:
     with pytest.raises(NotImplementedError, match=f"Trainer.{name} is not built yet; "):

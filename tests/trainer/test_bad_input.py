@@ -193,9 +193,10 @@ def test_a_folder_to_resume_from_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         make(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
     assert one_line(caught) == (
-        f"resume_from_checkpoint: {tmp_path}/checkpoint-9 does not exist; give the path of a checkpoint-N folder"
+        f"resume_from_checkpoint: Can't find a valid checkpoint at {tmp_path}/checkpoint-9: it does not exist; give "
+        "the path of a checkpoint-N folder"
     )
-    with pytest.raises(UserError, match=r"^resume_from_checkpoint: .* holds no complete checkpoint; train from the"):
+    with pytest.raises(UserError, match=r"^resume_from_checkpoint: No valid checkpoint found in output dire"):
         make(tmp_path).train(resume_from_checkpoint=True)
 
 

@@ -17,9 +17,11 @@ import torch
 from torch import nn
 
 from trainwright.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
+from trainwright.checkpoint.snapshot import OPTIMIZER, SCALER, SCHEDULER, TRAINER_STATE
 from trainwright.devices.callback import callbacks_for
 from trainwright.evaluating import Evaluating
 from trainwright.feeding import Feeding
+from trainwright.given import checked_arguments
 from trainwright.hooks import WITHOUT, Hooks
 from trainwright.introspection import Introspection, NotCallableError, TrainerError
 from trainwright.metrics import speed_metrics
@@ -35,6 +37,11 @@ from trainwright.training.optimizers.averaging import averaged_weights
 from trainwright.training.precision import apply_tf32, make_scaler, map_nested
 from trainwright.training.schedulers import get_scheduler
 from trainwright.training.work import sum_over_ranks
+
+# What scripts import from here by the names that transformers.trainer gives them.
+TRAINING_ARGS_NAME, TRAINER_STATE_NAME = "training_args.bin", TRAINER_STATE
+OPTIMIZER_NAME, SCHEDULER_NAME, SCALER_NAME = OPTIMIZER, SCHEDULER, SCALER
+DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK = [DefaultFlowCallback], ProgressCallback
 
 
 class Trainer(Feeding, Evaluating, Hooks, Introspection):
@@ -84,8 +91,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
-        self.args = args = args if args is not None else _default_arguments()
-        _check_again(args)
+        self.args = args = checked_arguments(args)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.processing_class, self.model_init = processing_class, model_init
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
@@ -476,27 +482,3 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     def end(self) -> None:
         """Leave the process group; the last call of a script."""
         self.accelerator.end_training()
-
-
-def _check_again(args: Any) -> None:
-    """Look at the arguments as they are now, or at those of transformers, in the words of the arguments themselves."""
-    from trainwright.arguments import AcceleratorConfig, environment
-    from trainwright.arguments.fields import FIELDS
-    from trainwright.arguments.validate import checked
-
-    if hasattr(args, "check"):
-        args.check()
-    elif hasattr(args, "output_dir"):
-        environment.obey(args)
-        values = checked({name: getattr(args, name) for name in FIELDS if hasattr(args, name)})
-        args.accelerator_config = values["accelerator_config"] or AcceleratorConfig()
-        accumulation = args.accelerator_config.gradient_accumulation_kwargs or {}
-        args.gradient_accumulation_steps = accumulation.get("num_steps", args.gradient_accumulation_steps)
-    else:
-        raise TrainerError(f"args: give TrainingArguments, not {type(args).__name__}; the model comes before them")
-
-
-def _default_arguments() -> Any:
-    from trainwright.arguments import TrainingArguments
-
-    return TrainingArguments(output_dir="tmp_trainer")

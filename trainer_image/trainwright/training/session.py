@@ -213,14 +213,16 @@ def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None
     if resume_from is True:
         newest = trainer.checkpoints.newest(foreign=True)
         if newest is None:
-            raise UserError(
-                f"resume_from_checkpoint: {trainer.args.output_dir} holds no complete checkpoint; train from the start"
+            raise UserError(  # scripts that train from the start then look for these words
+                f"resume_from_checkpoint: No valid checkpoint found in output directory ({trainer.args.output_dir}); "
+                "train from the start"
             )
         return newest
     folder = Path(resume_from)
     if not folder.is_dir():
         raise NoCheckpointError(
-            f"resume_from_checkpoint: {folder} does not exist; give the path of a checkpoint-N folder"
+            f"resume_from_checkpoint: Can't find a valid checkpoint at {folder}: it does not exist; give the path of a "
+            "checkpoint-N folder"
         )
     if problems := trainer.checkpoints.problems(folder):
         raise UserError(f"resume_from_checkpoint: {folder} cannot be used: {problems[0]}; take another one")

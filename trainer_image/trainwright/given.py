@@ -1,0 +1,37 @@
+"""The arguments that a Trainer is given: none, ours, or those of transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainwright.introspection import TrainerError
+
+
+def checked_arguments(args: Any) -> Any:
+    """The arguments as they are now, looked at again; the defaults for None.
+
+    Raises :class:`UserError`.
+    """
+    from trainwright.arguments import TrainingArguments
+
+    if args is None:
+        return TrainingArguments(output_dir="tmp_trainer")
+    if hasattr(args, "check"):
+        args.check()
+    elif hasattr(args, "output_dir"):
+        _check_theirs(args)
+    else:
+        raise TrainerError(f"args: give TrainingArguments, not {type(args).__name__}; the model comes before them")
+    return args
+
+
+def _check_theirs(args: Any) -> None:
+    from trainwright.arguments import AcceleratorConfig, environment
+    from trainwright.arguments.fields import FIELDS
+    from trainwright.arguments.validate import checked
+
+    environment.obey(args)
+    values = checked({name: getattr(args, name) for name in FIELDS if hasattr(args, name)})
+    args.accelerator_config = values["accelerator_config"] or AcceleratorConfig()
+    accumulation = args.accelerator_config.gradient_accumulation_kwargs or {}
+    args.gradient_accumulation_steps = accumulation.get("num_steps", args.gradient_accumulation_steps)
