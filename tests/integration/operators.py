@@ -63,8 +63,7 @@ class Operator:
 
     def again(self) -> Operator:
         """Another process in the place of one that was killed, as if the time of its Lease had passed."""
-        lease = self.settings.get("LEASE_NAME", "trainwright-operator")
-        self.kube.delete("Lease", lease, self.settings.get("OPERATOR_NAMESPACE", self.namespace))
+        self.kube.delete("Lease", "trainwright-operator", self.namespace)
         return self.start().wait_leading()
 
     def stop(self) -> int:

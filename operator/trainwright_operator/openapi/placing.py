@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainwright_operator.openapi import words
-from trainwright_operator.openapi.types import Rule, Schema, integer, list_of, map_of, record, string
+from trainwright_operator.openapi.types import Rule, Schema, integer, list_of, record, string
 
 REQUIRED, PREFERRED = (
     "requiredDuringSchedulingIgnoredDuringExecution",
@@ -105,7 +105,7 @@ def _selector(about: str) -> Schema:
     return record(
         about,
         {
-            "matchLabels": map_of("Labels they have.", string("The label's value.", 63, pattern=words.LABEL_VALUE), 16),
+            "matchLabels": words.label_map("Labels they have.", 16),
             "matchExpressions": list_of("What their labels are.", _expression((*_VALUELESS, "In", "NotIn")), 16),
         },
     )
