@@ -23,6 +23,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from trainwright.contract import ExitCode, UserError
+from trainwright.job import tell_unread
 from trainwright.launch import nodefiles
 
 DUMP_SIGNAL = signal.SIGUSR1
@@ -53,6 +54,7 @@ def run(main: Callable[[], object]) -> NoReturn:
     prepare()
     try:
         main()
+        tell_unread()
     except BaseException as error:
         code = _settle(error)
         if code != ExitCode.DONE:

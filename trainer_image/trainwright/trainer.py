@@ -24,6 +24,7 @@ from trainwright.feeding import Feeding
 from trainwright.given import checked_arguments
 from trainwright.hooks import WITHOUT, Hooks
 from trainwright.introspection import Introspection, NotCallableError, TrainerError
+from trainwright.job import in_output
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.seeding import enable_full_determinism, set_seed
@@ -92,6 +93,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         self.args = args = checked_arguments(args)
+        args.output_dir = in_output(str(args.output_dir))  # those of transformers do not know of the job
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.processing_class, self.model_init = processing_class, model_init
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from trainwright_operator.local.store import Store
 
 DONE, FAILED, INVALID = 0, 1, 2
+MODEL_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)  # fmt: skip
 MAX_SAMPLE_LINES = 30
 _NO_RESULTS = ("_runtime", "_per_second", "learning_rate", "grad_norm")
 """Metrics that tell how the training went rather than what came of it."""
@@ -308,7 +312,8 @@ def _log(status: Mapping[str, Any], output: Path) -> str:
 def _summary(job: TrainingJob, status: Mapping[str, Any], output: Path) -> Iterator[str]:
     shown, metrics = status["display"], {one["name"]: one["value"] for one in status.get("metrics") or ()}
     yield f"{job.name} succeeded" + (f" at step {shown['step']}" if "step" in shown else "")
-    yield f"  model    {output}"
+    yield from (f"  model    {folder}" for folder in models(output))
+    yield f"  output   {output}"
     yield f"  status   {output / 'trainingjob.yaml'}"
     yield f"  logs     {output / 'logs'}"
     metrics = {name: value for name, value in metrics.items() if not name.endswith(_NO_RESULTS)}
@@ -320,3 +325,10 @@ def _summary(job: TrainingJob, status: Mapping[str, Any], output: Path) -> Itera
         yield from (f"    {line}" for line in lines[:MAX_SAMPLE_LINES])
         if len(lines) > MAX_SAMPLE_LINES:
             yield f"    ... ({len(lines) - MAX_SAMPLE_LINES} more lines in {sample})"
+
+
+def models(output: Path) -> list[Path]:
+    """The folders of an output that hold a model: itself, and those a script named; at most four. No checkpoints."""
+    folders = [output, *sorted(one for depth in ("*", "*/*") for one in output.glob(depth) if one.is_dir())]
+    found = [one for one in folders if any((one / name).is_file() for name in MODEL_FILES)]
+    return [one for one in found if not any(part.startswith("checkpoint-") for part in one.parts)][:4]

@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 from trainwright.enums import DebugOption
+from trainwright.job import in_output
 
 _ALIASES = (
     ("gradient_checkpointing", "activation_checkpointing"),
@@ -26,7 +27,8 @@ def derive(args: Any) -> None:
 
 
 def _output(args: Any) -> None:
-    args.output_dir = os.path.expanduser("trainer_output" if args.output_dir is None else args.output_dir)
+    folder = os.path.expanduser("trainer_output" if args.output_dir is None else args.output_dir)
+    args.output_dir = in_output(folder)
     if args.save_strategy == "steps":
         args.save_steps = _whole(args.save_steps)
 

@@ -8,6 +8,8 @@ from dataclasses import fields
 from enum import Enum
 from typing import Any, Self
 
+from trainwright.job import stated_arguments
+
 from .errors import ArgumentError, Problem, hidden
 
 
@@ -38,6 +40,14 @@ class Serial:
     def _dict_dtype_to_str(self, d: dict[str, Any]) -> None:
         """Give the number formats in ``d`` by name, in place; what a ``to_dict`` of one's own calls."""
         d.update(_plain(d))
+
+    @classmethod
+    def from_job(cls, **changes: Any) -> Self:
+        """What the TrainingJob of this process states in ``spec.trainingArguments``, with ``changes`` on top of it.
+
+        ``output_dir`` is the output of the job. Outside of a job there are the changes alone: a script runs as it is.
+        """
+        return cls(**{**stated_arguments(), **changes})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

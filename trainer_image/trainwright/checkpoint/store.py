@@ -170,6 +170,14 @@ class CheckpointStore:
         common = set.intersection(*map(set, held))
         return self.path(max(common)) if common else None
 
+    def newest_of(self, owner: str, adopted: bool = False) -> Path | None:
+        """Like :meth:`newest`, where that is what ``owner`` wrote, or may go on from anyone's."""
+        newest = self.newest()
+        if newest is None or adopted:
+            return newest
+        written_by = json.loads((newest / MANIFEST).read_text(encoding="utf-8")).get("owner")
+        return newest if written_by == owner else None
+
     def newest_here(self, foreign: bool = False) -> Path | None:
         """Like :meth:`newest`, of this rank's own output alone: no other rank is asked."""
         return next((self.path(step) for step in reversed(self.steps()) if self._is_complete(step, foreign)), None)

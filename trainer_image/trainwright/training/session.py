@@ -21,9 +21,10 @@ from trainwright.checkpoint.snapshot import (
     snapshot,
 )
 from trainwright.checkpoint.store import CheckpointStore
-from trainwright.contract import ENV_ASYNC_SAVE, ENV_JOB_FILE, DataError, ResolvedJob, UserError
+from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
 from trainwright.evaluation.sets import check_sets
 from trainwright.introspection import TrainerError
+from trainwright.job import first_training, resolved_job, tell_unread, warn_of_lost
 from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
 from trainwright.state import TrainerState, export_states, exports_state
@@ -53,14 +54,6 @@ def open_store(folder: str) -> CheckpointStore:
     if job is None:
         return CheckpointStore(folder)
     return CheckpointStore(folder, owner=job.uid, attempt=job.attempt, job=f"{job.namespace}/{job.name}")
-
-
-def resolved_job() -> ResolvedJob | None:
-    """The TrainingJob that this process belongs to, if any."""
-    path = os.environ.get(ENV_JOB_FILE)
-    if path is None or not os.path.exists(path):
-        return None
-    return ResolvedJob.from_json(Path(path).read_text(encoding="utf-8"))
 
 
 def make_background(trainer: Any) -> Background | None:
@@ -196,7 +189,10 @@ def announce(trainer: Any, horizon: Horizon, first_epoch: int, skip: int) -> Non
 
 
 def check_ready(trainer: Any) -> None:
-    """Raises what can be known to fail before any work is done."""
+    """Raises what can be known to fail before any work is done, and tells what would be lost."""
+    tell_unread()
+    if trainer.args.should_save:
+        warn_of_lost(trainer._get_output_dir(trial=None))
     if trainer.train_dataset is None and not trainer._overrides("get_train_dataloader"):
         raise DataError("train_dataset: the Trainer was made without one; give it the data to train on")
     if length_of(trainer.train_dataset) == 0:
@@ -207,7 +203,16 @@ def check_ready(trainer: Any) -> None:
 
 
 def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None:
-    """The checkpoint to go on from: a path, the newest one in the output folder for True, none for None or False."""
+    """The checkpoint to go on from: a path, the newest one in the output folder for True, none for False.
+
+    None is none, too, but for what a process of a TrainingJob trains first: that goes on from the job's own newest.
+    """
+    job = first_training(trainer._get_output_dir(trial=None))
+    if resume_from is None and job is not None:
+        newest: Path | None = trainer.checkpoints.newest_of(job.uid, job.adopt_output)
+        if newest is not None and trainer.is_world_process_zero():
+            logger.warning("going on from %s of this job; train(resume_from_checkpoint=False) begins anew", newest)
+        return newest
     if resume_from is None or resume_from is False:
         return None
     if resume_from is True:
