@@ -211,12 +211,14 @@ def test_a_job_that_has_pods_was_taken_up_though_its_status_does_not_say_so_yet(
     assert (found.reason, found.message[:38]) == ("PodsRefused", "Job gpt-corpus-0-1 lacks 1 of its 2 po")
 
 
-def test_an_eviction_for_the_pods_own_excess_is_its_own_failure():
+@pytest.mark.parametrize("statuses", [[], [143], [137]])
+def test_an_eviction_for_the_pods_own_excess_is_its_own_failure(statuses):
     scene = Scene(make_job()).settle().start_pods()
     scene.evict(0, "TerminationByKubelet")
     assert scene.observed().attempts[0].pods[0].disruption == Wait("TerminationByKubelet", "evicted")
     message = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
-    scene.pod()["status"] |= {"phase": "Failed", "reason": "Evicted", "message": message, "containerStatuses": []}
+    ended = [{"name": "trainer", "state": {"terminated": {"exitCode": code}}} for code in statuses]
+    scene.pod()["status"] |= {"phase": "Failed", "reason": "Evicted", "message": message, "containerStatuses": ended}
     del scene.pod()["metadata"]["deletionTimestamp"]
     cause = judge(scene.observed().attempts[0])
     assert (cause.outcome, cause.reason) == (Outcome.FAILED, "Evicted")

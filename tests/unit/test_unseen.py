@@ -103,6 +103,14 @@ ENDS = {
     "old: deleted": ([pod(0, 143, 12, OLD, **asked(9)), pod(1, 143, 12, OLD)], "Disrupted Preempted"),
     "old: evicted": ([pod(0, 1, 12, OLD, **DRAINED), pod(1, 1, 11, OLD)], "Disrupted EvictionByEvictionAPI"),
     "old: a peer is gone": ([pod(1, 143, 12, OLD, **TAKEN_DOWN)], "Disrupted PodsGone"),
+    "old: a peer is lost, and gone": (
+        [pod(1, 1, 9, OLD, "RuntimeError: [gloo/pair.cc:547] Connection closed by peer [10.0.0.2]:45678")],
+        "Disrupted PodsGone",
+    ),
+    "old: node 0 is gone": ([pod(1, 1, 9, OLD, "node 0 is gone: its pod ended without a word")], "Disrupted PodsGone"),
+    "old: failed, and its peer is gone": ([pod(1, 1, 9, OLD, "ValueError: bad shape")], "Failed Error"),
+    # The kubelet marks as evicted also what went over its own limit.
+    "used too much": ([pod(0, 143, 9, SIGNAL, excess="Usage exceeds the limit.")], "Failed Evicted"),
     "a word that is none of ours": ([pod(0, 143, 9, "you")], "Disrupted UnexplainedStop"),
     # What ended well has no part in it.
     "done before its node was drained": ([pod(0, 0, 5, OLD, **DRAINED), pod(1, 1, 9, SCRIPT)], "Failed Error"),

@@ -11,6 +11,7 @@ only followed another is no witness of why.
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,8 +33,10 @@ UNEXPLAINED = frozenset(
 """Disruptions that nothing which is left in the cluster vouches for: a failure may hide behind them."""
 BY_HAND = frozenset({Reason.PREEMPTED, Reason.POD_DELETED})
 """Disruptions that the cluster did not mark, but that somebody asked for by deleting the pods."""
+EVICTED = "Evicted"
 _LOST_CONTAINERS = frozenset({"ContainerStatusUnknown", "Unknown"})
 """What the kubelet and containerd call a container that was not there any more when the node came back."""
+_SAYS_LOST = re.compile(r"connection (was likely )?(closed|reset)( by peer)?|broken pipe|node 0 is gone", re.IGNORECASE)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _MARKED, _PERMANENT, _FIRST = range(3)
 
@@ -98,6 +101,9 @@ def _of_pod(pod: Pod, attempt: Attempt, known: Cause | None) -> Cause | None:
     end = pod.end
     if end and end.exit_code == ExitCode.DONE:
         return None
+    if pod.excess:
+        words = f"{pod.excess.strip().rstrip('.')}; raise that limit, or write less to the pod's own disk"
+        return _cause(pod, Outcome.FAILED, EVICTED, words, end.time if end else None)
     by_itself = end is not None and (_failed_by_itself(end) or _known_failed(pod, known))
     if pod.disruption and not by_itself:
         time = pod.deletion_requested or (end.time if end else None)
@@ -169,8 +175,10 @@ def _words(end: End | None, else_: str) -> str:
 
 
 def _ended_by(end: End) -> str | None:
-    """None of an image older than the word; what is no word of ours says nothing."""
-    return end.word.ended_by if end.word and end.word.ended_by in set(EndedBy) else None
+    """Of an image older than the word, only what its error tells; what is no word of ours says nothing."""
+    if end.word is None or end.word.ended_by in set(EndedBy):
+        return end.word.ended_by if end.word else None
+    return EndedBy.LOST if _SAYS_LOST.search(end.word.error or "") else None
 
 
 def _cause(pod: Pod, outcome: Outcome, reason: str, message: str, time: datetime | None) -> Cause:

@@ -68,6 +68,8 @@ class Pod:
     scheduled: datetime | None = None
     gang: int = 1
     """How many pods train together."""
+    excess: str = ""
+    """What it used more of than its own limits let it, for which the kubelet evicted it."""
     kept_by: tuple[str, ...] = ()
     """Containers that go on after the trainer has ended: the pod, and with it the Job, does not end by itself."""
 
@@ -308,6 +310,7 @@ def _pod(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Pod
         deletion_due=due,
         scheduled=read_time(conditions.get("PodScheduled", {}).get("lastTransitionTime")),
         gang=_gang(item),
+        excess=str(status["message"]) if _over_own_limit(status) else "",
         kept_by=_kept_by(status),
     )
 

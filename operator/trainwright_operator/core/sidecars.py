@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from trainwright.contract import ExitCode
 from trainwright_operator.core.observe import Attempt, Pod
+from trainwright_operator.core.times import remaining
 
 PATIENCE = timedelta(seconds=15)
 """What a sidecar gets to end by itself: some look at the trainer, some send off the last lines of its log."""
@@ -30,7 +31,7 @@ def left(attempt: Attempt, now: datetime) -> timedelta | None:
     if attempt.missing or not all(pod.end for pod in attempt.pods):
         pods = [pod for pod in pods if pod.end and pod.end.exit_code != ExitCode.DONE]
     ends = [pod.end.time for pod in pods if pod.end and pod.end.time]
-    return max(max(ends) + PATIENCE - now, timedelta(0)) if ends else None
+    return remaining(max(ends), PATIENCE, now) if ends else None
 
 
 def words(attempt: Attempt) -> str:
