@@ -109,6 +109,7 @@ class Reporter(TrainerCallback):
     def close(self) -> None:
         """Writes the last report and pushes it, within :data:`FLUSH_SECONDS`. Called at the end of the process."""
         if self._courier is not None:
+            atexit.unregister(self.close)
             self._courier.close(FLUSH_SECONDS)
             self._write(self._progress())
 
