@@ -13,6 +13,11 @@ from trainer.gangs import Gang, children
 
 FAILS = "def fit():\n    raise ValueError('bad\\nshape')\nfit()"
 RAISE = "from trainwright.contract import DataError, UserError\nraise "
+NO_MODULE = (
+    "script.py, line 2: no module named 'nosuchpackage' in this image; build one FROM it with "
+    "'RUN pip install nosuchpackage' and name it in podTemplate.image, or put the module's files beside the script"
+)
+BESIDE = "import pathlib\npathlib.Path(__file__).with_name('helper.py').write_text('x = 1\\ny = (')\n"
 ENDS = {
     # name: (script, exit code, reason, words of the error)
     "done": ("print('trained')", 0, "Completed", None),
@@ -30,6 +35,14 @@ ENDS = {
         "rank 0 was killed by SIGKILL (exit code 137)",
     ),
     "crashed": ("import os; os.kill(os.getpid(), 11)", 139, "Error", "SIGSEGV"),
+    "no module": ("x = 1\nimport nosuchpackage.part", 64, "BadConfiguration", NO_MODULE),
+    "no name": ("from sklearn import nosuch", 64, "BadConfiguration", "script.py, line 1: cannot import name 'nosuch'"),
+    "no Python beside it": (
+        BESIDE + "import helper",
+        64,
+        "BadConfiguration",
+        "helper.py, line 2: '(' was never closed",
+    ),
     "not Python": ("x = 1\ndef f(:\n", 64, "BadConfiguration", "script: script.py, line 2: invalid syntax"),
 }
 

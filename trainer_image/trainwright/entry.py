@@ -44,6 +44,11 @@ _LOST_PEER = (
     "nccl",
     "socket timeout",
 )
+_DISTRIBUTIONS = {
+    "PIL": "pillow", "bs4": "beautifulsoup4", "cv2": "opencv-python-headless", "dateutil": "python-dateutil",
+    "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml",
+}  # fmt: skip
+"""Modules that pip knows by another name."""
 
 
 def run(main: Callable[[], object]) -> NoReturn:
@@ -162,9 +167,29 @@ def _settle(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
     place = _shown(error.__traceback__)
+    if (line := _of_the_image(error, place)) is not None:
+        return _settle(UserError(line))
     sys.excepthook(type(error), error.with_traceback(place), place)
     _record(1, _line(error, place), secondary=_says_peer_lost(error))
     return 1
+
+
+def _of_the_image(error: BaseException, trace: TracebackType | None) -> str | None:
+    """What every further attempt would meet in the same image: a module that is not there, or is not Python."""
+    if isinstance(error, SyntaxError) and not (error.filename or "<").startswith("<"):
+        return f"{Path(str(error.filename)).name}, line {error.lineno}: {error.msg}"
+    if not isinstance(error, ImportError) or not error.name or trace is None:
+        return None
+    package = error.name.partition(".")[0]
+    install = f"RUN pip install {_DISTRIBUTIONS.get(package, package)}"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{_place(trace)}: no module named {error.name!r} in this image; build one FROM it with {install!r} and "
+            "name it in podTemplate.image, or put the module's files beside the script"
+        )
+    if "cannot import name" in str(error):
+        return f"{_place(trace)}: {error}; build an image with the release of {package} that has it ({install}==...)"
+    return None
 
 
 def _settle_exit(error: SystemExit) -> int:
@@ -197,13 +222,18 @@ def _shown(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _line(error: BaseException, trace: TracebackType | None = None) -> str:
-    """``ValueError: no such column (train.py, line 12)``: the place is where the user's file last was."""
+    """``ValueError: no such column (train.py, line 12)``."""
     text = _one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     if trace is None:
         return text
+    return f"{text} ({_place(trace)})"
+
+
+def _place(trace: TracebackType) -> str:
+    """Where the user's file last was."""
     frames = traceback.extract_tb(trace)
     last = [frame for frame in frames if frame.filename == frames[0].filename][-1]
-    return f"{text} ({Path(last.filename).name}, line {last.lineno})"
+    return f"{Path(last.filename).name}, line {last.lineno}"
 
 
 def _one_line(text: str) -> str:
