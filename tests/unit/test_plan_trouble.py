@@ -88,6 +88,21 @@ def test_pods_that_were_orphaned_train_on_and_their_end_is_the_attempts(codes, s
     assert (scene.wait(60).settle().state, scene.applied) == (state, ["tj-gpt-corpus", "gpt-corpus-0-1"])
 
 
+def test_orphans_that_shall_stop_are_named_to_those_who_may_delete_them():
+    scene = orphaned(running()).edit("spec.suspend", True).settle()
+    assert scene.condition("Reconciling")["message"].endswith(
+        "; its pods have lost their Job, so delete them: "
+        "kubectl -n default delete pods -l trainwright.dev/job=gpt-corpus,trainwright.dev/attempt=1"
+    )
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "Succeeded"), (65, "Failed")])
+def test_a_status_that_somebody_removes_is_found_again_while_the_jobs_are_there(code, state):
+    scene = running().exit_all(code).settle().wait(20).settle()
+    applied, scene.status = list(scene.applied), {}
+    assert (scene.settle().state, scene.applied) == (state, applied)
+
+
 def test_orphans_that_are_taken_away_are_a_disruption():
     scene = orphaned(running(make_job().nodes(2).with_("spec.maxRestarts", 0)))
     scene.objects.pods.clear()

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from trainwright.contract import ResolvedJob
+from trainwright_operator import names
 from trainwright_operator.core import gangs, observe, sidecars
 from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
@@ -136,7 +137,8 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
         return _close(job, past, attempt, now)
     again = _look_again(attempt, now)
     if stopping:
-        message = f"stopping attempt {record.number} after it has saved a checkpoint: {stopping.message}"
+        why = f"{stopping.message}{_orphans(job, attempt)}"
+        message = f"stopping attempt {record.number} after it has saved a checkpoint: {why}"
         return Verdict(Phase.STOPPING, stopping.reason, message, past, stop=True, again=again)
     if cause and cause.reason in GIVEN_UP:
         message = f"attempt {record.number} is given up: {cause.message}"
@@ -149,6 +151,14 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
         message = f"{words(past.records[-1])}; the next attempt waits {lost}"
         return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=stop, again=again)
     return replace(_working(past, attempt, again), stop=stop)
+
+
+def _orphans(job: TrainingJob, attempt: observe.Attempt) -> str:
+    """Pods are stopped by deleting their Job; those that lost theirs, only a person may delete."""
+    if attempt.jobs or not attempt.pods:
+        return ""
+    which = f"{names.LABEL_JOB}={job.name},{names.LABEL_ATTEMPT}={attempt.number}"
+    return f"; its pods have lost their Job, so delete them: kubectl -n {job.namespace} delete pods -l {which}"
 
 
 def _lost(attempt: observe.Attempt, cause: Cause) -> str:
