@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builders import make_job
+from cluster.paths import CHECKOUT
 from scene import Scene, running
 from trainwright_operator import names
 from trainwright_operator.core import sidecars
@@ -107,3 +108,8 @@ def test_a_native_sidecar_keeps_no_pod():
     (seen,) = scene.observed().attempts[0].pods
     assert (seen.kept_by, seen.end.exit_code) == ((), 0)
     assert names.CONTAINER not in seen.kept_by
+
+
+def test_the_manual_says_how_long_a_sidecar_gets():
+    manual = " ".join((CHECKOUT / "docs/operator.md").read_text().split())
+    assert f"so {PATIENCE:g} s after the last trainer of an attempt has ended" in manual

@@ -111,6 +111,7 @@ ENDS = {
     "old: failed, and its peer is gone": ([pod(1, 1, 9, OLD, "ValueError: bad shape")], "Failed Error"),
     # The kubelet marks as evicted also what went over its own limit.
     "used too much": ([pod(0, 143, 9, SIGNAL, excess="Usage exceeds the limit.")], "Failed Evicted"),
+    "a word that is no word": ([pod(0, 143, 9, [])], "Disrupted UnexplainedStop"),
     "a word that is none of ours": ([pod(0, 143, 9, "you")], "Disrupted UnexplainedStop"),
     # What ended well has no part in it.
     "done before its node was drained": ([pod(0, 0, 5, OLD, **DRAINED), pod(1, 1, 9, SCRIPT)], "Failed Error"),

@@ -176,9 +176,10 @@ def _words(end: End | None, else_: str) -> str:
 
 def _ended_by(end: End) -> str | None:
     """Of an image older than the word, only what its error tells; what is no word of ours says nothing."""
-    if end.word is None or end.word.ended_by in set(EndedBy):
-        return end.word.ended_by if end.word else None
-    return EndedBy.LOST if _SAYS_LOST.search(end.word.error or "") else None
+    by, error = (end.word.ended_by, end.word.error) if end.word else (None, None)
+    if isinstance(by, str) and by in set(EndedBy):
+        return by
+    return EndedBy.LOST if _SAYS_LOST.search(error or "") else None
 
 
 def _cause(pod: Pod, outcome: Outcome, reason: str, message: str, time: datetime | None) -> Cause:
