@@ -11,9 +11,9 @@ from trainwright_operator.remote.diagnosis import Facts, diagnose
 WHERE = "gpt-corpus-0-1-0.tj-gpt-corpus:29400"
 WAITS = f"node 0 has waited 15 s at {WHERE} for node 1; see their logs; check that a NetworkPolicy lets them"
 SILENT = (
-    f"the pods run, and none has said that they have met: they wait for node 0 at {WHERE}, or do not reach the "
-    "operator; their logs say which; check that a NetworkPolicy lets them reach one another and the operator, the "
-    "Service tj-gpt-corpus and the cluster's DNS"
+    f"the pods run, and none has said that they have met: they start still, wait for node 0 at {WHERE}, or do not "
+    "reach the operator; their logs say which; check that a NetworkPolicy lets them reach one another and the "
+    "operator, the Service tj-gpt-corpus and the cluster's DNS"
 )
 
 
@@ -34,7 +34,7 @@ TOGETHER = ("Running", "PodsReady", "every pod is ready")
 def test_a_gang_that_meets_is_told_as_ever():
     scene = at_work()
     assert told(scene)[:2] == TOGETHER[:2]
-    assert scene.last.requeue_after == 30, "a word is waited for"
+    assert scene.last.requeue_after == 60, "a word is waited for"
     scene.push(**gang_on_wire()["trainwright"]).settle()
     assert scene.status["gang"] == {"attempt": 1, "met": True}
     assert scene.last.requeue_after is None
@@ -56,7 +56,7 @@ def test_whom_node_0_waits_for_is_told_until_they_have_met():
 
 
 def test_pods_that_say_nothing_are_told_after_a_while():
-    scene = at_work().wait(29).settle()
+    scene = at_work().wait(59).settle()
     assert told(scene)[:2] == TOGETHER[:2]
     scene.wait(1).settle()
     assert told(scene) == ("Running (PodsNotMet)", "PodsNotMet", SILENT)
@@ -70,7 +70,7 @@ def test_the_next_attempt_has_to_meet_anew():
     scene = at_work()
     scene.push(**gang_on_wire()["trainwright"]).wait(5).exit_all(1).settle()
     assert "gang" not in scene.status
-    scene.wait(60).settle().start_pods().settle().wait(31).settle()
+    scene.wait(60).settle().start_pods().settle().wait(61).settle()
     assert told(scene)[1] == "PodsNotMet"
     scene.push(attempt=1, **gang_on_wire()["trainwright"]).settle()
     assert told(scene)[1] == "PodsNotMet", "a former attempt's word"

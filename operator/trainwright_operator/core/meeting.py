@@ -15,8 +15,8 @@ from trainwright_operator.core.times import read_time
 from trainwright_operator.core.waiting import Hold
 from trainwright_operator.names import Condition, Reason
 
-NO_WORD = timedelta(seconds=30)
-"""Pods that are ready and say nothing for so long: importing torch takes a part of it."""
+NO_WORD = timedelta(seconds=60)
+"""Pods that are ready and say nothing for so long: on a node that is new, importing torch takes a part of it."""
 
 
 def unmet(status: Mapping[str, Any], attempt: Attempt, now: datetime) -> tuple[Hold | None, timedelta | None]:
@@ -31,9 +31,9 @@ def unmet(status: Mapping[str, Any], attempt: Attempt, now: datetime) -> tuple[H
         return None, left
     service = where.partition(".")[2].partition(":")[0]
     told = (
-        f"the pods run, and none has said that they have met: they wait for node 0 at {where}, or do not reach the "
-        f"operator; their logs say which; check that a NetworkPolicy lets them reach one another and the operator, "
-        f"the Service {service} and the cluster's DNS"
+        f"the pods run, and none has said that they have met: they start still, wait for node 0 at {where}, or do not "
+        f"reach the operator; their logs say which; check that a NetworkPolicy lets them reach one another and the "
+        f"operator, the Service {service} and the cluster's DNS"
     )
     return Hold(Reason.PODS_NOT_MET, told), None
 
