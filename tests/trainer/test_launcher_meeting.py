@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from trainer.gangs import Gang
 from trainer.receiver import Receiver
 
+NEVER = 1e9  # a busy machine may take its time
 SOON = """
 from trainwright.launch import rendezvous
 rendezvous.FIRST_WORD_SECONDS = {seconds}
@@ -74,6 +75,7 @@ def test_a_gang_that_meets_at_once_says_so_to_the_operator_alone(tmp_path):
     """And again, until it is taken."""
     script = "import os, time\nwhile not os.path.exists('told'): time.sleep(0.05)"
     with Receiver() as operator, Gang(tmp_path, script, nodes=2) as gang:
+        gang.command = ["-c", SOON.format(seconds=NEVER)]
         operator.answers = [503, 403]
         gang.environment = {"KUBEFLOW_TRAINER_SERVER_URL": operator.url}
         gang.start()
@@ -81,3 +83,33 @@ def test_a_gang_that_meets_at_once_says_so_to_the_operator_alone(tmp_path):
         (tmp_path / "told").touch()
         assert gang.wait() == [0, 0]
     assert [gang.log(node) for node in (0, 1)] == ["", ""]
+
+
+SHUT = """
+from trainwright.launch import reach, rendezvous
+rendezvous.FIRST_WORD_SECONDS = {seconds}
+reach.CONNECT_SECONDS = 1.0
+offer = reach.Reach.offer
+def told(self, store):
+    offer(self, store)
+    store.set(f"at/{{self._place.node_rank}}", "127.0.0.1 {port}")
+reach.Reach.offer = told
+from trainwright.launcher import main
+main()
+"""
+
+
+def test_nodes_that_meet_and_reach_no_other_port_say_so_and_go_on(tmp_path):
+    """As where a NetworkPolicy lets the port of node 0 through and no other."""
+    script = "import os, time\nwhile not os.path.exists('told'): time.sleep(0.05)"
+    with Receiver() as operator, unanswered() as port, Gang(tmp_path, script, nodes=2) as gang:
+        gang.command = ["-c", SHUT.format(seconds=NEVER, port=port)]
+        gang.environment = {"KUBEFLOW_TRAINER_SERVER_URL": operator.url}
+        gang.start()
+        operator.wait_for(lambda: "waits" in (gang_of(operator) or [{}])[-1], 60)
+        words = gang_of(operator)[-1]["waits"]
+        (tmp_path / "told").touch()
+        assert gang.wait() == [0, 0]
+    assert f"and does not reach it at 127.0.0.1:{port} (timed out)" in words
+    assert gang_of(operator)[0] == {"met": True}
+    assert "node 1 has met node 0 and does not reach it" in gang.log(1)

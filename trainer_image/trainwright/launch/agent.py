@@ -28,6 +28,7 @@ from trainwright.launch.herald import Herald
 from trainwright.launch.overseer import Overseer
 from trainwright.launch.peers import Peers
 from trainwright.launch.rank_log import RankLog
+from trainwright.launch.reach import Reach
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, checks, named, wait_for_port
 
 TICK_SECONDS = 0.1
@@ -68,6 +69,7 @@ class Meeting(StaticTCPRendezvous):
     def __init__(self, place: Place, run_id: str, herald: Herald, wait: Wait) -> None:
         super().__init__(place.master, place.port, place.node_rank, place.nodes, run_id, place.timeout)
         self._place, self._herald, self._wait = place, herald, wait
+        self._reach = Reach(place, herald)
 
     def next_rendezvous(self) -> RendezvousInfo:
         self._store = self._meet()
@@ -86,6 +88,8 @@ class Meeting(StaticTCPRendezvous):
             wait_for_workers=False,
             multi_tenant=True,
         )
+        if place.nodes > 1:
+            self._reach.offer(store)
         if place.node_rank > 0:
             store.set(f"here/{place.node_rank}", "1")
             self._until(store, ["met"], self._as_guest)
@@ -93,6 +97,8 @@ class Meeting(StaticTCPRendezvous):
             self._until(store, [f"here/{node}" for node in range(1, place.nodes)], self._as_host)
             store.set("met", "1")
         self._herald.met(self._wait)
+        if place.nodes > 1:
+            self._reach.try_next(store)
         return store
 
     def _until(self, store: TCPStore, keys: list[str], goes_on: Callable[[TCPStore], None]) -> None:

@@ -30,15 +30,22 @@ class Herald:
         self._busy = False
 
     def waits(self, words: str) -> None:
+        self.say(words)
+        self.tell(words)
+
+    def say(self, words: str) -> None:
         print(f"trainwright: {words}", file=sys.stderr, flush=True)
-        self._tell(gang_on_wire(words))
+
+    def tell(self, words: str) -> None:
+        """To the operator alone, in the place of what it was told before."""
+        self._push(gang_on_wire(words))
 
     def met(self, wait: Wait) -> None:
         if wait.told:
-            print(f"trainwright: all nodes have met, after {wait.seconds():.0f} s", file=sys.stderr, flush=True)
-        self._tell(gang_on_wire())
+            self.say(f"all nodes have met, after {wait.seconds():.0f} s")
+        self._push(gang_on_wire())
 
-    def _tell(self, news: dict[str, Any]) -> None:
+    def _push(self, news: dict[str, Any]) -> None:
         if self._endpoint is None:
             return
         with self._lock:
