@@ -95,7 +95,7 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
 def run(output: str, architecture: Architecture, way: str, seed: int, resume: str | None = None) -> dict[str, Any]:
     model = WAYS[way](architecture, seed)
     modes = Modes(model)
-    data = samples(architecture, 16)
+    data = samples(architecture, 16, ragged=True)
     options: dict[str, Any] = {
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": STEPS,
         "eval_strategy": "steps", "eval_steps": STOPPED, "save_strategy": "no" if resume else "steps",

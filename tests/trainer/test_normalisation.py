@@ -118,6 +118,7 @@ FOUND = {
     "a sequence to sequence model that drops it": (tiny.t5, Normalisation.OWN_TARGETS),
     "a causal model in a module": (lambda: Holder(gpt2()), Normalisation.SHIFTED_COUNT),
     "a masked model in a module": (lambda: Holder(tiny.masked_bert()), Normalisation.OWN_TARGETS),
+    "a sequence to sequence model in a module": (lambda: Holder(tiny.t5()), Normalisation.OWN_TARGETS),
     "a compiled model": (lambda: torch.compile(gpt2(), backend="eager"), Normalisation.SHIFTED_COUNT),
     "a count of something else": (Pixels, Normalisation.OWN),
 }

@@ -252,8 +252,12 @@ def _takes_ignored(model: nn.Module, labels: torch.Tensor) -> bool:
 
 
 def _decoder_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What a decoder reads, which is made from the labels where it is not given: the same for each part of them."""
-    make = getattr(base_model(model), "prepare_decoder_input_ids_from_labels", None)
+    """What a decoder reads, which is made from the labels where it is not given: the same for each part of them.
+
+    The model with the decoder may be a part of this one.
+    """
+    makers = (getattr(part, "prepare_decoder_input_ids_from_labels", None) for part in model.modules())
+    make = next(filter(None, makers), None)
     if make is None or "decoder_input_ids" in batch:
         return {}
     return {"decoder_input_ids": make(labels=batch["labels"])}
