@@ -97,7 +97,7 @@ def test_an_adapter_completes_its_card(tmp_path: Path) -> None:
     model = peft.get_peft_model(tiny.bert(), peft.LoraConfig(target_modules=["query"], r=2))
     trainer = make(tmp_path, model, tiny.sentences())
     trainer.save_model()
-    trainer.create_model_card(finetuned_from="me/base")
+    trainer.create_model_card(finetuned_from="me/base", license="mit")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "peft"
     assert card.data.base_model == "me/base"

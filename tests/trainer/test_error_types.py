@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -69,6 +70,30 @@ MISTAKES: dict[str, Callable[[Any, Path], Any]] = {
     "labels that no loss comes of": lambda lib, to: trained(
         lib, to, model=transformers.BertModel(tiny.bert().config), train_dataset=tiny.sentences(8)
     ),
+    "no column that the model takes": lambda lib, to: trained(
+        lib, to, model=tiny.bert(), train_dataset=datasets.Dataset.from_dict({"text": ["a", "b"]})
+    ),
+    "a collator that gives nothing": lambda lib, to: trained(lib, to, data_collator=lambda samples: {}),
+    "a model without a loss": lambda lib, to: trained(lib, to, model=Lossless()),
+    "metrics of batches that take no result": lambda lib, to: trainer(
+        lib, to, {"batch_eval_metrics": True}, compute_metrics=lambda prediction: {}
+    ),
+    "lengths of samples that have none": lambda lib, to: trained(
+        lib, to, {"train_sampling_strategy": "group_by_length"}
+    ),
+    "accumulation said twice": lambda lib, to: trainer(
+        lib, to,
+        {"gradient_accumulation_steps": 2, "accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 4}}},
+    ),
+    "a class for a configuration": lambda lib, to: arguments(
+        lib, to, accelerator_config=of(lib, "AcceleratorConfig")
+    ),
+    "a configuration that is not there": lambda lib, to: arguments(lib, to, accelerator_config=str(to / "config.json")),
+    "a configuration of unknown settings": lambda lib, to: arguments(lib, to, accelerator_config={"split": True}),
+    "generation settings that are not there": lambda lib, to: lib.Seq2SeqTrainer(
+        tiny.gpt2(),
+        lib.Seq2SeqTrainingArguments(str(to), use_cpu=True, report_to="none", generation_config=str(to / "none")),
+    ),
     "an unknown argument": lambda lib, to: arguments(lib, to, learning_rat=1.0),
     "two number formats": lambda lib, to: arguments(lib, to, fp16=True, bf16=True),
     "the best model of no evaluation": lambda lib, to: arguments(lib, to, load_best_model_at_end=True),
@@ -87,8 +112,19 @@ MISTAKES: dict[str, Callable[[Any, Path], Any]] = {
 }  # fmt: skip
 
 
+class Lossless(torch.nn.Module):
+    """Gives a mapping without a loss, labels or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        return {"logits": self.layer(x)}
+
+
 def of(library: Any, name: str) -> Any:
-    modules = (library, getattr(library, "trainer_pt_utils", None), getattr(library, "trainer_callback", None))
+    modules = [library, *(getattr(library, f"trainer_{part}", None) for part in ("pt_utils", "callback"))]
     return next(getattr(module, name) for module in modules if hasattr(module, name))
 
 

@@ -208,13 +208,22 @@ class Seq2SeqTrainer(Trainer):
         return int(token)
 
 
+class GenerationConfigError(TrainerError, OSError):
+    """The settings of generation are not where they were said to be."""
+
+
 def _read_config(place: Any) -> Any:
     from transformers import GenerationConfig
 
     path = Path(place)
-    if path.is_file():
-        return GenerationConfig.from_pretrained(path.parent, path.name)
-    return GenerationConfig.from_pretrained(path if path.is_dir() else place)
+    try:
+        if path.is_file():
+            return GenerationConfig.from_pretrained(path.parent, path.name)
+        return GenerationConfig.from_pretrained(path if path.is_dir() else place)
+    except OSError as error:
+        raise GenerationConfigError(
+            f"generation_config: no file, no folder and no model of the Hub gives one as {str(place)!r}; check the path"
+        ) from error
 
 
 def _default_arguments() -> Any:

@@ -196,6 +196,13 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
             raise TrainerError(
                 "max_steps: the train_dataset has no length, so set max_steps to say where training ends"
             )
+        if args.batch_eval_metrics and self.compute_metrics is not None:
+            parameters = inspect.signature(self.compute_metrics).parameters
+            if "compute_result" not in parameters and not losses.takes_any_keyword(parameters):
+                raise TrainerError(
+                    "compute_metrics: batch_eval_metrics calls it after each batch, after the last one with "
+                    "compute_result=True; let it take that argument"
+                )
 
     def _overrides(self, name: str) -> bool:
         """Whether a subclass, or someone on this instance, replaced the method ``name``."""

@@ -40,7 +40,7 @@ class AcceleratorConfig:
             _check(vars(value))
             return value
         if isinstance(value, type):
-            raise Mistake(f"is the class {value.__name__}; give an instance of it or a mapping")
+            raise Mistake(f"is the class {value.__name__}; give an instance of it or a mapping", NotImplementedError)
         if isinstance(value, str):
             value = _read(value)
         settings = dict(value if isinstance(value, Mapping) else value.to_dict())
@@ -67,7 +67,7 @@ def _read(path: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             settings = json.load(file)
     except OSError as error:
-        raise Mistake(f"cannot read the file {path!r}: {error.strerror}") from None
+        raise Mistake(f"cannot read the file {path!r}: {error.strerror}", type(error)) from None
     except ValueError as error:
         raise Mistake(f"the file {path!r} is not JSON: {error}") from None
     if not isinstance(settings, dict):
@@ -79,7 +79,7 @@ def _check(settings: Mapping[str, Any]) -> None:
     known = {field.name: field.type for field in fields(AcceleratorConfig)}
     for key, value in settings.items():
         if key not in known:
-            raise Mistake(f"{key!r} {not_one_of(key, known)}")
+            raise Mistake(f"{key!r} {not_one_of(key, known)}", TypeError)
         if key == "gradient_accumulation_kwargs":
             _check_accumulation(key, value)
         elif not (isinstance(value, bool) or (value is None and key == "dispatch_batches")):

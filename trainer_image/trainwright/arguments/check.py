@@ -30,7 +30,7 @@ def coerce(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         try:
             taken[name] = coerce_one(FIELDS[name], value)
         except Mistake as mistake:
-            problems.append(Problem(name, str(mistake)))
+            problems.append(Problem(name, str(mistake), mistake.raised))
     return taken, problems
 
 

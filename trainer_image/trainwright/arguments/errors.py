@@ -12,10 +12,14 @@ from trainwright.contract import UserError
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: ``field`` is the argument's name, ``message`` says what is wrong and what to write instead."""
+    """One mistake: ``field`` is the argument's name, ``message`` says what is wrong and what to write instead.
+
+    ``raised`` is what transformers raises for it, if that is no ValueError: scripts may catch that.
+    """
 
     field: str
     message: str
+    raised: type[Exception] = ValueError
 
     def __str__(self) -> str:
         return self.message if self.message.startswith(self.field) else f"{self.field}: {self.message}"
@@ -35,7 +39,11 @@ def shown(field: str, value: Any) -> str:
 
 
 class Mistake(ValueError):
-    """What is wrong with one value; the caller knows which field it belongs to."""
+    """What is wrong with one value; the caller knows which field it belongs to. For ``raised`` see :class:`Problem`."""
+
+    def __init__(self, message: str, raised: type[Exception] = ValueError) -> None:
+        super().__init__(message)
+        self.raised = raised
 
 
 class ArgumentError(UserError):
@@ -49,12 +57,12 @@ class ArgumentError(UserError):
         return type(self), (self.problems,)
 
 
-class MissingPackage(Problem):
-    """A package that an argument needs is not installed, or too old."""
-
-
 class MissingPackageError(ArgumentError, ImportError):
-    """Arguments that need a package, and perhaps more that is wrong with them."""
+    """An argument needs a package that is not installed, or too old."""
+
+
+class MissingFileError(ArgumentError, FileNotFoundError):
+    """An argument is a file that is not there."""
 
 
 class UnknownArgumentError(ArgumentError, TypeError):
@@ -63,3 +71,13 @@ class UnknownArgumentError(ArgumentError, TypeError):
 
 class NotBuiltError(ArgumentError, NotImplementedError):
     """Arguments that are right but whose effect Trainwright does not have yet."""
+
+
+_CLASSES = (MissingPackageError, MissingFileError, UnknownArgumentError, NotBuiltError)
+
+
+def refusal(problems: Iterable[Problem]) -> ArgumentError:
+    """What to raise for these problems: of the class that transformers raises for one of them, too."""
+    problems = list(problems)
+    kinds = {problem.raised for problem in problems}
+    return next((cls for cls in _CLASSES if kinds & set(cls.__bases__)), ArgumentError)(problems)

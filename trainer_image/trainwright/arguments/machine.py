@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from .errors import MissingPackage, Problem
+from .errors import Problem
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def package_problem(optim: str) -> str | None:
 def _optimizer(args: Any) -> Iterator[Problem]:
     optim = getattr(args.optim, "value", args.optim)
     if (problem := package_problem(optim)) is not None:
-        yield MissingPackage("optim", problem)
+        yield Problem("optim", problem, ImportError)
     elif optim in _CUDA_ALONE and (args.use_cpu or not _has("cuda")):
         yield Problem("optim", f"{optim} keeps its state on a GPU, and there is none; choose {_ON_CPU[optim]}")
 
@@ -175,14 +175,14 @@ def _liger(args: Any) -> Iterator[Problem]:
     if not args.use_liger_kernel:
         return
     if (lack := _LIGER.lacking()) is not None:
-        yield MissingPackage("use_liger_kernel", f"{lack}, or leave it out")
+        yield Problem("use_liger_kernel", f"{lack}, or leave it out", ImportError)
     elif args.use_cpu or not any(map(_has, ("cuda", "xpu", "npu"))):
         yield Problem("use_liger_kernel", "its kernels run on GPUs only, and there is none here; leave it out")
 
 
 def _tpu(args: Any) -> Iterator[Problem]:
     if "tpu_metrics_debug" in args.debug and (lack := _XLA.lacking()) is not None:
-        yield MissingPackage("debug", f"tpu_metrics_debug {lack}, or leave it out: it counts what a TPU does")
+        yield Problem("debug", f"tpu_metrics_debug {lack}, or leave it out: it counts what a TPU does", ImportError)
 
 
 def _compiler(args: Any) -> Iterator[Problem]:

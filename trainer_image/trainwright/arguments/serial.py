@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from trainwright.job import stated_arguments
 
-from .errors import ArgumentError, Problem, hidden
+from .errors import ArgumentError, Problem, hidden, refusal
 
 
 class Serial:
@@ -66,7 +66,7 @@ class Serial:
             with open(json_file, encoding="utf-8") as file:
                 text = file.read()
         except (OSError, UnicodeDecodeError) as error:
-            raise ArgumentError([Problem(str(json_file), f"cannot be read: {error}")]) from None
+            raise refusal([Problem(str(json_file), f"cannot be read: {error}", type(error))]) from None
         return cls.from_dict(_object(str(json_file), text))
 
 

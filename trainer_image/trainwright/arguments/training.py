@@ -10,7 +10,7 @@ from . import environment, groups
 from .check import object_of
 from .derive import derive
 from .devices import Devices
-from .errors import ArgumentError, MissingPackage, MissingPackageError, hidden
+from .errors import hidden, refusal
 from .fields import FIELDS
 from .machine import installed_trackers, lacking
 from .serial import Serial
@@ -97,8 +97,7 @@ class TrainingArguments(
         Raises :class:`ArgumentError`.
         """
         if problems := lacking(self):
-            lacks_package = any(isinstance(problem, MissingPackage) for problem in problems)
-            raise (MissingPackageError if lacks_package else ArgumentError)(problems)
+            raise refusal(problems)
 
     def __str__(self) -> str:
         shown = {k: hidden(k) if k.endswith("_token") else v for k, v in asdict(self).items()}

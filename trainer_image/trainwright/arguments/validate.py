@@ -8,7 +8,7 @@ from typing import Any
 from trainwright import rules
 
 from .check import coerce
-from .errors import ArgumentError, NotBuiltError, Problem, UnknownArgumentError
+from .errors import ArgumentError, NotBuiltError, Problem, UnknownArgumentError, refusal
 from .fields import FIELDS
 from .names import unknown
 from .refused import refusals
@@ -25,7 +25,7 @@ def checked(values: Mapping[str, Any], across: bool = True) -> dict[str, Any]:
     if across:
         problems += [*_broken_rules(taken, wrong), *_said_twice({n: v for n, v in taken.items() if n not in wrong})]
     if problems:
-        raise ArgumentError([*problems, *unbuilt])
+        raise refusal([*problems, *unbuilt])
     if unbuilt:
         raise NotBuiltError(unbuilt)
     return taken
