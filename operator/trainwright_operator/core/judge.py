@@ -14,8 +14,9 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import islice
 
 from trainwright.contract import PERMANENT, EndedBy, ExitCode
 from trainwright_operator.core.attempts import Cause, Outcome
@@ -54,7 +55,8 @@ def judge(attempt: Attempt, known: Cause | None = None) -> Cause | None:
     """The cause as far as the pods tell it; ``known`` is what was recorded before, of pods that may be gone by now."""
     if known and (known.outcome is Outcome.STOPPED or known.reason in GIVEN_UP):
         return known
-    told = [cause for pod in attempt.pods if (cause := _of_pod(pod, attempt, known))]
+    gang = _Gang.of(attempt)
+    told = [cause for pod in attempt.pods if (cause := _of_pod(pod, gang, known))]
     found = [*_of_jobs(attempt), *told]
     if known and _still_holds(known, next((cause for cause in told if cause.pod == known.pod), None)):
         found.insert(0, known)
@@ -62,6 +64,32 @@ def judge(attempt: Attempt, known: Cause | None = None) -> Cause | None:
     if first and known and replace(first, message=known.message) == known and known.message.startswith(first.message):
         return known  # with what was added to it
     return _unseen(first, attempt.missing, attempt.desired) if first and first.reason in FOLLOWED else first
+
+
+@dataclass(frozen=True)
+class _Gang:
+    """What the judgement of one pod takes from the others, looked up once for all of them."""
+
+    missing: int
+    decided: datetime
+    """When a Job of the attempt began to take its pods down."""
+    going: frozenset[int]
+    """The slices whose Job is being deleted."""
+    first: tuple[str, ...]
+    """The names of two pods that ended by no other's doing; more are no more to anybody."""
+
+    @staticmethod
+    def of(attempt: Attempt) -> _Gang:
+        decided = min((job.decided for job in attempt.jobs if job.decided), default=_NEVER)
+        going = frozenset(job.slice for job in attempt.jobs if job.deleting)
+        first = islice((pod.name for pod in attempt.pods if _went_first(pod)), 2)
+        return _Gang(attempt.missing, decided, going, tuple(first))
+
+    def leads(self, pod: Pod) -> bool:
+        """Whether the pod was deleted, or its Job was, because of another: one that went first, or is not there."""
+        went_first = any(name != pod.name for name in self.first)
+        taken_down = pod.deletion_requested is not None and pod.deletion_requested >= self.decided
+        return (taken_down and (self.missing > 0 or went_first)) or (went_first and pod.slice in self.going)
 
 
 def _still_holds(known: Cause, told: Cause | None) -> bool:
@@ -97,7 +125,7 @@ def _of_jobs(attempt: Attempt) -> Iterator[Cause]:
             yield Cause(Outcome.FAILED, Reason.JOB_DEADLINE, words, time=job.decided)
 
 
-def _of_pod(pod: Pod, attempt: Attempt, known: Cause | None) -> Cause | None:
+def _of_pod(pod: Pod, gang: _Gang, known: Cause | None) -> Cause | None:
     end = pod.end
     if end and end.exit_code == ExitCode.DONE:
         return None
@@ -109,7 +137,7 @@ def _of_pod(pod: Pod, attempt: Attempt, known: Cause | None) -> Cause | None:
         time = pod.deletion_requested or (end.time if end else None)
         return _cause(pod, Outcome.DISRUPTED, pod.disruption.reason, pod.disruption.message, time)
     asked = None if by_itself or (end and end.exit_code in PERMANENT) else pod.deletion_requested
-    if asked and _follows(pod, attempt):
+    if asked and gang.leads(pod):
         return _cause(pod, Outcome.DISRUPTED, Reason.PEER_STOPPED, _words(end, "it was stopped after a peer"), asked)
     if end:
         return _of_end(pod, end, asked)
@@ -126,18 +154,6 @@ def _failed_by_itself(end: End) -> bool:
 def _known_failed(pod: Pod, known: Cause | None) -> bool:
     """Its end was seen before: what became of the pod afterwards, when its node was drained, was not why."""
     return known is not None and known.pod == pod.name and known.exit_code is not None and not _disrupted(known)
-
-
-def _follows(pod: Pod, attempt: Attempt) -> bool:
-    """Whether it was deleted, or its Job was, because of another pod: one that went first, or is not there."""
-    decided = min((job.decided for job in attempt.jobs if job.decided), default=_NEVER)
-    taken_down = (pod.deletion_requested or decided) >= decided
-    went_first = any(_went_first(one) for one in attempt.pods if one is not pod)
-    return (taken_down and (attempt.missing > 0 or went_first)) or (went_first and _job_goes(pod, attempt))
-
-
-def _job_goes(pod: Pod, attempt: Attempt) -> bool:
-    return any(job.deleting for job in attempt.jobs if job.slice == pod.slice)
 
 
 def _went_first(pod: Pod) -> bool:
