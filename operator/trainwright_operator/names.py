@@ -37,6 +37,9 @@ ANNOTATION_HASH = f"{GROUP}/hash"
 ANNOTATION_MEETS_AT = f"{GROUP}/meets-at"
 """On the Jobs of several pods that tell the operator when they have met: the name and port of node 0."""
 
+ANNOTATION_CONTAINER = "kubectl.kubernetes.io/default-container"
+"""Whose log kubectl shows of a pod into which others have put containers of theirs."""
+
 # Annotation on the AcceleratorPool that jobs get when they name none.
 ANNOTATION_DEFAULT_POOL = f"{GROUP}/is-default-pool"
 

@@ -244,9 +244,13 @@ def test_an_init_container_that_failed_tells_why_the_trainer_never_ran():
     scene = Scene(make_job().with_("spec.maxRestarts", 0)).settle()
     message = "cannot fetch\nno space left\n"
     state = {"exitCode": 3, "reason": "Error", "message": message, "finishedAt": "2026-01-01T00:00:06Z"}
+    scene.pod(0)["spec"]["initContainers"] = [{"name": "mesh", "restartPolicy": "Always"}, {"name": "fetch"}]
     scene.pod(0)["status"] = {
         "phase": "Failed",
-        "initContainerStatuses": [{"name": "fetch", "state": {"terminated": state}}],
+        "initContainerStatuses": [
+            {"name": "mesh", "state": {"terminated": {"exitCode": 143}}},
+            {"name": "fetch", "state": {"terminated": state}},
+        ],
         "containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": "PodInitializing"}}}],
     }
     entry = scene.wait(5).settle().status["attempts"][0]

@@ -113,3 +113,9 @@ def test_a_native_sidecar_keeps_no_pod():
 def test_the_manual_says_how_long_a_sidecar_gets():
     manual = " ".join((CHECKOUT / "docs/operator.md").read_text().split())
     assert f"so {PATIENCE:g} s after the last trainer of an attempt has ended" in manual
+
+
+@pytest.mark.parametrize(("stated", "shown"), [({}, "trainer"), ({names.ANNOTATION_CONTAINER: "mine"}, "mine")])
+def test_kubectl_shows_the_trainer_beside_others_containers(stated, shown):
+    scene = Scene(make_job().with_("spec.podTemplate.metadata", {"annotations": stated})).settle()
+    assert scene.pod()["metadata"]["annotations"][names.ANNOTATION_CONTAINER] == shown

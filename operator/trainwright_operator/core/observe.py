@@ -304,7 +304,7 @@ def _pod(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Pod
         ready=conditions.get("Ready", {}).get("status") == "True",
         created=read_time(metadata.get("creationTimestamp")),
         wait=_wait(status, conditions, told.get(("Pod", metadata["name"]), "")),
-        end=_end(status),
+        end=_end(status, native_sidecars(item.get("spec") or {})),
         disruption=_disruption(status, conditions),
         deletion_requested=due - grace if due else None,
         deletion_due=due,
@@ -342,7 +342,13 @@ def _wait(status: Object, conditions: Mapping[str, Object], event: str) -> Wait 
     return Wait("ContainerCreating", event)
 
 
-def _end(status: Object) -> End | None:
+def native_sidecars(pod_spec: Object) -> frozenset[str]:
+    """Those that the kubelet starts before the trainer and ends after it: how they end tells nothing."""
+    before = pod_spec.get("initContainers") or ()
+    return frozenset(one["name"] for one in before if one.get("restartPolicy") == "Always")
+
+
+def _end(status: Object, native: frozenset[str]) -> End | None:
     """A container that has terminated is the end of its pod (restartPolicy Never), even before the phase says so."""
     containers = status.get("containerStatuses") or ()
     own = next((one for one in containers if one.get("name") == names.CONTAINER), None)
@@ -353,15 +359,15 @@ def _end(status: Object) -> End | None:
         reason = terminated.get("reason") or status.get("reason") or ""
         return End(terminated.get("exitCode"), time, reason, message, Termination.from_json(message))
     if status.get("phase") in ("Failed", "Succeeded"):
-        return _end_of_init(status) or End(None, None, status.get("reason") or "", status.get("message") or "")
+        return _end_of_init(status, native) or End(None, None, status.get("reason") or "", status.get("message") or "")
     return None
 
 
-def _end_of_init(status: Object) -> End | None:
+def _end_of_init(status: Object, native: frozenset[str]) -> End | None:
     """Of a pod whose trainer never ran because what runs before it failed."""
     for container in status.get("initContainerStatuses") or ():
         terminated = (container.get("state") or {}).get("terminated") or {}
-        if terminated.get("exitCode"):
+        if terminated.get("exitCode") and container.get("name") not in native:
             lines = (terminated.get("message") or "").split("\n")
             said = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
             told = f"init container {container.get('name')} ended with exit code {terminated['exitCode']}{said}"

@@ -77,7 +77,12 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     return {
         "metadata": {
             "labels": {**job.propagated, **template.labels, **plan.labels},
-            "annotations": {**(place.annotations or {}), **template.annotations, **_present(annotations)},
+            "annotations": {
+                names.ANNOTATION_CONTAINER: names.CONTAINER,
+                **(place.annotations or {}),
+                **template.annotations,
+                **_present(annotations),
+            },
         },
         "spec": _present(
             {

@@ -14,7 +14,7 @@ from typing import Any
 
 from trainwright.contract import ENV_FIRST_NODE_RANK
 from trainwright_operator import names
-from trainwright_operator.core.observe import COMPLETION_INDEX
+from trainwright_operator.core.observe import COMPLETION_INDEX, native_sidecars
 
 _RANK = re.compile(r"^\[rank (\d+)\] ?")
 
@@ -91,10 +91,10 @@ def deciding(pod: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     state = next((one.get("state") or {} for one in status.get("containerStatuses") or () if one["name"] == name), {})
     if state.keys() & {"running", "terminated"}:
         return state, name
-    native = {one["name"] for one in pod["spec"].get("initContainers") or () if one.get("restartPolicy") == "Always"}
+    native = native_sidecars(pod["spec"])
     for one in status.get("initContainerStatuses") or ():
         before = one.get("state") or {}
-        if before.get("terminated", {}).get("exitCode") or ("running" in before and one["name"] not in native):
+        if one["name"] not in native and (before.get("terminated", {}).get("exitCode") or "running" in before):
             return before, one["name"]
     return state, name
 
