@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import socket
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from trainwright.arguments import ArgumentError, TrainingArguments
 from trainwright.enums import ParallelMode
@@ -138,3 +141,24 @@ def test_the_state_of_the_program_is_kept_when_asked() -> None:
         assert not hasattr(anew.distributed_state, "marker")
     finally:
         PartialState._reset_state()
+
+
+def test_a_subclass_may_set_up_its_device_by_itself() -> None:
+    """Under the name that transformers gives it, which is also how scripts ask for it; and say how many GPUs it has."""
+
+    class Own(TrainingArguments):
+        @cached_property
+        def _setup_devices(self) -> Any:
+            asked.append("device")
+            return torch.device("meta")
+
+    asked: list[str] = []
+    args = Own(use_cpu=True)
+    assert (args.device, args._setup_devices) == (torch.device("meta"), torch.device("meta"))
+    assert asked == ["device"]
+    args = TrainingArguments(use_cpu=True, per_device_train_batch_size=3)
+    assert (args._setup_devices.type, args._n_gpu, args.n_gpu) == ("cpu", 0, 0)
+    args._n_gpu = 1
+    assert (args.n_gpu, args.train_batch_size) == (1, 3)
+    assert copy.deepcopy(args).n_gpu == 0  # of this process alone
+    assert (args.deepspeed_plugin, args.fsdp_plugin_args) == (None, None)

@@ -139,11 +139,14 @@ class CallbackHandler(TrainerCallback):
     def listeners(self) -> dict[str, tuple[Any, ...]]:
         """Who listens to which event; found out anew where somebody has changed ``callbacks`` since."""
         if self._asked != self.callbacks:
-            self._asked = list(self.callbacks)
-            self._listeners = {
-                event: tuple(callback for callback in self.callbacks if listens(callback, event)) for event in EVENTS
-            }
+            self._ask()
         return self._listeners
+
+    def _ask(self) -> None:
+        self._asked = list(self.callbacks)
+        self._listeners = {
+            event: tuple(callback for callback in self.callbacks if listens(callback, event)) for event in EVENTS
+        }
 
     @property
     def callback_list(self) -> str:
@@ -151,7 +154,9 @@ class CallbackHandler(TrainerCallback):
 
     def call_event(self, event: str, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
         """Ask every listener in order; each sees the control that the one before it returned."""
-        for callback in self.listeners[event]:
+        if self._asked != self.callbacks:  # as :attr:`listeners`, four times a step
+            self._ask()
+        for callback in self._listeners[event]:
             changed = getattr(callback, event)(
                 args,
                 state,
