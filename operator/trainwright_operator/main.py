@@ -38,7 +38,7 @@ async def run(settings: Settings) -> int:
         # On connections of its own: a renewal must not queue behind the writes of a burst.
         lease_api = await stack.enter_async_context(Api(connection, metrics.api_request))
         lease = _lease(settings, lease_api, connection)
-        pulse = Pulse(lease.another)
+        pulse = Pulse(lease.another, lambda: lease.trouble)
         app = health.application(metrics, pulse, refresh=lambda: metrics.count_jobs(stores.training_jobs))
         await stack.enter_async_context(serving(app, settings.http_port))
         parts: list[Awaitable[object]] = [stop.wait()]

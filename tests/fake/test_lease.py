@@ -44,6 +44,9 @@ def test_the_second_waits_while_the_first_renews():
         server.fail("*", 503, times=10_000)
         await asyncio.sleep(QUICK.duration + 0.1)
         assert second.another() == "", "who cannot ask does not know"
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(second.hold(), 0.3)
+        assert second.trouble.startswith("lease not reached: ")
 
     scene(play)
 

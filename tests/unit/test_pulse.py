@@ -6,6 +6,11 @@ from trainwright_operator.cluster.pulse import BLIND_SECONDS, Pulse, Watches
 
 LEADERS = {
     "nobody is known to lead": (Pulse(), False, "not known yet who leads"),
+    "nobody answers": (
+        Pulse(trouble=lambda: "lease not reached: 403 x"),
+        False,
+        "not known yet who leads: lease not reached: 403 x",
+    ),
     "another leads": (Pulse(lambda: "operator-1"), True, "waits while operator-1 leads"),
     "it leads and reads": (Pulse(lambda: "operator-1", leads=True), False, "leads, and has not read yet what there is"),
     "it leads": (Pulse(leads=True, primed=True), True, "leads"),

@@ -52,6 +52,8 @@ class Lease:
         self._seen: tuple[str, float] = ("", 0.0)
         self._renewed = 0.0
         self._other: tuple[str, float] = ("", 0.0)
+        self.trouble = ""
+        """Why the last request failed, if it did."""
         self.lost = asyncio.Event()
 
     async def hold(self) -> None:
@@ -99,8 +101,10 @@ class Lease:
             async with asyncio.timeout(patience):
                 ours = await self._try()
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("lease not %s: %s", verb, _words(error))
+            self.trouble = f"lease not {verb}: {_words(error)}"
+            logger.warning(self.trouble)
             return None
+        self.trouble = ""
         if ours:
             self._renewed = began
         return ours

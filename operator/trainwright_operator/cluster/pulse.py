@@ -30,9 +30,10 @@ class Word:
 
 @dataclass
 class Pulse:
-    """``another`` tells who else leads, if that is known; ``still`` tell what stands still; both are empty else."""
+    """``another`` tells who else leads, ``trouble`` why that is not known, ``still`` what stands still; or nothing."""
 
     another: Callable[[], str] = lambda: ""
+    trouble: Callable[[], str] = lambda: ""
     leads: bool = False
     primed: bool = False
     still: list[Callable[[], str]] = field(default_factory=list)
@@ -49,7 +50,9 @@ class Pulse:
         if self.leads:
             return Word(False, "leads, and has not read yet what there is")
         leader = self.another()
-        return Word(bool(leader), f"waits while {leader} leads" if leader else "not known yet who leads")
+        if leader:
+            return Word(True, f"waits while {leader} leads")
+        return Word(False, ": ".join(["not known yet who leads", *filter(None, [self.trouble()])]))
 
 
 class Watches(Generic[Scope]):
