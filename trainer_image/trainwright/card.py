@@ -35,7 +35,7 @@ _METRICS = (
 )
 _FORMATS = ("csv", "json", "pandas", "parquet", "text")
 """What ``datasets`` calls sets that were read from files: no datasets of the Hub."""
-_SPEED = ("runtime", "samples_per_second", "steps_per_second", "epoch", "step", "total_flos")
+_SPEED = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
 
 
 def write_card(trainer: Any, given: Mapping[str, Any]) -> None:
@@ -169,16 +169,20 @@ def _of_the_hub(data: Any) -> dict[str, Any] | None:
 # -- what it is worth
 
 
-def _evaluations(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [entry for entry in log if "eval_loss" in entry]
+def _judged(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry of the log says of an evaluation, be it of one set of several."""
+    return {
+        key.removeprefix("eval_"): value
+        for key, value in entry.items()
+        if key.startswith("eval_") and not key.endswith(_SPEED)
+    }
 
 
 def _results(log: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last evaluation, by names for people."""
-    if not (evaluations := _evaluations(log)):
-        return {}
-    metrics = {key.removeprefix("eval_"): value for key, value in evaluations[-1].items()}
-    return {_title(key): value for key, value in metrics.items() if key not in _SPEED}
+    """The last evaluation, of all its sets, by names for people."""
+    last = next((entry.get("step") for entry in reversed(log) if _judged(entry)), None)
+    found = {key: value for entry in log if entry.get("step") == last for key, value in _judged(entry).items()}
+    return {_title(key): value for key, value in found.items()}
 
 
 def _title(key: str) -> str:
@@ -212,20 +216,18 @@ def _judgements(tasks: list[str], sets: list[dict[str, Any]], results: Mapping[s
 
 
 def _rows(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One for each evaluation while training, with the loss that was logged before it."""
-    rows, loss = [], "not logged"
+    """One for each step that was evaluated while training, with the loss that was logged before it."""
+    rows: dict[Any, dict[str, Any]] = {}
+    loss: Any = "not logged"
     for entry in log:
         if "train_runtime" in entry:
             break
         loss = entry.get("loss", loss)
-        if "eval_loss" in entry:
-            metrics = {key.removeprefix("eval_"): value for key, value in entry.items()}
-            shown = {_title(key): value for key, value in metrics.items() if key not in (*_SPEED, "loss")}
-            rows.append({
-                "Training Loss": loss, "Epoch": entry.get("epoch"), "Step": entry.get("step"),
-                "Validation Loss": entry["eval_loss"], **shown,
-            })  # fmt: skip
-    return rows
+        if judged := _judged(entry):
+            step = entry.get("step")
+            row = rows.setdefault(step, {"Training Loss": loss, "Epoch": entry.get("epoch"), "Step": step})
+            row |= {"Validation Loss" if key == "loss" else _title(key): value for key, value in judged.items()}
+    return list(rows.values())
 
 
 # -- how it was trained
