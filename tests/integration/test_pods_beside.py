@@ -62,11 +62,11 @@ TEMPLATE: dict[str, Any] = {
 
 
 def within(stated: Any, found: Any) -> bool:
-    """Whether all that is stated stands in what was found, beside defaults."""
+    """Whether all that is stated stands in what was found, beside defaults and the Job controller's own variable."""
     if isinstance(stated, dict):
         return all(within(value, found.get(key)) for key, value in stated.items())
     if isinstance(stated, list):
-        return len(stated) == len(found) and all(map(within, stated, found))
+        return len(stated) <= len(found) and all(map(within, stated, found))
     return bool(stated == found)
 
 
