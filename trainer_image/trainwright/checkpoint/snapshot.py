@@ -31,7 +31,8 @@ from trainwright.checkpoint.staging import Copy, Stager, as_it_is
 from trainwright.checkpoint.store import MANIFEST
 from trainwright.checkpoint.weights import load_weights, save_weights, takes_state, unwrap
 from trainwright.contract import UserError
-from trainwright.data.loaders import has_length, position_of, resume_at
+from trainwright.data.loaders import position_of, resume_at
+from trainwright.data.place import draws_alike, has_own_shards
 from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rng_state
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
@@ -147,6 +148,8 @@ def _training_state(trainer: Any, leader: bool) -> dict[str, Any]:
     states[_of_rank("rng_state", "pth", trainer)] = rng_state()
     position = position_of(getattr(trainer.callback_handler, "train_dataloader", None))
     if position is not None:
+        horizon = getattr(getattr(trainer, "_loop", None), "horizon", None)
+        position["step"] = None if horizon is None else horizon.total_batch_size
         states[_of_rank("data_state", "pt", trainer)] = position
     return states
 
@@ -186,6 +189,15 @@ def _save(value: Any, path: Path) -> None:
         torch.save(value, file)
 
 
+def starts_afresh(trainer: Any, folder: Path) -> list[str]:
+    """What a run has, and the checkpoint in ``folder`` does not hold; in words."""
+    scaler = getattr(trainer, "scaler", None)
+    words = {OPTIMIZER: "the optimizer", SCHEDULER: "the schedule", TRAINER_STATE: "the count of steps"}
+    words |= {} if scaler is None else {SCALER: "the scaler"}
+    absent = [word for name, word in words.items() if not (folder / name).is_file()]
+    return absent if any(folder.glob("rng_state*.pth")) else [*absent, "the random generators"]
+
+
 def load_snapshot(trainer: Any, folder: Path) -> None:
     """Load model, optimizer, scheduler and scaler, in place.
 
@@ -198,42 +210,53 @@ def load_snapshot(trainer: Any, folder: Path) -> None:
 
 
 def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OPTIMIZER, SCHEDULER, SCALER)) -> None:
-    """Optimizer, scheduler and scaler, for a model whose weights are loaded already."""
+    """Optimizer, scheduler and scaler, where they were saved, for a model whose weights are loaded already."""
     folder = Path(folder)
     found = {name: part for name, part in _parts(trainer).items() if name in names and (folder / name).is_file()}
-    if OPTIMIZER in names and OPTIMIZER not in found:
-        warnings.warn(
-            f"{folder}: holds the model alone (save_only_model); optimizer, scheduler and random state start afresh",
-            stacklevel=2,
-        )
     for name, part in found.items():
         with _explained(folder / name):
             part.load_state_dict(_load(folder / name))
 
 
 def restore_position(
-    trainer: Any, folder: Path, loader: Any = None, load_rng: Callable[[str], None] | None = None
-) -> tuple[int, int] | None:
+    trainer: Any,
+    folder: Path,
+    loader: Any = None,
+    load_rng: Callable[[str], None] | None = None,
+    start: int | None = None,
+) -> None:
     """Put the data and the random generators where they stood; call it just before the first ``batches(...)``.
 
     Args:
         load_rng: Loads the state of the generators from the folder; by default :func:`load_rng_state`.
+        start: The sample to begin at, where that is not the first of a batch.
 
-    Returns:
-        The epoch and the batches read in it, for a loader without length, whose place no step count tells; else None.
-
-    A checkpoint of another world size has no state for every rank: the order of the samples (that by seed or dataset;
-    orders by length depend on the batch) and the step count are kept, the generators are seeded anew from (seed, step,
-    rank), and a warning says so; ``full_determinism`` refuses it instead.
+    A checkpoint of another world size has no state for every rank: the order of the samples is that of rank 0, the
+    generators are seeded anew from (seed, step, rank), and a warning says so; ``full_determinism`` refuses it instead.
     """
     folder = Path(folder)
-    if _world_size(folder) not in (trainer.args.world_size, None):
-        _reseed(trainer, folder)
+    position = saved_position(trainer, folder) if loader is not None else None
+    is_alike = world_size_of(folder) in (trainer.args.world_size, None)
+    if position is not None and not is_alike and (position.get("own_shards") or has_own_shards(loader)):
+        position["dataset"] = None
+    if position is not None or start is not None:
+        resume_at(loader, {**(position or {"epoch": None, "generator_now": None}), "start": start})
+    if is_alike:
+        (load_rng or partial(load_rng_state, trainer))(str(folder))
+    else:
+        _reseed(trainer, folder, position is None or draws_alike(loader, position["generator"]))
+
+
+def saved_position(trainer: Any, folder: Path) -> dict[str, Any] | None:
+    """How far the data were read: on this rank, or on the first one where there were more or fewer."""
+    own = folder / _of_rank("data_state", "pt", trainer)
+    is_own = own.is_file() and world_size_of(folder) in (trainer.args.world_size, None)
+    file = own if is_own else next(iter(sorted(folder.glob("data_state*.pt"))), None)
+    if file is None:
         return None
-    data_file = folder / _of_rank("data_state", "pt", trainer)
-    place = _restore_data(data_file, loader) if not trainer.args.ignore_data_skip else None
-    (load_rng or partial(load_rng_state, trainer))(str(folder))
-    return place
+    with _explained(file):
+        position: dict[str, Any] = _load(file)
+        return position
 
 
 def load_rng_state(trainer: Any, folder: str) -> None:
@@ -244,18 +267,7 @@ def load_rng_state(trainer: Any, folder: str) -> None:
             set_rng_state(_load(file))
 
 
-def _restore_data(file: Path, loader: Any) -> tuple[int, int] | None:
-    if loader is None or not file.is_file():
-        return None
-    with _explained(file):
-        state = _load(file)
-        resume_at(loader, state)
-        if has_length(loader):
-            return None
-        return (state["epoch"] + 1, 0) if state["ended"] else (state["epoch"], state["read"])
-
-
-def _world_size(folder: Path) -> int | None:
+def world_size_of(folder: Path) -> int | None:
     """How many ranks wrote a checkpoint; None when it holds no random state at all.
 
     A node's own disk holds the files of its own ranks alone, so the manifest is asked first.
@@ -268,15 +280,16 @@ def _world_size(folder: Path) -> int | None:
     return len(list(folder.glob("rng_state_*.pth"))) or None
 
 
-def _reseed(trainer: Any, folder: Path) -> None:
-    args, before = trainer.args, _world_size(folder)
+def _reseed(trainer: Any, folder: Path, has_same_order: bool) -> None:
+    args, before = trainer.args, world_size_of(folder)
     if args.full_determinism:
         raise UserError(
             f"{folder}: was written by {before} processes and this run has {args.world_size}; full_determinism asks "
             f"for the same bits, which takes {before} processes again"
         )
+    order = "goes on" if has_same_order else "of this epoch is drawn anew"
     warnings.warn(
-        f"{folder}: was written by {before} processes, this run has {args.world_size}: the sample order goes on, but "
+        f"{folder}: was written by {before} processes, this run has {args.world_size}: the sample order {order}, but "
         "every process draws new random numbers, so the result is not that of an uninterrupted run",
         stacklevel=3,
     )

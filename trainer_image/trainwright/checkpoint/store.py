@@ -26,6 +26,7 @@ from typing import Any
 from trainwright.checkpoint.diskio import crc32_of, explained, flush_folder
 from trainwright.checkpoint.fence import Fence
 from trainwright.checkpoint.part import Part, Piece
+from trainwright.contract import UserError
 from trainwright.ranks import Ranks
 
 PREFIX = "checkpoint"
@@ -191,6 +192,22 @@ class CheckpointStore:
             warnings.warn(f"{self.path(step)} is skipped: {problems[0]}", stacklevel=3)
         return not problems
 
+    def changes(self, folder: Path) -> tuple[list[str], list[str]]:
+        """The files that a checkpoint is without, and those that are not as they were saved.
+
+        Raises:
+            UserError: Its list of files cannot be read.
+        """
+        try:
+            files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+            missing = [name for name in files if not (folder / name).is_file()]
+            there = {name: entry for name, entry in files.items() if name not in missing}
+            return missing, [name for name, entry in there.items() if not _is_as_saved(folder / name, entry)]
+        except FileNotFoundError:
+            return [], []
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{folder}: its {MANIFEST} cannot be read ({error}); {how_to_accept(folder)}") from error
+
     def problems(self, folder: Path, foreign: bool = True) -> list[str]:
         """Why a checkpoint cannot be trusted, in words; empty when every file is there with its size and checksum."""
         try:
@@ -342,6 +359,15 @@ class CheckpointStore:
     def _what_stays(self) -> str:
         steps = self.steps()
         return f"{PREFIX}-{steps[-1]} stays" if steps else "no checkpoint had been saved"
+
+
+def how_to_accept(folder: Path) -> str:
+    """What to do about a checkpoint that is not as it was saved."""
+    return f"take another one, or delete {folder / MANIFEST} to take its files as they stand"
+
+
+def _is_as_saved(path: Path, entry: dict[str, Any]) -> bool:
+    return path.stat().st_size == entry["size"] and crc32_of(path) == entry["crc32"]
 
 
 def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:

@@ -6,7 +6,7 @@ Samples are dealt, not batches: each rank collates its own, so batches of differ
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch.distributed
@@ -42,6 +42,14 @@ def rounds_of(reader: Any, size: int, drop_last: bool, sharding: Sharding, first
             return
         first = first or samples
         yield _cut(samples, first, size, sharding)
+
+
+def later(reader: Iterator[list[Any]], start: int, size: int, a_round: int) -> tuple[Iterator[list[Any]], list[Any]]:
+    """Batches of ``size`` that begin after ``start`` samples; and the samples that a first round would have held."""
+    samples = chain.from_iterable(reader)
+    first = list(islice(samples, min(start, a_round)))
+    rest = islice(samples, start - len(first), None)
+    return iter(lambda: list(islice(rest, size)), []), first
 
 
 def _cut(samples: list[Any], first: list[Any], size: int, sharding: Sharding) -> Round:
@@ -84,6 +92,9 @@ class DispatchingLoader(DataLoader[Any]):
         order: Of a map-style dataset; None for a stream.
         batch_size: Samples a rank gets at a time; with ``split_batches``, what all ranks get.
         options: Of rank 0's reader: its workers and what belongs to them.
+
+    Attributes:
+        start: Samples that the next iteration leaves out, and that one alone.
     """
 
     def __init__(
@@ -101,6 +112,7 @@ class DispatchingLoader(DataLoader[Any]):
         self._sharding, self._size, self._drop = sharding, batch_size, drop_last
         self._reader = _reader(dataset, order, batch_size, drop_last, seed, options)
         self._first: list[Any] = []
+        self.start = 0
 
     @property
     def reader(self) -> Loader:
@@ -136,9 +148,13 @@ class DispatchingLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         ranks, rounds = self._sharding.world_size, None
         first, self._first = self._first, []
+        start, self.start = self.start, 0
         if self._sharding.rank == 0:
             size = self._size // ranks if self._sharding.split_batches else self._size
-            rounds = rounds_of(iter(self._reader), size, self._drop, self._sharding, first)
+            reader = iter(self._reader)
+            if start:
+                reader, first = later(reader, start, self._size, self.total_batch_size)
+            rounds = rounds_of(reader, size, self._drop, self._sharding, first)
         else:  # what opening the reader draws on rank 0, so that the ranks' generators stay alike
             torch.empty((), dtype=torch.int64).random_()
         return (self.collate_fn(samples) if samples else None for samples in deal(rounds, ranks))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from trainwright.data.sampling import ShardedBatches, Sharding
 from trainwright.data.streams import StreamShard, set_epoch
@@ -17,13 +18,16 @@ class Loader(DataLoader[Any]):
         dataset: The user's, or this rank's share of it.
         seen: The same as data workers read it; None without data workers.
         options: Those of torch's loader.
+
+    Attributes:
+        start: Samples of a stream that the next iteration leaves out, and that one alone.
     """
 
     def __init__(
         self, dataset: Any, seen: Dataset[Any] | None = None, sharding: Sharding | None = None, **options: Any
     ) -> None:
         super().__init__(dataset, **options)
-        self._seen = seen
+        self._seen, self.start = seen, 0
         self._world_size = sharding.world_size if sharding is not None else 1
 
     @property
@@ -44,7 +48,9 @@ class Loader(DataLoader[Any]):
         set_epoch(self.dataset if self._seen is None else self._seen, epoch)
 
     def _get_iterator(self) -> Any:
-        return DataLoader._get_iterator(self if self._seen is None else _Seen(self, self._seen))  # type: ignore[arg-type]
+        start, self.start = self.start, 0
+        seen = _Later(self.dataset, start) if start else self._seen
+        return DataLoader._get_iterator(self if seen is None else _Seen(self, seen))  # type: ignore[arg-type]
 
 
 class _Seen:
@@ -55,3 +61,13 @@ class _Seen:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
+
+
+class _Later(IterableDataset[Any]):
+    """A stream without its first samples."""
+
+    def __init__(self, dataset: Any, start: int) -> None:
+        self._dataset, self._start = dataset, start
+
+    def __iter__(self) -> Any:
+        return islice(self._dataset, self._start, None)

@@ -24,6 +24,7 @@ from trainwright.contract import DataError
 from trainwright.data.collators import Collate, GuardedCollate, KeepColumns, default_collator_for, no_columns_left
 from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.loader import Loader
+from trainwright.data.place import group_once, grouping_of, has_own_shards, samples_a_round, start_within
 from trainwright.data.rebalance import RebalancedBatches
 from trainwright.data.sampling import (
     FromSampler,
@@ -254,12 +255,17 @@ def _options(args: Any) -> dict[str, Any]:
 
 @dataclass
 class Position:
-    """How far the epoch at work is read, and the generators as they stood when its order was drawn."""
+    """How far the epoch at work is read, and the generators as they stood when its order was drawn.
+
+    ``left_out`` is what the samples before the first batch are more than the batches that stand for them in ``read``.
+    """
 
     epoch: int
     read: int
     rng: RNGState
     generator: torch.Tensor | None
+    grouping: int | None = None
+    left_out: int = 0
     ended: bool = False
 
 
@@ -271,19 +277,20 @@ def batches(loader: Any, *, epoch: int, skip: int = 0) -> Iterator[Any]:
     """Open an epoch: an iterator over its batches, ``skip`` of them left out.
 
     The order is drawn before this returns. Our loaders skip without reading the data; streams go on from their saved
-    state where they have one; anything else is read and thrown away.
+    state where they have one; anything else is read and thrown away. A saved state with a ``start`` says at which
+    sample to begin, where that is not the first of a batch; ``skip`` then says how many batches that stands for.
 
     Raises:
         DataError: While iterating: a collator failed, or a first epoch has no batch at all.
     """
     _set_loader_epoch(loader, epoch)
     saved = _resumed.pop(loader, None)
-    if skip:
+    if skip or (saved and saved.get("start")):
         with preserved_rng():
             position, iterator = _open_within(loader, epoch, skip, saved)
     else:
         _restore_generator(loader, saved and saved["generator_now"])
-        position = Position(epoch, 0, rng_state(), _generator_state(loader))
+        position = Position(epoch, 0, rng_state(), _generator_state(loader), grouping_of(loader))
         iterator = _open(loader)
     _positions[loader] = position
     return _read(iterator, position, loader if epoch == 0 and skip == 0 else None)
@@ -294,14 +301,20 @@ def position_of(loader: Any) -> dict[str, Any] | None:
     position = _positions.get(loader) if loader is not None else None
     if position is None:
         return None
+    dataset, a_round = getattr(loader, "dataset", None), samples_a_round(loader)
     return {
         "epoch": position.epoch,
         "read": position.read,
         "ended": position.ended,
+        "samples": None if a_round is None else position.read * a_round + position.left_out,
+        "batches": len(loader) if has_length(loader) else None,
+        "length": len(dataset) if has_length(dataset) else None,
+        "grouping": position.grouping,
         "rng": position.rng,
         "generator": position.generator,
         "generator_now": _generator_state(loader),
         "dataset": _stream_state(loader),
+        "own_shards": has_own_shards(loader),
     }
 
 
@@ -319,21 +332,28 @@ def _open(loader: Any) -> Iterator[Any]:
 
 
 def _open_within(loader: Any, epoch: int, skip: int, saved: dict[str, Any] | None) -> tuple[Position, Iterator[Any]]:
+    start, grouping, state = (saved or {}).get("start"), None, None
     if saved is not None and saved["epoch"] == epoch:
         set_rng_state(saved["rng"])
         _restore_generator(loader, saved["generator"])
-    position = Position(epoch, skip, rng_state(), _generator_state(loader))
-    state = saved["dataset"] if saved is not None and saved["epoch"] == epoch else None
-    if isinstance(getattr(loader, "batch_sampler", None), ShardedBatches):
-        loader.batch_sampler.skip = skip
-        return position, _open(loader)
+        grouping, state = saved.get("grouping"), saved["dataset"]
+    position = Position(epoch, skip, rng_state(), _generator_state(loader), grouping or grouping_of(loader))
+    group_once(loader, grouping)
+    a_round = samples_a_round(loader)
+    if start is not None and a_round is not None:
+        position.left_out = start - skip * a_round
     if state is not None:
         (loader if isinstance(loader, DispatchingLoader) else loader.dataset).load_state_dict(state)
-        return position, _open(loader)
-    iterator = _open(loader)
-    for _ in range(skip):
-        next(iterator, None)
-    return position, iterator
+    elif start is not None:
+        start_within(loader, start)
+    elif isinstance(getattr(loader, "batch_sampler", None), ShardedBatches):
+        loader.batch_sampler.start = skip * loader.batch_sampler.global_batch
+    else:
+        iterator = _open(loader)
+        for _ in range(skip):
+            next(iterator, None)
+        return position, iterator
+    return position, _open(loader)
 
 
 def _read(iterator: Iterator[Any], position: Position, first_of: Any) -> Iterator[Any]:

@@ -46,8 +46,8 @@ class RebalancedBatches(ShardedBatches):
         self._step_size = batch_size * self._groups
         self._seed = seed
 
-    def __len__(self) -> int:
-        whole, rest = divmod(len(self._lengths), self._step_size)
+    def batches_of(self, samples: int) -> int:
+        whole, rest = divmod(max(0, samples), self._step_size)
         return (whole + (rest > 0 and not self.drop_last)) * self._accumulation
 
     def draw(self) -> None:
@@ -58,19 +58,19 @@ class RebalancedBatches(ShardedBatches):
         if self._drawn is None:
             self.draw()
         order, self._drawn = self._drawn, None
-        first, self.skip = self.skip, 0
-        epoch, rank = self.epoch, self.sharding.rank
-        for number in range(first, len(self)):
+        start, self.start = self.start, 0
+        epoch, rank, first = self.epoch, self.sharding.rank, start // self.global_batch
+        for number in range(self.batches_of(len(order) - start)):
             step, slot = divmod(number, self._accumulation)
-            if slot == 0 or number == first:
-                groups = self._groups_of(self._samples_of(order, step))
+            if slot == 0:
+                groups = self._groups_of(self._samples_of(order, start + step * self._step_size))
             batch = groups[slot * self.sharding.world_size + rank]
-            yield self._number(batch, epoch, number) if self._numbered else batch
+            yield self._number(batch, epoch, first + number) if self._numbered else batch
         self.epoch = epoch + 1
 
-    def _samples_of(self, order: list[int], step: int) -> list[int]:
+    def _samples_of(self, order: list[int], start: int) -> list[int]:
         """A last step with fewer samples than groups takes more from the start of the epoch."""
-        samples = order[step * self._step_size : (step + 1) * self._step_size]
+        samples = order[start : start + self._step_size]
         return samples + [order[i % len(order)] for i in range(self._groups - len(samples))]
 
     def _groups_of(self, samples: list[int]) -> list[list[int]]:

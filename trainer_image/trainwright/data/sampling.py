@@ -116,11 +116,15 @@ class LengthGrouped:
         lengths: One per sample.
         batch_size: Samples of one optimizer step on a rank.
         generator: Where the permutation is drawn from; None for torch's default generator.
+
+    Attributes:
+        once: The batch size of the next order alone: that of a run which had begun it.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator | None = None) -> None:
         self._lengths = lengths
-        self._batch_size = batch_size
+        self.batch_size = batch_size
+        self.once: int | None = None
         self._generator = generator
         self.draws_from_default = generator is None
 
@@ -129,8 +133,9 @@ class LengthGrouped:
 
     def indices(self, epoch: int) -> Indices:
         lengths = self._lengths
+        batch_size, self.once = self.once or self.batch_size, None
         shuffled = torch.randperm(len(lengths), generator=self._generator).tolist()
-        size = self._batch_size * max(1, min(len(lengths) // (self._batch_size * 4), 50))
+        size = batch_size * max(1, min(len(lengths) // (batch_size * 4), 50))
         groups = [
             sorted(shuffled[start : start + size], key=lengths.__getitem__, reverse=True)
             for start in range(0, len(lengths), size)
@@ -180,7 +185,7 @@ class ShardedBatches(Sampler[list[int]]):
 
     Attributes:
         epoch: Whose order the next iteration draws.
-        skip: Batches to leave out at the start of the next iteration, and of that one alone.
+        start: Samples to leave out at the start of the next iteration, over all ranks, and of that one alone.
     """
 
     def __init__(self, order: Order, batch_size: int, drop_last: bool, sharding: Sharding, numbered: bool = False):
@@ -194,7 +199,7 @@ class ShardedBatches(Sampler[list[int]]):
         self.drop_last = drop_last
         self.sharding = sharding
         self.epoch = 0
-        self.skip = 0
+        self.start = 0
         self._numbered = numbered
         self._drawn: Indices | None = None
 
@@ -204,13 +209,16 @@ class ShardedBatches(Sampler[list[int]]):
         return self.batch_size * self.sharding.world_size
 
     def __len__(self) -> int:
-        samples, size, ranks = len(self.order), self.batch_size, self.sharding.world_size
+        return self.batches_of(len(self.order))
+
+    def batches_of(self, samples: int) -> int:
+        """How many batches this rank makes of the next ``samples``."""
+        rounds, rest = divmod(max(0, samples), self.global_batch)
         if self.drop_last:
-            return samples // self.global_batch
-        if self.sharding.even_batches or ranks == 1:
-            return -(-samples // self.global_batch)
-        rounds, rest = divmod(samples, self.global_batch)
-        return rounds + (rest > self.sharding.rank * size)
+            return rounds
+        if self.sharding.even_batches or self.sharding.world_size == 1:
+            return rounds + (rest > 0)
+        return rounds + (rest > self.sharding.rank * self.batch_size)
 
     def samples_in(self, number: int) -> int:
         """Samples of the dataset in this rank's batch ``number`` where no batch is filled up."""
@@ -227,11 +235,11 @@ class ShardedBatches(Sampler[list[int]]):
         if self._drawn is None:
             self.draw()
         indices, self._drawn = self._drawn, None
-        first, self.skip = self.skip, 0
+        start, self.start = self.start, 0
         epoch, stride, offset = self.epoch, self.global_batch, self.sharding.rank * self.batch_size
-        for number in range(first, len(self)):
-            batch = self._share(indices, number * stride + offset)
-            yield self._number(batch, epoch, number) if self._numbered else batch
+        for number in range(self.batches_of(len(self.order) - start)):
+            batch = self._share(indices, start + number * stride + offset)
+            yield self._number(batch, epoch, start // stride + number) if self._numbered else batch
         self.epoch = epoch + 1
 
     def _share(self, indices: Any, start: int) -> list[int]:

@@ -83,7 +83,11 @@ class SeededStream(IterableDataset[Any]):
 
 
 class StreamShard(IterableDataset[Any]):
-    """Every rank reads the whole stream and keeps its share of each round of batches."""
+    """Every rank reads the whole stream and keeps its share of each round of batches.
+
+    Attributes:
+        start: Samples of the stream that the next iteration leaves out, and that one alone.
+    """
 
     def __init__(self, dataset: Any, batch_size: int, drop_last: bool, sharding: Sharding) -> None:
         self.dataset = dataset
@@ -92,7 +96,7 @@ class StreamShard(IterableDataset[Any]):
         self._start = batch_size * sharding.rank
         self._drop_last = drop_last
         self._filled = sharding.even_batches
-        self._epoch = 0
+        self._epoch = self.start = 0
         self._first: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -121,8 +125,10 @@ class StreamShard(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         self._seed_own_generator()
         first, self._first = self._first, []
+        source, start, self.start = iter(self.dataset), self.start, 0
+        first = list(islice(source, min(start, self._round))) or first
         current: list[Any] = []
-        for sample in self.dataset:
+        for sample in islice(source, max(0, start - self._round), None):
             current.append(sample)
             if len(current) == self._round:
                 first = first or current

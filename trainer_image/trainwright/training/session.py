@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -15,12 +17,15 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from trainwright.checkpoint.background import Background
 from trainwright.checkpoint.snapshot import (
+    OPTIMIZER,
+    SCHEDULER,
     TRAINER_STATE,
     restore_position,
     save_model_files,
     snapshot,
+    starts_afresh,
 )
-from trainwright.checkpoint.store import CheckpointStore
+from trainwright.checkpoint.store import CheckpointStore, how_to_accept
 from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
 from trainwright.evaluation.sets import check_sets
 from trainwright.introspection import TrainerError
@@ -39,6 +44,7 @@ from trainwright.training.opened import loop_for
 from trainwright.training.optimizers import averaging
 from trainwright.training.prepare import check_places
 from trainwright.training.recompute import recompute_activations
+from trainwright.training.resuming import Place, counts_anew, horizon_from, place_of, tell_differences
 from trainwright.training.special_tokens import align_special_tokens
 
 logger = logging.getLogger(__name__)
@@ -94,8 +100,10 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
     claim_output(trainer)
     checkpoint = find_checkpoint(trainer, resume_from)
     if checkpoint is not None:
+        tell_differences(trainer, checkpoint)
+        tell_afresh(trainer, checkpoint)
         trainer._load_from_checkpoint(str(checkpoint))
-        if trainer.args.auto_find_batch_size:
+        if trainer.args.auto_find_batch_size and (checkpoint / TRAINER_STATE).is_file():
             found = TrainerState.load_from_json(checkpoint / TRAINER_STATE).train_batch_size
             trainer._train_batch_size = found or trainer._train_batch_size
     if trainer.args.activation_checkpointing:
@@ -155,7 +163,7 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     """From the first preparation to the last step."""
     dataloader = trainer.get_train_dataloader()
     horizon = Horizon.of_values(trainer.set_initial_training_values(trainer.args, dataloader))
-    first_epoch, skip = begin_state(trainer, horizon, checkpoint)
+    horizon, place = begin_state(trainer, horizon, checkpoint, dataloader)
     model = prepare(trainer, horizon, dataloader)
     if checkpoint is not None:
         trainer._load_optimizer_and_scheduler(str(checkpoint))
@@ -163,21 +171,21 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     averaging.begin(trainer.optimizer)
     trainer._background = make_background(trainer)
     loop = trainer._loop = loop_for(trainer)(trainer, model, dataloader, horizon, ignore_keys)
-    announce(trainer, horizon, first_epoch, skip)
+    announce(trainer, horizon, place)
     loop.zero_grad()
     loop.event("on_train_begin")
     if trainer.args.eval_on_start:
         trainer._evaluate(None, ignore_keys, skip_scheduler=True)
     if checkpoint is not None:
-        place = restore_position(trainer, checkpoint, dataloader, trainer._load_rng_state)
-        first_epoch, skip = place or (first_epoch, skip)
+        goes_on = trainer.state.global_step and not trainer.args.ignore_data_skip
+        restore_position(trainer, checkpoint, dataloader if goes_on else None, trainer._load_rng_state, place.start)
     with loop.background or nullcontext():
-        loop.run(first_epoch, skip)
+        loop.run(place.epoch, place.skip)
     loop.read_losses()
     return loop
 
 
-def announce(trainer: Any, horizon: Horizon, first_epoch: int, skip: int) -> None:
+def announce(trainer: Any, horizon: Horizon, place: Place) -> None:
     args, numbers = trainer.args, f"{trainer.get_num_trainable_parameters():,}"
     logger.info("training %s parameters on %s samples, to step %s", numbers, horizon.num_examples, horizon.max_steps)
     logger.info(
@@ -185,7 +193,9 @@ def announce(trainer: Any, horizon: Horizon, first_epoch: int, skip: int) -> Non
         horizon.total_batch_size, trainer._train_batch_size, args.world_size, args.gradient_accumulation_steps,
     )  # fmt: skip
     if trainer.state.global_step:
-        logger.info("resuming after step %d: epoch %d, %d batches in", trainer.state.global_step, first_epoch, skip)
+        logger.info(
+            "resuming after step %d: epoch %d, %d batches in", trainer.state.global_step, place.epoch, place.skip
+        )
 
 
 def check_ready(trainer: Any) -> None:
@@ -229,13 +239,45 @@ def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None
             f"resume_from_checkpoint: Can't find a valid checkpoint at {folder}: it does not exist; give the path of a "
             "checkpoint-N folder"
         )
-    if problems := trainer.checkpoints.problems(folder):
-        raise UserError(f"resume_from_checkpoint: {folder} cannot be used: {problems[0]}; take another one")
+    check_files(trainer.checkpoints, folder)
     return folder
 
 
-def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None) -> tuple[int, int]:
-    """Set ``trainer.state`` to the start or to where the checkpoint stood: (epoch, micro-batches done in it)."""
+def check_files(store: CheckpointStore, folder: Path) -> None:
+    """A checkpoint that somebody chose may lack files, and hold edited ones; damage is refused. Tells of both."""
+    missing, changed = store.changes(folder)
+    refused = f"resume_from_checkpoint: {folder} cannot be used:"
+    for name in {*changed, TRAINER_STATE} - {*missing}:
+        if name.endswith(".json") and (folder / name).exists() and not _reads_as_json(folder / name):
+            raise UserError(f"{refused} its {name} cannot be read; take another one")
+    if binary := [name for name in changed if not name.endswith(".json")]:
+        raise UserError(
+            f"{refused} {binary[0]} is not as it was saved (its size or checksum differs); {how_to_accept(folder)}"
+        )
+    if changed:
+        logger.warning("%s: %s changed since it was saved, and is taken as it stands", folder, " and ".join(changed))
+    if missing:
+        logger.warning("%s: %s is gone from it", folder, ", ".join(missing))
+
+
+def _reads_as_json(path: Path) -> bool:
+    """A file that somebody edited, rather than one that a disk or a copy has damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def tell_afresh(trainer: Any, checkpoint: Path) -> None:
+    """Warn of what the checkpoint does not hold; one of ``save_only_model`` holds the model alone."""
+    if absent := starts_afresh(trainer, checkpoint):
+        has_state = (checkpoint / OPTIMIZER).is_file() or (checkpoint / SCHEDULER).is_file()
+        what = "lacks files" if has_state else "holds the model alone (save_only_model)"
+        warnings.warn(f"{checkpoint}: {what}; these start afresh: {', '.join(absent)}", stacklevel=2)
+
+
+def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None, dataloader: Any) -> tuple[Horizon, Place]:
+    """Set ``trainer.state`` to the start or to where the checkpoint stood; how far the run goes, and from where."""
     args, stateful = trainer.args, [c for c in trainer.callback_handler.callbacks if exports_state(c)]
     if checkpoint is None or not (checkpoint / TRAINER_STATE).is_file():
         state = TrainerState(stateful_callbacks=[*stateful, trainer.control])
@@ -244,14 +286,17 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None) -> tupl
         if state.best_model_checkpoint is not None and not Path(state.best_model_checkpoint).is_dir():
             logger.warning("the best checkpoint %s is not there any more", state.best_model_checkpoint)
             state.best_model_checkpoint = None
+    trainer.state, trainer._tokens_before, place = state, state.num_input_tokens_seen, Place()
+    if checkpoint is not None:
+        place = place_of(trainer, checkpoint, horizon, dataloader)
+        is_changed = counts_anew(trainer, checkpoint, horizon, dataloader)
+        horizon = horizon_from(place, horizon, args, state.global_step, is_changed)
     state.train_batch_size = trainer._train_batch_size
     state.compute_steps(args, horizon.max_steps)
     state.init_training_references(trainer, horizon.max_steps, horizon.epochs, trial=None)
-    trainer.state, trainer._tokens_before = state, state.num_input_tokens_seen
     if checkpoint is not None:
         trainer._load_callback_state()
-    epoch, step = divmod(state.global_step, horizon.steps_per_epoch)
-    return epoch, 0 if args.ignore_data_skip else step * args.gradient_accumulation_steps
+    return horizon, place
 
 
 def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
