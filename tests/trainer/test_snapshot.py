@@ -193,10 +193,31 @@ def test_the_files_are_hugging_faces(checkpoint: Path) -> None:
     names = {path.name for path in checkpoint.iterdir()}
     ours = {"trainwright_manifest.json", "training_args.json", "data_state.pt"}
     theirs = {"model.safetensors", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json"}
+    theirs |= {"training_args.bin"}
     assert names == ours | theirs
     state = transformers.TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     assert (state.global_step, state.max_steps, len(state.log_history)) == (2, 2, 2)
     assert json.loads((checkpoint / "training_args.json").read_text())["max_steps"] == 2
+
+
+def test_scripts_find_the_arguments_as_a_pickle_and_nothing_reads_it(checkpoint: Path, tmp_path: Path) -> None:
+    args = torch.load(checkpoint / "training_args.bin", weights_only=False)
+    assert type(args) is TrainingArguments
+    assert args.to_dict() == json.loads((checkpoint / "training_args.json").read_text())
+    (checkpoint / "training_args.bin").write_bytes(b"whatever")
+    (checkpoint / "trainwright_manifest.json").unlink()
+    make_trainer(str(tmp_path / "out"), max_steps=3, fp16=True).train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_arguments_that_cannot_be_pickled_are_left_out_of_no_checkpoint(tmp_path: Path) -> None:
+    class Own(TrainingArguments):
+        pass
+
+    trainer = make_trainer(str(tmp_path))
+    trainer.args.__class__ = Own
+    trainer.save_model()
+    assert (tmp_path / "training_args.json").is_file()
+    assert not (tmp_path / "training_args.bin").exists()
 
 
 def test_nothing_secret_is_saved(tmp_path: Path) -> None:
@@ -205,6 +226,8 @@ def test_nothing_secret_is_saved(tmp_path: Path) -> None:
     trainer.create_optimizer_and_scheduler(1)
     trainer._save_checkpoint(trainer.model, trial=None)
     assert (tmp_path / "checkpoint-0" / "training_args.json").is_file()
+    assert torch.load(tmp_path / "checkpoint-0" / "training_args.bin", weights_only=False).hub_token == "<HUB_TOKEN>"
+    assert trainer.args.hub_token == "hf_secret"
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"hf_secret" in path.read_bytes()]
 
 

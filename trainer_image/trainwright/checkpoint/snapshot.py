@@ -2,7 +2,8 @@
 
 ``model.safetensors`` with ``config.json`` and tokenizer where there are any, ``optimizer.pt``, ``scheduler.pt``,
 ``scaler.pt``, ``trainer_state.json``, ``rng_state.pth`` (``rng_state_<rank>.pth`` when there are several). Beside them
-two of our own: ``training_args.json`` instead of a pickle, and ``data_state.pt`` (or ``data_state_<rank>.pt``).
+two of our own: ``training_args.json``, and ``data_state.pt`` (or ``data_state_<rank>.pt``). ``training_args.bin``, a
+pickle, is written for scripts that look into it, without tokens, and never read.
 Everything is read with ``weights_only=True``: a checkpoint can run no code.
 
 To resume: :func:`load_snapshot` once model, optimizer and scheduler exist; then, as the very last thing before the
@@ -12,6 +13,7 @@ generators.
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
@@ -19,6 +21,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy as duplicate
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from trainwright.arguments.errors import hidden
 from trainwright.checkpoint.part import Piece
 from trainwright.checkpoint.staging import Copy, Stager, as_it_is
 from trainwright.checkpoint.store import MANIFEST
@@ -37,7 +41,7 @@ from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rn
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 TRAINER_STATE = "trainer_state.json"
-TRAINING_ARGS = "training_args.json"
+TRAINING_ARGS, PICKLED_ARGS = "training_args.json", "training_args.bin"
 WRITING = threading.local()
 """``keeps``, while a piece is written by a method of the Trainer: whether it is kept; each thread has its own."""
 SAVERS = {
@@ -134,8 +138,23 @@ def _save_beside(trainer: Any, folder: Path, state: bool = True) -> None:
         processing.save_pretrained(folder)
     args = json.dumps(trainer.args.to_dict(), indent=2, sort_keys=True, default=str)
     (folder / TRAINING_ARGS).write_text(args + "\n", encoding="utf-8")
+    if (pickled := _pickled(trainer.args)) is not None:
+        (folder / PICKLED_ARGS).write_bytes(pickled)
     if state:
         _save_state(trainer, folder)
+
+
+def _pickled(args: Any) -> bytes | None:
+    """The arguments as ``torch.save`` writes them, tokens hidden; None where their class cannot be pickled."""
+    told, file = duplicate(args), io.BytesIO()
+    for name, value in vars(told).items():
+        if name.endswith("_token") and value is not None:
+            setattr(told, name, hidden(name))
+    try:
+        torch.save(told, file)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+    return file.getvalue()
 
 
 def _save_state(trainer: Any, folder: Path) -> None:
