@@ -8,7 +8,7 @@ CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual chart prove same-losses bench bench-operator \
+.PHONY: help setup demo quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual chart prove same-losses bench starts bench-operator \
 	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
@@ -89,6 +89,9 @@ bench: setup ## speed and memory of the Trainer, as ratios
 	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m bench.bench_eval
 	cd tests && $(BIN)/python -m bench.bench_save
 	cd tests && $(BIN)/python -m bench.bench_import
+
+starts: setup ## 2,000 starts of data workers in the midst of busy threads: none may stall
+	cd tests && $(BIN)/python -m bench.bench_starts
 
 bench-operator: setup cluster-tools ## what the operator costs, on a control plane on loopback; BENCH=burst for one of them
 	cd tests && $(BIN)/python -m bench.operator $(BENCH)

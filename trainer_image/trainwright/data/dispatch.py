@@ -107,10 +107,11 @@ class DispatchingLoader(DataLoader[Any]):
         collate_fn: Any,
         sharding: Sharding,
         options: dict[str, Any],
+        name: str = "dataset",
     ) -> None:
         super().__init__(dataset, batch_size=batch_size, collate_fn=collate_fn)
         self._sharding, self._size, self._drop = sharding, batch_size, drop_last
-        self._reader = _reader(dataset, order, batch_size, drop_last, seed, options)
+        self._reader = _reader(dataset, order, batch_size, drop_last, seed, {**options, "name": name})
         self._first: list[Any] = []
         self.start = 0
 

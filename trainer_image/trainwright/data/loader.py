@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from trainwright.data.sampling import ShardedBatches, Sharding
 from trainwright.data.streams import StreamShard, set_epoch
+from trainwright.data.workers import context_of
 
 
 class Loader(DataLoader[Any]):
@@ -17,6 +18,7 @@ class Loader(DataLoader[Any]):
     Args:
         dataset: The user's, or this rank's share of it.
         seen: The same as data workers read it; None without data workers.
+        name: Of the dataset, for messages.
         options: Those of torch's loader.
 
     Attributes:
@@ -24,8 +26,15 @@ class Loader(DataLoader[Any]):
     """
 
     def __init__(
-        self, dataset: Any, seen: Dataset[Any] | None = None, sharding: Sharding | None = None, **options: Any
+        self,
+        dataset: Any,
+        seen: Dataset[Any] | None = None,
+        sharding: Sharding | None = None,
+        name: str = "dataset",
+        **options: Any,
     ) -> None:
+        if options.get("num_workers"):
+            options["multiprocessing_context"] = context_of(options["multiprocessing_context"], name)
         super().__init__(dataset, **options)
         self._seen, self.start = seen, 0
         self._world_size = sharding.world_size if sharding is not None else 1
@@ -50,7 +59,14 @@ class Loader(DataLoader[Any]):
     def _get_iterator(self) -> Any:
         start, self.start = self.start, 0
         seen = _Later(self.dataset, start) if start else self._seen
-        return DataLoader._get_iterator(self if seen is None else _Seen(self, seen))  # type: ignore[arg-type]
+        if self.num_workers == 0:
+            return DataLoader._get_iterator(self if seen is None else _Seen(self, seen))  # type: ignore[arg-type]
+        read, context = self.dataset if seen is None else seen, self.multiprocessing_context
+        context.begin([read, self.collate_fn])
+        try:
+            return DataLoader._get_iterator(_Seen(self, read))  # type: ignore[arg-type]
+        finally:
+            context.end()
 
 
 class _Seen:

@@ -38,6 +38,7 @@ from trainwright.data.sampling import (
     unseeded,
 )
 from trainwright.data.streams import SeededDataset, SeededStream, has_state, set_epoch, share_of_stream
+from trainwright.data.workers import watch_start
 from trainwright.seeding import RNGState, preserved_rng, rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ def train_loader(
     if isinstance(dataset, IterableDataset):
         if args.max_steps <= 0 and not has_length(dataset):
             raise DataError("max_steps: the train_dataset has no length, so set max_steps to say where training ends")
-        return _loader(dataset, None, args, batch_size, collate_fn, sharding, drop_last)
+        return _loader(dataset, None, args, batch_size, collate_fn, sharding, drop_last, name)
     if _length_of(dataset, name) == 0:
         raise DataError(f"{name}: it is empty; give it samples")
     seed = args.data_seed if args.data_seed is not None else torch.initial_seed()
@@ -133,7 +134,7 @@ def train_loader(
             f"{name}: its {len(batches.order)} samples do not fill one batch of {step}, and dataloader_drop_last "
             "leaves out what is not full; set that to false or take a smaller batch"
         )
-    return _loader(dataset, batches, args, batch_size, collate_fn, sharding, drop_last)
+    return _loader(dataset, batches, args, batch_size, collate_fn, sharding, drop_last, name)
 
 
 def eval_loader(
@@ -157,7 +158,7 @@ def eval_loader(
     """
     sharding = replace(Sharding.of(args, rank, world_size), even_batches=False)
     if isinstance(dataset, IterableDataset):
-        return _loader(dataset, None, args, batch_size, collate_fn, sharding, drop_last=False)
+        return _loader(dataset, None, args, batch_size, collate_fn, sharding, False, name)
     length = _length_of(dataset, name)
     order: Order
     if sampler is not None:
@@ -169,7 +170,7 @@ def eval_loader(
     else:
         order = Sequential(length)
     batches = _batches(order, args, batch_size, sharding, drop_last=False)
-    return _loader(dataset, batches, args, batch_size, collate_fn, sharding, drop_last=False)
+    return _loader(dataset, batches, args, batch_size, collate_fn, sharding, False, name)
 
 
 def _length_of(dataset: Any, name: str) -> int:
@@ -215,7 +216,7 @@ def _batches(order: Order, args: Any, batch_size: int, sharding: Sharding, drop_
 
 
 def _loader(
-    dataset: Any, batches: Any, args: Any, batch_size: int, collate_fn: Any, sharding: Sharding, drop_last: bool
+    data: Any, batches: Any, args: Any, batch_size: int, collate_fn: Any, sharding: Sharding, drop_last: bool, name: str
 ) -> DataLoader[Any]:
     collate, options = GuardedCollate(collate_fn), _options(args)
     workers = options["num_workers"] > 0
@@ -228,14 +229,14 @@ def _loader(
                 "would undo; leave one of them out"
             )
         order = None if is_stream else batches.order
-        return DispatchingLoader(dataset, order, batch_size, drop_last, args.seed, collate, sharding, options)
+        return DispatchingLoader(data, order, batch_size, drop_last, args.seed, collate, sharding, options, name)
     if not is_stream:
-        seen = SeededDataset(dataset, args.seed, sharding.rank) if workers else None
-        return Loader(dataset, seen, sharding, batch_sampler=batches, collate_fn=collate, **options)
+        seen = SeededDataset(data, args.seed, sharding.rank) if workers else None
+        return Loader(data, seen, sharding, name, batch_sampler=batches, collate_fn=collate, **options)
     size = batch_size // sharding.world_size if sharding.split_batches else batch_size
-    share = share_of_stream(dataset, size, drop_last, sharding)
+    share = share_of_stream(data, size, drop_last, sharding)
     stream = SeededStream(share, size, args.seed, sharding.rank) if workers else None
-    return Loader(share, stream, sharding, batch_size=size, drop_last=drop_last, collate_fn=collate, **options)
+    return Loader(share, stream, sharding, name, batch_size=size, drop_last=drop_last, collate_fn=collate, **options)
 
 
 def _options(args: Any) -> dict[str, Any]:
@@ -284,6 +285,7 @@ def batches(loader: Any, *, epoch: int, skip: int = 0) -> Iterator[Any]:
         DataError: While iterating: a collator failed, or a first epoch has no batch at all.
     """
     _set_loader_epoch(loader, epoch)
+    watch_start(loader, "train_dataset")
     saved = _resumed.pop(loader, None)
     if skip or (saved and saved.get("start")):
         with preserved_rng():

@@ -19,6 +19,7 @@ from trainwright.contract import DataError
 from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.loaders import Loader, has_length, readable
 from trainwright.data.sampling import ShardedBatches
+from trainwright.data.workers import watch_start
 from trainwright.evaluation.gathering import (
     Collector,
     batch_size_of,
@@ -300,6 +301,7 @@ class _Pass:
 
 def in_step(loader: Any, ranks: Ranks) -> Iterator[tuple[Any, bool]]:
     """This rank's batches, each with whether it is the last round; None in rounds where only other ranks have one."""
+    watch_start(loader, "eval_dataset")
     rounds = max(ranks.gather(len(loader))) if has_length(loader) else None
     if rounds == 0:
         return

@@ -27,6 +27,8 @@ from trainwright.checkpoint.snapshot import (
 )
 from trainwright.checkpoint.store import CheckpointStore, how_to_accept
 from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
+from trainwright.data import fork_server
+from trainwright.data.workers import needs_server
 from trainwright.evaluation.sets import check_sets
 from trainwright.introspection import TrainerError
 from trainwright.job import first_training, resolved_job, tell_unread, warn_of_lost
@@ -96,6 +98,11 @@ def claim_output(trainer: Any) -> None:
 
 def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] | None) -> TrainOutput:
     """Prepare, run the loop, and finish. See ``Trainer.train``."""
+    with fork_server.running(needs_server(trainer.args)):  # first: when the fewest threads are at work
+        return train_with_workers(trainer, resume_from, ignore_keys)
+
+
+def train_with_workers(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] | None) -> TrainOutput:
     check_ready(trainer)
     claim_output(trainer)
     checkpoint = find_checkpoint(trainer, resume_from)

@@ -31,8 +31,10 @@ class DataLoading:
     )
     dataloader_multiprocessing_context: MaybeChoice = argument(
         None,
-        "How loading processes start. spawn for data sources that do not survive a fork; datasets and collators must "
-        "then be importable. Left out, it is the platform's default.",
+        "How loading processes start. Left out, they are forked from a small process without threads, which is forked "
+        "as training begins: no lock that a thread of the training holds can stall them. Data that cannot be sent to "
+        "them (an open file, more than 64 MiB) is forked with the training process itself, as fork always does; a "
+        "warning says so. spawn and forkserver start new interpreters; datasets and collators must then be importable.",
         choices=["fork", "spawn", "forkserver"],
     )
     dataloader_in_order: Flag = argument(
