@@ -12,13 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
+import transformers
 from torch import nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from trainer import tiny
 from trainer.data_cases import Stream
 from trainer.runs import make
+from trainwright import Trainer
 from trainwright.contract import DataError, ExitCode, UserError
 
 
@@ -368,3 +372,23 @@ def test_a_script_under_the_launcher_prints_one_line(case: str, output: Path, tm
     assert run.returncode == code
     assert "Traceback" not in run.stderr
     assert len([line for line in run.stderr.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_arguments_of_transformers_that_leave_their_process_out_of_its_group_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they do on a machine without an accelerator: every rank would train by itself and save over the others."""
+    if torch.accelerator.is_available():
+        pytest.skip("where there is an accelerator they join")
+    accelerate.PartialState._reset_state()
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        args = transformers.TrainingArguments(str(tmp_path), report_to="none")
+        with pytest.raises(UserError, match="use_cpu: this process is one of 2"):
+            Trainer(tiny.classifier(), args, train_dataset=tiny.vectors())
+    finally:
+        torch.distributed.destroy_process_group()
+        accelerate.PartialState._reset_state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainwright.introspection import TrainerError
+from trainwright.ranks import Ranks
 
 
 def checked_arguments(args: Any) -> Any:
@@ -35,3 +36,14 @@ def _check_theirs(args: Any) -> None:
     args.accelerator_config = values["accelerator_config"] or AcceleratorConfig()
     accumulation = args.accelerator_config.gradient_accumulation_kwargs or {}
     args.gradient_accumulation_steps = accumulation.get("num_steps", args.gradient_accumulation_steps)
+    _check_together(args)
+
+
+def _check_together(args: Any) -> None:
+    """Their arguments find no accelerator and leave the process by itself, though it has joined a group."""
+    ranks = Ranks.current()
+    if args.world_size < ranks.world_size:
+        raise TrainerError(
+            f"use_cpu: this process is one of {ranks.world_size}, and these arguments would let each train by itself, "
+            "into the same output; transformers' arguments join processes on CPUs with use_cpu=True alone: set it"
+        )
