@@ -68,8 +68,9 @@ torch.manual_seed(0)
 rows = [{"x": torch.randn(4), "labels": torch.tensor(0.5)} for _ in range(16)]
 args = TrainingArguments(
     "out", max_steps=6, eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, learning_rate=0.0,
-    load_best_model_at_end=True, metric_for_best_model="rmse", greater_is_better=False, disable_tqdm=True, use_cpu=True,
+    load_best_model_at_end=True, metric_for_best_model="rmse", greater_is_better=False, disable_tqdm=True,
 )
+assert args.world_size == int(os.environ["WORLD_SIZE"]) == 2, "each rank would train by itself"
 early = EarlyStoppingCallback(early_stopping_patience=2)
 trainer = MyTrainer(Model(), args, train_dataset=rows, eval_dataset=rows, compute_metrics=rmse, callbacks=[Mine, early])
 callbacks = trainer.callback_handler.callbacks
@@ -88,7 +89,9 @@ def test_a_script_that_says_transformers_trains_on_our_trainer(tmp_path: Path):
     release.mkdir(parents=True)
     (release / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 9.1.0\n")
     (tmp_path / "train.py").write_text(TRAINS)
-    with Gang(tmp_path, None, overlay=True, script={"path": str(tmp_path / "train.py"), "args": ["a b"]}) as gang:
+    with Gang(
+        tmp_path, None, per_node=2, overlay=True, script={"path": str(tmp_path / "train.py"), "args": ["a b"]}
+    ) as gang:
         gang.environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
         assert gang.start().wait() == [0], gang.log()
         lines = gang.log().splitlines()
@@ -98,7 +101,7 @@ def test_a_script_that_says_transformers_trains_on_our_trainer(tmp_path: Path):
         "Trainwright's Trainer takes the place of that of transformers 9.1.0",
     ]
     assert any("MyTrainer overrides _run_epoch" in line for line in lines)
-    assert any("args of the script: ['a b']" in line for line in lines)
+    assert sum("args of the script: ['a b']" in line for line in lines) == 2
 
 
 LATE = """
@@ -128,12 +131,10 @@ assert Seq2SeqTrainer is transformers.Seq2SeqTrainer is trainwright.Seq2SeqTrain
 
 def test_what_was_imported_before_is_led_to_our_trainer_or_all_is_left(tmp_path: Path):
     (tmp_path / "late.py").write_text("import trainwright\n" + LATE)
-    second = {**os.environ, "RANK": "1"}
-    command = [sys.executable, "late.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=second, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "late.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "has no transformers.trainer_utils.EvalPrediction; nothing was replaced" in done.stdout
-    assert "trainwright.overlay: " not in done.stderr  # the first rank alone says what is replaced
+    assert done.stderr.count("trainwright.overlay: ") == 1
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-m"], ["-m", "no.such.module"], ["nosuch.py"]])

@@ -30,8 +30,17 @@ def install() -> None:
         raise UserError(f"trainwright.overlay: transformers is not installed; {mend}") from None
     if ".".join(found.split(".")[:2]) not in KNOWN:
         tell(f"transformers {found} is not among the versions that it was tried with: {', '.join(KNOWN)}")
+    after_import("transformers.training_args", _join_on_cpus)
     after_import("transformers.trainer", _replace_trainer)
     after_import("transformers.trainer_seq2seq", _replace_seq2seq)
+
+
+def _join_on_cpus() -> None:
+    """Their arguments join ranks on CPUs only where they are told so; else each rank would train by itself."""
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 
 def _replace_trainer() -> None:
