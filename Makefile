@@ -3,12 +3,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 XLA := .venv-xla
+COMPAT := .venv-compat
 BIN := $(CURDIR)/$(VENV)/bin
 CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual chart prove same-losses bench starts bench-operator \
+.PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual chart prove same-losses bench starts bench-operator \
 	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
@@ -32,6 +33,16 @@ $(XLA)/.ready: pyproject.toml constraints.txt trainer_image/trim.py
 	grep -vE '^(torch|triton|nvidia-.*|cuda-.*)==' constraints.txt > $(XLA)/constraints.txt
 	$(XLA)/bin/pip install --quiet --disable-pip-version-check --constraint $(XLA)/constraints.txt --editable '.[trainer,hf,xla]'
 	@if command -v ld nm objdump > /dev/null; then $(PYTHON) trainer_image/trim.py $(XLA)/lib/python*/site-packages; fi
+	@touch $@
+
+compat: $(COMPAT)/.ready ## make .venv-compat with TRL, sentence-transformers and SetFit, and hold them on our Trainer against transformers'
+	TRAINWRIGHT_LIBRARIES=all $(BIN)/pytest tests/trainer/test_libraries.py -q -s
+
+# A layer over .venv: the same torch and transformers, and beside them what nothing else shall import.
+$(COMPAT)/.ready: $(VENV)/.ready pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(COMPAT)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(COMPAT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(COMPAT)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[compat]'
 	@touch $@
 
 quickstart: setup ## train a small GPT here, in two pods without a cluster
@@ -134,4 +145,4 @@ images: setup ## build the images again and bring them to the nodes; MORE=traine
 	$(CLUSTER) images --name $(NAME) --more $(MORE)
 
 clean: ## remove what setup and runs made
-	rm -rf $(VENV) $(XLA) runs artefacts
+	rm -rf $(VENV) $(XLA) $(COMPAT) runs artefacts
