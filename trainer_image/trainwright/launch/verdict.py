@@ -85,7 +85,10 @@ def judge(
 def unasked(exits: Sequence[RankExit]) -> Failure:
     """A stop for which nobody asked. That it has an ``error`` tells it, also on other nodes, from one that was."""
     rank = next(end.rank for end in exits if end.code == ExitCode.PREEMPTED)
-    words = f"rank {rank} ended with exit code {ExitCode.PREEMPTED:d} by itself: nobody had asked its pod to stop"
+    words = (
+        f"rank {rank} ended with exit code {ExitCode.PREEMPTED:d} by itself: nobody had asked its pod to stop, so its "
+        "script did, or a SIGTERM to that process alone"
+    )
     return Failure(ExitCode.PREEMPTED, words, rank)
 
 
