@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from trainer import tiny
 from trainer.data_cases import Noisy, Stream, as_list, loader_for
@@ -199,6 +200,16 @@ def test_a_worker_reads_the_dataset_as_it_stands_when_the_epoch_begins() -> None
         for number in range(3):
             dataset.number = number
             assert read(loader) == [[(number, server.pid)] * 2]
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_users_own_loader_starts_its_workers_alike(prepared: bool) -> None:
+    loader = torch.utils.data.DataLoader(Tells(2), num_workers=1, collate_fn=as_list)
+    loader = Accelerator(cpu=True).prepare(loader) if prepared else loader
+    with fork_server.running(True):
+        server = fork_server.current()
+        assert server is not None
+        assert read(loader) == [[(0, server.pid)]] * 2
 
 
 UNSENDABLE: dict[str, tuple[Any, str]] = {
