@@ -261,6 +261,18 @@ def test_what_someone_says_of_the_model_wins(said, tmp_path, monkeypatch):
     assert (trainer._get_num_items_in_batch([batch()], "cpu") is not None) is said
 
 
+@pytest.mark.parametrize("said", [True, False])
+def test_what_a_class_says_of_its_models_wins(said, tmp_path, monkeypatch):
+    monkeypatch.setattr(normalisation, "measure", lambda *_: pytest.fail("the model was called"))
+    kind = type("Says", (Trainer,), {"model_accepts_loss_kwargs": said})
+    trainer = trained(
+        tmp_path, quiet(gpt2()), tiny.texts(8), kind=kind, max_steps=1, per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+    )  # fmt: skip
+    assert logged(trainer, "loss") == pytest.approx([math.log(32)], abs=0.15)
+    assert (trainer._get_num_items_in_batch([batch()], "cpu") is not None) is said
+
+
 def test_a_model_that_says_so_is_believed():
     class Says(BertForMaskedLM):
         accepts_loss_kwargs = False

@@ -124,8 +124,9 @@ def find(trainer: Any, batches: list[Any]) -> Normalisation:
 
     All ranks call this together.
     """
-    if (said := trainer._says_accepts_loss_kwargs) is not None:
-        return by_count(trainer.model) if said else Normalisation.OWN
+    said, of_class = trainer._says_accepts_loss_kwargs, getattr(type(trainer), "model_accepts_loss_kwargs", None)
+    if said is not None or isinstance(of_class, bool):
+        return by_count(trainer.model) if trainer.model_accepts_loss_kwargs else Normalisation.OWN
     if trainer._others_loss() or trainer.loss_is_scaled_for_ga is not None:
         return read(trainer.model)
     return agreed(trainer.model, [trainer._prepare_input(batch) for batch in batches[:1]])
