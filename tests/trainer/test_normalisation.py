@@ -16,6 +16,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     MixtralConfig,
     MixtralForCausalLM,
     ModernBertConfig,
@@ -49,6 +51,14 @@ def mixtral():
     return MixtralForCausalLM(
         MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=2, output_router_logits=True)
     )
+
+
+def translator():
+    """Its labels go into the decoder by no method of the model, and weigh much there."""
+    torch.manual_seed(0)
+    names = ("d_model", "encoder_ffn_dim", "decoder_ffn_dim", "vocab_size", "max_position_embeddings")
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return M2M100ForConditionalGeneration(M2M100Config(**dict.fromkeys(names, 32), **layers, init_std=0.5))
 
 
 def modern_bert():
@@ -119,6 +129,7 @@ FOUND = {
     "a causal model in a module": (lambda: Holder(gpt2()), Normalisation.SHIFTED_COUNT),
     "a masked model in a module": (lambda: Holder(tiny.masked_bert()), Normalisation.OWN_TARGETS),
     "a sequence to sequence model in a module": (lambda: Holder(tiny.t5()), Normalisation.OWN_TARGETS),
+    "one that makes its decoder's inputs its own way": (translator, Normalisation.OWN_TARGETS),
     "a compiled model": (lambda: torch.compile(gpt2(), backend="eager"), Normalisation.SHIFTED_COUNT),
     "a count of something else": (Pixels, Normalisation.OWN),
 }

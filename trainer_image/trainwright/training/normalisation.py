@@ -43,7 +43,7 @@ from trainwright.training.undisturbed import undisturbed
 
 logger = logging.getLogger(__name__)
 
-COUNT = "num_items_in_batch"
+COUNT, DECODER_INPUTS = "num_items_in_batch", "decoder_input_ids"
 FACTOR = 1024
 """By how much the two counts differ: enough that an auxiliary loss, which stays the same, does not hide the change."""
 UNCHANGED = 1e-4
@@ -173,7 +173,7 @@ def can_be_called(model: nn.Module) -> bool:
 
 
 def measure(model: nn.Module, batch: Any) -> Normalisation:
-    """Call ``model`` with ``batch``, three times or four, and see.
+    """Call ``model`` with ``batch``, three to five times, and see.
 
     Args:
         model: The module itself, not its wrappers.
@@ -230,7 +230,8 @@ def _own(loss: Callable[..., float], model: nn.Module, batch: Mapping[str, Any],
     labels = batch["labels"]
     if not _takes_ignored(model, labels):
         return Normalisation.OWN
-    inputs = _decoder_inputs(model, batch)
+    if inputs := _decoder_inputs(model, batch):
+        whole = loss(**inputs)
     first = torch.arange(labels.numel(), device=labels.device).view_as(labels) % 3 == 0
     parts = [labels.masked_fill(mask, IGNORE_INDEX) for mask in (first, ~first)]
     losses = [loss(labels=part, **inputs) for part in parts]
@@ -253,15 +254,15 @@ def _takes_ignored(model: nn.Module, labels: torch.Tensor) -> bool:
 
 
 def _decoder_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What a decoder reads, which is made from the labels where it is not given: the same for each part of them.
+    """What a decoder reads, which a model makes from the labels where it is not given: the same for each part of them.
 
-    The model with the decoder may be a part of this one.
+    Any tokens will do. The model with the decoder may be a part of this one.
     """
-    makers = (getattr(part, "prepare_decoder_input_ids_from_labels", None) for part in model.modules())
-    make = next(filter(None, makers), None)
-    if make is None or "decoder_input_ids" in batch:
+    given = any(name in batch for name in (DECODER_INPUTS, "decoder_inputs_embeds"))
+    kinds = {type(part) for part in model.modules()}
+    if given or not any(DECODER_INPUTS in inspect.signature(kind.forward).parameters for kind in kinds):
         return {}
-    return {"decoder_input_ids": make(labels=batch["labels"])}
+    return {DECODER_INPUTS: batch["labels"].clamp(min=0)}
 
 
 # Without calling it
