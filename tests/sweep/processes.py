@@ -28,10 +28,11 @@ def over_ranks(chosen: list[Architecture]) -> dict[str, Any]:
 
 
 def swept(chosen: list[Architecture]) -> Iterator[Line]:
-    """The lines of the table, each as soon as it is known."""
-    together = over_ranks(chosen)
+    """The lines of the table, each as soon as it is known: the ranks wait for each other, and the others fill in."""
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        for one, (alone, resumed) in zip(chosen, processes.map(by_itself, chosen), strict=True):
+        each = processes.map(by_itself, chosen)
+        together = over_ranks(chosen)
+        for one, (alone, resumed) in zip(chosen, each, strict=True):
             yield judged(one, alone, together[one.key], resumed)
 
 

@@ -90,15 +90,13 @@ class Own:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         return nn.utils.get_total_norm(gradients).item()
 
-    def takes_the_count(self, data: list[dict[str, Any]]) -> bool:
-        """Whether a count of targets changes the loss."""
-        counts = (torch.tensor(10), torch.tensor(20))
-        try:
-            with torch.no_grad():
-                a, b = (self.loss(data, num_items_in_batch=count).item() for count in counts)
-        except TypeError:
-            return False
-        return a != b
+    def count(self, data: list[dict[str, Any]]) -> str:
+        """What becomes of a count of targets: it changes the loss, or does not, or forward has no place for it."""
+        if not any(name == "num_items_in_batch" or one.kind is one.VAR_KEYWORD for name, one in self.takes.items()):
+            return "no place"
+        with torch.no_grad():
+            a, b = (self.loss(data, num_items_in_batch=torch.tensor(count)).item() for count in (10, 20))
+        return "dropped" if a == b else "taken"
 
 
 def own_figures(architecture: Architecture, ragged: bool) -> dict[str, Any]:
@@ -107,11 +105,11 @@ def own_figures(architecture: Architecture, ragged: bool) -> dict[str, Any]:
     own = Own(architecture)
     with torch.no_grad():
         judging = {"eval": own.loss(judged).item(), "eval by sample": own.by_sample(judged, JUDGED_AT_ONCE)}
-        takes = own.takes_the_count(train)
+        count = own.count(train)
     own.model.train()
     with torch.no_grad():
         said = {"loss": own.loss(train).item(), "mean of 4": own.mean(train, 4), "mean of 2": own.mean(train, 2)}
-    return {**judging, **said, "takes": takes, "norm": own.norm(train)}
+    return {**judging, **said, "count": count, "norm": own.norm(train)}
 
 
 def alone(architecture: Architecture) -> dict[str, Any]:

@@ -60,7 +60,9 @@ CAUSAL: dict[str, dict[str, Any]] = as_they_are(
     "ctrl": {"dff": 32},
     "bart": {}, "marian": {}, "trocr": {}, "xlm": {},
     "whisper": {"max_target_positions": 64, "max_source_positions": 64},
-    "deepseek_v3": NARROW | {"head_dim": 8, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    "deepseek_v3": NARROW | {
+        "head_dim": 8, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "lora": {"lora_dropout": 0.0},
+    },
     "mamba2": {
         "num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "expand": 2,
         "lora": {"target_modules": ["in_proj"]},
@@ -128,7 +130,7 @@ SPEECH: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 TOGETHER: dict[str, dict[str, Any]] = {
-    "git": {**TEXT, "vision_config": VISION},
+    "git": {**TEXT, "vision_config": VISION, "lora": {"target_modules": ["query", "value"]}},
     "blip": {"text_config": TEXT | {"encoder_hidden_size": 32, "sep_token_id": 2}, "vision_config": VISION},
     "llava": {
         "text_config": {"model_type": "llama", **TEXT}, "vision_config": {"model_type": "clip_vision_model", **VISION},

@@ -2,9 +2,9 @@
 
 The same global batch gives the same loss and gradient norm at once, accumulated and over ranks, where its micro-batches
 have the same number of targets. Where they have not, each weighs as much as it has targets, whether the model takes
-their count or not: the same again. Only a sample that is one target (a class, an answer) of a model that does not take
-the count weighs more in a last micro-batch that is smaller than the others, which counts as one of them. An evaluation
-weighs its batches by their samples.
+their count or drops it: the same again. Each counts as one only where forward has no place for a count, and where a
+sample is one target (a class, an answer) of a model that does not take it. An evaluation weighs its batches by their
+samples.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def judged(architecture: Architecture, alone: Any, ranks: Any, resumed: dict[str
     for figures in dict.fromkeys(one for one in (alone, ranks) if isinstance(one, str)):
         line.broken.append(figures)
     if isinstance(alone, dict) and isinstance(ranks, list):
-        line.cells["count"] = "taken" if alone["even"]["own"]["takes"] else "dropped"
+        line.cells["count"] = alone["even"]["own"]["count"]
         _put_even(line, architecture, alone["even"], [rank["even"] for rank in ranks])
         _put_ragged(line, architecture, alone["ragged"], [rank["ragged"] for rank in ranks if "ragged" in rank])
     _put_resumed(line, resumed)
@@ -102,8 +102,8 @@ def _put_ragged(line: Line, architecture: Architecture, alone: dict[str, Any], r
     if architecture.varies:
         return
     own, at_once = alone["own"], alone["at once"]
-    alone_in_count = own["takes"] and architecture.task != "answers"  # two labels a sample, and neither is counted
-    counted = architecture.task in BY_TARGET or alone_in_count
+    one_each = own["count"] == "taken" and architecture.task != "answers"  # which have two, and neither is counted
+    counted = own["count"] != "no place" if architecture.task in BY_TARGET else one_each
     runs = {"ragged": ([alone["accumulated"]], "mean of 4"), "2 ranks, ragged": (ranks, "mean of 2")}
     for heading, (seen, mean) in runs.items():
         if seen:

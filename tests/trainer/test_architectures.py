@@ -27,7 +27,15 @@ def test_every_line_of_the_table_is_another_one_and_the_table_is_long() -> None:
 
 
 RUN = {"eval": 4.0, "loss": [4.0, 3.0], "norm": [1.0, 1.5]}
-OWN = {"eval": 4.0, "eval by sample": 4.0, "loss": 4.0, "mean of 4": 4.1, "mean of 2": 4.2, "takes": True, "norm": 1.0}
+OWN = {
+    "eval": 4.0,
+    "eval by sample": 4.0,
+    "loss": 4.0,
+    "mean of 4": 4.1,
+    "mean of 2": 4.2,
+    "count": "taken",
+    "norm": 1.0,
+}
 WAY: dict[str, Any] = {"differing": [], "history": True, "modes": [], "calls": {True: 8, False: 4}}
 RIGHT: dict[str, Any] = {
     "alone": {kind: {"own": OWN, "at once": RUN, "accumulated": RUN} for kind in ("even", "ragged")},
