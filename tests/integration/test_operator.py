@@ -60,6 +60,18 @@ def test_a_job_is_created_runs_and_succeeds(kube, namespace, operator):
     assert {"AttemptStarted", "Running", "Succeeded"} <= {event["reason"] for event in events(kube, namespace)}
 
 
+def test_a_service_that_is_deleted_under_its_pods_is_back_at_once(kube, namespace, operator):
+    kube.apply(job(run_for=FOREVER).manifest(), namespace)
+    state(kube, namespace, "Running")
+    first = kube.get("Service", "tj-train", namespace)
+    kube.delete("Service", "tj-train", namespace)
+    again = kube.wait_for(
+        "Service", "tj-train", namespace, lambda one: one["metadata"]["uid"] != first["metadata"]["uid"], 20
+    )
+    assert again["spec"]["selector"] == first["spec"]["selector"]
+    assert state(kube, namespace, "Running")["status"]["restarts"]["total"] == 0
+
+
 def test_three_writes_until_the_pods_exist_and_none_when_the_operator_restarts(kube, namespace, operator, tmp_path):
     before = operator.requests()
     kube.apply(job(run_for=FOREVER).manifest(), namespace)
