@@ -208,13 +208,15 @@ class TestConstruction:
         make(tmp_path, model, tiny.texts(), use_cache=use_cache)
         assert model.config.use_cache is use_cache
 
-    def test_full_determinism_refuses_what_has_no_deterministic_kernel(self, tmp_path):
-        before = torch.are_deterministic_algorithms_enabled()
+    def test_full_determinism_refuses_what_has_no_deterministic_kernel(self, tmp_path, monkeypatch):
+        for name in ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC"):
+            monkeypatch.setenv(name, "to be taken back")
         try:
-            make(tmp_path, full_determinism=True)
+            with torch.backends.cudnn.flags():
+                make(tmp_path, full_determinism=True)
             assert torch.are_deterministic_algorithms_enabled()
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.use_deterministic_algorithms(False)
 
     def test_a_schedule_of_one_run_is_not_that_of_the_next(self, tmp_path):
         trainer = trained(tmp_path, max_steps=2)

@@ -62,6 +62,7 @@ def train(job: ResolvedJob, output: Path, monkeypatch: pytest.MonkeyPatch) -> di
     file = output.parent / "job.json"
     file.write_text(job.to_json())
     monkeypatch.setenv(ENV_JOB_FILE, str(file))
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # which the run sets, as the process is its own
     run_declarative(job, output)
     return json.loads((output / "all_results.json").read_text())
 

@@ -45,6 +45,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
     store = CheckpointStore(output, owner=job.uid, attempt=job.attempt, job=f"{job.namespace}/{job.name}")
     store.claim(adopt=job.adopt_output)
     parts = assemble(job, args)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # workers of data loaders fork, its threads do not
     trainer = Seq2SeqTrainer(
         model=parts.model,
         args=args,
@@ -89,7 +90,6 @@ def assemble(job: ResolvedJob, args: Any) -> Parts:
         recipe = Recipe(tokenizer, assigned, **lengths, labels=labels, streaming=data_spec.streaming)
         train = tasks.prepare(task, splits.train, recipe, "spec.dataset.source")
         evaluation = splits.eval and tasks.prepare(task, splits.eval, recipe, "spec.dataset.evalSource")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # workers of data loaders fork, its threads do not
     return Parts(model, tokenizer, train, evaluation, task.collator(tokenizer, model), task)
 
 

@@ -1,0 +1,27 @@
+"""No test of the Trainer leaves anything to the next one: what it changed for the whole process fails it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from trainer import leaks
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    leaks.seed()
+    before = leaks.look()
+    yield
+    if left := leaks.left(before, leaks.look()):
+        pytest.fail("left to the next test: " + "; ".join(left[:8]), pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_of_a_file() -> Iterator[None]:
+    """What the fixtures of a whole file leave."""
+    before = leaks.look()
+    yield
+    if left := leaks.left(before, leaks.look()):
+        pytest.fail("left to the next file: " + "; ".join(left[:8]), pytrace=False)
