@@ -180,7 +180,9 @@ def test_the_best_model_is_chosen_by_the_metric_of_one_of_several_sets(tmp_path:
     assert len(losses) == 3
     assert trainer.state.best_metric == min(losses.values())
     assert trainer.state.best_global_step == min(losses, key=losses.__getitem__)
-    with pytest.raises(UserError, match=r"^metric_for_best_model: no eval_loss among the metrics of the evaluation: "):
+    with pytest.raises(
+        UserError, match=r"^metric_for_best_model: no evaluation gives loss; choose one of a_loss, b_loss$"
+    ):
         make(tmp_path, metric_for_best_model="loss", trainer={"eval_dataset": sets}, **arguments).train()
 
 

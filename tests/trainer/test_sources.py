@@ -229,6 +229,12 @@ def test_columns_by_their_usual_names(
     [
         ({"text": "bdy"}, ("body", "id"), ["columns.text", "no column 'bdy'", "did you mean 'body'?", "body, id"]),
         ({}, ("a", "b"), ["columns.text", "say which of these it is: a, b"]),
+        (
+            {},
+            ("messages",),
+            ["columns.text", "'messages' holds chats", "apply_chat_template into a column 'text', or tr"],
+        ),
+        ({}, ("id", "conversations"), ["columns.text", "'conversations' holds chats"]),
         ({"txet": "a"}, ("a",), ["columns.txet", "did you mean 'text'?"]),
     ],
 )

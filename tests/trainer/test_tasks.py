@@ -45,6 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pair = {"premise": "one", "hypothesis": "two", "label": True}
     write_rows(tmp_path / "pairs.jsonl", [{**pair, "label": bool(n % 2)} for n in range(4)])
     write_rows(tmp_path / "tags.jsonl", [{"tokens": ["Ann", "is", "é"], "ner_tags": ["B-PER", "O", "O"]}] * 4)
+    write_rows(tmp_path / "chats.jsonl", [{"messages": [{"role": "user", "content": "Hello"}], "id": "a"}] * 4)
     write_rows(tmp_path / "turns.jsonl", [{"source": "abc", "target": "cba" * (n + 1)} for n in range(3)])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / ".cache")
@@ -55,10 +56,13 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def job(task: str, model: dict[str, Any], dataset: dict[str, Any], **more: Any) -> Parts:
+def job(
+    task: str, model: dict[str, Any], dataset: dict[str, Any], arguments: dict[str, Any] | None = None, **more: Any
+) -> Parts:
     model = {"tokenizer": "bytes", **model}
     resolved = ResolvedJob("j", "default", "uid", 1, 1, 1, task=task, model=model, dataset=dataset, **more)
-    return assemble(resolved, SimpleNamespace(seed=42, eval_strategy="no", max_steps=1, predict_with_generate=False))
+    said = {"eval_strategy": "no", "predict_with_generate": False, "metric_for_best_model": None}
+    return assemble(resolved, SimpleNamespace(seed=42, max_steps=1, **{**said, **(arguments or {})}))
 
 
 def batch(parts: Parts, rows: int = 3) -> dict[str, torch.Tensor]:
@@ -275,6 +279,15 @@ CAUSAL = {"task": "CausalLM", "model": GPT2, "dataset": {"source": "lines.txt"}}
         ({"dataset": {"source": "lines.txt", "blockSize": 128}}, ["spec.dataset.blockSize", "128", "positions for 64"]),
         ({"dataset": {"source": "lines.txt", "maxLength": 65}}, ["spec.dataset.maxLength", "65", "positions for 64"]),
         ({"dataset": {"source": "lines.txt", "columns": {"text": "txt"}}}, ["columns.text", "did you mean 'text'?"]),
+        ({"dataset": {"source": "chats.jsonl"}}, ["columns.text", "'messages' holds chats", "apply_chat_template"]),
+        (
+            {"dataset": {"source": "chats.jsonl", "columns": {"text": "messages"}}},
+            ["columns.text", "'messages' holds chats", "apply_chat_template"],
+        ),
+        (
+            {"arguments": {"eval_strategy": "steps", "metric_for_best_model": "f1"}},
+            ["spec.trainingArguments.metricForBestModel: no evaluation gives f1; choose one of loss"],
+        ),
         ({"model": {"source": "gpt2", "fromConfig": {}, "tokenizer": None}}, ["spec.model.tokenizer", "'bytes'"]),
         ({"model": {"source": "gtp2", "fromConfig": {}}}, ["spec.model.source", "did you mean 'gpt2'?"]),
         ({"model": {"source": "./nowhere"}}, ["spec.model.source", "'./nowhere' is no folder"]),

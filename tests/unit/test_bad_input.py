@@ -50,6 +50,12 @@ def field(line: str) -> str:
     return GOOD + textwrap.indent(line, "  ") + "\n"
 
 
+def best(task: str, metric: str, argument_too: str = "seed: 1") -> str:
+    """The manifest of another task whose best model is chosen by ``metric``, on line 13."""
+    chosen = argument(f"{argument_too}\n    evalStrategy: steps\n    metricForBestModel: {metric}")
+    return chosen.replace("CausalLM", task).replace("*.txt}", "*.txt, evalSource: /data/held}")
+
+
 ARGUMENTS = "spec.trainingArguments"
 
 # name -> (manifest, the lines that are said)
@@ -209,6 +215,28 @@ CASES: dict[str, tuple[str, list[str]]] = {
         GOOD.replace("*.txt}", "*.txt, streaming: true}").replace("maxSteps: 200", "numTrainEpochs: 2"),
         ["job.yaml:7: spec.dataset.streaming: a streamed dataset has no known length; set trainingArguments.maxSteps"],
     ),
+    "a metric that no evaluation of a classifier gives": (
+        best("SequenceClassification", "f1"),
+        [
+            "job.yaml:13: spec.trainingArguments.metricForBestModel: no evaluation gives f1; choose one of loss, "
+            "accuracy, f1_macro"
+        ],
+    ),
+    "a metric of generated text where none is generated": (
+        best("Seq2SeqLM", "rouge_l"),
+        ["job.yaml:13: spec.trainingArguments.metricForBestModel: no evaluation gives rouge_l; choose one of loss"],
+    ),
+    "a metric of classes for text that is generated": (
+        best("Seq2SeqLM", "eval_accuracy", "predictWithGenerate: true"),
+        [
+            "job.yaml:13: spec.trainingArguments.metricForBestModel: no evaluation gives eval_accuracy; "
+            "choose one of loss, exact_match, rouge_l"
+        ],
+    ),
+    "perplexity, which no evaluation gives while training": (
+        best("CausalLM", "perplexity"),
+        ["job.yaml:13: spec.trainingArguments.metricForBestModel: no evaluation gives perplexity; choose one of loss"],
+    ),
     "all rows held out": (
         GOOD.replace("*.txt}", "*.txt, validationFraction: 1}"),
         ["job.yaml:7: spec.dataset.validationFraction: must be below 1, not 1"],
@@ -308,7 +336,18 @@ def test_a_mistake_is_told_in_one_line(text: str, said: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [GOOD, SCRIPT, argument("learningRate:")], ids=["declarative", "script", "an empty optional field"]
+    "text",
+    [
+        *(
+            GOOD,
+            SCRIPT,
+            argument("learningRate:"),
+            best("CausalLM", "eval_loss"),
+            best("TokenClassification", "f1_macro"),
+        ),
+        *(best("Seq2SeqLM", "rouge_l", "predictWithGenerate: true"), best("SequenceClassification", "runtime")),
+        best("CausalLM", "f1").replace("evalStrategy: steps", 'evalStrategy: "no"'),
+    ],
 )
 def test_a_right_manifest_is_not_complained_of(text: str) -> None:
     assert lines(text) == []

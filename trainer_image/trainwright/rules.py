@@ -133,6 +133,28 @@ LOW_RANK = LAYERWISE | {"galore_adamw", "galore_adamw_8bit", "galore_adafactor",
 IN_BACKWARD = LAYERWISE | {"lomo", "adalomo"}
 """Optimizers that step within the backward pass."""
 
+EVALUATION_METRICS = {
+    "CausalLM": ("loss",),
+    "MaskedLM": ("loss",),
+    "Seq2SeqLM": ("loss",),
+    "SequenceClassification": ("loss", "accuracy", "f1_macro"),
+    "TokenClassification": ("loss", "accuracy", "f1_macro"),
+}
+"""What an evaluation of each task gives, by the names that ``metric_for_best_model`` takes."""
+GENERATION_METRICS = ("loss", "exact_match", "rouge_l")
+"""The same of Seq2SeqLM with ``predict_with_generate``."""
+MEASURED = ("runtime", "samples_per_second", "steps_per_second")
+"""What every evaluation gives besides."""
+
+
+def evaluation_metrics(task: str, generates: bool) -> tuple[str, ...]:
+    return GENERATION_METRICS if generates and task == "Seq2SeqLM" else EVALUATION_METRICS[task]
+
+
+def no_such_metric(name: str, known: Collection[str]) -> str:
+    """What is wrong with a ``metric_for_best_model`` that no evaluation gives."""
+    return f"no evaluation gives {name}; choose one of {', '.join(known)}"
+
 
 def _one_of(names: Collection[str]) -> str:
     """As CEL writes a list."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainwright import rules
 from trainwright_operator.openapi import trained, words
 from trainwright_operator.openapi.arguments import training_arguments
 from trainwright_operator.openapi.pods import pod_template
@@ -180,9 +181,8 @@ def _what_is_trained() -> list[Rule]:
 def _for_tasks(path: str, parent: str, tasks: tuple[str, ...], message: str) -> Rule:
     """The field at ``path`` (of ``parent``, or ``parent`` itself) is for these tasks alone."""
     given = f"has(self.{path})" if path == parent else f"has(self.{parent}) && has(self.{path})"
-    choices = ", ".join(f"'{task}'" for task in tasks)
     return Rule(
-        f"!({given}) || (has(self.task) && self.task in [{choices}])",
+        f"!({given}) || (has(self.task) && self.task in {_list(tasks)})",
         message,
         lambda spec: not _has(spec, path) or spec.get("task") in tasks,
         field=path,
@@ -231,7 +231,50 @@ def _evaluation() -> list[Rule]:
             ),
             field="dataset.streaming",
         ),
+        *(
+            _metric(asked, tasks, generates, rules.evaluation_metrics(tasks[0], generates))
+            for tasks, generates in (
+                (("CausalLM", "MaskedLM"), False),
+                (("SequenceClassification", "TokenClassification"), False),
+                (("Seq2SeqLM",), False),
+                (("Seq2SeqLM",), True),
+            )
+        ),
     ]
+
+
+def _metric(asked: str, tasks: tuple[str, ...], generates: bool, known: tuple[str, ...]) -> Rule:
+    """The best model of ``tasks`` is chosen by what their evaluations give."""
+    names = [f"{prefix}{name}" for name in (*known, *rules.MEASURED) for prefix in ("", "eval_")]
+    flag = "has(self.trainingArguments.predictWithGenerate) && self.trainingArguments.predictWithGenerate"
+
+    def fine(spec: Mapping[str, Any]) -> bool:
+        arguments = spec.get("trainingArguments", {})
+        if spec.get("task") not in tasks or not evaluates(spec) or "metricForBestModel" not in arguments:
+            return True
+        if spec["task"] == "Seq2SeqLM" and bool(arguments.get("predictWithGenerate")) is not generates:
+            return True
+        return arguments["metricForBestModel"] in names
+
+    metric = "self.trainingArguments.metricForBestModel"
+    chosen = f"has(self.task) && self.task in {_list(tasks)} && {asked} && has({metric})"
+    if tasks == ("Seq2SeqLM",):
+        chosen += f" && {'' if generates else '!'}({flag})"
+    before, after = rules.no_such_metric("|", known).split("|")
+    return Rule(
+        f"!({chosen}) || {metric} in {_list(names)}",
+        rules.no_such_metric("this metric", known),
+        fine,
+        field="trainingArguments.metricForBestModel",
+        words=(
+            f"'{before}' + {metric} + '{after}'",
+            lambda spec: rules.no_such_metric(spec["trainingArguments"]["metricForBestModel"], known),
+        ),
+    )
+
+
+def _list(names: Sequence[str]) -> str:
+    return "[" + ", ".join(f"'{name}'" for name in names) + "]"
 
 
 def _immutability(fields: dict[str, Schema]) -> list[Rule]:

@@ -19,6 +19,8 @@ USUAL_NAMES = {
     "tokens": ("tokens", "words"),
     "tags": ("tags", "ner_tags", "labels", "pos_tags", "label"),
 }
+CHATS = ("messages", "conversations", "conversation", "chosen")
+"""The usual names for turns of a dialogue, which are no text."""
 OPTIONAL = frozenset({"textPair"})
 PLACE = "spec.dataset.columns"
 
@@ -52,6 +54,8 @@ def _column(role: str, stated: str | None, columns: Sequence[str], taken: set[st
         return stated
     free = [column for column in columns if column not in taken]
     usual = next((name for name in USUAL_NAMES[role] if name in free), None)
+    if usual is None and role == "text" and (chats := [name for name in CHATS if name in free]):
+        raise DataError(holds_chats(chats[0]))
     if usual is None and role == "text" and len(free) == 1:
         return free[0]
     if usual is None and role not in OPTIONAL:
@@ -60,3 +64,10 @@ def _column(role: str, stated: str | None, columns: Sequence[str], taken: set[st
             f"say which of these it is: {some(columns)}"
         )
     return usual
+
+
+def holds_chats(column: str) -> str:
+    return (
+        f"{PLACE}.text: column {column!r} holds chats, and a task trains on text; write each chat as one text by the "
+        "tokenizer's apply_chat_template into a column 'text', or train in a script of your own (spec.script)"
+    )

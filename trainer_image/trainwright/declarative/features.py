@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright.contract import DataError
+from trainwright.declarative.columns import holds_chats
 from trainwright.declarative.labels import Labels
 from trainwright.declarative.metrics import IGNORED
 from trainwright.declarative.packing import DocumentEncoder, Packer
@@ -33,7 +34,12 @@ class Recipe:
 
 def language(recipe: Recipe) -> Featurize:
     """Packed blocks, or rows of at most ``max_length`` tokens where there is no block size."""
-    encode = DocumentEncoder(recipe.tokenizer, recipe.columns["text"], recipe.max_length)
+    encoder = DocumentEncoder(recipe.tokenizer, recipe.columns["text"], recipe.max_length)
+
+    def encode(batch: Batch) -> list[list[int]]:
+        _strings(batch, recipe.columns, "text")
+        return encoder(batch)
+
     if recipe.block_size is None:
         return lambda batch: {"input_ids": encode(batch)}
     pack = Packer(recipe.block_size, carry=not recipe.streaming)
@@ -90,7 +96,10 @@ def _aligned(word_of_token: list[int | None], tags: list[int]) -> list[int]:
 
 def _strings(batch: Batch, columns: Mapping[str, str], role: str) -> list[str]:
     values = batch[columns[role]]
-    if wrong := next((value for value in values if value is not None and not isinstance(value, str)), None):
+    wrong = next((value for value in values if value is not None and not isinstance(value, str)), None)
+    if isinstance(wrong, list) and wrong and isinstance(wrong[0], dict):
+        raise DataError(holds_chats(columns[role]))
+    if wrong is not None:
         raise DataError(
             f"{COLUMNS}.{role}: column {columns[role]!r} holds {type(wrong).__name__}, not text; say another column"
         )

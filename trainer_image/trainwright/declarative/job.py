@@ -102,6 +102,7 @@ def _labels(task: tasks.Task, splits: Any, assigned: dict[str, str]) -> Labels |
 def _check_run(job: ResolvedJob, task: tasks.Task, data: DatasetSpec, args: Any) -> None:
     """What is wrong before anything is read."""
     tasks.check_generation(task, args)
+    tasks.check_best_metric(task, args)
     evaluates = data.eval_source or data.eval_split or data.validation_fraction is not None
     if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" and not evaluates:
         raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from trainwright import rules
 from trainwright.contract import DataError, UserError
 from trainwright.declarative import features
 from trainwright.declarative.features import Featurize, Recipe
@@ -120,6 +121,14 @@ def check_generation(task: Task, args: Any) -> None:
             f"spec.trainingArguments.predictWithGenerate: {task.name} has no text to compare what is generated with; "
             "leave it out, or make the task Seq2SeqLM"
         )
+
+
+def check_best_metric(task: Task, args: Any) -> None:
+    """Raises :class:`UserError` for a metric that no evaluation of the task gives, in the words of ``validate``."""
+    name, known = args.metric_for_best_model, rules.evaluation_metrics(task.name, args.predict_with_generate)
+    if name is None or args.eval_strategy == "no" or name.removeprefix("eval_") in (*known, *rules.MEASURED):
+        return
+    raise UserError(f"spec.trainingArguments.metricForBestModel: {rules.no_such_metric(name, known)}")
 
 
 def metric_functions(task: Task, tokenizer: Any, generates: bool) -> dict[str, Any]:

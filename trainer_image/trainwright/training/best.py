@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+from trainwright import rules
 from trainwright.contract import UserError
 
 
@@ -18,8 +20,14 @@ def value_of(args: Any, metrics: dict[str, float]) -> float:
     name = args.metric_for_best_model
     name = name if name.startswith("eval_") else f"eval_{name}"
     if name not in metrics:
-        raise MetricError(f"metric_for_best_model: no {name} among the metrics of the evaluation: {', '.join(metrics)}")
+        raise no_such_metric(name, [metric.removeprefix("eval_") for metric in metrics if metric != "epoch"])
     return metrics[name]
+
+
+def no_such_metric(name: str, known: Collection[str]) -> MetricError:
+    """For a metric that is not among the ``known`` ones, by their names without ``eval_``."""
+    chosen = [metric for metric in known if not metric.endswith(rules.MEASURED)]
+    return MetricError(f"metric_for_best_model: {rules.no_such_metric(name.removeprefix('eval_'), chosen)}")
 
 
 def record(args: Any, state: Any, metrics: dict[str, float]) -> bool:
