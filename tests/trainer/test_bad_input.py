@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -21,9 +22,11 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from trainer import tiny
 from trainer.data_cases import Stream
-from trainer.runs import make
+from trainer.runs import logged, make, trained
 from trainwright import Trainer
 from trainwright.contract import DataError, ExitCode, UserError
+
+ROWS = [{"x": torch.ones(8), "labels": index % 4} for index in range(16)]
 
 
 def one_line(caught: Any) -> str:
@@ -76,6 +79,22 @@ def test_a_model_that_cannot_be_trained(case: str, output: Path) -> None:
         make(output, model()).train()
     assert one_line(caught).startswith(words)
     assert contents(output) == before
+
+
+def tied_silently() -> nn.Module:
+    model = tiny.gpt2()
+    model.transformer.h[1].attn.c_attn.weight = model.transformer.h[0].attn.c_attn.weight
+    return model
+
+
+def test_a_weight_that_is_tied_silently_is_told_before_the_first_step(tmp_path: Path) -> None:
+    """By transformers it would be at the first checkpoint."""
+    with pytest.raises(UserError) as caught:
+        make(tmp_path, tied_silently(), tiny.texts(), save_strategy="steps").train()
+    said = one_line(caught)
+    assert said.startswith("model: GPT2LMHeadModel shares one weight under several names (transformer.h.")
+    assert "; name all but one in its _tied_weights_keys, or give each a copy of its own" in said
+    make(tmp_path, tied_silently(), tiny.texts(), max_steps=1).train()  # without a checkpoint it is trained
 
 
 def test_an_optimizer_without_parameters(tmp_path: Path) -> None:
@@ -206,11 +225,33 @@ def test_a_folder_to_resume_from_that_is_not_there(tmp_path: Path) -> None:
 
 # -- data
 
-ROWS = [{"x": torch.ones(8), "labels": index % 4} for index in range(16)]
-
 
 def rows(**columns: Any) -> list[dict[str, Any]]:
     return [{**row, **columns} for row in ROWS]
+
+
+class Conv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters, self.head = nn.Conv2d(1, 2, 3), nn.Linear(2, 4)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        logits = self.head(self.filters(x).mean((2, 3)))
+        return (logits,) if labels is None else (nn.functional.cross_entropy(logits, labels), logits)
+
+
+def images(kind: torch.dtype) -> list[dict[str, Any]]:
+    return [{"x": torch.ones(1, 5, 5, dtype=kind), "labels": 1}] * 8
+
+
+def several() -> nn.Module:
+    model = tiny.bert()
+    model.config.problem_type = "multi_label_classification"
+    return model
+
+
+def tagged(kind: torch.dtype) -> list[dict[str, Any]]:
+    return [{"input_ids": torch.tensor([1, 2, 3]), "labels": torch.tensor([1, 0, 1, 0], dtype=kind)}] * 8
 
 
 DATA: dict[str, tuple[dict[str, Any], str]] = {
@@ -244,6 +285,38 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
         {"data": rows(x=torch.ones(8, dtype=torch.float64))},
         "x: its values are float64, and the model computes in float32; convert the column",
     ),
+    "pixels of 8 bits": (
+        {"model": Conv, "data": images(torch.uint8)},
+        "x: its values are uint8, and the model computes in float32; convert the column",
+    ),
+    "float64 for a convolution": (
+        {"model": Conv, "data": images(torch.float64)},
+        "x: its values are float64, and the model computes in float32; convert the column",
+    ),
+    "float32 for a model in bf16": (
+        {"model": lambda: tiny.classifier().bfloat16()},
+        "x: its values are float32, and the model computes in bfloat16; load the model in float32 and set bf16, or",
+    ),
+    "lists for tensors": (
+        {"trainer": {"data_collator": lambda samples: {"x": [[1.0] * 8] * 8, "labels": torch.ones(8).long()}}},
+        "data_collator: x is a list in the batch, and the model takes tensors; make it one by torch.tensor",
+    ),
+    "arrays for tensors": (
+        {"trainer": {"data_collator": lambda samples: {"x": np.ones((8, 8)), "labels": torch.ones(8).long()}}},
+        "data_collator: x is a ndarray in the batch, and the model takes tensors; make it one by torch.tensor",
+    ),
+    "two classes a sample": (
+        {"data": rows(labels=torch.tensor([1, 2]))},
+        "labels: its shape in the batch is (8, 2), and the loss takes one class number for each output; give every",
+    ),
+    "a class as a row of whole numbers": (
+        {"data": rows(labels=torch.tensor([0, 1, 0, 0]))},
+        "labels: its values are int64, and a loss over several classes at once takes float32 (0.0 and 1.0); convert",
+    ),
+    "several classes in whole numbers": (
+        {"model": several, "data": tagged(torch.int64)},
+        "labels: its values are int64, and a loss over several classes at once takes float32 (0.0 and 1.0); convert",
+    ),
     "a class too many": (
         {"data": rows(labels=7)},
         "labels: Target 7 is out of bounds, where the loss takes class numbers from 0 to the number of the model's",
@@ -259,8 +332,9 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
 def test_data_that_cannot_be_trained_on(case: str, output: Path) -> None:
     arguments, words = DATA[case]
     before = contents(output)
+    model = arguments.get("model", tiny.classifier)()
     with pytest.raises(DataError) as caught:
-        make(output, **arguments).train()
+        make(output, **{**arguments, "model": model}).train()
     assert one_line(caught).startswith(words)
     assert contents(output) == before
 
@@ -318,6 +392,26 @@ def test_a_label_beyond_the_models_classes(make_model: Any, classes: int, tmp_pa
     assert one_line(caught).startswith(
         f"labels: the batch holds the class {wrong}, and the model has {classes} (0 to {classes - 1}, -100 for none); "
     )
+
+
+def test_a_text_is_judged_by_its_last_token_that_is_no_padding(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    config = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=32, n_positions=16, bos_token_id=0, eos_token_id=0)
+    data = [{"input_ids": torch.tensor([1, 2, 3]), "labels": 1}] * 8
+    with pytest.raises(UserError) as caught:
+        make(tmp_path, GPT2ForSequenceClassification(config), data).train()
+    assert "config has no pad_token_id; set model.config.pad_token_id = tokenizer.pad_token_id" in one_line(caught)
+
+
+def test_several_classes_at_once_are_not_smoothed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As transformers' Trainer drops the smoothing, and says so."""
+    runs = [
+        trained(tmp_path, several(), tagged(torch.float32), max_steps=2, label_smoothing_factor=factor)
+        for factor in (0.0, 0.1)
+    ]
+    assert logged(runs[0], "loss") == logged(runs[1], "loss")
+    assert "label_smoothing_factor is not for multi_label_classification: nothing is smoothed" in caplog.text
 
 
 def test_a_wrong_class_late_in_a_run_loses_nothing(output: Path) -> None:

@@ -7,7 +7,7 @@ ours or that of transformers. An event without listeners costs the loop one look
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NoReturn
 
 from trainwright.contract import UserError
 from trainwright.state import ExportableState, TrainerControl
@@ -170,8 +170,15 @@ class CallbackHandler(TrainerCallback):
                 **kwargs,
             )
             if changed is not None:
-                control = changed
+                control = changed if hasattr(changed, "should_training_stop") else _refuse(callback, event, changed)
         return control
+
+
+def _refuse(callback: Any, event: str, returned: Any) -> NoReturn:
+    raise UserError(
+        f"callbacks: {type(callback).__name__}.{event} returned {type(returned).__name__}; "
+        "return the control that it is given, or nothing"
+    )
 
 
 def _is_of(present: Any, kind: type) -> bool:

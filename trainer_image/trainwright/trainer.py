@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainwright import mistakes
 from trainwright.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
 from trainwright.checkpoint.snapshot import OPTIMIZER, SCALER, SCHEDULER, TRAINER_STATE
 from trainwright.devices.callback import callbacks_for
@@ -26,6 +27,7 @@ from trainwright.hooks import WITHOUT, Hooks
 from trainwright.introspection import Introspection, NotCallableError, TrainerError
 from trainwright.job import in_output
 from trainwright.metrics import speed_metrics
+from trainwright.mistakes import known_names
 from trainwright.outputs import TrainOutput
 from trainwright.seeding import enable_full_determinism, set_seed
 from trainwright.state import TrainerControl, TrainerState, exports_state
@@ -76,6 +78,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     _background: Any = None
     _says_accepts_loss_kwargs: bool | None = None
 
+    @known_names
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -98,9 +101,9 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         self.processing_class, self.model_init = processing_class, model_init
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
-        self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs, self.neftune_noise_alpha = optimizer_cls_and_kwargs, args.neftune_noise_alpha
-        self._check_arguments(model)
+        mistakes.check(self, model, callbacks or [], optimizers)
+        self.optimizer, self.lr_scheduler = optimizers
         self.data_collator = data_collator if data_collator is not None else self._default_collator()
         self._validate_args()
         vars(self).update(WITHOUT)
@@ -136,7 +139,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
         self.can_return_loss = losses.can_return_loss(model)
         self._into_training_mode, self._normalisation = TrainingMode(), None
-        self.label_smoother = losses.LabelSmoother(args.label_smoothing_factor) if args.label_smoothing_factor else None
+        self.label_smoother = losses.label_smoother(model, args.label_smoothing_factor)
         self._smoother_shifts = self.label_smoother is not None and losses.is_causal_lm(model)
         if getattr(model, "config", None) is not None:
             model.config.use_cache = args.use_cache
@@ -176,14 +179,6 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         reporter = Reporter.from_environment()
         if reporter is not None:
             self.add_callback(reporter)
-
-    def _check_arguments(self, model: nn.Module | None) -> None:
-        if (model is None) == (self.model_init is None):
-            raise TrainerError("Trainer: give one of model and model_init, and not both")
-        if self.optimizer is not None and self.optimizer_cls_and_kwargs is not None:
-            raise TrainerError("Trainer: give one of optimizers and optimizer_cls_and_kwargs, and not both")
-        if self.model_init is not None and (self.optimizer is not None or self.lr_scheduler is not None):
-            raise TrainerError("Trainer: optimizers belong to one model; with model_init override create_optimizer")
 
     def _validate_args(self) -> None:
         """Raises :class:`UserError` where arguments and data do not go together."""

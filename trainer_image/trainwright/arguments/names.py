@@ -34,8 +34,41 @@ FORMER = {
     "batch_size": "per_device_train_batch_size",
     "epochs": "num_train_epochs",
     "lr": "learning_rate",
+    "n_epochs": "num_train_epochs",
+    "max_epochs": "num_train_epochs",
+    "gradient_clipping": "max_grad_norm",
+    "mixed_precision": "bf16 or fp16",
+    "device": "nothing: the accelerator of the machine is used, and use_cpu leaves it alone",
+    "dispatch_batches": 'accelerator_config={"dispatch_batches": ...}',
+    "split_batches": 'accelerator_config={"split_batches": ...}',
+    "sharded_ddp": "fsdp",
+    "fsdp_min_num_params": 'fsdp_config={"min_num_params": ...}',
+    "fsdp_transformer_layer_cls_to_wrap": 'fsdp_config={"transformer_layer_cls_to_wrap": ...}',
+    "xpu_backend": "ddp_backend",
+    "use_ipex": "nothing: PyTorch's own kernels are used",
+    "jit_mode_eval": "torch_compile",
+    "tpu_num_cores": "nothing: the launcher starts a process for each core",
+    "tpu_metrics_debug": 'debug="tpu_metrics_debug"',
+    "past_index": "nothing: what a model keeps of a batch is never carried to the next",
+    "ray_scope": "nothing: there is no search by Ray",
+    "mp_parameters": "nothing: SageMaker's model parallelism is not there",
+    "use_legacy_prediction_loop": "nothing: there is one way to evaluate",
+    "logdir": "nothing: the log is in the output folder",
 }
 """Names of older versions of transformers, and what people write by habit -> what to write instead."""
+
+ELSEWHERE = {
+    "early_stopping": "callbacks=[EarlyStoppingCallback(...)] of the Trainer",
+    "early_stopping_patience": "callbacks=[EarlyStoppingCallback(...)] of the Trainer",
+    "torch_dtype": "bf16 or fp16, or load the model in another number format",
+    "checkpoint": "resume_from_checkpoint",
+    "tokenizer": "processing_class of the Trainer",
+    "processing_class": "processing_class of the Trainer",
+    "compute_metrics": "compute_metrics of the Trainer",
+    "callbacks": "callbacks of the Trainer",
+    "max_seq_length": "the tokenizer's max_length where the data is prepared",
+}
+"""The same of what is said in another place in Python, and in another again in a manifest."""
 
 MOST_LISTED = 8
 
@@ -48,6 +81,8 @@ def unknown(names: Iterable[str], known: Collection[str]) -> list[Problem]:
 def _hint(name: str, known: Collection[str]) -> str:
     if name in FORMER:
         return _former(FORMER[name])
+    if name in ELSEWHERE:
+        return _former(ELSEWHERE[name])
     if name in FIELDS and FIELDS[name].seq2seq:
         return "is an argument of Seq2SeqTrainingArguments"
     return f"is not an argument{nearest(name, known)}"

@@ -29,6 +29,7 @@ from trainwright.evaluation.gathering import (
     map_leaves,
     pad_across_ranks,
 )
+from trainwright.mistakes import named_numbers, shown_to_metrics
 from trainwright.outputs import EvalLoopOutput, EvalPrediction
 from trainwright.ranks import Ranks
 from trainwright.training.diagnosis import raise_explained
@@ -244,7 +245,10 @@ class _Pass:
         if preprocess is None or self.loss_only:
             return logits, labels
         labels, logits = pad_across_ranks(labels, self.ranks), pad_across_ranks(logits, self.ranks)
-        return (preprocess(logits, labels) if logits is not None else None), labels
+        if logits is None:
+            return None, labels
+        kept = preprocess(logits, labels)
+        return (kept if self.trainer.compute_metrics is None else shown_to_metrics(kept)), labels
 
     def _gather(self, nest: Any) -> Any:
         if self.args.eval_use_gather_object:
@@ -261,7 +265,8 @@ class _Pass:
         }
         if logits is not None and labels is not None:
             prediction = EvalPrediction(predictions=logits, label_ids=labels, **extras)
-            self.batch_metrics = self.trainer.compute_metrics(prediction, compute_result=is_last)
+            metrics = self.trainer.compute_metrics(prediction, compute_result=is_last)
+            self.batch_metrics = named_numbers(metrics) if is_last else metrics
 
     def _losses_of_all(self) -> np.ndarray | None:
         """A number for each sample, in the order of the samples; None when there was no loss."""
@@ -287,7 +292,8 @@ class _Pass:
         compute = self.trainer.compute_metrics
         if compute is not None and not self.by_batch and self.predictions is not None and self.labels is not None:
             losses = self.sample_losses if self.wants_losses else None
-            metrics = dict(compute(EvalPrediction(self.predictions, self.labels, inputs=self.inputs, losses=losses)))
+            prediction = EvalPrediction(self.predictions, self.labels, inputs=self.inputs, losses=losses)
+            metrics = named_numbers(compute(prediction))
         if self.sample_losses is not None:
             metrics["loss"] = self._mean_loss(self.sample_losses)
         return metrics

@@ -6,6 +6,7 @@ right: token numbers beyond the vocabulary, classes beyond those of the model, n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,10 @@ def explain(error: Exception, model: nn.Module, batch: Any, label_names: list[st
     """What to tell the user instead of ``error``, or None where the batch is not to blame."""
     if isinstance(error, UserError | torch.OutOfMemoryError) or not isinstance(batch, Mapping):
         return None
+    if (words := _missing_padding(error, model)) is not None:
+        return UserError(words)
+    if (words := _no_tensors(error, batch)) is not None:
+        return DataError(words)
     tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor) and value.numel()}
     if any(tensor.device.type != "cpu" for tensor in tensors.values()):
         return None  # after a failed assertion on a device its tensors cannot be read any more
@@ -36,7 +41,28 @@ def explain(error: Exception, model: nn.Module, batch: Any, label_names: list[st
         words = _label_problem(error, tensor, model) if is_label else _token_problem(error, name, tensor, model)
         if words is not None:
             return DataError(f"{name}: {words}")
-    return _type_problem(error, tensors)
+    return _type_problem(error, tensors, model)
+
+
+def _missing_padding(error: Exception, model: nn.Module) -> str | None:
+    """Decoders that judge a sequence look for its last token that is no padding."""
+    if "padding token" not in str(error):
+        return None
+    return (
+        f"model: {type(model).__name__} judges a text by its last token that is no padding, and its config has no "
+        "pad_token_id; set model.config.pad_token_id = tokenizer.pad_token_id (where that is None, set "
+        "tokenizer.pad_token = tokenizer.eos_token before)"
+    )
+
+
+def _no_tensors(error: Exception, batch: Mapping[str, Any]) -> str | None:
+    """Lists and arrays where torch asks for tensors: a collator that makes none."""
+    found = re.search(r"must be (?:Tensor|tuple of Tensors), not ([\w.]+)", str(error))
+    kind = found.group(1).rpartition(".")[2] if found else None
+    name = next((name for name, value in batch.items() if type(value).__name__ == kind), None)
+    if name is None:
+        return None
+    return f"data_collator: {name} is a {kind} in the batch, and the model takes tensors; make it one by torch.tensor"
 
 
 def _token_problem(error: Exception, name: str, tensor: torch.Tensor, model: nn.Module) -> str | None:
@@ -55,8 +81,10 @@ def _token_problem(error: Exception, name: str, tensor: torch.Tensor, model: nn.
 
 
 def _label_problem(error: Exception, tensor: torch.Tensor, model: nn.Module) -> str | None:
+    if (words := _shape_problem(error, tensor)) is not None:
+        return words
     if tensor.is_floating_point():
-        expects_classes = "Long" in str(error) or "long" in str(error)
+        expects_classes = any(kind in str(error) for kind in ("Long", "long", "int64"))
         kind = f"its values are {_type_of(tensor)}, and the loss takes class numbers (int64); convert the column"
         return kind if expects_classes else None
     size = _classes(model) if _is_of_range(error) else None
@@ -74,11 +102,41 @@ def _label_problem(error: Exception, tensor: torch.Tensor, model: nn.Module) -> 
     return None
 
 
-def _type_problem(error: Exception, tensors: Mapping[str, torch.Tensor]) -> UserError | None:
-    """NumPy's floats are of 64 bits, and models compute in 32."""
-    doubles = [name for name, tensor in tensors.items() if tensor.dtype == torch.float64]
-    if doubles and "dtype" in str(error) and ("Double" in str(error) or "double" in str(error)):
-        return DataError(f"{doubles[0]}: its values are float64, and the model computes in float32; convert the column")
+def _shape_problem(error: Exception, labels: torch.Tensor) -> str | None:
+    """Labels of another shape, or another kind, than the loss compares with."""
+    said, shape = str(error), f"its shape in the batch is {tuple(labels.shape)}"
+    if "multi-target not supported" in said or ("batch_size" in said and "target" in said):
+        return f"{shape}, and the loss takes one class number for each output; give every sample one, not a list"
+    if "Target size" in said and "must be the same as input size" in said:
+        return f"{shape}, and the loss takes a number for each output of the model; give every sample so many"
+    if not labels.is_floating_point() and ("class probabilities" in said or "can't be cast" in said):
+        return (
+            f"its values are {_type_of(labels)}, and a loss over several classes at once takes float32 (0.0 and 1.0); "
+            "convert the column, or give one class number a sample"
+        )
+    return None
+
+
+_WORDS = {
+    torch.float64: ("Double", "double"), torch.float32: ("Float", "float"), torch.bfloat16: ("BFloat16",),
+    torch.float16: ("Half",), torch.uint8: ("Byte", "unsigned char"), torch.int64: ("Long", "long int", "int64_t"),
+}  # fmt: skip
+"""What torch calls its types in messages: of C++ and of its own."""
+
+
+def _type_problem(error: Exception, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> UserError | None:
+    """Values of a type that the model does not compute in: NumPy's floats are of 64 bits, pixels are of 8."""
+    if not any(sign in str(error) for sign in ("dtype", "should be the same", "scalar type")):
+        return None
+    computes = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
+    for name, tensor in tensors.items():
+        words = _WORDS.get(tensor.dtype, ())
+        if tensor.dtype != computes and any(re.search(rf"\b{word}\b", str(error)) for word in words):
+            types = f"its values are {_type_of(tensor)}, and the model computes in {str(computes).partition('.')[2]}"
+            mend = "convert the column"
+            if computes in (torch.bfloat16, torch.float16) and tensor.dtype == torch.float32:
+                mend = "load the model in float32 and set bf16, or convert the column"
+            return DataError(f"{name}: {types}; {mend}")
     return None
 
 

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
 """A label with this value is no target."""
+MULTI_LABEL = "multi_label_classification"
 
 
 class ModelError(UserError):
@@ -183,6 +184,14 @@ class LabelSmoother:
         elif isinstance(items, torch.Tensor):
             items = items.to(target.device)
         return (1 - self.epsilon) * target.sum() / items + self.epsilon * spread.sum() / (items * surprise.shape[-1])
+
+
+def label_smoother(model: nn.Module, epsilon: float) -> LabelSmoother | None:
+    """None where nothing is to be smoothed; labels of several classes at once cannot be, which is told."""
+    if epsilon and getattr(getattr(base_model(model), "config", None), "problem_type", None) == MULTI_LABEL:
+        logger.warning("label_smoothing_factor is not for %s: nothing is smoothed", MULTI_LABEL)
+        return None
+    return LabelSmoother(epsilon) if epsilon else None
 
 
 def count_items(batches: list[Any], shifted: bool) -> torch.Tensor | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
+from trainwright import mistakes
 from trainwright.checkpoint.background import Background
 from trainwright.checkpoint.snapshot import (
     OPTIMIZER,
@@ -26,6 +27,7 @@ from trainwright.checkpoint.snapshot import (
     starts_afresh,
 )
 from trainwright.checkpoint.store import CheckpointStore, how_to_accept
+from trainwright.checkpoint.ties import check_ties
 from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
 from trainwright.data import fork_server
 from trainwright.data.workers import needs_server
@@ -216,7 +218,11 @@ def check_ready(trainer: Any) -> None:
         raise DataError("train_dataset: it is empty; give it samples to train on")
     check_places(trainer.model, trainer.args)
     check_trainable(trainer.model, trainer.label_names)
+    mistakes.check_methods(trainer)
+    mistakes.check_best_metric(trainer)
     check_sets(trainer)
+    if trainer.args.save_strategy != "no":
+        check_ties(trainer.model)
 
 
 def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None:
