@@ -256,7 +256,7 @@ class TestResuming:
     def test_there_must_be_a_checkpoint(self, tmp_path):
         with pytest.raises(UserError, match="No valid checkpoint found in output directory"):
             make(tmp_path, max_steps=2).train(resume_from_checkpoint=True)
-        with pytest.raises(UserError, match=r"resume_from_checkpoint: .*nowhere does not exist"):
+        with pytest.raises(UserError, match=r"resume_from_checkpoint: .*nowhere: it does not exist"):
             make(tmp_path, max_steps=2).train(resume_from_checkpoint=str(tmp_path / "nowhere"))
 
 
