@@ -86,7 +86,8 @@ def _process() -> Names:
 
 
 def _modules() -> Names:
-    return dict(sys.modules)
+    """By the file that each came from: transformers puts another object for itself there when it sees fit."""
+    return {name: getattr(module, "__dict__", {}).get("__file__") for name, module in list(sys.modules.items())}
 
 
 def _loggers() -> Names:
