@@ -57,6 +57,10 @@ class Operator:
         self._until(lambda: (self.metrics() or {}).get("trainwright_leading") == 1, seconds)
         return self
 
+    def wait_serving(self, seconds: float = 60) -> None:
+        """Until progress can be pushed, a moment after it leads."""
+        self._until(lambda: (self.metrics() or {}).get("trainwright_progress_serving") == 1, seconds)
+
     def kill(self) -> None:
         """As a node that vanishes: no time to hand anything over."""
         self._stop(signal.SIGKILL)

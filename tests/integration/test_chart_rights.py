@@ -148,7 +148,7 @@ def test_a_secret_that_is_gone_is_made_again_by_a_restarted_operator_and_refused
     kube.delete(*secret)
     restart(chart)
     assert {"ca.crt", "ca.key", "tls.crt", "tls.key"} == set(kube.get(*secret)["data"])
-    assert chart.operator.metrics()["trainwright_progress_serving"] == 1
+    chart.operator.wait_serving()
     role = kube.get("Role", "trainwright-own", chart.home)
     kube.patch("Role", "trainwright-own", {"rules": without_secrets(role["rules"])}, chart.home)
     kube.delete(*secret)
@@ -160,7 +160,8 @@ def test_a_secret_that_is_gone_is_made_again_by_a_restarted_operator_and_refused
     state(kube, chart.jobs, "Succeeded", "unseen")
     assert chart.operator.metrics()["trainwright_progress_serving"] == 0
     kube.patch("Role", "trainwright-own", {"rules": role["rules"]}, chart.home)
-    kube.wait_for(*secret)
+    chart.operator.wait_serving()
+    assert kube.get(*secret)["data"]
 
 
 def restart(chart: Installed) -> None:
