@@ -8,8 +8,9 @@ tells which targets it is divided by. A loss that does not change is asked with 
 if it is the mean of either, micro-batches are weighed by their targets. The model, its buffers and every generator are
 left as they were.
 
-Where a model cannot be called for that (on XLA every shape is compiled, on the meta device there are no values),
-:func:`read` follows the source of its ``forward``: does the count reach a loss function?
+Where a model cannot be called for that (on XLA every shape is compiled, on the meta device there are no values, and
+quantised weights may be packed anew by a call), :func:`read` follows the source of its ``forward``: does the count reach
+a loss function?
 """
 
 from __future__ import annotations
@@ -168,7 +169,13 @@ def _measured(model: nn.Module, batches: list[Any]) -> Normalisation:
 
 
 def can_be_called(model: nn.Module) -> bool:
-    """Whether a call beside the run is cheap and shows anything: not where shapes are compiled or weights missing."""
+    """Whether a call beside the run is cheap and shows anything.
+
+    Not where shapes are compiled or weights missing, nor where weights are quantised: those may be packed anew by a
+    call in evaluation mode, into a form that no gradient comes through.
+    """
+    if any(getattr(part, "is_quantized", False) for part in model.modules()):
+        return False
     return not any(p.device.type in ("xla", "tpu", "meta") for p in model.parameters())
 
 
