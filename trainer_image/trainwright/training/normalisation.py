@@ -9,8 +9,8 @@ if it is the mean of either, micro-batches are weighed by their targets. The mod
 left as they were.
 
 Where a model cannot be called for that (on XLA every shape is compiled, on the meta device there are no values, and
-quantised weights may be packed anew by a call), :func:`read` follows the source of its ``forward``: does the count reach
-a loss function?
+quantised weights may be packed anew by a call), :func:`read` follows the source of its ``forward``: does the count
+reach a loss function?
 """
 
 from __future__ import annotations
