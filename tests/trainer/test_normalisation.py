@@ -151,6 +151,14 @@ def test_a_single_row_tells_as_much():
     assert found == {name: FOUND[name][1] for name in found}
 
 
+@pytest.mark.parametrize("places", [(1, 2), (4, 7), (3, 6), (3, 5)])
+def test_two_targets_of_a_row_are_enough_wherever_they_stand(places):
+    rows = batch(samples=2)
+    labels = torch.full_like(rows["labels"], -100)
+    labels[0, list(places)] = rows["input_ids"][0, list(places)]
+    assert normalisation.agreed(tiny.masked_bert(), [{**rows, "labels": labels}]) is Normalisation.OWN_TARGETS
+
+
 def test_a_classifier_that_drops_the_count_keeps_its_own_mean():
     assert normalisation.agreed(tiny.bert(), [batch(data=tiny.sentences)]) is Normalisation.OWN
 
