@@ -1,4 +1,4 @@
-"""docs/pools.md says what is planned: every generation, every variable of a TPU's pods; its links lead somewhere."""
+"""docs/pools.md says what is planned: every generation, every variable of a TPU's pods; its sources."""
 
 from __future__ import annotations
 
@@ -37,13 +37,6 @@ def test_every_variable_of_a_tpus_pods() -> None:
             set_ |= {one["name"] for one in job["spec"]["template"]["spec"]["containers"][0]["env"]}
     on_cpu = planned(CASES["cpu, one rank"])[0]["spec"]["template"]["spec"]["containers"][0]["env"]
     assert told == set_ - {one["name"] for one in on_cpu} - {"TRAINWRIGHT_FIRST_NODE_RANK"}
-
-
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)h#][^)]*)\)", MANUAL):
-        assert (DOCS / target).exists(), target
-    for example in re.findall(r"examples/[\w-]+\.yaml", MANUAL):
-        assert (DOCS.parent / example).exists(), example
 
 
 def test_every_number_has_its_source() -> None:
