@@ -381,7 +381,7 @@ def test_gangs_may_talk_where_everything_is_denied(kube: Kube, helm: Helm) -> No
     with pytest.raises(ProgramError, match=r"networkPolicy\.gangs\.namespaces: name the namespaces that jobs run in"):
         charts.render(helm.namespace, *gangs)
     helm.install(*gangs, "--set", f"namespaces={{{helm.namespace}}}")
-    policy = kube.get("NetworkPolicy", "trainwright-gangs", helm.namespace)["spec"]
+    policy = kube.get("networking.k8s.io/v1/NetworkPolicy", "trainwright-gangs", helm.namespace)["spec"]
     (expression,) = policy["podSelector"]["matchExpressions"]
     assert policy["ingress"] == [{"from": [{"podSelector": policy["podSelector"]}]}], "no port is left out"
     jobs = [child for child in plan_of(make_job().nodes(2)) if child["kind"] == "Job"]
