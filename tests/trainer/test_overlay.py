@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 
+from trainer import tiny
 from trainer.gangs import Gang
+from trainwright import Trainer
 
 TRAINS = """
 import os, sys
@@ -143,3 +146,17 @@ def test_what_cannot_be_run_is_said_in_one_line(arguments: list[str]):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 64
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error"], done.stderr
+
+
+def test_arguments_of_an_older_transformers_are_read_by_their_older_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    args = transformers.TrainingArguments(str(tmp_path), max_steps=1, use_cpu=True, disable_tqdm=True, report_to="none")
+    args.gradient_checkpointing = True
+    for name in ("activation_checkpointing", "activation_checkpointing_kwargs", "use_cache"):
+        delattr(args, name)
+        monkeypatch.delattr(transformers.TrainingArguments, name)
+    trainer = Trainer(tiny.classifier(), args, train_dataset=tiny.vectors())
+    assert (args.activation_checkpointing, args.use_cache) == (True, False)
+    args.activation_checkpointing = False  # which this model has not
+    assert trainer.train().global_step == 1

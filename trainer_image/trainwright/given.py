@@ -32,11 +32,26 @@ def _check_theirs(args: Any) -> None:
     from trainwright.arguments.validate import checked
 
     environment.obey(args)
+    _complete(args)
     values = checked({name: getattr(args, name) for name in FIELDS if hasattr(args, name)})
     args.accelerator_config = values["accelerator_config"] or AcceleratorConfig()
     accumulation = args.accelerator_config.gradient_accumulation_kwargs or {}
     args.gradient_accumulation_steps = accumulation.get("num_steps", args.gradient_accumulation_steps)
     _check_together(args)
+
+
+def _complete(args: Any) -> None:
+    """What an older transformers has under its older name, or not at all, as ours has it."""
+    from trainwright.arguments import TrainingArguments
+    from trainwright.arguments.derive import ALIASES
+
+    for older, name in ALIASES:
+        if not hasattr(args, name) and hasattr(args, older):
+            setattr(args, name, getattr(args, older) or None)
+    if missing := [name for name in TrainingArguments.__dataclass_fields__ if not hasattr(args, name)]:
+        ours = TrainingArguments(output_dir=str(args.output_dir))
+        for name in missing:
+            setattr(args, name, getattr(ours, name))
 
 
 def _check_together(args: Any) -> None:

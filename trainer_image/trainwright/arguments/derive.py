@@ -13,7 +13,7 @@ from typing import Any
 from trainwright.enums import DebugOption
 from trainwright.job import in_output
 
-_ALIASES = (
+ALIASES = (
     ("gradient_checkpointing", "activation_checkpointing"),
     ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
 )
@@ -35,7 +35,7 @@ def _output(args: Any) -> None:
 
 def _aliases(args: Any) -> None:
     """The older names mirror the newer ones, so that code that reads either sees the same."""
-    for old, new in _ALIASES:
+    for old, new in ALIASES:
         if getattr(args, new) is None and getattr(args, old) is not None:
             warnings.warn(f"{old} is the older name of {new}; use that one", FutureWarning, stacklevel=6)
             setattr(args, new, getattr(args, old))
