@@ -114,6 +114,8 @@ def set_dropout(configuration: Any, share: float) -> None:
     for key, value in vars(configuration).items():
         if isinstance(value, transformers.PretrainedConfig):
             set_dropout(value, share)
+        elif "layerdrop" in key and share:
+            continue  # as the model has it: some (Pegasus-X) fail without a layer
         elif "drop" in key and isinstance(value, int | float) and not isinstance(value, bool):
             setattr(configuration, key, type(value)(share))
         elif not share and ("jitter" in key or key in ("mask_time_prob", "mask_feature_prob", "mask_time_length")):

@@ -91,7 +91,9 @@ class Own:
         return nn.utils.get_total_norm(gradients).item()
 
     def count(self, data: list[dict[str, Any]]) -> str:
-        """What becomes of a count of targets: it changes the loss, or does not, or forward has no place for it."""
+        """What becomes of a count of targets: it changes the loss, or does not; or the model has no place for it."""
+        if getattr(self.model, "accepts_loss_kwargs", None) is False:
+            return "no place"
         if not any(name == "num_items_in_batch" or one.kind is one.VAR_KEYWORD for name, one in self.takes.items()):
             return "no place"
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 The same global batch gives the same loss and gradient norm at once, accumulated and over ranks, where its micro-batches
 have the same number of targets. Where they have not, each weighs as much as it has targets, whether the model takes
-their count or drops it: the same again. Each counts as one only where forward has no place for a count, and where a
+their count or drops it: the same again. Each counts as one only where the model has no place for a count, and where a
 sample is one target (a class, an answer) of a model that does not take it. An evaluation weighs its batches by their
 samples.
 """
