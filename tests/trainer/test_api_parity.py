@@ -72,7 +72,7 @@ MORE = {
     **{
         f"{kind}.{name}": SERIALISED
         for kind in ("TrainingArguments", "Seq2SeqTrainingArguments")
-        for name in ("check", "from_dict", "from_json_file", "from_json_string")
+        for name in ("check", "from_dict", "from_job", "from_json_file", "from_json_string")
     },
     **{
         f"{kind}.{name}": "an attribute of each instance of theirs"

@@ -31,10 +31,9 @@ class DataLoading:
     )
     dataloader_multiprocessing_context: MaybeChoice = argument(
         None,
-        "How loading processes start. Left out, they are forked from a small process without threads, which is forked "
-        "as training begins: no lock that a thread of the training holds can stall them. Data that cannot be sent to "
-        "them (an open file, more than 64 MiB) is forked with the training process itself, as fork always does; a "
-        "warning says so. spawn and forkserver start new interpreters; datasets and collators must then be importable.",
+        "How loading processes start. Left out, they are forked from a small process without threads, so that no lock "
+        "of the training can stall them; data that cannot be sent there (an open file, over 64 MiB) is forked with the "
+        "training itself, as fork always does. spawn and forkserver import anew.",
         choices=["fork", "spawn", "forkserver"],
     )
     dataloader_in_order: Flag = argument(
