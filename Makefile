@@ -10,7 +10,7 @@ NAME ?= trainwright
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual chart prove same-losses bench starts bench-operator \
-	cluster-tools cluster cluster-down cluster-status kubeconfig images clean
+	compat-env cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -35,8 +35,10 @@ $(XLA)/.ready: pyproject.toml constraints.txt trainer_image/trim.py
 	@if command -v ld nm objdump > /dev/null; then $(PYTHON) trainer_image/trim.py $(XLA)/lib/python*/site-packages; fi
 	@touch $@
 
-compat: $(COMPAT)/.ready ## make .venv-compat with TRL, sentence-transformers and SetFit, and hold them on our Trainer against transformers'
+compat: compat-env ## make .venv-compat with TRL, sentence-transformers and SetFit, and hold them on our Trainer against transformers'
 	TRAINWRIGHT_LIBRARIES=all $(BIN)/pytest tests/trainer/test_libraries.py -q -s
+
+compat-env: $(COMPAT)/.ready
 
 # A layer over .venv: the same torch and transformers, and beside them what nothing else shall import.
 $(COMPAT)/.ready: $(VENV)/.ready pyproject.toml constraints.txt
@@ -51,7 +53,7 @@ quickstart: setup ## train a small GPT here, in two pods without a cluster
 # Tests
 
 test: ## every test that this machine can run; what it could not is said in one line
-	@$(MAKE) --no-print-directory -j 2 setup cluster-tools
+	@$(MAKE) --no-print-directory -j 2 setup compat-env cluster-tools
 	$(BIN)/pytest tests/unit tests/fake -q -n 2
 	$(BIN)/pytest tests/trainer tests/local -q -n 2
 	$(BIN)/pytest tests/cluster tests/integration tests/e2e -q
