@@ -123,8 +123,9 @@ chart: setup cluster-tools ## lint the chart and write charts/bundle from it
 prove: setup ## let every process forget an argument, and demand that the test named for it fails
 	$(BIN)/python tests/prove.py
 
-manual: setup ## write docs/training-arguments.md from the fields and their proofs
+manual: setup ## write docs/training-arguments.md from the fields and their proofs, docs/api.md from the docstrings
 	$(BIN)/python tests/effects.py > docs/training-arguments.md
+	$(BIN)/python docs/reference.py
 
 # Clusters of the tests
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import trainwright
 from trainwright_operator import manifest, names, schema
 from trainwright_operator.cli import build_parser
 
@@ -78,6 +80,19 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
 def test_every_page_is_listed() -> None:
     listed = set(LINK.findall(prose(INDEX)))
     assert {page.name for page in DOCS.glob("*.md")} - {INDEX.name} <= listed
+
+
+def test_the_api_reference_is_of_this_source() -> None:
+    """`make manual` writes it."""
+    made = runpy.run_path(str(DOCS / "reference.py"))["page"]()
+    assert made == (DOCS / "api.md").read_text(encoding="utf-8"), "run `make manual`"
+
+
+def test_the_api_reference_has_every_name() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    assert [
+        name for name in trainwright.__all__ if not re.search(rf"^### `{name}`$|.*, `{name}`|: `{name}`", page, re.M)
+    ] == []
 
 
 # Manifests and commands
