@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from trainwright import extras
+
 _HOMES = {
     "transformers": (
         "DataCollatorForLanguageModeling",
@@ -103,9 +105,10 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(home), name)
     except ModuleNotFoundError as error:
-        if error.name != "transformers":
+        if (error.name or "").startswith(__name__) or extras.of(error.name) is None:
             raise
-        raise ImportError(f"{name} is of transformers, which is not installed: pip install 'trainwright[hf]'") from None
+        line = f"trainwright.{name}: {extras.line(error.name)}"
+        raise ModuleNotFoundError(line, name=error.name, path=error.path) from None
     globals()[name] = value
     return value
 

@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainwright import extras
 from trainwright.contract import UserError
 from trainwright_operator import manifest, schema
 from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
@@ -109,7 +110,14 @@ def _read(options: argparse.Namespace) -> tuple[Document, TrainingJob, Accelerat
         raise UserError(f"{options.file}: holds {len(loaded.jobs)} TrainingJobs ({names}); run takes one")
     document = _changed(loaded.documents[0], options.set)
     job = _on_this_machine(parse_job(document.content))
+    _check_packages(job)
     return document, job, _pool(job, document, loaded)
+
+
+def _check_packages(job: TrainingJob) -> None:
+    """A script may need none of them; what it imports it says itself."""
+    if job.spec.script is None and (line := extras.missing(*extras.packages("trainer"), "transformers", "datasets")):
+        raise UserError(line)
 
 
 def _on_this_machine(job: TrainingJob) -> TrainingJob:

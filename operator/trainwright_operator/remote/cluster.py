@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import yaml
 
+from trainwright import extras
 from trainwright_operator.remote.errors import IN_BETWEEN, RemoteError, Silent, Unreachable, refusal
 from trainwright_operator.remote.kubeconfig import Headers, configure
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 ANSWER_SECONDS, STREAM_SECONDS = 30.0, 330.0
-SYSTEM = "the kubernetes client is not installed; pip install 'trainwright[client]'"
 
 
 @dataclass
@@ -114,7 +114,7 @@ def connect(kubeconfig: str | None, context: str | None, namespace: str | None) 
         from kubernetes.client.configuration import Configuration
         from kubernetes.config.config_exception import ConfigException
     except ImportError:
-        raise RemoteError(SYSTEM) from None
+        raise RemoteError(extras.line("kubernetes")) from None
     configuration = Configuration()
     try:
         access = configure(configuration, kubeconfig, context)

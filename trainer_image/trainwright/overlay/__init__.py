@@ -7,6 +7,17 @@ that what it sets in the environment before it imports a library still counts.
 
 from __future__ import annotations
 
+import sys
+
+from trainwright.contract import UserError
 from trainwright.overlay.arrival import install
 
-install()
+try:
+    install()
+except UserError as error:
+    if (
+        sys.argv[0] != "-m"
+    ):  # which is there while Python looks for what `python -m` shall run: nothing else can tell it
+        raise
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(int(error.exit_code))

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
+from trainwright import extras
 from trainwright.contract import UserError
 
 KNOWN = ("5.24",)
@@ -21,13 +22,11 @@ def install() -> None:
     """Lead every import of a Trainer of transformers to ours, from now on and where it has happened already.
 
     Raises:
-        UserError: transformers is not installed.
+        UserError: transformers, or what our Trainer needs, is not installed.
     """
-    try:
-        found = version("transformers")
-    except PackageNotFoundError:
-        mend = "pip install 'trainwright[hf]', or leave the overlay out"
-        raise UserError(f"trainwright.overlay: transformers is not installed; {mend}") from None
+    if line := extras.missing("transformers", *extras.packages("trainer")):
+        raise UserError(f"trainwright.overlay: {line}; or leave the overlay out")
+    found = version("transformers")
     if ".".join(found.split(".")[:2]) not in KNOWN:
         tell(f"transformers {found} is not among the versions that it was tried with: {', '.join(KNOWN)}")
     after_import("transformers.training_args", _join_on_cpus)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 from fake.api_server import FakeApiServer
 from integration.operators import free_port
-from trainwright_operator import main
+from trainwright_operator.cluster import process
 from trainwright_operator.cluster.settings import Settings
 
 PODS = "/api/v1/pods"
@@ -51,7 +51,7 @@ async def listing(tmp_path, monkeypatch):
     server = SlowLists()
     async with server.serve() as connection:
         monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "config", connection.server))
-        operator = asyncio.create_task(main.run(settings()))
+        operator = asyncio.create_task(process.run(settings()))
         try:
             await asyncio.wait_for(server.listing.wait(), 20)
             yield operator, server
