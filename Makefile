@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 XLA := .venv-xla
 COMPAT := .venv-compat
+DOCS := .venv-docs
 BIN := $(CURDIR)/$(VENV)/bin
 CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual chart prove same-losses bench starts bench-operator \
+.PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
 	compat-env cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
@@ -127,6 +128,15 @@ manual: setup ## write docs/training-arguments.md from the fields and their proo
 	$(BIN)/python tests/effects.py > docs/training-arguments.md
 	$(BIN)/python docs/reference.py
 
+docs: $(DOCS)/.ready ## build the documentation as a site into site/, or say which link or anchor leads nowhere
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	@echo "site/index.html"
+
+$(DOCS)/.ready: pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 # Clusters of the tests
 
 cluster-tools: ## build etcd, the API server, the controllers, kwok and helm once for this machine, where Go is at hand
@@ -148,4 +158,4 @@ images: setup ## build the images again and bring them to the nodes; MORE=traine
 	$(CLUSTER) images --name $(NAME) --more $(MORE)
 
 clean: ## remove what setup and runs made
-	rm -rf $(VENV) $(XLA) $(COMPAT) runs artefacts
+	rm -rf $(VENV) $(XLA) $(COMPAT) $(DOCS) runs artefacts site

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import trainwright
 from trainwright_operator import manifest, names, schema
@@ -95,6 +96,20 @@ def test_the_api_reference_has_every_name() -> None:
     ] == []
 
 
+def test_the_site_has_every_page() -> None:
+    """`make docs` builds it and finds what leads nowhere by itself."""
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    assert {page for page in leaves(navigation) if "/" not in page} == {page.name for page in DOCS.glob("*.md")}
+
+
+def leaves(navigation: Any) -> Iterator[str]:
+    if isinstance(navigation, str):
+        yield navigation
+        return
+    for one in navigation if isinstance(navigation, list) else navigation.values():
+        yield from leaves(one)
+
+
 # Manifests and commands
 
 
@@ -141,6 +156,7 @@ def test_commands_of_ours_exist(capsys: pytest.CaptureFixture[str]) -> None:
     for page, (_, *arguments) in commands():
         try:
             parser.parse_args(arguments)
-        except SystemExit:
-            wrong.append(f"{title(page)}: trainwright {shlex.join(arguments)}: {capsys.readouterr().err}")
+        except SystemExit as end:
+            if end.code:  # not of --help
+                wrong.append(f"{title(page)}: trainwright {shlex.join(arguments)}: {capsys.readouterr().err}")
     assert not wrong
