@@ -160,9 +160,14 @@ def as_json_number(digits: str) -> int | float:
     return int(digits) if -(2**63) <= int(digits) < 2**63 else float(digits)
 
 
-@pytest.mark.parametrize("example", sorted((CHECKOUT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
-def test_examples_and_their_plans_are_taken(kube: Kube, example: Path) -> None:
-    loaded = load([str(example)])
+EXAMPLES = [[path] for path in sorted((CHECKOUT / "examples").glob("*.yaml"))]
+CLOUDS = sorted({*(CHECKOUT / "examples" / "clouds").glob("*.yaml")} - {CHECKOUT / "examples" / "clouds" / "job.yaml"})
+EXAMPLES += [[path.with_name("job.yaml"), path] for path in CLOUDS]
+
+
+@pytest.mark.parametrize("files", EXAMPLES, ids=lambda files: files[-1].stem)
+def test_examples_and_their_plans_are_taken(kube: Kube, files: list[Path]) -> None:
+    loaded = load([str(file) for file in files])
     refusals = [creation(kube, document.content) for document in loaded.documents]
     refusals += [creation(kube, child) for child in planned(loaded)]
     assert len(refusals) >= 2
