@@ -90,9 +90,9 @@ def of_class(name: str, node: ast.ClassDef, home: str) -> Iterator[str]:
     if first is not None:
         yield code(name, first)
     yield from docstring(node)
-    for attribute, text in attributes(node):
-        yield f"- `{attribute}`: {text}"
-    if attributes(node):
+    if fields := attributes(node):
+        yield "Attributes:\n"
+        yield from (f"- `{field}`: {text}" for field, text in fields)
         yield ""
     for owner in (node, *mixins(node, home)):
         for method in owner.body:
