@@ -164,10 +164,14 @@ def _add_convert(commands: Commands) -> None:
         "turn Hugging Face TrainingArguments into a manifest, or a manifest into them",
         "examples:\n  trainwright convert training_args.json > job.yaml\n"
         "  trainwright convert training_args.json --script train.py --claim runs > job.yaml\n"
-        "  trainwright convert job.yaml > training_args.json",
+        "  trainwright convert job.yaml > training_args.json\n\n"
+        "exit code 2 when the manifest that is printed does not validate; comments say what was left out",
     )
     parser.add_argument(
-        "file", metavar="FILE", help="TrainingArguments.to_dict() as JSON or YAML, or a manifest; - for standard input"
+        "file",
+        metavar="FILE",
+        help="TrainingArguments.to_dict() or a config of TRL or axolotl, as JSON or YAML; or a manifest; - for standard "
+        "input",
     )
     parser.add_argument("--to", choices=("manifest", "arguments"), help="default: the other one of what FILE is")
     parser.add_argument("--name", help="metadata.name (default: from the run's name or output folder)")

@@ -35,6 +35,7 @@ FORMS = {
 SPECIAL = {
     HUB_TOKEN: "a reference to a Secret: {secretKeyRef: {name, key}}",
     "generation_config": "an object of its settings; a folder or hub id is written {source: ...}",
+    "fsdp": "text; true is written full_shard, false as the empty text",
 }
 
 EXCEPTIONS: dict[str, str] = {
@@ -86,6 +87,8 @@ def from_argument(name: str, value: Any) -> Any:
         raise ValueError(f"a token does not belong in a manifest; hubToken takes {SPECIAL[HUB_TOKEN]}")
     if name == "generation_config" and isinstance(value, str):
         return {"source": value}
+    if name == "fsdp" and value is True:
+        return "full_shard"
     return _CONVERSIONS.get(FIELDS[name].kind, _same)(value)
 
 
@@ -94,8 +97,11 @@ def _same(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """HfArgumentParser and older versions leave numbers as text."""
-    return float(value) if isinstance(value, str) else value
+    """HfArgumentParser and older versions leave numbers as text; any other text is for validation to refuse."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _object(value: Any) -> Any:
@@ -121,6 +127,9 @@ def _choice(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
+    """Several options were a list in older versions."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
     return "" if value is False else value
 
 

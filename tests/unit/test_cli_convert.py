@@ -119,11 +119,135 @@ def test_yaml_is_read_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert document.content["spec"]["trainingArguments"] == {"learningRate": 3e-4}
 
 
-def test_a_value_that_is_wrong_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"learning_rate": -1}, "learningRate: must be at least 0, not -1"),
+        ({"learning_rate": "fast"}, 'learningRate: must be a number, not the text "fast"'),
+        ({"fsdp": True}, "fsdp: sharding over processes is not built yet; train data parallel"),
+        ({"fsdp": ["full_shard", "auto_wrap"]}, "fsdp: sharding over processes is not built yet; train data parallel"),
+    ],
+)
+def test_what_does_not_validate_is_told_by_the_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], said: str
+) -> None:
     file = tmp_path / "args.json"
-    file.write_text('{"learning_rate": -1}')
-    assert main(["convert", str(file), *WHAT]) == 0
-    assert capsys.readouterr().err == f"{file}: spec.trainingArguments.learningRate: must be at least 0, not -1\n"
+    file.write_text(json.dumps(arguments))
+    assert main(["convert", str(file), *WHAT]) == 2
+    out, err = capsys.readouterr()
+    assert err == f"{file}: spec.trainingArguments.{said}\n"
+    assert out.startswith("apiVersion")  # to be mended
+
+
+@pytest.mark.parametrize("value", [False, "", [], None])
+def test_no_sharding_is_nothing_to_state(value: Any) -> None:
+    assert training_arguments({"fsdp": value}, Notes()) == {}
+
+
+# What libraries' files hold besides arguments
+
+TRL = """
+model_name_or_path: Qwen/Qwen3-0.6B
+model_revision: main
+dtype: bfloat16
+dataset_name: trl-lib/Capybara
+dataset_config: null
+dataset_train_split: train
+dataset_test_split: test
+dataset_streaming: false
+use_peft: true
+lora_r: 16
+packing: true
+max_length: 512
+learning_rate: 2.0e-4
+bf16: auto
+eval_strategy: no
+"""
+AXOLOTL = """
+base_model: NousResearch/Llama-3.2-1B
+load_in_8bit: false
+datasets:
+  - {path: teknium/GPT4-LLM-Cleaned, type: alpaca}
+  - {path: mhenrichsen/alpaca_2k_test}
+val_set_size: 0.1
+output_dir: ./outputs/full
+sequence_len: 2048
+micro_batch_size: 2
+num_epochs: 1
+optimizer: adamw_8bit
+lr_scheduler: cosine
+"""
+FILES = {
+    "trl": (
+        TRL,
+        {
+            "model": {"source": "Qwen/Qwen3-0.6B", "revision": "main", "dtype": "bfloat16"},
+            "dataset": {"source": "trl-lib/Capybara", "split": "train", "blockSize": 512},
+            "trainingArguments": {"learningRate": 2e-4},
+        },
+        ["use_peft", "lora_r", "bf16"],
+    ),
+    "axolotl": (
+        AXOLOTL,
+        {
+            "model": {"source": "NousResearch/Llama-3.2-1B"},
+            "dataset": {"source": "teknium/GPT4-LLM-Cleaned", "validationFraction": 0.1, "maxLength": 2048},
+            "trainingArguments": {
+                "perDeviceTrainBatchSize": 2,
+                "numTrainEpochs": 1,
+                "optim": "adamw_8bit",
+                "lrSchedulerType": "cosine",
+            },
+        },
+        ["datasets[0].type", "datasets", "micro_batch_size", "num_epochs", "optimizer", "lr_scheduler"],
+    ),
+    "no adapter": ("{use_peft: false, lora_r: 16, model_name_or_path: a/b, dataset_name: c}", {}, []),
+    "evaluated": (
+        "{model_name_or_path: a/b, dataset_name: c, dataset_test_split: test, eval_strategy: steps}",
+        {"dataset": {"source": "c", "evalSplit": "test"}},
+        [],
+    ),
+    "files": (
+        "{base_model: a/b, datasets: [{path: json, data_files: d.jsonl}], test_datasets: [{path: e.jsonl}]}",
+        {"dataset": {"source": "d.jsonl", "evalSource": "e.jsonl"}},
+        [],
+    ),
+    "rows": ("{base_model: a/b, datasets: {path: c}, val_set_size: 500}", {}, ["val_set_size"]),
+    "older names": (
+        "{model_name_or_path: a/b, train_file: c.csv, lr: 0.1, epochs: 2}",
+        {"trainingArguments": {"learningRate": 0.1, "numTrainEpochs": 2}},
+        ["lr", "epochs"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_model_and_its_data_are_those_of_the_file(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, wanted, told = FILES[case]
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    assert main(["convert", str(file), "--claim", "runs"]) == 0
+    out, err = capsys.readouterr()
+    (document,) = manifest.read(out, "out")
+    assert {key: document.content["spec"][key] for key in wanted} == wanted
+    assert [line[2:].split(": ")[0] for line in out.splitlines() if line.startswith("#")] == told
+    assert err == ""
+
+
+def test_an_option_goes_before_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {"model_name_or_path": "a/b", "model_revision": "v1", "dataset_name": "c"}
+    spec = converted(tmp_path, capsys, content, "--model", "mine", "--claim", "runs")["spec"]
+    assert (spec["model"], spec["dataset"]) == ({"source": "mine"}, {"source": "c"})
+
+
+def test_a_script_has_a_model_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.py").write_text("pass\n")
+    file = tmp_path / "config.yaml"
+    file.write_text("{model_name_or_path: a/b, learning_rate: 0.1}")
+    assert main(["convert", str(file), "--script", str(tmp_path / "train.py"), "--claim", "runs"]) == 0
+    assert capsys.readouterr().out.startswith("# model.source: left out: the script says what it trains\n")
 
 
 @pytest.mark.parametrize(

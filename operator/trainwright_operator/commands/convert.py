@@ -1,4 +1,4 @@
-"""``trainwright convert``: Hugging Face's ``TrainingArguments.to_dict()`` to a manifest, and back."""
+"""``trainwright convert``: ``TrainingArguments.to_dict()``, or a library's file, to a manifest, and back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainwright.arguments import Seq2SeqTrainingArguments
 from trainwright.arguments.fields import FIELDS
 from trainwright.arguments.names import FORMER, nearest
 from trainwright_operator import manifest, mirror, names, schema
-from trainwright_operator.commands import loading
+from trainwright_operator.commands import foreign, loading
 
 DONE, INVALID = 0, 2
 Object = dict[str, Any]
@@ -42,7 +42,7 @@ def main(options: Namespace) -> int:
         if (options.to or ("arguments" if is_manifest else "manifest")) == "arguments":
             print(json.dumps(_arguments(options.file, content, is_manifest), indent=2))
         else:
-            _print_manifest(options, content if not is_manifest else _already(options.file))
+            return _print_manifest(options, content if not is_manifest else _already(options.file))
     except loading.InvalidManifests as invalid:
         print("\n".join(invalid.lines), file=sys.stderr)
         return INVALID
@@ -86,9 +86,11 @@ def _arguments(file: str, content: Object, is_manifest: bool) -> Object:
 # To a manifest
 
 
-def _print_manifest(options: Namespace, arguments: Object) -> None:
+def _print_manifest(options: Namespace, content: Object) -> int:
+    """What does not validate is printed all the same, as there is something to mend in it."""
     notes = Notes()
-    spec = _what(options, notes)
+    found, arguments = foreign.taken(content, notes.add)
+    spec = _what(options, found, notes)
     spec["trainingArguments"] = training_arguments(arguments, notes)
     spec["output"] = {"persistentVolumeClaim": {"claimName": options.claim or _placeholder("claim", notes)}}
     document = {
@@ -100,18 +102,31 @@ def _print_manifest(options: Namespace, arguments: Object) -> None:
     for line in notes.lines:
         print(f"# {line}")
     print(manifest.write(document), end="")
-    for problem in schema.problems(document):
+    problems = schema.problems(document)
+    for problem in problems:
         print(f"{loading.source(options.file)}: {problem}", file=sys.stderr)
+    return INVALID if problems else DONE
 
 
-def _what(options: Namespace, notes: Notes) -> Object:
+def _what(options: Namespace, found: Object, notes: Notes) -> Object:
     if options.script:
+        for path in found:
+            notes.add(path, "left out: the script says what it trains")
         return {"script": {"inline": _script(options.script)}}
     return {
-        "model": {"source": options.model or _placeholder("model", notes)},
-        "dataset": {"source": options.dataset or _placeholder("dataset", notes)},
+        "model": _part("model", options.model, found, notes),
+        "dataset": _part("dataset", options.dataset, found, notes),
         "task": options.task or "CausalLM",
     }
+
+
+def _part(part: str, stated: str | None, found: Object, notes: Notes) -> Object:
+    """The model or the dataset; another one than the file's has none of its settings either."""
+    if stated:
+        return {"source": stated}
+    fields = {path.partition(".")[2]: value for path, value in found.items() if path.startswith(f"{part}.")}
+    source = fields.pop("source", None) or _placeholder(part, notes)
+    return {"source": source, **fields}
 
 
 def _script(file: str) -> str:
@@ -140,6 +155,9 @@ def training_arguments(arguments: Mapping[str, Any], notes: Notes) -> Object:
     found: Object = {}
     present = modern(arguments, notes)
     for name, value in present.items():
+        if _is_auto(name, value):
+            notes.add(mirror.camel(name), "left out: auto; state true where the devices have it")
+            continue
         if _is_default(name, value, present) or (name in mirror.ABSENT and name != "parallelism_config"):
             continue
         try:
@@ -161,7 +179,13 @@ def _is_default(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
         return value is None or value == arguments.get("logging_steps", FIELDS["logging_steps"].default)
     if name == "do_eval" and arguments.get("eval_strategy", "no") != "no":
         return True
+    if name == "fsdp" and not value:
+        return True
     return value is None or value in (FIELDS[name].default, _derived().get(name))
+
+
+def _is_auto(name: str, value: Any) -> bool:
+    return FIELDS[name].kind == "bool" and value == "auto"
 
 
 def _stated(name: str, value: Any) -> Any:
@@ -173,19 +197,28 @@ def _stated(name: str, value: Any) -> Any:
 
 
 def modern(arguments: Mapping[str, Any], notes: Notes) -> Object:
-    """Arguments as this version has them: former names carried over where a single one took their place."""
+    """Arguments as this version has them: former names carried over where a single one took their place.
+
+    A choice that is false was a bare ``no`` in YAML.
+    """
     found: Object = {}
     for name, value in arguments.items():
         if name in FIELDS:
-            found.setdefault(name, value)
-        elif name in _CARRIED:
-            if value not in (None, False, 0):
-                new, worth = _CARRIED[name]
-                found[new] = value if worth is None else worth
-                notes.add(name, f"is {mirror.camel(new)} now")
-        elif name not in CALCULATED and value is not None:
+            found.setdefault(name, "no" if value is False and "no" in (FIELDS[name].choices or ()) else value)
+        elif name in CALCULATED or value is None:
+            continue
+        elif new := _carried(name):
+            if value not in (False, 0):
+                found[new[0]] = value if new[1] is None else new[1]
+                notes.add(name, f"is {mirror.camel(new[0])} now")
+        else:
             notes.add(name, f"left out: {_why(name)}")
     return found
+
+
+def _carried(name: str) -> tuple[str, Any] | None:
+    former = FORMER.get(name)
+    return _CARRIED.get(name) or ((former, None) if former in FIELDS else None)
 
 
 _CARRIED: dict[str, tuple[str, Any]] = {
@@ -198,6 +231,11 @@ _CARRIED: dict[str, tuple[str, Any]] = {
     "adafactor": ("optim", "adafactor"),
     "group_by_length": ("train_sampling_strategy", "group_by_length"),
     "include_inputs_for_metrics": ("include_for_metrics", ["inputs"]),
+    "evaluate_during_training": ("eval_strategy", "steps"),
+    "micro_batch_size": ("per_device_train_batch_size", None),
+    "num_epochs": ("num_train_epochs", None),
+    "optimizer": ("optim", None),
+    "lr_scheduler": ("lr_scheduler_type", None),
 }
 """Former name -> the name of today, and the value it stands for there (None: the same)."""
 
