@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from trainer.data_cases import StatefulStream, Stream
 from trainer.test_data_training import Witness, as_batch, numbers
@@ -20,13 +21,13 @@ from trainwright.contract import UserError
 LENGTH = 23
 
 
-def run(folder: Any, dataset: Any, resume: Any = None, **arguments: Any) -> Trainer:
+def run(folder: Any, dataset: Any, resume: Any = None, kind: Any = TrainingArguments, **arguments: Any) -> Trainer:
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 2, "num_train_epochs": 3, "save_strategy": "no", "use_cpu": True,
         "disable_tqdm": True, "report_to": "none", "remove_unused_columns": False, "logging_steps": 1,
         "ddp_find_unused_parameters": False,
     }  # fmt: skip
-    args = TrainingArguments(str(folder), **{**defaults, **arguments})
+    args = kind(str(folder), **{**defaults, **arguments})
     trainer = Trainer(Witness(), args, data_collator=as_batch, train_dataset=dataset)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -82,6 +83,23 @@ def test_every_sample_once_though_the_batches_change(order: str, change: str, tm
             assert len(rest) == len(sequence) - read
             assert resumed.state.epoch == 3.0
             assert resumed.state.global_step == resumed.state.max_steps
+
+
+def test_arguments_of_transformers_are_read_as_ours(tmp_path: Path) -> None:
+    """As under the overlay, where a script's own stay; and those that were written before with a part as its words."""
+    arguments = {"kind": transformers.TrainingArguments, "num_train_epochs": 1}
+    first = run(tmp_path, numbers(LENGTH), save_strategy="steps", save_steps=2, **arguments)
+    for older in (False, True):
+        if older:
+            written = tmp_path / "checkpoint-2" / "training_args.json"
+            words = json.loads(written.read_text()) | {"accelerator_config": "AcceleratorConfig(split_batches=False)"}
+            written.write_text(json.dumps(words))
+        rest = run(tmp_path / "b", numbers(LENGTH), f"{tmp_path}/checkpoint-2", **arguments)
+        assert flat(rest) == flat(first)[4:]
+        rest = run(
+            tmp_path / "b", numbers(LENGTH), f"{tmp_path}/checkpoint-2", per_device_train_batch_size=3, **arguments
+        )
+        assert flat(rest) == flat(first)[4:]
 
 
 def _read_until(trainer: Trainer, step: int, accumulated: int) -> int:

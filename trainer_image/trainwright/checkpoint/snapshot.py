@@ -136,12 +136,20 @@ def _save_beside(trainer: Any, folder: Path, state: bool = True) -> None:
     processing = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
     if processing is not None:
         processing.save_pretrained(folder)
-    args = json.dumps(trainer.args.to_dict(), indent=2, sort_keys=True, default=str)
-    (folder / TRAINING_ARGS).write_text(args + "\n", encoding="utf-8")
+    (folder / TRAINING_ARGS).write_text(arguments_as_json(trainer.args) + "\n", encoding="utf-8")
     if (pickled := _pickled(trainer.args)) is not None:
         (folder / PICKLED_ARGS).write_bytes(pickled)
     if state:
         _save_state(trainer, folder)
+
+
+def arguments_as_json(args: Any) -> str:
+    """The arguments as a checkpoint tells them; an object in the dict of transformers' own is told by its dict."""
+    return json.dumps(args.to_dict(), indent=2, sort_keys=True, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.to_dict() if hasattr(value, "to_dict") else str(value)
 
 
 def _pickled(args: Any) -> bytes | None:

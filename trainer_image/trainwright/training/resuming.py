@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from trainwright.arguments.errors import shown
-from trainwright.checkpoint.snapshot import OPTIMIZER, TRAINER_STATE, TRAINING_ARGS, saved_position, world_size_of
+from trainwright.checkpoint.snapshot import (
+    OPTIMIZER,
+    TRAINER_STATE,
+    TRAINING_ARGS,
+    arguments_as_json,
+    saved_position,
+    world_size_of,
+)
 from trainwright.data.place import can_start_within, samples_a_round
 from trainwright.data.sampling import ShardedBatches
 from trainwright.training.horizon import Horizon, length_of
@@ -91,9 +98,10 @@ def _seen(trainer: Any, folder: Path, horizon: Horizon, loader: Any) -> tuple[in
 def _round_before(trainer: Any, folder: Path, loader: Any) -> int:
     """Samples of one batch of every rank in the run that wrote the checkpoint."""
     size = trainer.state.train_batch_size or trainer._train_batch_size
-    config = arguments_of(folder).get("accelerator_config") or {}
+    config = arguments_of(folder).get("accelerator_config")
+    splits = isinstance(config, dict) and config.get("split_batches")  # words, where an older release wrote them
     ranks = world_size_of(folder) or trainer.args.world_size
-    return int(size) if config.get("split_batches") else int(size) * ranks
+    return int(size) if splits else int(size) * ranks
 
 
 def _batches_of_rest(loader: Any, samples: int, a_round: int) -> int:
@@ -145,7 +153,7 @@ def tell_differences(trainer: Any, folder: Path) -> None:
     """Say once, old and new, what the checkpoint was written with and this run has otherwise."""
     if trainer.args.process_index != 0:
         return
-    before, now = _told(trainer, folder), json.loads(json.dumps(trainer.args.to_dict(), default=str))
+    before, now = _told(trainer, folder), json.loads(arguments_as_json(trainer.args))
     now |= {"train_dataset": length_of(trainer.train_dataset)}
     changed = {name: (value, now[name]) for name, value in before.items() if name in now and now[name] != value}
     kept = {name: changed.pop(name) for name in _KEPT if name in changed} if (folder / OPTIMIZER).is_file() else {}
