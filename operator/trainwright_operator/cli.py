@@ -170,8 +170,7 @@ def _add_convert(commands: Commands) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="TrainingArguments.to_dict() or a config of TRL or axolotl, as JSON or YAML; or a manifest; - for standard "
-        "input",
+        help="TrainingArguments.to_dict(), or a config of TRL or axolotl, or a manifest; - for standard input",
     )
     parser.add_argument("--to", choices=("manifest", "arguments"), help="default: the other one of what FILE is")
     parser.add_argument("--name", help="metadata.name (default: from the run's name or output folder)")

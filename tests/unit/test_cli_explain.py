@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -10,6 +11,7 @@ import pytest
 from trainwright_operator.cli import main
 from trainwright_operator.commands.completion import commands
 from trainwright_operator.commands.explain import fields, find
+from trainwright_operator.commands.topics import TOPICS
 
 FOUND = {
     "learningRate": "spec.trainingArguments.learningRate",
@@ -67,6 +69,29 @@ def test_a_name_that_does_not_exist(query: str, near: str, capsys: pytest.Captur
 def test_an_argument_that_a_manifest_does_not_have(query: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", query]) == 2
     assert capsys.readouterr().err == f"trainwright explain: there is no field {query!r}; {query} {why}\n"
+
+
+WORDS = {
+    "lora": "adapters are made by a script, with peft in its image: spec.script",
+    "QLoRA": "adapters are made by a script, with peft in its image: spec.script",
+    "wandb": "trackers are not built yet: spec.trainingArguments.reportTo",
+    "gpus": "spec.accelerator.pool says which",
+    "resume": "these speak of it: ",
+    "volume": "did you mean volumes?",
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_that_is_no_field_leads_to_what_there_is(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", word]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"trainwright explain: there is no field {word!r}; {WORDS[word]}")
+
+
+def test_every_path_that_a_topic_names_is_a_field() -> None:
+    paths = {path for told in TOPICS.values() for path in re.findall(r"spec\.[\w.]*\w", told)}
+    assert paths
+    assert {path for path in paths if not find(path)} == set()
 
 
 def test_a_name_that_is_near_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from trainwright_operator import mirror, names
+from trainwright_operator.commands.topics import topic
 from trainwright_operator.manifest import join
 from trainwright_operator.openapi.job import job_spec
 from trainwright_operator.openapi.nearest import gone, nearest
@@ -124,8 +126,20 @@ def _hint(query: str) -> str:
     name = query.rpartition(".")[2]
     if reason := gone(mirror.snake(name)):
         return f"; {name} {reason}"
+    if told := topic(name):
+        return f"; {told}"
     near = nearest(name, dict.fromkeys(field.name for field in fields()))
+    begins = near is not None and near.lower().startswith(mirror.camel(name).lower())
+    if not begins and (speak := _speaking_of(name)):
+        return f"; these speak of it: {speak}"
     return f"; did you mean {near}?" if near else "; `trainwright explain spec` lists those there are"
+
+
+def _speaking_of(word: str) -> str:
+    """The fields whose descriptions have the word, as nobody knows every name by heart."""
+    whole = re.compile(rf"\b{re.escape(word)}s?\b", re.IGNORECASE)
+    found = [field.full_path for field in fields() if whole.search(field.schema.get("description", ""))]
+    return _some(found)
 
 
 def type_of(schema: Schema) -> str:
@@ -157,8 +171,12 @@ def _page(field: Field, others: list[Field], width: int) -> list[str]:
 def _also(others: list[Field]) -> str:
     if not others:
         return ""
-    shown = ", ".join(other.full_path for other in others[:MOST_OTHERS])
-    return f"Also: {shown}" + (f" and {len(others) - MOST_OTHERS} more" if len(others) > MOST_OTHERS else "")
+    return f"Also: {_some([other.full_path for other in others])}"
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - MOST_OTHERS} more" if len(paths) > MOST_OTHERS else ""
+    return ", ".join(paths[:MOST_OTHERS]) + more
 
 
 def _facts(field: Field) -> Iterator[str]:
