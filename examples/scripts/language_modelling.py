@@ -35,8 +35,10 @@ def main(trainer_of, output):
         learning_rate=3e-3, lr_scheduler_type="cosine", logging_steps=2, eval_strategy="steps", eval_steps=10,
         save_steps=20, include_num_input_tokens_seen="all", seed=42, use_cpu=True, report_to="none", disable_tqdm=True,
     )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    model.loss_type = "ForCausalLM"  # as it computes; unsaid, transformers reports it too low by 1/BLOCK
     trainer = lib.Trainer(
-        model=GPT2LMHeadModel(config),
+        model=model,
         args=args,
         train_dataset=blocks(texts[:20], tokenizer),
         eval_dataset=blocks(texts[20:], tokenizer),

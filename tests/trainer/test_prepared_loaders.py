@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -63,7 +62,6 @@ def trained(package: Any, folder: str, name: str) -> Any:
 
 
 def side_by_side(folder: str) -> dict[str, Any]:
-    torch.set_num_threads(1)
     return {name: [trained(package, folder, name) for package in (trainwright, transformers)] for name in CONFIGS}
 
 
