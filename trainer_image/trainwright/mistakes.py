@@ -98,7 +98,8 @@ def check(trainer: Any, model: Any, callbacks: Any, optimizers: Any) -> None:
         )
     _check_optimizers(trainer, *optimizers)
     _check_callbacks(callbacks)
-    _check_train_set(trainer.train_dataset)
+    if not trainer._overrides("get_train_dataloader"):  # who has several sets of its own mixes them there
+        _check_train_set(trainer.train_dataset)
 
 
 def _check_optimizers(trainer: Any, optimizer: Any, scheduler: Any) -> None:
