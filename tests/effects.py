@@ -40,26 +40,28 @@ EFFECTS: dict[str, Effect] = {
     "per_device_train_batch_size": Effect(
         "arguments/devices.py", _LOOP + "TestAccumulation::test_a_loss_without_count_is_averaged_over_the_micro_batches"
     ),
-    "num_train_epochs": Effect("training/horizon.py", _LOG + "[plain]"),
-    "max_steps": Effect("training/horizon.py", _LOG + "[plain, max steps across epochs]"),
-    "learning_rate": Effect("training/optim.py", _LOG + "[plain]"),
-    "lr_scheduler_type": Effect("trainer.py", _LOG + "[plain, cosine and warm-up]"),
-    "lr_scheduler_kwargs": Effect("trainer.py", _LOG + "[plain, plateau]"),
+    "num_train_epochs": Effect("training/train_length.py", _LOG + "[plain]"),
+    "max_steps": Effect("training/train_length.py", _LOG + "[plain, max steps across epochs]"),
+    "learning_rate": Effect("training/optimizers/factory.py", _LOG + "[plain]"),
+    "lr_scheduler_type": Effect("trainer/trainer.py", _LOG + "[plain, cosine and warm-up]"),
+    "lr_scheduler_kwargs": Effect("trainer/trainer.py", _LOG + "[plain, plateau]"),
     "warmup_steps": Effect("arguments/devices.py", _LOG + "[plain, warm-up as a share]"),
-    "optim": Effect("training/optim.py", _LOG + "[plain, rmsprop]"),
-    "optim_args": Effect("training/optim.py", _LOG + "[plain, sgd]"),
+    "optim": Effect("training/optimizers/factory.py", _LOG + "[plain, rmsprop]"),
+    "optim_args": Effect("training/optimizers/factory.py", _LOG + "[plain, sgd]"),
     "optim_target_modules": Effect(
-        "training/optim.py",
+        "training/optimizers/factory.py",
         _PACKAGES + "test_what_the_arguments_say_reaches_the_optimizers_that_transformers_gives_none",
     ),
-    "weight_decay": Effect("training/optim.py", _LOG + "[plain, weight decay]"),
-    "adam_beta1": Effect("training/optim.py", _EFFECTS + "test_adam_is_set_up_as_the_arguments_say"),
-    "adam_beta2": Effect("training/optim.py", _EFFECTS + "test_adam_is_set_up_as_the_arguments_say"),
-    "adam_epsilon": Effect("training/optim.py", _EFFECTS + "test_adam_is_set_up_as_the_arguments_say"),
+    "weight_decay": Effect("training/optimizers/factory.py", _LOG + "[plain, weight decay]"),
+    "adam_beta1": Effect("training/optimizers/factory.py", _EFFECTS + "test_adam_is_set_up_as_the_arguments_say"),
+    "adam_beta2": Effect("training/optimizers/factory.py", _EFFECTS + "test_adam_is_set_up_as_the_arguments_say"),
+    "adam_epsilon": Effect("training/optimizers/factory.py", _EFFECTS + "test_adam_is_set_up_as_the_arguments_say"),
     "gradient_accumulation_steps": Effect("training/loop.py", _LOG + "[gpt2, accumulated]"),
-    "average_tokens_across_devices": Effect("trainer.py", _RANKS + "test_each_rank_takes_its_own_mean_when_asked"),
+    "average_tokens_across_devices": Effect(
+        "trainer/trainer.py", _RANKS + "test_each_rank_takes_its_own_mean_when_asked"
+    ),
     "max_grad_norm": Effect("training/loop.py", _LOG + "[plain, hard clipping]"),
-    "label_smoothing_factor": Effect("trainer.py", _LOG + "[bert, smoothed labels]"),
+    "label_smoothing_factor": Effect("trainer/trainer.py", _LOG + "[bert, smoothed labels]"),
     "bf16": Effect("training/precision.py", _LOG + "[plain, bf16]"),
     "fp16": Effect("training/precision.py", _PRECISION + "test_only_fp16_has_a_scaler"),
     "bf16_full_eval": Effect(
@@ -68,7 +70,7 @@ EFFECTS: dict[str, Effect] = {
     "fp16_full_eval": Effect(
         "training/precision.py", _PRECISION + "test_full_evaluation_casts_the_model_outside_of_training"
     ),
-    "tf32": Effect("trainer.py", _PRECISION + "test_tf32_is_refused_without_the_gpu_for_it"),
+    "tf32": Effect("trainer/trainer.py", _PRECISION + "test_tf32_is_refused_without_the_gpu_for_it"),
     "activation_checkpointing": Effect(
         "training/session.py", _PRECISION + "test_activations_of_a_plain_module_are_computed_again"
     ),
@@ -90,29 +92,29 @@ EFFECTS: dict[str, Effect] = {
     "liger_kernel_config": Effect(
         "training/session.py", _DEBUGGING + "TestLiger::test_parts_of_the_model_are_replaced_as_asked"
     ),
-    "use_cache": Effect("trainer.py", _HOOKS + "TestConstruction::test_use_cache_goes_into_the_configuration"),
-    "neftune_noise_alpha": Effect("trainer.py", _LOG + "[gpt2, noise on the embeddings]"),
+    "use_cache": Effect("trainer/trainer.py", _HOOKS + "TestConstruction::test_use_cache_goes_into_the_configuration"),
+    "neftune_noise_alpha": Effect("trainer/trainer.py", _LOG + "[gpt2, noise on the embeddings]"),
     "torch_empty_cache_steps": Effect(
         "training/loop.py", _HOOKS + "TestMemory::test_caches_are_emptied_every_few_steps"
     ),
     "auto_find_batch_size": Effect(
         "training/session.py", _HOOKS + "TestMemory::test_a_batch_that_does_not_fit_is_made_smaller"
     ),
-    "logging_strategy": Effect("callbacks.py", _LOG + "[plain, logged by epoch]"),
-    "logging_steps": Effect("state.py", _LOG + "[plain]"),
-    "logging_first_step": Effect("callbacks.py", _LOG + "[plain, first step logged]"),
+    "logging_strategy": Effect("callbacks/callback.py", _LOG + "[plain, logged by epoch]"),
+    "logging_steps": Effect("callbacks/state.py", _LOG + "[plain]"),
+    "logging_first_step": Effect("callbacks/callback.py", _LOG + "[plain, first step logged]"),
     "log_on_each_node": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
     "logging_nan_inf_filter": Effect(
         "training/loop.py", _LOOP + "TestLogging::test_nan_is_kept_out_of_the_mean_unless_it_is_wanted"
     ),
-    "include_num_input_tokens_seen": Effect("training/work.py", _LOG + "[gpt2, tokens counted]"),
+    "include_num_input_tokens_seen": Effect("training/throughput.py", _LOG + "[gpt2, tokens counted]"),
     "log_level": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
     "log_level_replica": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
-    "disable_tqdm": Effect("trainer.py", _EFFECTS + "test_without_a_bar_the_log_is_printed"),
+    "disable_tqdm": Effect("trainer/trainer.py", _EFFECTS + "test_without_a_bar_the_log_is_printed"),
     "run_name": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
-    "eval_strategy": Effect("callbacks.py", _LOG + "[plain, evaluated]"),
-    "eval_steps": Effect("state.py", _LOG + "[plain, evaluated]"),
-    "eval_delay": Effect("callbacks.py", _LOG + "[plain, evaluated late]"),
+    "eval_strategy": Effect("callbacks/callback.py", _LOG + "[plain, evaluated]"),
+    "eval_steps": Effect("callbacks/state.py", _LOG + "[plain, evaluated]"),
+    "eval_delay": Effect("callbacks/callback.py", _LOG + "[plain, evaluated late]"),
     "per_device_eval_batch_size": Effect(
         "arguments/devices.py", _EFFECTS + "test_evaluation_has_a_batch_size_of_its_own"
     ),
@@ -129,9 +131,9 @@ EFFECTS: dict[str, Effect] = {
     "batch_eval_metrics": Effect("evaluation/passes.py", _EVALUATION + "[batch by batch, 11]"),
     "save_only_model": Effect("checkpoint/snapshot.py", _LOOP + "TestSaving::test_the_model_alone_is_saved_when_asked"),
     "save_strategy": Effect(
-        "callbacks.py", _LOOP + "TestSaving::test_only_better_models_are_saved_by_the_strategy_best"
+        "callbacks/callback.py", _LOOP + "TestSaving::test_only_better_models_are_saved_by_the_strategy_best"
     ),
-    "save_steps": Effect("state.py", _LOOP + "TestSaving::test_checkpoints_come_by_steps_and_at_the_end"),
+    "save_steps": Effect("callbacks/state.py", _LOOP + "TestSaving::test_checkpoints_come_by_steps_and_at_the_end"),
     "save_on_each_node": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
     "save_total_limit": Effect(
         "training/session.py", _LOOP + "TestSaving::test_checkpoints_come_by_epoch_and_the_oldest_go"
@@ -144,12 +146,13 @@ EFFECTS: dict[str, Effect] = {
     "greater_is_better": Effect("training/best.py", _LOOP + "TestSaving::test_greater_is_better_says_which_way"),
     "ignore_data_skip": Effect("training/session.py", _LOOP + "TestResuming::test_data_is_not_skipped_when_told_so"),
     "restore_callback_states_from_checkpoint": Effect(
-        "hooks.py", _CALLBACKS + "test_states_go_into_the_checkpoint_and_come_back"
+        "trainer/hooks.py", _CALLBACKS + "test_states_go_into_the_checkpoint_and_come_back"
     ),
     "full_determinism": Effect(
-        "trainer.py", _HOOKS + "TestConstruction::test_full_determinism_refuses_what_has_no_deterministic_kernel"
+        "trainer/trainer.py",
+        _HOOKS + "TestConstruction::test_full_determinism_refuses_what_has_no_deterministic_kernel",
     ),
-    "seed": Effect("trainer.py", _LOG + "[plain, another seed]"),
+    "seed": Effect("trainer/trainer.py", _LOG + "[plain, another seed]"),
     "data_seed": Effect("data/loaders.py", _ORDER + "[data_seed]"),
     "use_cpu": Effect("arguments/devices.py", _OURS_AS_THEIRS + "[cpu]"),
     "accelerator_config": Effect("data/sampling.py", _ORDER + "[not seedable]"),
@@ -163,9 +166,9 @@ EFFECTS: dict[str, Effect] = {
     "dataloader_multiprocessing_context": Effect("data/loaders.py", _LOADER),
     "dataloader_in_order": Effect("data/loaders.py", _LOADER),
     "remove_unused_columns": Effect(
-        "feeding.py", _HOOKS + "TestContract::test_a_model_that_breaks_it_is_refused_at_the_first_step"
+        "trainer/feeding.py", _HOOKS + "TestContract::test_a_model_that_breaks_it_is_refused_at_the_first_step"
     ),
-    "label_names": Effect("trainer.py", _HOOKS + "TestContract::test_label_names_are_the_users_to_say"),
+    "label_names": Effect("trainer/trainer.py", _HOOKS + "TestContract::test_label_names_are_the_users_to_say"),
     "train_sampling_strategy": Effect("data/sampling.py", _ORDER + "[sequential]"),
     "length_column_name": Effect("data/sampling.py", _EFFECTS + "test_lengths_are_read_from_the_column_that_is_named"),
     "ddp_find_unused_parameters": Effect("training/prepare.py", _RANKS + "test_ddp_is_set_up_as_the_arguments_say"),
@@ -175,17 +178,21 @@ EFFECTS: dict[str, Effect] = {
     "ddp_backend": Effect("arguments/devices.py", _DEVICES + "test_a_backend_that_is_not_there"),
     "ddp_timeout": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
     "debug": Effect("training/session.py", _DEBUGGING + "TestOverflow::test_the_module_that_overflows_is_named"),
-    "skip_memory_metrics": Effect("trainer.py", _LOOP + "TestLogging::test_memory_is_measured_when_it_is_asked_for"),
+    "skip_memory_metrics": Effect(
+        "trainer/trainer.py", _LOOP + "TestLogging::test_memory_is_measured_when_it_is_asked_for"
+    ),
     "do_train": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "do_eval": Effect("arguments/derive.py", _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "do_predict": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "resume_from_checkpoint": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "local_rank": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
-    "sortish_sampler": Effect("feeding.py", _SEQ2SEQ + "test_samples_of_like_length_are_trained_together_when_asked"),
-    "predict_with_generate": Effect("seq2seq.py", _SEQ2SEQ + "test_tokens_are_those_of_transformers"),
-    "generation_max_length": Effect("seq2seq.py", _SEQ2SEQ + "test_how_texts_are_generated[a length]"),
-    "generation_num_beams": Effect("seq2seq.py", _SEQ2SEQ + "test_how_texts_are_generated[beams]"),
-    "generation_config": Effect("seq2seq.py", _SEQ2SEQ + "test_settings_may_come_as"),
+    "sortish_sampler": Effect(
+        "trainer/feeding.py", _SEQ2SEQ + "test_samples_of_like_length_are_trained_together_when_asked"
+    ),
+    "predict_with_generate": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_tokens_are_those_of_transformers"),
+    "generation_max_length": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_how_texts_are_generated[a length]"),
+    "generation_num_beams": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_how_texts_are_generated[beams]"),
+    "generation_config": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_settings_may_come_as"),
 }
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def preload() -> None:
     import pytest  # noqa: F401
     import transformers
 
-    import trainwright.trainer  # noqa: F401
+    import trainwright.trainer.trainer  # noqa: F401
 
     for name in ("Trainer", "GPT2LMHeadModel", "BertForSequenceClassification"):
         getattr(transformers, name)

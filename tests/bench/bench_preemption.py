@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from trainwright.entry import finish
+from trainwright.distributed.preemption import Preemption
+from trainwright.launch.entry import finish
 from trainwright.launch.nodefiles import Heartbeat
-from trainwright.preemption import Preemption
 
 WORLD_SIZE = 2
 STEPS = 200_000

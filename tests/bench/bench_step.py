@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainwright.entry import finish
+from trainwright.launch.entry import finish
 
 WARM_UP = 100
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from trainer.data_cases import Stream
 from trainer.settings import settings
-from trainwright.trainer import Trainer
+from trainwright.trainer.trainer import Trainer
 
 
 class Nested(nn.Module):

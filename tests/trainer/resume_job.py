@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from trainwright.arguments import TrainingArguments
-from trainwright.state import TrainerControl
-from trainwright.trainer import Trainer
+from trainwright.callbacks.state import TrainerControl
+from trainwright.trainer.trainer import Trainer
 
 SAMPLES = 22
 WRITING = ("fsync", "rename", "replace", "unlink", "rmdir", "open")

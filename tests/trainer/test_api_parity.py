@@ -245,10 +245,10 @@ def test_attributes_of_an_instance_are_there_too(tmp_path: Any) -> None:
 
 def test_names_of_files_and_callbacks_are_importable_from_the_trainer() -> None:
     for file in ("OPTIMIZER", "SCHEDULER", "SCALER", "TRAINER_STATE", "TRAINING_ARGS"):
-        assert getattr(trainwright.trainer, f"{file}_NAME") == getattr(transformers.trainer, f"{file}_NAME")
+        assert getattr(trainwright.trainer.trainer, f"{file}_NAME") == getattr(transformers.trainer, f"{file}_NAME")
     for name in ("DEFAULT_CALLBACKS", "DEFAULT_PROGRESS_CALLBACK"):
         assert (
-            str(getattr(trainwright.trainer, name)).split(".")[-1]
+            str(getattr(trainwright.trainer.trainer, name)).split(".")[-1]
             == (str(getattr(transformers.trainer, name)).split(".")[-1])
         )
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from trainwright.arguments import ArgumentError, TrainingArguments
-from trainwright.enums import ParallelMode
+from trainwright.arguments.enums import ParallelMode
 
 ASK = """
 import copy, json, logging, os, pickle, sys, time
 from pathlib import Path
 from trainwright.arguments import TrainingArguments
-from trainwright.entry import finish
+from trainwright.launch.entry import finish
 
 folder = Path(sys.argv[1])
 args = TrainingArguments(**json.loads(sys.argv[2]))

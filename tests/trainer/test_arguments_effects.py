@@ -12,8 +12,8 @@ import torch
 from trainer import tiny
 from trainwright import PrinterCallback, ProgressCallback, Trainer, UserError
 from trainwright.arguments import TrainingArguments
+from trainwright.distributed.collectives import leaves
 from trainwright.evaluation import passes as evaluation
-from trainwright.evaluation.gathering import leaves
 
 
 def trainer_for(folder: Path, model: Any = None, **arguments: Any) -> Trainer:

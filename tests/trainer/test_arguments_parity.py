@@ -13,7 +13,7 @@ import transformers
 from hypothesis import assume, given, settings
 from transformers import HfArgumentParser
 
-import trainwright.enums
+import trainwright.arguments.enums
 from argument_values import some_arguments
 from trainwright.arguments import ArgumentError, Seq2SeqTrainingArguments, TrainingArguments
 from trainwright.arguments.fields import FIELDS
@@ -73,14 +73,14 @@ def signature_of(function: Any) -> list[tuple[str, Any, Any]]:
 def test_enums_of_trainer_utils(name: str) -> None:
     import transformers.trainer_utils as theirs
 
-    assert members(getattr(trainwright.enums, name)) == members(getattr(theirs, name))
+    assert members(getattr(trainwright.arguments.enums, name)) == members(getattr(theirs, name))
 
 
 @pytest.mark.parametrize("name", ["OptimizerNames", "ParallelMode"])
 def test_enums_of_training_args(name: str) -> None:
     import transformers.training_args as theirs
 
-    assert members(getattr(trainwright.enums, name)) == members(getattr(theirs, name))
+    assert members(getattr(trainwright.arguments.enums, name)) == members(getattr(theirs, name))
 
 
 def members(enum: Any) -> dict[str, str]:

@@ -460,7 +460,7 @@ def test_a_script_under_the_launcher_prints_one_line(case: str, output: Path, tm
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1]), line=line.format(output=str(output))))
     run = subprocess.run(
-        [sys.executable, "-m", "trainwright.entry", str(script)],
+        [sys.executable, "-m", "trainwright.launch.entry", str(script)],
         capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert run.returncode == code

@@ -10,9 +10,9 @@ import transformers
 
 import trainwright
 from trainer import tiny
-from trainwright import callbacks
+from trainwright.callbacks import callback
+from trainwright.callbacks.state import TrainerControl, TrainerState
 from trainwright.contract import UserError
-from trainwright.state import TrainerControl, TrainerState
 
 
 def make(folder: Any, *added: Any, library: Any = trainwright, **arguments: Any) -> Any:
@@ -38,7 +38,7 @@ def recorder(base: type, log: list[Any]) -> Any:
 
         return method
 
-    return type("Recorder", (base,), {event: noting(event) for event in callbacks.EVENTS if event != "on_push_begin"})
+    return type("Recorder", (base,), {event: noting(event) for event in callback.EVENTS if event != "on_push_begin"})
 
 
 WHOLE = {
@@ -58,7 +58,7 @@ def test_events_come_as_from_transformers(base, tmp_path):
     reference.train()
     reference.predict(tiny.vectors(8))
     assert mine == theirs
-    assert {event for event, *_ in mine} == set(callbacks.EVENTS) - {"on_push_begin"}
+    assert {event for event, *_ in mine} == set(callback.EVENTS) - {"on_push_begin"}
 
 
 def test_only_listeners_are_called(tmp_path):
@@ -86,8 +86,8 @@ def test_a_handler_may_be_replaced_in_part(replaced, tmp_path):
 
         def call_event(event: str, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             asked.append(event)
-            for callback in handler.callbacks:
-                control = getattr(callback, event)(args, state, control, model=handler.model, **kwargs) or control
+            for one in handler.callbacks:
+                control = getattr(one, event)(args, state, control, model=handler.model, **kwargs) or control
             return control
 
         def on_step_begin(*args: Any) -> Any:
@@ -168,7 +168,7 @@ def test_classes_of_transformers_stand_for_ours(tmp_path):
 
 
 def test_without_the_default_flow_there_is_a_warning(caplog):
-    callbacks.CallbackHandler([], None, None, None, None)
+    callback.CallbackHandler([], None, None, None, None)
     assert "no DefaultFlowCallback among the callbacks" in caplog.text
 
 
@@ -241,7 +241,7 @@ def test_states_go_into_the_checkpoint_and_come_back(tmp_path):
 def test_the_printer_prints_and_leaves_the_log_as_it_is(capsys):
     logs = {"loss": 0.123456, "total_flos": 1e9, "step": 3}
     state = TrainerState(is_local_process_zero=True)
-    callbacks.PrinterCallback().on_log(None, state, TrainerControl(), logs=logs)
+    callback.PrinterCallback().on_log(None, state, TrainerControl(), logs=logs)
     assert capsys.readouterr().out == "{'loss': '0.1235', 'step': 3}\n"
     assert logs["total_flos"] == 1e9
 
@@ -252,7 +252,7 @@ def test_the_progress_bar_moves_on_rank_zero(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "6/6" in shown.err
     assert "'loss': '" in shown.out + shown.err
-    assert not any(isinstance(c, callbacks.PrinterCallback) for c in trainer.callback_handler.callbacks)
+    assert not any(isinstance(c, callback.PrinterCallback) for c in trainer.callback_handler.callbacks)
 
 
 def test_two_callbacks_of_a_class_are_told_of(tmp_path, caplog):

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from trainer.world import in_world
 from trainwright.checkpoint.store import MANIFEST, CheckpointStore, get_last_checkpoint
 from trainwright.contract import UserError
-from trainwright.ranks import Ranks
+from trainwright.distributed.ranks import Ranks
 
 
 def fill(folder: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers
 
-from trainwright.seeding import derived_seed, preserved_rng, rng_state, set_rng_state, set_seed
+from trainwright.devices.seeding import derived_seed, preserved_rng, rng_state, set_rng_state, set_seed
 
 
 def drawn() -> tuple[float, float, float]:

@@ -117,7 +117,7 @@ def test_numbers_that_a_device_does_not_know_are_refused(name):
 
 
 def test_what_only_torch_xla_counts_is_refused_elsewhere():
-    from trainwright.devices.callback import callbacks_for
+    from trainwright.integrations.device_metrics import callbacks_for
 
     args = SimpleNamespace(
         device=torch.device("cpu"), debug=["tpu_metrics_debug"], output_dir="x", process_index=0, bf16=False, fp16=False

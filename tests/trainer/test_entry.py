@@ -41,7 +41,7 @@ def run(tmp_path, text):
     script.write_text(text)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "trainwright.entry", str(script)],
+        [sys.executable, "-m", "trainwright.launch.entry", str(script)],
         env=environment,
         capture_output=True,
         text=True,

@@ -19,7 +19,7 @@ from trainer.settings import settings
 from trainer.world import in_world
 from trainwright import Trainer, TrainerCallback
 from trainwright.contract import DataError, UserError
-from trainwright.evaluation.gathering import Collector, leaves
+from trainwright.distributed.collectives import Collector, leaves
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -15,7 +15,7 @@ import transformers.trainer_utils
 import trainwright
 from trainer import tiny
 from trainer.world import in_world
-from trainwright import nested
+from trainwright.compat import nested
 
 NEST = {"a": torch.arange(6.0).reshape(2, 3), "b": [torch.ones(2), (torch.zeros(2, 2, 2),)]}
 LONGER = {"a": torch.ones(1, 5), "b": [torch.ones(3), (torch.ones(1, 4, 2),)]}

@@ -10,7 +10,7 @@ NEVER = 1e9  # a busy machine may take its time
 SOON = """
 from trainwright.launch import rendezvous
 rendezvous.FIRST_WORD_SECONDS = {seconds}
-from trainwright.launcher import main
+from trainwright.launch.launcher import main
 main()
 """
 
@@ -94,7 +94,7 @@ def told(self, store):
     offer(self, store)
     store.set(f"at/{{self._place.node_rank}}", "127.0.0.1 {port}")
 reach.Reach.offer = told
-from trainwright.launcher import main
+from trainwright.launch.launcher import main
 main()
 """
 

@@ -26,7 +26,7 @@ def patch_a_model(monkeypatch: Patch) -> None:
 
 
 def lower(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(logging.getLogger("trainwright.trainer"), "level", logging.DEBUG)
+    monkeypatch.setattr(logging.getLogger("trainwright.trainer.trainer"), "level", logging.DEBUG)
 
 
 LEAKS: dict[str, tuple[Callable[[Patch], Any], str]] = {
@@ -34,7 +34,7 @@ LEAKS: dict[str, tuple[Callable[[Patch], Any], str]] = {
     "folder": (lambda m: m.chdir("/"), "process: folder: "),
     "path": (lambda m: m.syspath_prepend("/"), "process: sys.path: "),
     "module": (lambda m: m.setitem(sys.modules, "torch.nn", types.ModuleType("x")), "sys.modules: torch.nn: "),
-    "logger": (lower, "logger: trainwright.trainer: (0, 0, True, False) -> (10, 0, True, False)"),
+    "logger": (lower, "logger: trainwright.trainer.trainer: (0, 0, True, False) -> (10, 0, True, False)"),
     "function": (lambda m: m.setattr(nn.functional, "relu", abs), "replaced: torch.nn.functional.relu by "),
     "layer": (lambda m: m.setattr(nn, "LayerNorm", nn.Linear), "replaced: torch.nn.LayerNorm by "),
     "model": (patch_a_model, "replaced: transformers.models.gpt2.modeling_gpt2.GPT2MLP by "),
@@ -46,7 +46,7 @@ def test_what_is_left_is_named(kind: str) -> None:
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
     leak, words = LEAKS[kind]
-    logging.getLogger("trainwright.trainer")
+    logging.getLogger("trainwright.trainer.trainer")
     before = leaks.look()
     with pytest.MonkeyPatch.context() as monkeypatch, warnings.catch_warnings():
         leak(monkeypatch)

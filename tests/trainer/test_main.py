@@ -183,7 +183,7 @@ def test_a_mistake_ends_the_rank_with_its_code_and_one_line(folder: Path) -> Non
         ENV_OUTPUT_DIR: str(folder / "out"),
         "HF_HOME": str(folder / "hub"),
     }
-    command = [sys.executable, "-m", "trainwright.main"]
+    command = [sys.executable, "-m", "trainwright.declarative"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == ExitCode.BAD_DATA, done.stderr
     lines = [line for line in done.stderr.splitlines() if line]

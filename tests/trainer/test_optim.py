@@ -12,7 +12,7 @@ from transformers import Trainer as TheirTrainer
 from transformers.optimization import Adafactor as TheirAdafactor
 
 from trainer.runs import make
-from trainwright.training import optim
+from trainwright.training.optimizers import factory as optim
 
 
 def arguments(name, **kwargs):
@@ -86,9 +86,19 @@ def test_adafactor_steps_like_that_of_transformers(kwargs, dtype):
         ("sgd", "momentum=fast", optim.OptimizerError, "optim_args: momentum=fast is no number"),
         ("sgd", "speed=3", optim.OptimizerError, "sgd takes momentum, dampening, weight_decay, nesterov, not speed"),
         ("adamw_torch", "fast=1", optim.OptimizerError, "optim_args: adamw_torch takes none, not fast"),
-        ("sgd", "nesterov=perhaps", optim.OptimizerError, "optim_args: nesterov=perhaps: perhaps is neither true nor"),
+        (
+            "sgd",
+            "nesterov=perhaps",
+            optim.OptimizerError,
+            "optim_args: nesterov=perhaps: perhaps is neither true nor",
+        ),
         ("galore_adamw", "rank=a", optim.OptimizerError, "optim_args: rank=a is no whole number"),
-        ("adamw_anyprecision", None, optim.OptimizerError, "needs the package torchdistx, which is not installed; run"),
+        (
+            "adamw_anyprecision",
+            None,
+            optim.OptimizerError,
+            "needs the package torchdistx, which is not installed; run",
+        ),
         ("galore_adamw", None, optim.OptimizerError, "optim: galore_adamw must know the model"),
     ],
 )

@@ -14,7 +14,7 @@ from trainer import tiny
 from trainwright import Trainer
 from trainwright.arguments import TrainingArguments
 from trainwright.arguments.machine import OPTIMIZERS
-from trainwright.training import optim
+from trainwright.training.optimizers import factory
 from trainwright.training.optimizers.lowrank import Layerwise, target_weights
 
 HERE = ("bitsandbytes", "galore_torch", "apollo_torch", "grokadamw", "schedulefree", "optimi")
@@ -144,7 +144,7 @@ def test_targets(targets: Any, weights: set[str]) -> None:
     ],
 )
 def test_targets_that_are_not_there(targets: Any, message: str) -> None:
-    with pytest.raises(optim.OptimizerError) as error:
+    with pytest.raises(factory.OptimizerError) as error:
         target_weights(tiny.classifier(), targets)
     assert message in str(error.value)
 
@@ -183,10 +183,10 @@ class TestScheduleFree:
 
     def test_a_share_of_warmup_needs_the_number_of_steps(self) -> None:
         args = SimpleNamespace(warmup_steps=0.1, max_steps=-1)
-        with pytest.raises(optim.OptimizerError, match="warmup_steps"):
-            optim._warmup(args)
+        with pytest.raises(factory.OptimizerError, match="warmup_steps"):
+            factory._warmup(args)
         args = TrainingArguments(warmup_steps=0.5, max_steps=9, use_cpu=True, optim="schedule_free_sgd")
-        assert optim.get_optimizer_cls_and_kwargs(args)[1]["warmup_steps"] == 5
+        assert factory.get_optimizer_cls_and_kwargs(args)[1]["warmup_steps"] == 5
 
 
 def test_embeddings_keep_their_state_in_float32(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from transformers.training_args import OptimizerNames
 
 from trainer import tiny
 from trainwright.arguments import TrainingArguments
-from trainwright.training import optim
+from trainwright.training.optimizers import factory
 
 CLASSES = {
     "bitsandbytes.optim": ("AdamW", "Lion", "RMSprop", "AdEMAMix"),
@@ -58,7 +58,7 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in vars(theirs) if name.startswith("is_") and name.endswith("_available")]:
         monkeypatch.setattr(theirs, name, lambda *least: True)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0")
-    monkeypatch.setattr(optim, "package_problem", lambda name: None)
+    monkeypatch.setattr(factory, "package_problem", lambda name: None)
 
 
 def arguments(name: str, optim_args: str | None) -> Any:
@@ -135,7 +135,7 @@ def test_each_is_told_what_transformers_tells_it(name: str, optim_args: str | No
         optim_args=theirs._parse_optim_args(args.optim_args),
     )
     their_class, expected = told(*theirs._OPTIMIZER_HANDLERS[name](context))
-    our_class, ours = told(*optim.get_optimizer_cls_and_kwargs(args, model))
+    our_class, ours = told(*factory.get_optimizer_cls_and_kwargs(args, model))
     assert our_class == their_class
     assert ours.keys() == expected.keys()
     for parameter, settings in expected.items():

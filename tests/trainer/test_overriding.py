@@ -16,8 +16,8 @@ from trainer import tiny
 from trainer.runs import logged, make, trained
 from trainer.world import in_world
 from trainwright import Trainer
+from trainwright.training.hooked_loop import OpenedLoop
 from trainwright.training.loop import Loop
-from trainwright.training.opened import OpenedLoop
 
 # Never called by the base class of Hugging Face either, or only where sharding is: there is nothing to compare.
 UNCOMPARED = {"create_optimizer_and_scheduler", "get_tp_size", "get_cp_size", "get_sp_size"}

@@ -12,9 +12,9 @@ from torch import nn
 from trainer import tiny
 from trainwright import Trainer, TrainerCallback, TrainingArguments
 from trainwright.contract import UserError
+from trainwright.training.activation_checkpointing import layers_of
 from trainwright.training.losses import ModelError
 from trainwright.training.precision import apply_tf32, to_float32
-from trainwright.training.recompute import layers_of
 
 
 def make(folder: Any, model: nn.Module | None = None, callbacks: Any = (), **arguments: Any) -> Trainer:

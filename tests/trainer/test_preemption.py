@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainer.gangs import Gang, free_port
-from trainwright.preemption import Preemption
+from trainwright.distributed.preemption import Preemption
 
 SCRIPTS = Path(__file__).parent / "scripts"
 ROUNDS = 60
@@ -87,7 +87,7 @@ def test_a_forked_worker_dies_of_sigterm_alone():
 
 STOPPED = """
 import os, sys, time, torch, torch.distributed as dist
-from trainwright.preemption import Preemption
+from trainwright.distributed.preemption import Preemption
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 with Preemption() as preemption:

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from trainer.receiver import Receiver, make_certificate
+from trainwright.callbacks.state import TrainerControl, TrainerState
 from trainwright.contract import UserError
+from trainwright.integrations.reporter import Meter, Reporter, merged
 from trainwright.launch import nodefiles
-from trainwright.push import Endpoint, Poster, Refused
-from trainwright.report import Meter, Reporter, merged
-from trainwright.state import TrainerControl, TrainerState
+from trainwright.launch.push import Endpoint, Poster, Refused
 
 ARGS = SimpleNamespace(
     output_dir="/output", gradient_accumulation_steps=2, world_size=4, metric_for_best_model="eval_loss"

@@ -30,7 +30,7 @@ EVERY = {"at once": 1, "while training goes on": 3}
 LONGEST = 100
 # Forks of a process that has imported everything and computed nothing: autograd does not survive a fork.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["trainer.resume_job", "trainwright.trainer", "trainwright.training.session"])
+FORKS.set_forkserver_preload(["trainer.resume_job", "trainwright.trainer.trainer", "trainwright.training.session"])
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from trainwright.checkpoint.snapshot import load_snapshot, restore_position
 from trainwright.checkpoint.weights import load_weights, save_weights
 from trainwright.contract import UserError
 from trainwright.data.loaders import batches, position_of
-from trainwright.seeding import rng_state
-from trainwright.trainer import Trainer
+from trainwright.devices.seeding import rng_state
+from trainwright.trainer.trainer import Trainer
 
 
 class Tied(nn.Module):

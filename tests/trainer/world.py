@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainwright.entry import finish
+from trainwright.launch.entry import finish
 
 LONGEST = 120
 

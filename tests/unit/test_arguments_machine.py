@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainwright.arguments import ArgumentError, TrainingArguments, machine
-from trainwright.enums import OptimizerNames
+from trainwright.arguments.enums import OptimizerNames
 
 OF_TORCH = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
 LOW_RANK = {"optim_target_modules": "all-linear"}

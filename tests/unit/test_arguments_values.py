@@ -18,10 +18,10 @@ from hypothesis import assume, given, settings
 
 from argument_values import some_arguments
 from trainwright.arguments import AcceleratorConfig, ArgumentError, Seq2SeqTrainingArguments, TrainingArguments
+from trainwright.arguments.enums import DebugOption, HubStrategy, IntervalStrategy
 from trainwright.arguments.errors import NotBuiltError
 from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.shapes import KINDS
-from trainwright.enums import DebugOption, HubStrategy, IntervalStrategy
 
 
 @given(some_arguments())

@@ -7,9 +7,13 @@ of torch. What Hugging Face's users import beside the Trainer is here too; some 
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from trainwright import extras
+
+# The modules under Hugging Face's names, and those that checkpoints and pods of earlier versions name.
+__path__ = [*__path__, str(Path(__file__).parent / "compat" / "aliases")]
 
 _HOMES = {
     "transformers": (
@@ -20,7 +24,7 @@ _HOMES = {
         "HfArgumentParser",
     ),
     "trainwright.arguments": ("AcceleratorConfig", "Seq2SeqTrainingArguments", "TrainingArguments"),
-    "trainwright.callbacks": (
+    "trainwright.callbacks.callback": (
         "CallbackHandler",
         "DefaultFlowCallback",
         "EarlyStoppingCallback",
@@ -32,7 +36,7 @@ _HOMES = {
     "trainwright.data.collators": ("DataCollatorWithPadding", "DefaultDataCollator", "default_data_collator"),
     "trainwright.contract": ("DataError", "UserError"),
     "trainwright.data.samplers": ("LengthGroupedSampler",),
-    "trainwright.enums": (
+    "trainwright.arguments.enums": (
         "HubStrategy",
         "IntervalStrategy",
         "OptimizerNames",
@@ -40,7 +44,7 @@ _HOMES = {
         "SaveStrategy",
         "SchedulerType",
     ),
-    "trainwright.helpers": (
+    "trainwright.compat.helpers": (
         "denumpify_detensorize",
         "find_executable_batch_size",
         "get_dataloader_sampler",
@@ -52,8 +56,8 @@ _HOMES = {
         "torch_distributed_zero_first",
         "total_processes_number",
     ),
-    "trainwright.metrics": ("speed_metrics",),
-    "trainwright.nested": (
+    "trainwright.training.metrics": ("speed_metrics",),
+    "trainwright.compat.nested": (
         "EvalLoopContainer",
         "atleast_1d",
         "distributed_broadcast_scalars",
@@ -71,7 +75,7 @@ _HOMES = {
     ),
     "trainwright.training.losses": ("LabelSmoother",),
     "trainwright.training.memory": ("TrainerMemoryTracker",),
-    "trainwright.training.optim": ("Adafactor",),
+    "trainwright.training.optimizers.factory": ("Adafactor",),
     "trainwright.outputs": ("BestRun", "EvalLoopOutput", "EvalPrediction", "PredictionOutput", "TrainOutput"),
     "trainwright.training.schedulers": (
         "GreedyLR",
@@ -88,10 +92,10 @@ _HOMES = {
         "get_scheduler",
         "get_wsd_schedule",
     ),
-    "trainwright.seeding": ("enable_full_determinism", "set_seed"),
-    "trainwright.state": ("ExportableState", "TrainerControl", "TrainerState"),
-    "trainwright.seq2seq": ("Seq2SeqTrainer",),
-    "trainwright.trainer": ("Trainer",),
+    "trainwright.devices.seeding": ("enable_full_determinism", "set_seed"),
+    "trainwright.callbacks.state": ("ExportableState", "TrainerControl", "TrainerState"),
+    "trainwright.trainer.seq2seq": ("Seq2SeqTrainer",),
+    "trainwright.trainer.trainer": ("Trainer",),
 }
 _EXPORTS = {name: home for home, names in _HOMES.items() for name in names}
 

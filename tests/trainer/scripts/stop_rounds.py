@@ -14,7 +14,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from trainwright.preemption import Preemption
+from trainwright.distributed.preemption import Preemption
 
 folder, rounds, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 dist.init_process_group("gloo")

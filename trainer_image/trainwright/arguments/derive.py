@@ -10,7 +10,7 @@ import os
 import warnings
 from typing import Any
 
-from trainwright.enums import DebugOption
+from trainwright.arguments.enums import DebugOption
 from trainwright.job import in_output
 
 ALIASES = (

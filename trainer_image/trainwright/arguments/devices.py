@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from trainwright.enums import ParallelMode
+from trainwright.arguments.enums import ParallelMode
 
 from .errors import ArgumentError, Problem
 

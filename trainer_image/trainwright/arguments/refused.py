@@ -47,7 +47,9 @@ REFUSED: dict[str, Refusal] = {
     "hub_strategy": _UPLOAD,
     "hub_always_push": _UPLOAD,
     "hub_revision": _UPLOAD,
-    "report_to": Refusal(_TRACKERS, ("none",), for_programs=("kubeflow",)),  # what trainwright.report does by itself
+    "report_to": Refusal(
+        _TRACKERS, ("none",), for_programs=("kubeflow",)
+    ),  # integrations/reporter.py does it by itself
     "project": _TRACKER,
     "trackio_space_id": _TRACKER,
     "trackio_bucket_id": _TRACKER,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from trainwright.enums import HubStrategy, IntervalStrategy, OptimizerNames, SchedulerType
+from trainwright.arguments.enums import HubStrategy, IntervalStrategy, OptimizerNames, SchedulerType
 
 from .derive import derive
 from .errors import ArgumentError, Problem

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any
 
-from trainwright.enums import (
+from trainwright.arguments.enums import (
     DebugOption,
     HubStrategy,
     IntervalStrategy,

@@ -5,9 +5,10 @@ fenced, renamed) is done by the thread as it would be without one; only then are
 only then do older checkpoints go.
 
 With several ranks their threads talk through a process group of their own. What the thread of any rank ran into is
-raised on the training thread of every rank before the same step. As in :mod:`trainwright.preemption` no step pays for
-that: the training thread writes ``begun = step``, *then* looks at ``finished``; the thread sets ``finished``, *then*
-reads ``begun``, and the ranks take the maximum. So a step that was begun without a look at ``finished`` is covered.
+raised on the training thread of every rank before the same step. As in :mod:`trainwright.distributed.preemption` no
+step pays for that: the training thread writes ``begun = step``, *then* looks at ``finished``; the thread sets
+``finished``, *then* reads ``begun``, and the ranks take the maximum. So a step that was begun without a look at
+``finished`` is covered.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from trainwright.checkpoint.weights import load_weights, save_weights, takes_sta
 from trainwright.contract import UserError
 from trainwright.data.loaders import position_of, resume_at
 from trainwright.data.place import draws_alike, has_own_shards
-from trainwright.seeding import derived_seed, rng_state, seed_everything, set_rng_state
+from trainwright.devices.seeding import derived_seed, rng_state, seed_everything, set_rng_state
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 TRAINER_STATE = "trainer_state.json"

@@ -27,7 +27,7 @@ from trainwright.checkpoint.diskio import crc32_of, explained, flush_folder
 from trainwright.checkpoint.fence import Fence
 from trainwright.checkpoint.part import Part, Piece
 from trainwright.contract import UserError
-from trainwright.ranks import Ranks
+from trainwright.distributed.ranks import Ranks
 
 PREFIX = "checkpoint"
 MANIFEST = "trainwright_manifest.json"

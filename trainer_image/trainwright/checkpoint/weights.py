@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trainwright.checkpoint.adapters import adapter_names, load_adapters
 from trainwright.checkpoint.staging import Stager
 from trainwright.contract import UserError
+from trainwright.integrations.peft import adapter_names, load_adapters
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

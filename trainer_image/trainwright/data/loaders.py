@@ -39,7 +39,7 @@ from trainwright.data.sampling import (
 )
 from trainwright.data.streams import SeededDataset, SeededStream, has_state, set_epoch, share_of_stream
 from trainwright.data.workers import watch_start
-from trainwright.seeding import RNGState, preserved_rng, rng_state, set_rng_state
+from trainwright.devices.seeding import RNGState, preserved_rng, rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.loader import Loader
 from trainwright.data.sampling import FromSampler, LengthGrouped, ShardedBatches
 from trainwright.data.streams import StreamShard
-from trainwright.ranks import Ranks
+from trainwright.distributed.ranks import Ranks
 
 
 def samples_a_round(loader: Any) -> int | None:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import RandomSampler, Sampler
 
 from trainwright.contract import DataError
-from trainwright.ranks import Ranks
+from trainwright.distributed.ranks import Ranks
 
 Indices = Sequence[int] | torch.Tensor
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from trainwright.data.sampling import NumberedBatch, Sharding
-from trainwright.seeding import derived_seed, seed_everything
+from trainwright.devices.seeding import derived_seed, seed_everything
 
 
 class SeededDataset(Dataset[Any]):

@@ -70,7 +70,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
 
 def assemble(job: ResolvedJob, args: Any) -> Parts:
     """Tokenizer, model and features of ``job``, each made once per node: the first rank makes, the others find."""
-    from trainwright.seeding import set_seed
+    from trainwright.devices.seeding import set_seed
 
     task = tasks.task_named(job.task)
     model_spec = view(ModelSpec, job.model or {}, "spec.model")

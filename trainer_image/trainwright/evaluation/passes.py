@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from trainwright.contract import DataError
+from trainwright.data.diagnosis import raise_explained
 from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.loaders import Loader, has_length, readable
 from trainwright.data.sampling import ShardedBatches
 from trainwright.data.workers import watch_start
-from trainwright.evaluation.gathering import (
+from trainwright.distributed.collectives import (
     Collector,
     batch_size_of,
     detach,
@@ -29,10 +30,9 @@ from trainwright.evaluation.gathering import (
     map_leaves,
     pad_across_ranks,
 )
-from trainwright.mistakes import named_numbers, shown_to_metrics
+from trainwright.distributed.ranks import Ranks
 from trainwright.outputs import EvalLoopOutput, EvalPrediction
-from trainwright.ranks import Ranks
-from trainwright.training.diagnosis import raise_explained
+from trainwright.trainer.checks import named_numbers, shown_to_metrics
 
 
 def prediction_step(

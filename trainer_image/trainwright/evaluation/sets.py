@@ -8,7 +8,7 @@ from typing import Any
 from trainwright.contract import DataError
 from trainwright.data.loaders import has_length
 from trainwright.data.sampling import check_lengths
-from trainwright.feeding import set_name
+from trainwright.trainer.feeding import set_name
 
 logger = logging.getLogger(__name__)
 

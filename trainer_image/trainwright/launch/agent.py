@@ -25,11 +25,11 @@ from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCP
 from torch.distributed.launcher.api import LaunchConfig
 
 from trainwright.launch.herald import Herald
-from trainwright.launch.overseer import Overseer
 from trainwright.launch.peers import Peers
 from trainwright.launch.rank_log import RankLog
 from trainwright.launch.reach import Reach
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, checks, named, wait_for_port
+from trainwright.launch.supervisor import Overseer
 
 TICK_SECONDS = 0.1
 _OURS = (signal.SIGTERM, signal.SIGINT)

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainwright.contract import ENV_PROGRESS_CA, ENV_PROGRESS_TOKEN, ENV_PROGRESS_URL, UserError, gang_on_wire
+from trainwright.launch.push import Endpoint, Poster, Refused
 from trainwright.launch.rendezvous import Place, Wait
-from trainwright.push import Endpoint, Poster, Refused
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 

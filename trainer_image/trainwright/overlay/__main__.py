@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from trainwright import entry
 from trainwright.contract import UserError
+from trainwright.launch import entry
 
 
 def main() -> None:

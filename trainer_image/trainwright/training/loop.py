@@ -21,12 +21,12 @@ from accelerate.utils.memory import clear_device_cache
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from trainwright.data.loaders import batches
-from trainwright.preemption import Preemption, under_launcher
-from trainwright.training.horizon import Horizon
+from trainwright.distributed.preemption import Preemption, under_launcher
 from trainwright.training.losses import LossMeter
 from trainwright.training.prepare import exchanges_every_batch
 from trainwright.training.schedulers import follows_metric
-from trainwright.training.work import Work, sum_over_ranks
+from trainwright.training.throughput import Work, sum_over_ranks
+from trainwright.training.train_length import Horizon
 
 logger = logging.getLogger(__name__)
 

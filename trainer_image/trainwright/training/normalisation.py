@@ -30,8 +30,8 @@ import torch
 from torch import nn
 
 from trainwright.checkpoint.weights import unwrap
-from trainwright.ranks import Ranks
-from trainwright.seeding import preserved_rng, rng_state, set_rng_state
+from trainwright.devices.seeding import preserved_rng, rng_state, set_rng_state
+from trainwright.distributed.ranks import Ranks
 from trainwright.training.losses import (
     IGNORE_INDEX,
     base_model,

@@ -26,7 +26,7 @@ from trainwright.checkpoint.snapshot import (
 )
 from trainwright.data.place import can_start_within, samples_a_round
 from trainwright.data.sampling import ShardedBatches
-from trainwright.training.horizon import Horizon, length_of
+from trainwright.training.train_length import Horizon, length_of
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from trainwright import mistakes
+from trainwright.callbacks.state import TrainerState, export_states, exports_state
 from trainwright.checkpoint.background import Background
 from trainwright.checkpoint.snapshot import (
     OPTIMIZER,
@@ -30,26 +30,26 @@ from trainwright.checkpoint.store import CheckpointStore, how_to_accept
 from trainwright.checkpoint.ties import check_ties
 from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
 from trainwright.data import fork_server
+from trainwright.data.diagnosis import check_optimizer
 from trainwright.data.workers import needs_server
 from trainwright.evaluation.sets import check_sets
-from trainwright.introspection import TrainerError
+from trainwright.integrations.liger import liger_kernels
+from trainwright.integrations.neftune import add_noise
 from trainwright.job import first_training, resolved_job, tell_unread, warn_of_lost
-from trainwright.metrics import speed_metrics
 from trainwright.outputs import TrainOutput
-from trainwright.state import TrainerState, export_states, exports_state
+from trainwright.trainer import checks
+from trainwright.trainer.introspection import TrainerError
+from trainwright.training.activation_checkpointing import recompute_activations
 from trainwright.training.debugging import overflow_watched
-from trainwright.training.diagnosis import check_optimizer
-from trainwright.training.horizon import Horizon, length_of
-from trainwright.training.liger import liger_kernels
+from trainwright.training.hooked_loop import loop_for
 from trainwright.training.loop import Loop
 from trainwright.training.losses import check_trainable
-from trainwright.training.neftune import add_noise
-from trainwright.training.opened import loop_for
+from trainwright.training.metrics import speed_metrics
 from trainwright.training.optimizers import averaging
 from trainwright.training.prepare import check_places
-from trainwright.training.recompute import recompute_activations
 from trainwright.training.resuming import Place, counts_anew, horizon_from, place_of, tell_differences
 from trainwright.training.special_tokens import align_special_tokens
+from trainwright.training.train_length import Horizon, length_of
 
 logger = logging.getLogger(__name__)
 
@@ -218,8 +218,8 @@ def check_ready(trainer: Any) -> None:
         raise DataError("train_dataset: it is empty; give it samples to train on")
     check_places(trainer.model, trainer.args)
     check_trainable(trainer.model, trainer.label_names)
-    mistakes.check_methods(trainer)
-    mistakes.check_best_metric(trainer)
+    checks.check_methods(trainer)
+    checks.check_best_metric(trainer)
     check_sets(trainer)
     if trainer.args.save_strategy != "no":
         check_ties(trainer.model)

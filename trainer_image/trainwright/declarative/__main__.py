@@ -1,13 +1,13 @@
-"""What the launcher starts in each rank of a declarative job; a user's script it runs under ``trainwright.entry``."""
+"""What the launcher starts in each rank of a declarative job; a script of the user's it runs under ``launch.entry``."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from trainwright import entry
 from trainwright.contract import ENV_OUTPUT_DIR, OUTPUT_DIR
-from trainwright.launcher import read_job
+from trainwright.launch import entry
+from trainwright.launch.launcher import read_job
 
 
 def main() -> None:

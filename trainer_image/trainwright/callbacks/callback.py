@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from typing import Any, NoReturn
 
+from trainwright.callbacks.state import ExportableState, TrainerControl
 from trainwright.contract import UserError
-from trainwright.state import ExportableState, TrainerControl
 
 logger = logging.getLogger(__name__)
 

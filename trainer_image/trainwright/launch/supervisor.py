@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainwright.contract import EndedBy, ExitCode
-from trainwright.entry import DUMP_SIGNAL
 from trainwright.launch import nodefiles, reaper, verdict
+from trainwright.launch.entry import DUMP_SIGNAL
 from trainwright.launch.peers import Peers
 from trainwright.launch.verdict import Failure, RankExit
 from trainwright.launch.watchdog import Watchdog

@@ -11,8 +11,16 @@ import numpy as np
 import torch
 import torch.distributed
 
-from trainwright.enums import ParallelMode
-from trainwright.evaluation.gathering import PADDING, batch_size_of, detach, leaves, map_leaves, to_numpy, with_leaves
+from trainwright.arguments.enums import ParallelMode
+from trainwright.distributed.collectives import (
+    PADDING,
+    batch_size_of,
+    detach,
+    leaves,
+    map_leaves,
+    to_numpy,
+    with_leaves,
+)
 
 
 def atleast_1d(tensor_or_array: Any) -> Any:

@@ -1,8 +1,8 @@
 """What every rank does around its own work: say in one line why it failed, and end in bounded time.
 
-``run(main)`` is the whole of a rank's ``__main__``; ``python -m trainwright.entry SCRIPT [ARGS]`` runs a user's own
-file under it, as ``python SCRIPT ARGS`` would. Standard library only: a script may not need torch, and its image may
-hold nothing else of ours.
+``run(main)`` is the whole of a rank's ``__main__``; ``python -m trainwright.launch.entry SCRIPT [ARGS]`` runs
+a user's own file under it, as ``python SCRIPT ARGS`` would. Standard library only: a script may not need
+torch, and its image may hold nothing else of ours.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _says_peer_lost(error: BaseException) -> bool:
 
 def main() -> None:
     if len(sys.argv) < 2:
-        raise UserError("usage: python -m trainwright.entry SCRIPT [ARGS]")
+        raise UserError("usage: python -m trainwright.launch.entry SCRIPT [ARGS]")
     run_script(sys.argv[1], sys.argv[2:])
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright.card import write_card
 from trainwright.contract import UserError
-from trainwright.metrics import log_metrics, metrics_format, save_metrics, save_state
+from trainwright.integrations.model_card import write_card
+from trainwright.training.metrics import log_metrics, metrics_format, save_metrics, save_state
 
 
 class TrainerError(UserError, RuntimeError):
@@ -28,7 +28,7 @@ class Introspection:
 
     @staticmethod
     def metrics_format(metrics: dict[str, float]) -> dict[str, Any]:
-        """See :func:`trainwright.metrics.metrics_format`."""
+        """See :func:`trainwright.training.metrics.metrics_format`."""
         return metrics_format(metrics)
 
     def get_tp_size(self) -> int:

@@ -16,30 +16,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainwright import mistakes
-from trainwright.callbacks import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
+from trainwright.callbacks.callback import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
+from trainwright.callbacks.state import TrainerControl, TrainerState, exports_state
 from trainwright.checkpoint.snapshot import OPTIMIZER, SCALER, SCHEDULER, TRAINER_STATE
-from trainwright.devices.callback import callbacks_for
-from trainwright.evaluating import Evaluating
-from trainwright.feeding import Feeding
-from trainwright.given import checked_arguments
-from trainwright.hooks import WITHOUT, Hooks
-from trainwright.introspection import Introspection, NotCallableError, TrainerError
+from trainwright.data import diagnosis
+from trainwright.devices.seeding import enable_full_determinism, set_seed
+from trainwright.integrations.device_metrics import callbacks_for
 from trainwright.job import in_output
-from trainwright.metrics import speed_metrics
-from trainwright.mistakes import known_names
 from trainwright.outputs import TrainOutput
-from trainwright.seeding import enable_full_determinism, set_seed
-from trainwright.state import TrainerControl, TrainerState, exports_state
-from trainwright.training import diagnosis, losses, normalisation, optim, prepare, session
-from trainwright.training.horizon import Horizon, length_of
+from trainwright.trainer import checks
+from trainwright.trainer.checks import known_names
+from trainwright.trainer.evaluating import Evaluating
+from trainwright.trainer.feeding import Feeding
+from trainwright.trainer.given import checked_arguments
+from trainwright.trainer.hooks import WITHOUT, Hooks
+from trainwright.trainer.introspection import Introspection, NotCallableError, TrainerError
+from trainwright.training import losses, normalisation, prepare, session
 from trainwright.training.memory import MemoryTracker, TrainerMemoryTracker
+from trainwright.training.metrics import speed_metrics
 from trainwright.training.modes import TrainingMode
 from trainwright.training.normalisation import Normalisation
+from trainwright.training.optimizers import factory
 from trainwright.training.optimizers.averaging import averaged_weights
 from trainwright.training.precision import apply_tf32, make_scaler, map_nested
 from trainwright.training.schedulers import get_scheduler
-from trainwright.training.work import sum_over_ranks
+from trainwright.training.throughput import sum_over_ranks
+from trainwright.training.train_length import Horizon, length_of
 
 # What scripts import from here by the names that transformers.trainer gives them.
 TRAINING_ARGS_NAME, TRAINER_STATE_NAME = "training_args.bin", TRAINER_STATE
@@ -102,7 +104,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.optimizer_cls_and_kwargs, self.neftune_noise_alpha = optimizer_cls_and_kwargs, args.neftune_noise_alpha
-        mistakes.check(self, model, callbacks or [], optimizers)
+        checks.check(self, model, callbacks or [], optimizers)
         self.optimizer, self.lr_scheduler = optimizers
         self.data_collator = data_collator if data_collator is not None else self._default_collator()
         self._validate_args()
@@ -174,7 +176,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         self.control = self.callback_handler.on_init_end(args, self.state, self.control)
 
     def _add_reporter(self) -> None:
-        from trainwright.report import Reporter
+        from trainwright.integrations.reporter import Reporter
 
         reporter = Reporter.from_environment()
         if reporter is not None:
@@ -212,7 +214,7 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """The optimizer of the arguments over the parameters of ``model``, unless there is one already."""
-        return optim.create_optimizer(self, model)
+        return factory.create_optimizer(self, model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of the arguments, unless there is one already."""
@@ -230,11 +232,11 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: nn.Module | None = None) -> tuple[Any, dict[str, Any]]:
         """The optimizer class that ``args`` names, and its keyword arguments."""
-        return optim.get_optimizer_cls_and_kwargs(args, model)
+        return factory.get_optimizer_cls_and_kwargs(args, model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters that ``weight_decay`` applies to: no biases, no normalisation."""
-        return optim.get_decay_parameter_names(model)
+        return factory.get_decay_parameter_names(model)
 
     # -- training
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainwright.callbacks import TrainerCallback
+from trainwright.callbacks.callback import TrainerCallback
 from trainwright.contract import (
     ENV_JOB_FILE,
     ENV_OUTPUT_DIR,
@@ -30,7 +30,7 @@ from trainwright.contract import (
     UserError,
 )
 from trainwright.launch import nodefiles
-from trainwright.push import Courier, Endpoint, Poster
+from trainwright.launch.push import Courier, Endpoint, Poster
 
 INTERVAL_SECONDS = 5.0
 """How often a changed step is told when nothing else happened; events are told at once."""

@@ -23,8 +23,8 @@ from trainwright import contract
 from trainwright.contract import EndedBy, ExitCode, ResolvedJob, Termination, UserError
 from trainwright.launch import nodefiles, reaper, runtime, verdict
 from trainwright.launch.herald import Herald
-from trainwright.launch.overseer import Overseer
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, wait_for_master
+from trainwright.launch.supervisor import Overseer
 from trainwright.launch.verdict import Failure
 from trainwright.launch.watchdog import Watchdog
 
@@ -99,9 +99,9 @@ def read_job(environment: Mapping[str, str]) -> ResolvedJob:
 def rank_command(job: ResolvedJob, folder: Path) -> list[str]:
     """What each rank runs, as arguments to Python: the declarative trainer, or the user's script under ``entry``."""
     if job.script is None:
-        return ["-u", "-m", "trainwright.main"]
+        return ["-u", "-m", "trainwright.declarative"]
     arguments = job.script.get("args") or []
-    runner = "trainwright.overlay" if job.overlay else "trainwright.entry"
+    runner = "trainwright.overlay" if job.overlay else "trainwright.launch.entry"
     return ["-u", "-m", runner, str(script_path(job.script, folder)), *arguments]
 
 

@@ -1,7 +1,7 @@
 """The Trainer's methods with an underscore that subclasses of Hugging Face's Trainer override, or call, all the same.
 
 The run passes through each of them, so that what is overridden is called. The parts of a step are asked for only where
-a subclass has one of its own (see :mod:`trainwright.training.opened`).
+a subclass has one of its own (see :mod:`trainwright.training.hooked_loop`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from trainwright.callbacks import restore_states
+from trainwright.callbacks.callback import restore_states
 from trainwright.checkpoint.snapshot import (
     OPTIMIZER,
     SAVERS,
@@ -25,9 +25,9 @@ from trainwright.checkpoint.snapshot import (
     save_training_state,
 )
 from trainwright.checkpoint.weights import load_weights
-from trainwright.evaluation.gathering import gather_rows, pad_across_ranks
-from trainwright.introspection import TrainerError
-from trainwright.ranks import Ranks
+from trainwright.distributed.collectives import gather_rows, pad_across_ranks
+from trainwright.distributed.ranks import Ranks
+from trainwright.trainer.introspection import TrainerError
 from trainwright.training import best, prepare, session
 from trainwright.training.loop import Loop
 from trainwright.training.schedulers import follows_metric

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from trainwright.callbacks import TrainerCallback
+from trainwright.callbacks.callback import TrainerCallback
 from trainwright.contract import UserError
 from trainwright.devices import numbers, xla
 from trainwright.devices.meter import Meter

@@ -12,8 +12,8 @@ from trainwright.data.collators import DataCollatorWithPadding, KeepColumns, def
 from trainwright.data.loaders import eval_loader, has_length, keep_used_columns, signature_columns, train_loader
 from trainwright.data.samplers import LengthGroupedSampler
 from trainwright.data.sampling import column_lengths
-from trainwright.introspection import TrainerError
-from trainwright.training.horizon import num_examples
+from trainwright.trainer.introspection import TrainerError
+from trainwright.training.train_length import num_examples
 
 
 class Feeding:

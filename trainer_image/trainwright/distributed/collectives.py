@@ -14,7 +14,7 @@ import torch
 import torch.distributed
 
 from trainwright.contract import UserError
-from trainwright.ranks import Ranks
+from trainwright.distributed.ranks import Ranks
 
 PADDING = -100
 """What losses and Hugging Face's metrics take for "no label"."""

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainwright.introspection import TrainerError
 from trainwright.outputs import PredictionOutput
-from trainwright.trainer import Trainer
+from trainwright.trainer.introspection import TrainerError
+from trainwright.trainer.trainer import Trainer
 
 LONGEST = 20
 """Tokens that ``generate`` stops at where nothing says how many."""

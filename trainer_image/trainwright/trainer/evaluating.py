@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from trainwright import metrics
 from trainwright.evaluation import passes
 from trainwright.outputs import EvalLoopOutput, PredictionOutput
+from trainwright.training import metrics
 from trainwright.training.debugging import tell_tpu_metrics
 from trainwright.training.optimizers.averaging import averaged_weights
 

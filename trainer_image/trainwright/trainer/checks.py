@@ -12,9 +12,9 @@ from torch import nn
 from trainwright import rules
 from trainwright.arguments.errors import shown
 from trainwright.arguments.names import nearest
-from trainwright.callbacks import EVENTS, TrainerCallback
+from trainwright.callbacks.callback import EVENTS, TrainerCallback
 from trainwright.contract import DataError, UserError
-from trainwright.introspection import NotCallableError, TrainerError
+from trainwright.trainer.introspection import NotCallableError, TrainerError
 from trainwright.training.best import no_such_metric
 
 Init = TypeVar("Init", bound=Callable[..., None])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright.introspection import TrainerError
-from trainwright.ranks import Ranks
+from trainwright.distributed.ranks import Ranks
+from trainwright.trainer.introspection import TrainerError
 
 
 def checked_arguments(args: Any) -> Any:
