@@ -113,7 +113,7 @@ bench-operator: setup cluster-tools ## what the operator costs, on a control pla
 # What is generated
 
 crds: setup ## write crds/ from the Python types
-	$(BIN)/python -m trainwright_operator.schema crds
+	$(BIN)/python -m trainwright_operator.api.crd crds
 
 chart: setup cluster-tools ## lint the chart and write charts/bundle from it
 	@helm=$$(cd tests && $(BIN)/python -c 'from cluster import programs; print(programs.program("helm"))') && \

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainwright_operator import names
-from trainwright_operator.core.spec import TrainingJob, parse_job
+from trainwright_operator.api import names
+from trainwright_operator.api.spec import TrainingJob, parse_job
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from cluster.kube import Kube, Object
 from cluster.paths import CHECKOUT
 from cluster.say import ClusterError, say, timed
 from integration.charts import Helm
-from trainwright_operator.manifest import read
+from trainwright_operator.api.manifest import read
 
 SYSTEM, NAMESPACE, NAME = "trainwright-system", "demo", "gpt-on-stdlib"
 EXAMPLE = CHECKOUT / "examples" / f"{NAME}.yaml"

@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from builders import make_job
-from trainwright_operator import schema
+from trainwright_operator.api import crd
 
 Schema = dict[str, Any]
-SPEC: Schema = schema.job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+SPEC: Schema = crd.job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 
 DURING = "DuringSchedulingIgnoredDuringExecution"
 WHOLE = (

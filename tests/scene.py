@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from builders import JobBuilder, make_job
+from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
 from trainwright_operator.core.observe import Observed, observe
+from trainwright_operator.core.placement.pools import BUILTIN
 from trainwright_operator.core.plan import Plan, plan
 from trainwright_operator.core.pods import Endpoint
-from trainwright_operator.core.pools import BUILTIN
-from trainwright_operator.core.spec import AcceleratorPool, TrainingJob
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.core.times import write_time
 from trainwright_operator.local.objects import Objects

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from trainwright_operator.manifest import read, write
+from trainwright_operator.api.manifest import read, write
 
 NAMESPACE = "trainwright-system"
 HEADER = "# Written by `make chart` from charts/trainwright with its default values. Edit that, not this.\n"

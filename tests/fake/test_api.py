@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from fake.api_server import FakeApiServer
-from trainwright_operator.cluster.api import Api, ApiError, Resource
+from trainwright_operator.cluster.client import Api, ApiError, Resource
 from trainwright_operator.cluster.connection import Connection
 
 SERVICES = Resource("v1", "Service", "services")
@@ -62,7 +62,7 @@ def test_retry_after_is_respected():
 
 
 def test_an_hour_that_the_server_asks_for_is_not_slept(monkeypatch):
-    monkeypatch.setattr("trainwright_operator.cluster.api.PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("trainwright_operator.cluster.client.PATIENCE_SECONDS", 0.3)
     server = FakeApiServer()
     server.fail("POST", 429, times=10, retry_after="3600")
 
@@ -156,7 +156,7 @@ WHOLE = b'{"type": "ADDED", "object": {"metadata": {"name": "s"}}}\n'
     ],
 )
 def test_a_watch_that_ends_within_a_line_is_a_broken_connection(rest, monkeypatch):
-    monkeypatch.setattr("trainwright_operator.cluster.api.LONGEST_LINE", 2**10)
+    monkeypatch.setattr("trainwright_operator.cluster.client.LONGEST_LINE", 2**10)
 
     async def handle(request):
         response = web.StreamResponse()

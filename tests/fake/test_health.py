@@ -11,13 +11,13 @@ from builders import make_job
 from fake.api_server import FakeApiServer
 from integration.operators import free_port
 from trainwright_operator.cluster import controller, health, pulse, serving
-from trainwright_operator.cluster.api import Api
+from trainwright_operator.cluster.client import Api
 from trainwright_operator.cluster.controller import Controller
+from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.pulse import Pulse
 from trainwright_operator.cluster.resources import TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
-from trainwright_operator.cluster.stores import Stores
 
 SHORT = 0.2
 PATH = "/apis/trainwright.dev/v1alpha1/namespaces/default/trainingjobs/train"

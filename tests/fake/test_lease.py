@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fake import virtual_time
 from fake.api_server import FakeApiServer
-from trainwright_operator.cluster.api import Api, ApiError
+from trainwright_operator.cluster.client import Api, ApiError
 from trainwright_operator.cluster.connection import Connection, service_account
 from trainwright_operator.cluster.lease import Lease, Timing
 

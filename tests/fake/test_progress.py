@@ -9,10 +9,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from trainwright_operator.api.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID, LABEL_SLICE
 from trainwright_operator.cluster import progress
 from trainwright_operator.cluster.cache import Store
 from trainwright_operator.cluster.progress import POD_NAME, POD_UID, ProgressEndpoint, RateLimit, TokenCheck, audience
-from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID, LABEL_SLICE
 
 NOW = 1_800_000_000.0
 THIS_JOB = audience("ns", "job")

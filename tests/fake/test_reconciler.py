@@ -8,13 +8,13 @@ import pytest
 
 from builders import make_job
 from fake.api_server import FakeApiServer
-from trainwright_operator.cluster.api import Api, ApiError
+from trainwright_operator.cluster.client import Api, ApiError
+from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.recorder import Recorder
 from trainwright_operator.cluster.resources import POOLS, TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
-from trainwright_operator.cluster.stores import Stores
 
 PATH = "/apis/trainwright.dev/v1alpha1/namespaces/default/trainingjobs/train"
 JOB_PATH = "/apis/batch/v1/namespaces/default/jobs/train-0-1"
@@ -390,8 +390,8 @@ def test_pushes_are_written_at_most_once_in_an_interval_and_the_newest_wins():
 
 
 def test_the_events_of_what_waits_are_read_soon_again_until_they_tell_why(monkeypatch):
-    monkeypatch.setattr("trainwright_operator.cluster.warnings.FRESH_SECONDS", 0)
-    monkeypatch.setattr("trainwright_operator.cluster.warnings.SHARE", 0)
+    monkeypatch.setattr("trainwright_operator.cluster.events_reader.FRESH_SECONDS", 0)
+    monkeypatch.setattr("trainwright_operator.cluster.events_reader.SHARE", 0)
 
     async def scene(world, server):
         await world.reconcile()

@@ -8,7 +8,7 @@ import pytest
 
 from builders import make_job
 from fake.virtual_time import run
-from trainwright_operator.cluster.api import ApiError
+from trainwright_operator.cluster.client import ApiError
 from trainwright_operator.cluster.recorder import MAX_WAITING, Recorder, record
 from trainwright_operator.core.events import Event
 

@@ -12,8 +12,8 @@ from aiohttp import web
 from fake.api_server import FakeApiServer
 from integration.operators import free_port
 from trainwright_operator.cluster import serving
-from trainwright_operator.cluster.api import Api
 from trainwright_operator.cluster.certificate import Certificates, flaw
+from trainwright_operator.cluster.client import Api
 from trainwright_operator.cluster.serving import Identity
 from trainwright_operator.cluster.settings import Settings
 

@@ -6,9 +6,9 @@ import logging
 import pytest
 
 from fake.api_server import FakeApiServer
-from trainwright_operator.cluster import warnings
-from trainwright_operator.cluster.api import Api
-from trainwright_operator.cluster.warnings import Warnings
+from trainwright_operator.cluster import events_reader
+from trainwright_operator.cluster.client import Api
+from trainwright_operator.cluster.events_reader import Warnings
 
 EVENTS = "/api/v1/namespaces/default/events"
 
@@ -48,8 +48,8 @@ def test_many_that_wait_share_one_list():
 
 
 def test_a_list_grows_old_and_is_not_kept(monkeypatch):
-    monkeypatch.setattr(warnings, "FRESH_SECONDS", 0.05)
-    monkeypatch.setattr(warnings, "SHARE", 0)
+    monkeypatch.setattr(events_reader, "FRESH_SECONDS", 0.05)
+    monkeypatch.setattr(events_reader, "SHARE", 0)
 
     async def scene(server, told):
         assert await told.about("Pod", pod("pod")) == []
@@ -73,14 +73,14 @@ def test_what_was_said_of_a_former_object_of_that_name_is_not_told():
 
 @pytest.mark.parametrize(("code", "lists"), [(403, 1), (429, 1), (500, 1), (0, 2)])  # aiohttp asks twice by itself
 def test_one_list_that_fails_is_enough_for_a_while_and_one_line_is(code, lists, caplog, monkeypatch):
-    caplog.set_level(logging.INFO, warnings.logger.name)
+    caplog.set_level(logging.INFO, events_reader.logger.name)
 
     async def scene(server, told):
         server.fail("GET", code, times=100, path="/events")
         found = await asyncio.gather(*(told.about("Pod", pod(f"pod-{number}")) for number in range(50)))
         assert found == [[]] * 50
         assert server.requests["GET", "events"] == lists
-        monkeypatch.setattr(warnings, "FAILED_SECONDS", 0)
+        monkeypatch.setattr(events_reader, "FAILED_SECONDS", 0)
         for _ in range(3):
             told._namespaces.clear()
             assert await told.about("Pod", pod("pod")) == []
@@ -99,7 +99,7 @@ def test_one_list_that_fails_is_enough_for_a_while_and_one_line_is(code, lists, 
 
 
 def test_a_list_that_hangs_is_given_up(monkeypatch):
-    monkeypatch.setattr(warnings, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(events_reader, "PATIENCE_SECONDS", 0.1)
 
     async def scene(server, told):
         never = asyncio.Event()

@@ -12,7 +12,7 @@ import yaml
 from cluster import programs
 from cluster.kube import Kube
 from cluster.paths import CHECKOUT
-from trainwright_operator.manifest import read
+from trainwright_operator.api.manifest import read
 
 CHART = CHECKOUT / "charts" / "trainwright"
 RELEASE = "trainwright"

@@ -27,10 +27,10 @@ from integration.conftest import started
 from integration.operators import Operator
 from integration.test_chart_rights import settings
 from integration.test_operator import job, state
+from trainwright_operator.api.manifest import read
 from trainwright_operator.cluster.settings import PREFIX, Settings
 from trainwright_operator.core.children import children
-from trainwright_operator.core.pools import BUILTIN, place
-from trainwright_operator.manifest import read
+from trainwright_operator.core.placement.pools import BUILTIN, place
 
 pytestmark = pytest.mark.skipif(
     bool(programs.missing(("helm", "kubectl"))), reason="helm is not built (python -m cluster build builds it)"

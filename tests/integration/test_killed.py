@@ -19,7 +19,7 @@ from cluster.kube import Kube
 from cluster.simulated import FOREVER, RUN_FOR
 from integration.operators import Operator
 from integration.proxy import AFTER, BEFORE, Proxy, Which, proxied
-from trainwright_operator.names import LABEL_ATTEMPT
+from trainwright_operator.api.names import LABEL_ATTEMPT
 
 pytestmark = pytest.mark.usefixtures("crds")
 

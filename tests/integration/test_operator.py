@@ -13,7 +13,7 @@ from cluster.kube import Kube, condition_of
 from cluster.paths import CHECKOUT
 from cluster.simulated import FOREVER
 from integration.operators import Operator
-from trainwright_operator.manifest import read
+from trainwright_operator.api.manifest import read
 
 pytestmark = pytest.mark.usefixtures("crds")
 

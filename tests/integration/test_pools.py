@@ -23,12 +23,12 @@ from integration.operators import Operator
 from integration.test_operator import state
 from pool_cases import POOLS as TABLE
 from pool_cases import WRONG, pool_manifest
+from trainwright_operator.api.manifest import read
+from trainwright_operator.api.spec import parse_job, parse_pool
 from trainwright_operator.commands.loading import load
 from trainwright_operator.commands.planning import planned
 from trainwright_operator.core.children import children
-from trainwright_operator.core.pools import place
-from trainwright_operator.core.spec import parse_job, parse_pool
-from trainwright_operator.manifest import read
+from trainwright_operator.core.placement.pools import place
 
 MACHINES = {
     "h100-0": ("h100", None),

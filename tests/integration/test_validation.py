@@ -18,7 +18,7 @@ from cluster import programs
 from cluster.kube import ApiError, Kube, condition_of
 from cluster.paths import CHECKOUT
 from mutations import mutated_specs, specs_with_sound_arguments
-from trainwright_operator import manifest, schema
+from trainwright_operator.api import crd, manifest
 from trainwright_operator.commands.loading import load
 from trainwright_operator.commands.planning import planned
 from unit.test_bad_input import CASES
@@ -61,8 +61,8 @@ def bare(spec: Any) -> dict[str, Any]:
 
 
 def test_the_crds_are_structural_and_established(kube: Kube) -> None:
-    for crd in (schema.job_crd(), schema.pool_crd()):
-        found = kube.get("CustomResourceDefinition", crd["metadata"]["name"], None)
+    for one in (crd.job_crd(), crd.pool_crd()):
+        found = kube.get("CustomResourceDefinition", one["metadata"]["name"], None)
         assert condition_of(found, "Established") == "True"
         assert condition_of(found, "NonStructuralSchema") is None
 
@@ -75,7 +75,7 @@ def our_words(node: Any) -> Iterator[str]:
         yield from our_words(child)
 
 
-OURS = set(our_words(schema.job_crd())) | set(our_words(schema.pool_crd()))
+OURS = set(our_words(crd.job_crd())) | set(our_words(crd.pool_crd()))
 
 
 def refused_cases() -> dict[str, list[str]]:
@@ -112,7 +112,7 @@ def test_both_agree_on_arguments_right_by_themselves(kube: Kube, spec: Any) -> N
 
 
 def both_agree(kube: Kube, spec: Any) -> None:
-    ours, theirs = schema.problems(bare(spec)), creation(kube, bare(spec))
+    ours, theirs = crd.problems(bare(spec)), creation(kube, bare(spec))
     assert bool(ours) == bool(theirs), (list(map(str, ours)), theirs)
 
 
@@ -124,7 +124,7 @@ def test_both_agree_on_what_may_change(kube: Kube, namespace: str, name: str) ->
     changed = changed.without(f"spec.{path}") if value is None else changed.with_(f"spec.{path}", value)
     refusal = change(kube, namespace, changed.manifest()["spec"])
     assert (refusal is None) == allowed
-    for problem in schema.change_problems(changed.manifest(), JOB):
+    for problem in crd.change_problems(changed.manifest(), JOB):
         assert f"{problem.path}: " in str(refusal)
         assert problem.message in str(refusal)
 

@@ -17,8 +17,8 @@ import psutil
 import pytest
 import yaml
 
-from trainwright_operator.core.pools import BUILTIN
-from trainwright_operator.core.spec import parse_job
+from trainwright_operator.api.spec import parse_job
+from trainwright_operator.core.placement.pools import BUILTIN
 from trainwright_operator.local.run import Runner, Setup
 
 STUB = Path(__file__).parent / "stub_launcher"

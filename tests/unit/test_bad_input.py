@@ -6,8 +6,8 @@ import textwrap
 
 import pytest
 
+from trainwright_operator.api.manifest import ManifestError, read
 from trainwright_operator.commands.loading import problem_lines
-from trainwright_operator.manifest import ManifestError, read
 
 GOOD = """\
 apiVersion: trainwright.dev/v1alpha1

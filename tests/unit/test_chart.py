@@ -10,8 +10,8 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
+from trainwright_operator.api.pool import VENDORS, pool_spec
 from trainwright_operator.cluster.metrics import Metrics
-from trainwright_operator.openapi.pool import VENDORS, pool_spec
 
 CHART = Path(__file__).parents[2] / "charts" / "trainwright"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())

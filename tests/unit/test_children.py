@@ -10,11 +10,11 @@ import pytest
 
 from builders import make_job
 from trainwright.contract import ResolvedJob
+from trainwright_operator.api.spec import AcceleratorPool, SecretKey
 from trainwright_operator.core.children import children
-from trainwright_operator.core.gangs import POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.gangs.podgroup import POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.placement.pools import BUILTIN, place
 from trainwright_operator.core.pods import Endpoint
-from trainwright_operator.core.pools import BUILTIN, place
-from trainwright_operator.core.spec import AcceleratorPool, SecretKey
 
 
 def planned(job, attempt=1, endpoint=None):

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from builders import make_job
-from trainwright_operator import __version__, manifest
+from trainwright_operator import __version__
+from trainwright_operator.api import manifest
 from trainwright_operator.cli import main
 
 POOLS = """\

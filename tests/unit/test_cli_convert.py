@@ -10,7 +10,7 @@ import pytest
 
 from trainwright.arguments import Seq2SeqTrainingArguments, TrainingArguments
 from trainwright.arguments.fields import FIELDS
-from trainwright_operator import manifest, schema
+from trainwright_operator.api import crd, manifest
 from trainwright_operator.cli import main
 from trainwright_operator.commands.convert import Notes, training_arguments
 
@@ -30,7 +30,7 @@ def test_stated_arguments_become_a_valid_manifest(tmp_path: Path, capsys: pytest
         "runs/My Run_1", learning_rate=3e-4, max_steps=10, eval_strategy="steps", lr_scheduler_kwargs={"a": 1}
     )
     content = converted(tmp_path, capsys, arguments.to_dict())
-    assert schema.problems(content) == []
+    assert crd.problems(content) == []
     assert content["metadata"]["name"] == "my-run-1"
     assert content["spec"]["trainingArguments"] == {
         "learningRate": 3e-4,
@@ -55,7 +55,7 @@ def test_a_script_takes_the_place_of_a_model(tmp_path: Path, capsys: pytest.Capt
         tmp_path, capsys, {"output_dir": "x"}, "--script", str(script), "--claim", "runs", "--name", "a"
     )
     assert content["spec"]["script"] == {"inline": script.read_text()}
-    assert schema.problems(content) == []
+    assert crd.problems(content) == []
 
 
 def test_what_stands_in_for_the_users_own_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

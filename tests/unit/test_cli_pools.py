@@ -9,10 +9,10 @@ import pytest
 from builders import make_job
 from pool_cases import pool_manifest
 from trainwright.contract import UserError
-from trainwright_operator import manifest
+from trainwright_operator.api import manifest
+from trainwright_operator.api.spec import parse_pool
 from trainwright_operator.cli import main
-from trainwright_operator.core.pools import place
-from trainwright_operator.core.spec import parse_pool
+from trainwright_operator.core.placement.pools import place
 from trainwright_operator.local import devices
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

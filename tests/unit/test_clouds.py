@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trainwright_operator import manifest
+from trainwright_operator.api import manifest
 from trainwright_operator.cli import main
 
 CLOUDS = Path(__file__).parents[2] / "examples" / "clouds"

@@ -10,10 +10,10 @@ import pytest
 from builders import make_job
 from pool_cases import pool_manifest
 from scene import Scene
+from trainwright_operator.api.spec import parse_pool
 from trainwright_operator.core.children import children
-from trainwright_operator.core.gangs import Gangs, jitter
-from trainwright_operator.core.pools import BUILTIN, place
-from trainwright_operator.core.spec import parse_pool
+from trainwright_operator.core.gangs.podgroup import Gangs, jitter
+from trainwright_operator.core.placement.pools import BUILTIN, place
 from trainwright_operator.core.times import write_time
 
 GANGS = Gangs("scheduling.k8s.io/v1beta1")

@@ -11,7 +11,7 @@ from rich.console import Console
 from builders import make_job
 from scene import START, Scene
 from trainwright.contract import UserError
-from trainwright_operator import manifest
+from trainwright_operator.api import manifest
 from trainwright_operator.local.live import Lines, sentence
 from trainwright_operator.local.mounts import Mounts, resolved_job
 from trainwright_operator.local.pod import command_of, environment_of

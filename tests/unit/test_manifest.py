@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainwright_operator.manifest import Document, ManifestError, join, plain, read, write
+from trainwright_operator.api.manifest import Document, ManifestError, join, plain, read, write
 
 
 def one(text: str) -> Document:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainwright_operator.core.mends import mends, with_mends
+from trainwright_operator.core.fixes import mends, with_mends
 
 SEEN = {
     '0/3 nodes are available: persistentvolumeclaim "runs" not found. not found': "create the PersistentVolumeClaim",

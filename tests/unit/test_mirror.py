@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from trainwright.arguments.fields import FIELDS
-from trainwright_operator import mirror
-from trainwright_operator.openapi.arguments import training_arguments
+from trainwright_operator.api import mirror
+from trainwright_operator.api.arguments import training_arguments
 
 HUGGING_FACE = json.loads((Path(__file__).parents[1] / "fixtures" / "training_arguments.json").read_text())
 PROPERTIES = training_arguments()["properties"]

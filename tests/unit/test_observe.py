@@ -9,10 +9,10 @@ import pytest
 from builders import make_job
 from fixtures import load, training_job
 from scene import START, Scene
-from trainwright_operator.core.attempts import Outcome
+from trainwright_operator.api.spec import parse_job
+from trainwright_operator.core.history import Outcome
 from trainwright_operator.core.judge import judge, succeeded
 from trainwright_operator.core.observe import JobState, Observed, Wait, observe
-from trainwright_operator.core.spec import parse_job
 from trainwright_operator.core.waiting import hold, silent
 
 

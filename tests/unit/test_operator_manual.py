@@ -7,7 +7,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from trainwright_operator import names
+from trainwright_operator.api import names
 from trainwright_operator.cluster import settings
 from trainwright_operator.cluster.metrics import Metrics
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from trainwright_operator.cluster.pace import Pace
+from trainwright_operator.cluster.rate_limit import Pace
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import trainwright
-from trainwright_operator import manifest, names, schema
+from trainwright_operator.api import crd, manifest, names
 from trainwright_operator.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
@@ -129,19 +129,19 @@ def as_job(content: dict[str, Any]) -> dict[str, Any]:
 def test_manifests_are_right() -> None:
     """Whole ones are valid; parts of one name only fields that there are."""
     wrong, whole, parts = [], 0, 0
-    fields = set(schema.SCHEMAS[names.JOB_KIND]()["properties"]["spec"]["properties"]) | {"spec"}
+    fields = set(crd.SCHEMAS[names.JOB_KIND]()["properties"]["spec"]["properties"]) | {"spec"}
     for page, text in fenced("yaml"):
         for content in (document.content for document in manifest.read(text, title(page))):
             if content.get("apiVersion") == names.API_VERSION:
                 whole += 1
-                wrong += [f"{title(page)}: {problem}" for problem in schema.problems(content)]
+                wrong += [f"{title(page)}: {problem}" for problem in crd.problems(content)]
             elif set(content) <= fields:
                 parts += 1
-                wrong += [f"{title(page)}: {one}" for one in schema.problems(as_job(content)) if UNKNOWN in str(one)]
+                wrong += [f"{title(page)}: {one}" for one in crd.problems(as_job(content)) if UNKNOWN in str(one)]
     assert not wrong
     assert whole >= 2
     assert parts >= 3
-    assert any(UNKNOWN in str(one) for one in schema.problems(as_job({"podTemplate": {"imge": "x"}})))
+    assert any(UNKNOWN in str(one) for one in crd.problems(as_job({"podTemplate": {"imge": "x"}})))
 
 
 def commands() -> Iterator[tuple[Path, list[str]]]:

@@ -10,9 +10,9 @@ import pytest
 
 from builders import make_job
 from scene import Scene, running
-from trainwright_operator import names
+from trainwright_operator.api import names
+from trainwright_operator.api.spec import AcceleratorPool
 from trainwright_operator.core.plan import Plan, hindered, plan, unreadable
-from trainwright_operator.core.spec import AcceleratorPool
 from trainwright_operator.core.times import write_time
 
 

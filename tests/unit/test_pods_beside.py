@@ -8,11 +8,11 @@ from builders import make_job
 from crd_judge import refused
 from mutations import SPEC
 from pool_cases import pool_manifest
-from trainwright_operator import schema
+from trainwright_operator.api import crd
+from trainwright_operator.api.spec import AcceleratorPool, parse_pool
 from trainwright_operator.core.children import children
-from trainwright_operator.core.mends import mends
-from trainwright_operator.core.pools import BUILTIN, PoolError, place
-from trainwright_operator.core.spec import AcceleratorPool, parse_pool
+from trainwright_operator.core.fixes import mends
+from trainwright_operator.core.placement.pools import BUILTIN, PoolError, place
 from trainwright_operator.local.command import _on_this_machine, _passed_over
 
 REQUIRED, PREFERRED = (
@@ -168,7 +168,7 @@ WRONG = {
 def test_what_is_wrong_is_refused_at_its_place_here_and_by_the_crd(name):
     template, where, words = WRONG[name]
     manifest = make_job().with_("spec.podTemplate", template).manifest()
-    (problem, *_) = schema.problems(manifest)
+    (problem, *_) = crd.problems(manifest)
     assert problem.path == f"spec.podTemplate.{where}"
     assert words in problem.message
     unknown = name in ("privileged", "a probe before the trainer")  # those an API server prunes, or refuses when strict

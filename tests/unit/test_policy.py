@@ -10,11 +10,11 @@ import fixtures
 from builders import make_job
 from scene import START
 from trainwright.contract import Termination
-from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
+from trainwright_operator.api.spec import parse_job
+from trainwright_operator.core.history import Cause, Outcome, Past, Record
 from trainwright_operator.core.judge import explain, judge
 from trainwright_operator.core.observe import Attempt, End, Job, JobState, Observed, Pod, Wait, observe
 from trainwright_operator.core.policy import SETTLE, Phase, Verdict, decide
-from trainwright_operator.core.spec import parse_job
 from trainwright_operator.core.times import read_time
 
 

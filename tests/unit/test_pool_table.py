@@ -9,10 +9,11 @@ from pool_cases import CASES, POOLS, REFUSALS, RESOURCES, WRONG, environment, po
 from scene import Scene
 from trainwright.contract import ResolvedJob
 from trainwright.launch.rendezvous import Place
-from trainwright_operator import __version__, schema
+from trainwright_operator import __version__
+from trainwright_operator.api import crd
+from trainwright_operator.api.spec import parse_pool
 from trainwright_operator.core.children import children
-from trainwright_operator.core.pools import BUILTIN, PoolError, place
-from trainwright_operator.core.spec import parse_pool
+from trainwright_operator.core.placement.pools import BUILTIN, PoolError, place
 
 
 def pool_of(name):
@@ -99,9 +100,9 @@ def test_resources_that_an_api_server_would_refuse_with_every_job_are_told_befor
 
 @pytest.mark.parametrize(("pool", "change", "words"), WRONG.values(), ids=WRONG)
 def test_a_pool_that_cannot_be_is_refused(pool, change, words):
-    assert [str(one) for one in schema.problems(pool_manifest(pool, **change))] == [words]
+    assert [str(one) for one in crd.problems(pool_manifest(pool, **change))] == [words]
 
 
 @pytest.mark.parametrize("name", POOLS)
 def test_every_pool_of_the_table_is_right(name):
-    assert schema.problems(pool_manifest(name)) == []
+    assert crd.problems(pool_manifest(name)) == []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from builders import make_job
-from trainwright_operator.core.pools import BUILTIN, PoolError, choose, image_of, place
+from trainwright_operator.api.spec import AcceleratorPool
+from trainwright_operator.core.placement.pools import BUILTIN, PoolError, choose, image_of, place
 from trainwright_operator.core.quantities import amount, threads
-from trainwright_operator.core.spec import AcceleratorPool
 
 DEFAULT = {"trainwright.dev/is-default-pool": "true"}
 

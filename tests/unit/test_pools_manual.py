@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pool_cases import CASES
-from trainwright_operator.core.topology import GENERATIONS
+from trainwright_operator.api.topology import GENERATIONS
 from unit.test_pool_table import planned
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import fixtures
+from trainwright_operator.api.spec import parse_job
 from trainwright_operator.core.observe import Attempt, JobState, observe
-from trainwright_operator.core.spec import parse_job
 
 ACTIVE, ENDING, COMPLETE, FAILED = JobState.ACTIVE, JobState.ENDING, JobState.COMPLETE, JobState.FAILED
 

@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 from crd_judge import compiled, nodes
-from trainwright_operator import schema
-from trainwright_operator.openapi.job import MUTABLE
-from trainwright_operator.openapi.types import FREE, INT_OR_STRING, RULES
+from trainwright_operator.api import crd
+from trainwright_operator.api.job import MUTABLE
+from trainwright_operator.api.types import FREE, INT_OR_STRING, RULES
 
 CHECKOUT = Path(__file__).parents[2]
-CRDS = {"job": schema.job_crd(), "pool": schema.pool_crd()}
+CRDS = {"job": crd.job_crd(), "pool": crd.pool_crd()}
 Schema = dict[str, Any]
 
 
@@ -27,27 +27,27 @@ def root(crd: dict[str, Any]) -> Schema:
     return version(crd)["schema"]["openAPIV3Schema"]
 
 
-ALL = [(f"{name}{path}", node) for name, crd in CRDS.items() for path, node in nodes(root(crd))]
+ALL = [(f"{name}{path}", node) for name, one in CRDS.items() for path, node in nodes(root(one))]
 SPECS = [(path, node) for path, node in ALL if ".metadata" not in path]
 
 
 def test_the_files_are_in_step_with_the_types() -> None:
     on_disk = {path.name: path.read_text() for path in (CHECKOUT / "crds").glob("*.yaml")}
-    assert on_disk == schema.crds(), "run `make crds`"
+    assert on_disk == crd.crds(), "run `make crds`"
 
 
 def test_the_objects_are_small_enough_for_an_annotation_of_client_side_apply() -> None:
     """kubectl keeps in it what was applied, as JSON in which Go escapes three characters."""
-    for text in schema.crds().values():
+    for text in crd.crds().values():
         compact = json.dumps(yaml.safe_load(text), separators=(",", ":"), ensure_ascii=False)
         kept = re.sub("[<>&]", "......", compact)
         assert len(kept.encode()) < 0.75 * 262_144
 
 
 def test_the_files_read_alike_by_pyyaml_and_by_our_reader() -> None:
-    from trainwright_operator import manifest
+    from trainwright_operator.api import manifest
 
-    for text in schema.crds().values():
+    for text in crd.crds().values():
         assert yaml.safe_load(text) == next(manifest.read(text, "crd.yaml")).content
 
 
@@ -87,8 +87,8 @@ def test_nothing_is_defaulted_into_the_stored_object() -> None:
 
 
 def test_of_metadata_only_the_name_is_restricted() -> None:
-    for crd in CRDS.values():
-        assert set(root(crd)["properties"]["metadata"]["properties"]) == {"name"}
+    for one in CRDS.values():
+        assert set(root(one)["properties"]["metadata"]["properties"]) == {"name"}
 
 
 def test_none_of_our_own_keys_is_left() -> None:
@@ -188,11 +188,11 @@ def test_the_job_is_found_by_its_short_name_and_among_all() -> None:
 
 
 def test_the_columns_read_what_the_schema_has() -> None:
-    for crd in CRDS.values():
-        for column in version(crd)["additionalPrinterColumns"]:
+    for one in CRDS.values():
+        for column in version(one)["additionalPrinterColumns"]:
             if column["jsonPath"].startswith(".metadata"):
                 continue
-            node = root(crd)
+            node = root(one)
             for name in column["jsonPath"].strip(".").split("."):
                 node = node["properties"][name]
             assert node["type"] == column["type"], column

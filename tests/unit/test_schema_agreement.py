@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from builders import make_job
 from crd_judge import refused
 from mutations import SPEC, mutated_specs, specs_with_sound_arguments
-from trainwright_operator import schema
+from trainwright_operator.api import crd
 
 OPEN = {"lrSchedulerKwargs": {"power": 2}, "acceleratorConfig": {"gradient_accumulation_kwargs": {"num_steps": 2}}}
 JOB = make_job().training(maxSteps=200, numTrainEpochs=2.0, **OPEN).manifest()
@@ -61,7 +61,7 @@ def test_what_may_change_after_creation(path: str, value: Any, allowed: bool) ->
     changed = changed.without(f"spec.{path}") if value is None else changed.with_(f"spec.{path}", value)
     new = changed.manifest()
     places = set() if allowed else {place_of_change(path, value)}
-    problems = schema.change_problems(new, JOB)
+    problems = crd.change_problems(new, JOB)
     assert {problem.path for problem in problems} == {f"spec.{place}" for place in places}
     if places == {"trainingArguments"}:
         assert path.rpartition(".")[2] in str(problems[0])
@@ -79,7 +79,7 @@ def place_of_change(path: str, value: Any) -> str:
 
 
 def same_verdict(spec: Any) -> None:
-    ours = schema.problems({**make_job().manifest(), "spec": spec})
+    ours = crd.problems({**make_job().manifest(), "spec": spec})
     theirs = refused(SPEC, spec)
     assert bool(ours) == bool(theirs), (list(map(str, ours)), theirs)
 

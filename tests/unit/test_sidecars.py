@@ -7,7 +7,7 @@ import pytest
 from builders import make_job
 from cluster.paths import CHECKOUT
 from scene import Scene, running
-from trainwright_operator import names
+from trainwright_operator.api import names
 from trainwright_operator.core import sidecars
 
 PATIENCE = sidecars.PATIENCE.total_seconds()

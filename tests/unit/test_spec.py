@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from builders import make_job
-from trainwright_operator import names
-from trainwright_operator.core.spec import Accelerator, Output, Problem, SecretKey, SpecError, parse_job, parse_pool
+from trainwright_operator.api import names
+from trainwright_operator.api.spec import Accelerator, Output, Problem, SecretKey, SpecError, parse_job, parse_pool
 
 
 def test_a_small_job_and_its_defaults() -> None:
@@ -62,7 +62,7 @@ def test_a_script() -> None:
 def test_a_token_is_a_reference_and_no_argument() -> None:
     token = {"secretKeyRef": {"name": "hub", "key": "token"}}
     # The reference itself is refused until uploading is built, so it is read past the check.
-    from trainwright_operator.core import spec as module
+    from trainwright_operator.api import spec as module
 
     read = module._job_spec(make_job().training(hubToken=token).manifest()["spec"], "x")
     assert read.hub_token == SecretKey("hub", "token")

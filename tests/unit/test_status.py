@@ -13,12 +13,12 @@ from jsonschema import Draft202012Validator
 from builders import make_job
 from scene import START, Scene
 from trainwright.contract import Progress, Termination
+from trainwright_operator.api.crd import job_crd
+from trainwright_operator.api.names import Condition
 from trainwright_operator.core import display
-from trainwright_operator.core.reported import MAX_METRICS
+from trainwright_operator.core.progress import MAX_METRICS
 from trainwright_operator.core.status import merge_progress
-from trainwright_operator.names import Condition
 from trainwright_operator.remote.diagnosis import Facts, diagnose
-from trainwright_operator.schema import job_crd
 
 OPEN = {"attempts": [{"attempt": 2, "startTime": "2026-01-01T00:00:00Z"}]}
 

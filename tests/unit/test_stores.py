@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from builders import make_job
+from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.resources import POOLS, TRAINING_JOBS
-from trainwright_operator.cluster.stores import Stores
 
 POOL = {"metadata": {"name": "h100", "resourceVersion": "9"}, "spec": {"vendor": "cpu"}}
 

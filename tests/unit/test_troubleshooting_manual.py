@@ -6,7 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
-from trainwright_operator import names
+from trainwright_operator.api import names
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from builders import make_job
 from cluster.paths import CHECKOUT
 from scene import START, Scene, running
 from trainwright.contract import EndedBy, Termination
-from trainwright_operator.core.attempts import Cause, Outcome
+from trainwright_operator.core.history import Cause, Outcome
 from trainwright_operator.core.judge import BY_HAND, FOLLOWED, UNEXPLAINED, judge
 from trainwright_operator.core.observe import Attempt, End, Job, JobState, Pod, Wait
 from trainwright_operator.core.policy import UNEXPLAINED_FREE

@@ -12,15 +12,15 @@ from typing import Any
 import aiohttp
 
 from trainwright_operator.cluster import logs
-from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
 from trainwright_operator.cluster.cache import ObjectKey, version_of
+from trainwright_operator.cluster.client import Api, ApiError, Object, Resource
+from trainwright_operator.cluster.informer import WATCHED, Stores
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.pulse import BLIND_SECONDS, STUCK_SECONDS, Watches
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.resources import TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
-from trainwright_operator.cluster.stores import WATCHED, Stores
 
 SETTLE_SECONDS = 0.25
 """How long a change of a child waits for the next one: pods of a gang are made, bound and started close together."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
-from trainwright_operator.cluster.api import Api
-from trainwright_operator.core.gangs import POD_GROUP, POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.cluster.client import Api
+from trainwright_operator.core.gangs.podgroup import POD_GROUP, POD_GROUP_VERSIONS, Gangs
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import kopf
 
-from trainwright_operator.cluster.api import CHUNK, Object, Resource
+from trainwright_operator.api.names import LABEL_MANAGED_BY, MANAGED_BY
+from trainwright_operator.cluster.client import CHUNK, Object, Resource
 from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, SERVICES, TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
-from trainwright_operator.names import LABEL_MANAGED_BY, MANAGED_BY
 
 OnEvent = Callable[[Resource, str | None, Object], None]
 """Called with the resource, the event's type (None for what was listed before the watch began), and the object."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
+from trainwright_operator.cluster.client import Api, ApiError, Object, Resource
 
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 RELEASE_SECONDS = 3.0

@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from trainwright_operator.core.attempts import Outcome
+from trainwright_operator.core.history import Outcome
 from trainwright_operator.core.times import read_time
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)

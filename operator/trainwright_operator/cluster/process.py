@@ -9,11 +9,12 @@ import sys
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 
-from trainwright_operator.cluster import garbage, handlers, health, logs
-from trainwright_operator.cluster.api import Api, ApiError
+from trainwright_operator.cluster import gc_tuning, handlers, health, logs
+from trainwright_operator.cluster.client import Api, ApiError
 from trainwright_operator.cluster.connection import Connection, NoClusterError, connect, service_account
 from trainwright_operator.cluster.controller import Controller, utcnow
 from trainwright_operator.cluster.discovery import find_gangs
+from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.lease import Lease, Timing
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.progress import ProgressEndpoint, RateLimit, TokenCheck
@@ -22,7 +23,6 @@ from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.recorder import Recorder
 from trainwright_operator.cluster.serving import Identity, mark_leader, serving
 from trainwright_operator.cluster.settings import Settings, SettingsError, from_environment
-from trainwright_operator.cluster.stores import Stores
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ async def _lead(
     recorder = Recorder(api, settings.pod_name)
     reconciler = Reconciler(api, stores, settings, metrics, recorder, utcnow, endpoint, gangs)
     controller = Controller(api, stores, reconciler, settings, metrics)
-    with garbage.spared():
+    with gc_tuning.spared():
         await controller.prime()
     pulse.primed = True
     pulse.still.append(controller.still)

@@ -21,10 +21,10 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from trainwright_operator.cluster.api import Api, ApiError, Resource
+from trainwright_operator.api.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID
 from trainwright_operator.cluster.cache import Object, ObjectKey, Store
+from trainwright_operator.cluster.client import Api, ApiError, Resource
 from trainwright_operator.core.observe import maker_of
-from trainwright_operator.names import LABEL_ATTEMPT, LABEL_JOB, LABEL_JOB_UID
 
 TOKEN_REVIEWS = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews", namespaced=False)
 POD_NAME, POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid"

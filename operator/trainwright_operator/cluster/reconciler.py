@@ -12,26 +12,26 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright_operator.cluster.api import Api, ApiError, Object, Resource
+from trainwright_operator.api.names import Reason
+from trainwright_operator.api.spec import AcceleratorPool, SpecError, TrainingJob, parse_job
 from trainwright_operator.cluster.cache import ObjectKey
+from trainwright_operator.cluster.client import Api, ApiError, Object, Resource
+from trainwright_operator.cluster.events_reader import Warnings
+from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.metrics import Metrics
-from trainwright_operator.cluster.pace import Pace
 from trainwright_operator.cluster.patches import can_wait, merge_patch, only_counts_pods
+from trainwright_operator.cluster.rate_limit import Pace
 from trainwright_operator.cluster.recorder import Recorder
 from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, JOBS, SERVICES, TRAINING_JOBS, pod_groups, unserved
 from trainwright_operator.cluster.settings import Settings
-from trainwright_operator.cluster.stores import Stores
-from trainwright_operator.cluster.warnings import Warnings
 from trainwright_operator.core.claims import output_claim, unshared
-from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.gangs.podgroup import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.observe import Observed, observe
+from trainwright_operator.core.placement.pools import choose, image_of
 from trainwright_operator.core.plan import Delete, Plan, hindered, plan, refused, taken, unreadable
 from trainwright_operator.core.pods import Endpoint
-from trainwright_operator.core.pools import choose, image_of
-from trainwright_operator.core.spec import AcceleratorPool, SpecError, TrainingJob, parse_job
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.core.waiting import silent
-from trainwright_operator.names import Reason
 
 REFUSED_AGAIN = 30.0
 """Seconds until what the API server refused (a quota, an admission webhook) is tried again."""

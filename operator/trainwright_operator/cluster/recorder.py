@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from trainwright_operator.cluster.api import Api, ApiError, Object
+from trainwright_operator.api.names import API_VERSION, FIELD_MANAGER, JOB_KIND
+from trainwright_operator.cluster.client import Api, ApiError, Object
 from trainwright_operator.cluster.resources import EVENTS
 from trainwright_operator.core.events import Event
-from trainwright_operator.names import API_VERSION, FIELD_MANAGER, JOB_KIND
 
 MAX_NOTE = 1024
 """Bytes."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trainwright_operator.cluster.api import Resource
-from trainwright_operator.core.gangs import POD_GROUP
-from trainwright_operator.names import API_VERSION, JOB_KIND, JOB_PLURAL, POOL_KIND, POOL_PLURAL
+from trainwright_operator.api.names import API_VERSION, JOB_KIND, JOB_PLURAL, POOL_KIND, POOL_PLURAL
+from trainwright_operator.cluster.client import Resource
+from trainwright_operator.core.gangs.podgroup import POD_GROUP
 
 TRAINING_JOBS = Resource(API_VERSION, JOB_KIND, JOB_PLURAL)
 POOLS = Resource(API_VERSION, POOL_KIND, POOL_PLURAL, namespaced=False)

@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 import aiohttp
 from aiohttp import web
 
-from trainwright_operator.cluster.api import Api, ApiError, Object
+from trainwright_operator.api.names import LABEL_LEADER, LABEL_MANAGED_BY, MANAGED_BY
 from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.certificate import Certificates, flaw, renewed
+from trainwright_operator.cluster.client import Api, ApiError, Object
 from trainwright_operator.cluster.progress import audience, push_path
 from trainwright_operator.cluster.resources import PODS, SECRETS
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.core.pods import Endpoint
-from trainwright_operator.names import LABEL_LEADER, LABEL_MANAGED_BY, MANAGED_BY
 
 CHECK_SECONDS = 600.0
 """How often the Secret is looked at: whether the certificate is due, and whether the Secret is still there."""

@@ -14,7 +14,7 @@ from typing import Any
 from trainwright.arguments import Seq2SeqTrainingArguments
 from trainwright.arguments.fields import FIELDS
 from trainwright.arguments.names import FORMER, nearest
-from trainwright_operator import manifest, mirror, names, schema
+from trainwright_operator.api import crd, manifest, mirror, names
 from trainwright_operator.commands import foreign, loading
 
 DONE, INVALID = 0, 2
@@ -77,7 +77,7 @@ def _arguments(file: str, content: Object, is_manifest: bool) -> Object:
         raise loading.InvalidManifests([f"{loading.source(file)}: is no manifest; it has no apiVersion and kind"])
     if content["kind"] == names.POOL_KIND:
         raise loading.InvalidManifests([f"{loading.source(file)}: is an {names.POOL_KIND}, which has no arguments"])
-    problems = schema.problems(content)
+    problems = crd.problems(content)
     if problems:
         raise loading.InvalidManifests([f"{loading.source(file)}: {problem}" for problem in problems])
     return mirror.to_arguments(content["spec"].get("trainingArguments", {}))
@@ -102,7 +102,7 @@ def _print_manifest(options: Namespace, content: Object) -> int:
     for line in notes.lines:
         print(f"# {line}")
     print(manifest.write(document), end="")
-    problems = schema.problems(document)
+    problems = crd.problems(document)
     for problem in problems:
         print(f"{loading.source(options.file)}: {problem}", file=sys.stderr)
     return INVALID if problems else DONE

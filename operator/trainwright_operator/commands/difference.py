@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from trainwright_operator import names
+from trainwright_operator.api import names
 
 Object = Mapping[str, Any]
 Fields = dict[str, Any]

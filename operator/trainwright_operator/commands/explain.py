@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from trainwright_operator import mirror, names
+from trainwright_operator.api import mirror, names
+from trainwright_operator.api.job import job_spec
+from trainwright_operator.api.manifest import join
+from trainwright_operator.api.nearest import gone, nearest
+from trainwright_operator.api.pool import pool_spec
+from trainwright_operator.api.status import job_status
+from trainwright_operator.api.types import FREE, INT_OR_STRING, RULES, Rule, Schema
 from trainwright_operator.commands.topics import topic
-from trainwright_operator.manifest import join
-from trainwright_operator.openapi.job import job_spec
-from trainwright_operator.openapi.nearest import gone, nearest
-from trainwright_operator.openapi.pool import pool_spec
-from trainwright_operator.openapi.status import job_status
-from trainwright_operator.openapi.types import FREE, INT_OR_STRING, RULES, Rule, Schema
 
 DONE, INVALID = 0, 2
 ARGUMENTS = "spec.trainingArguments"

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trainwright_operator import manifest, names, schema
-from trainwright_operator.core.pools import BUILTIN, PoolError, check_resources, choose, place
-from trainwright_operator.core.spec import AcceleratorPool, TrainingJob, parse_job, parse_pool
-from trainwright_operator.manifest import Document, ManifestError
-from trainwright_operator.openapi.nearest import nearest
+from trainwright_operator.api import crd, manifest, names
+from trainwright_operator.api.manifest import Document, ManifestError
+from trainwright_operator.api.nearest import nearest
+from trainwright_operator.api.spec import AcceleratorPool, TrainingJob, parse_job, parse_pool
+from trainwright_operator.core.placement.pools import BUILTIN, PoolError, check_resources, choose, place
 
 SUFFIXES = (".yaml", ".yml", ".json")
 STDIN = "-"
@@ -67,7 +67,7 @@ def on_pool(loaded: Loaded, name: str) -> Loaded:
     for document in loaded.documents:
         content = copy.deepcopy(document.content)
         content["spec"]["accelerator"] = {**(content["spec"].get("accelerator") or {}), "pool": name}
-        if problems := schema.problems(content):
+        if problems := crd.problems(content):
             raise InvalidManifests(f"--pool {name}: {problem}" for problem in problems)
         moved.append(replace(document, content=content))
     return Loaded(tuple(parse_job(one.content) for one in moved), loaded.pools, tuple(moved))
@@ -119,7 +119,7 @@ def check(paths: Iterable[str]) -> Checked:
         except ManifestError as error:
             checked.mistakes.append(str(error))
     if paths and not checked.documents and not checked.mistakes:
-        kinds = " or ".join(schema.SCHEMAS)
+        kinds = " or ".join(crd.SCHEMAS)
         checked.mistakes.append(f"{', '.join(map(source, paths))}: holds no {kinds} of {names.API_VERSION}")
     return checked
 
@@ -140,7 +140,7 @@ def _check_file(file: str, checked: Checked, *, insist: bool) -> None:
 def problem_lines(document: Document) -> Iterator[str]:
     """One line for each mistake in a document, in the order of its lines."""
     found = [(line, f"{path}: stands twice; keep one of them") for path, line in document.duplicates]
-    found += [(document.line_of(problem.path) or 0, str(problem)) for problem in schema.problems(document.content)]
+    found += [(document.line_of(problem.path) or 0, str(problem)) for problem in crd.problems(document.content)]
     for line, text in sorted(found, key=lambda pair: pair[0]):
         yield f"{document.source}:{line}: {text}" if line else f"{document.source}: {text}"
 
@@ -154,7 +154,7 @@ def _is_ours(content: Any, insist: bool) -> bool:
         group = version.partition("/")[0]
         return group.startswith("trainwright") or nearest(group, [names.GROUP]) is not None
     kind = content.get("kind")
-    return insist or (isinstance(kind, str) and nearest(kind, schema.SCHEMAS) is not None)
+    return insist or (isinstance(kind, str) and nearest(kind, crd.SCHEMAS) is not None)
 
 
 def _files(path: str) -> list[str]:

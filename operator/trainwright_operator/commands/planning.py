@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trainwright_operator import manifest, names, schema
+from trainwright_operator.api import crd, manifest, names
+from trainwright_operator.api.manifest import Document
+from trainwright_operator.api.names import Condition
+from trainwright_operator.api.spec import TrainingJob
 from trainwright_operator.commands import difference
 from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
 from trainwright_operator.core.observe import Observed
+from trainwright_operator.core.placement.pools import BUILTIN, choose
 from trainwright_operator.core.plan import Plan, plan
-from trainwright_operator.core.pools import BUILTIN, choose
-from trainwright_operator.core.spec import TrainingJob
-from trainwright_operator.manifest import Document
-from trainwright_operator.names import Condition
 
 DONE, INVALID = 0, 2
 Object = dict[str, Any]
@@ -133,5 +133,5 @@ def _refused_changes(new: Loaded, old: Loaded) -> Iterator[str]:
     former = {(job.namespace, job.name): document for job, document in zip(old.jobs, old.documents, strict=True)}
     for job, document in zip(new.jobs, new.documents, strict=True):
         if before := former.get((job.namespace, job.name)):
-            for problem in schema.change_problems(document.content, before.content):
+            for problem in crd.change_problems(document.content, before.content):
                 yield f"{document.place(problem.path)}: {problem}"

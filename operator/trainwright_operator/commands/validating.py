@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
+from trainwright_operator.api.manifest import Document
 from trainwright_operator.commands import loading
-from trainwright_operator.manifest import Document
 
 DONE, INVALID = 0, 2
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainwright.contract import MASTER_PORT, MAX_RESOLVED_JOB_BYTES, SCRIPT_DIR, ResolvedJob
-from trainwright_operator import names
-from trainwright_operator.core.gangs import Gangs, pod_group
+from trainwright_operator.api import names
+from trainwright_operator.api.spec import TrainingJob
+from trainwright_operator.core.gangs.podgroup import Gangs, pod_group
+from trainwright_operator.core.placement.pools import Placement
+from trainwright_operator.core.placement.tpu import Seat
 from trainwright_operator.core.pods import JOB_KEY, Endpoint, PodPlan, pod_template
-from trainwright_operator.core.pools import Placement
-from trainwright_operator.core.spec import TrainingJob
-from trainwright_operator.core.tpu import Seat
 
 Object = dict[str, Any]
 

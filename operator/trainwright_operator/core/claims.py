@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainwright_operator.core.spec import TrainingJob
+from trainwright_operator.api.spec import TrainingJob
 
 SHARED = "ReadWriteMany"
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright_operator import names
-from trainwright_operator.core.pools import Placement
-from trainwright_operator.core.spec import TrainingJob
+from trainwright_operator.api import names
+from trainwright_operator.api.spec import TrainingJob
+from trainwright_operator.core.placement.pools import Placement
 
 Object = dict[str, Any]
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainwright_operator.core.attempts import Outcome, Record
+from trainwright_operator.api.names import Condition, Reason
+from trainwright_operator.core.history import Outcome, Record
 from trainwright_operator.core.policy import words
-from trainwright_operator.names import Condition, Reason
 
 _TOLD = {
     Condition.QUEUED: "Warning",

@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from trainwright.contract import PERMANENT, EndedBy, ExitCode
-from trainwright_operator.core.attempts import Cause, Outcome
+from trainwright_operator.api.names import Reason
 from trainwright_operator.core.display import plain
+from trainwright_operator.core.history import Cause, Outcome
 from trainwright_operator.core.observe import Attempt, End, JobState, Pod
-from trainwright_operator.names import Reason
 
 GIVEN_UP = frozenset({Reason.GANG_INCOMPLETE, Reason.ATTEMPT_INCOMPLETE, Reason.JOB_DELETED})
 """Why an attempt is stopped whose pods would else wait for those that never come; what these say of it is no cause."""

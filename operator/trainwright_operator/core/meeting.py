@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from trainwright_operator.api.names import Condition, Reason
 from trainwright_operator.core.observe import Attempt
 from trainwright_operator.core.times import read_time
 from trainwright_operator.core.waiting import Hold
-from trainwright_operator.names import Condition, Reason
 
 NO_WORD = timedelta(seconds=60)
 """Pods that are ready and say nothing for so long: on a node that is new, importing torch takes a part of it."""

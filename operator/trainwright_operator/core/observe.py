@@ -13,8 +13,8 @@ from enum import Enum
 from typing import Any
 
 from trainwright.contract import Termination
-from trainwright_operator import names
-from trainwright_operator.core.spec import TrainingJob
+from trainwright_operator.api import names
+from trainwright_operator.api.spec import TrainingJob
 from trainwright_operator.core.times import read_time
 
 Object = Mapping[str, Any]

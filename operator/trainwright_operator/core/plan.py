@@ -11,23 +11,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright_operator import names
-from trainwright_operator.core.attempts import Cause, Outcome, Past
+from trainwright_operator.api import names
+from trainwright_operator.api.names import Reason
+from trainwright_operator.api.spec import AcceleratorPool, JobSpec, Output, TrainingJob
 from trainwright_operator.core.children import children, hashed, service, service_name
 from trainwright_operator.core.events import Event, events
-from trainwright_operator.core.gangs import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.fixes import with_mends
+from trainwright_operator.core.gangs.podgroup import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.history import Cause, Outcome, Past
 from trainwright_operator.core.meeting import unmet
-from trainwright_operator.core.mends import with_mends
 from trainwright_operator.core.observe import Attempt, Job, Observed, observe
+from trainwright_operator.core.placement.pools import PoolError, place
 from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, deadline_left, decide, done_words, soonest
-from trainwright_operator.core.pools import PoolError, place
-from trainwright_operator.core.reported import Status, merge_final_word
-from trainwright_operator.core.spec import AcceleratorPool, JobSpec, Output, TrainingJob
+from trainwright_operator.core.progress import Status, merge_final_word
 from trainwright_operator.core.status import render, with_hindrance
 from trainwright_operator.core.times import read_time
 from trainwright_operator.core.waiting import Hold, hold, untold
-from trainwright_operator.names import Reason
 
 KEPT_ATTEMPTS = 3
 """How many ended attempts keep their Jobs, for the logs of their pods."""

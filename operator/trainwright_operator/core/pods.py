@@ -26,11 +26,12 @@ from trainwright.contract import (
     SCRIPT_DIR,
     TERMINATION_FILE,
 )
-from trainwright_operator import names
-from trainwright_operator.core import containers, placing, tpu
+from trainwright_operator.api import names
+from trainwright_operator.api.spec import TrainingJob
+from trainwright_operator.core import containers
 from trainwright_operator.core.observe import COMPLETION_INDEX
-from trainwright_operator.core.pools import Placement
-from trainwright_operator.core.spec import TrainingJob
+from trainwright_operator.core.placement import affinity, tpu
+from trainwright_operator.core.placement.pools import Placement
 
 Object = dict[str, Any]
 
@@ -97,10 +98,10 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                 "schedulingGroup": {"podGroupName": plan.pod_group} if plan.pod_group else None,
                 "runtimeClassName": place.runtime_class,
                 "nodeSelector": dict(place.node_selector or {}) or None,
-                "affinity": placing.affinity(
+                "affinity": affinity.affinity(
                     template.affinity, plan.labels, tpu.affinity(place, plan.labels, plan.job_name)
                 ),
-                "topologySpreadConstraints": placing.spread(template.spread, plan.labels) or None,
+                "topologySpreadConstraints": affinity.spread(template.spread, plan.labels) or None,
                 "dnsConfig": template.dns_config,
                 **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if template.host_network else {}),
                 "tolerations": _tolerations(place.tolerations),

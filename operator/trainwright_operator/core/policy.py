@@ -14,15 +14,16 @@ from enum import StrEnum
 from typing import Any
 
 from trainwright.contract import ResolvedJob
-from trainwright_operator import names
-from trainwright_operator.core import gangs, observe, sidecars
-from trainwright_operator.core.attempts import Cause, Outcome, Past, Record
-from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
+from trainwright_operator.api import names
+from trainwright_operator.api.names import Reason
+from trainwright_operator.api.spec import JobSpec, TrainingJob
+from trainwright_operator.core import observe, sidecars
+from trainwright_operator.core.gangs import podgroup
+from trainwright_operator.core.gangs.podgroup import ONE_BY_ONE, Gangs
+from trainwright_operator.core.history import Cause, Outcome, Past, Record
 from trainwright_operator.core.judge import BY_HAND, GIVEN_UP, UNEXPLAINED, judge, succeeded, without_a_trace
 from trainwright_operator.core.observe import Observed
-from trainwright_operator.core.spec import JobSpec, TrainingJob
 from trainwright_operator.core.times import SKEW, write_time
-from trainwright_operator.names import Reason
 
 FIRST_DELAY, LONGEST_DELAY = timedelta(seconds=10), timedelta(minutes=5)
 HEALTHY = timedelta(minutes=10)
@@ -121,7 +122,7 @@ def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, n
     if not attempt.jobs and not attempt.pods and not record.cause and now < record.start + APPEAR:
         return _working(past, attempt, again=record.start + APPEAR - now)
     held = attempt.suspended is not None  # by another hand: that its pods go and are not there says nothing
-    patience = None if past.running or held else gangs.patience_left(attempt, gang, job.uid, now)
+    patience = None if past.running or held else podgroup.patience_left(attempt, gang, job.uid, now)
     cause = record.cause if held else judge(attempt, record.cause)
     cause = cause or _torn(past, attempt, now) or _crowded_out(attempt, patience, now)
     kept = sidecars.left(attempt, now) if not attempt.ending else None
@@ -212,7 +213,7 @@ def _torn(past: Past, attempt: observe.Attempt, now: datetime) -> Cause | None:
 def _crowded_out(attempt: observe.Attempt, patience: timedelta | None, now: datetime) -> Cause | None:
     if patience is None or patience > NOW:
         return None
-    return Cause(Outcome.DISRUPTED, Reason.GANG_INCOMPLETE, gangs.words(attempt.pods, attempt.desired), time=now)
+    return Cause(Outcome.DISRUPTED, Reason.GANG_INCOMPLETE, podgroup.words(attempt.pods, attempt.desired), time=now)
 
 
 def _over(attempt: observe.Attempt, now: datetime) -> bool:
@@ -360,7 +361,7 @@ def _backoff(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
     if row == 1 and not crowded:
         return None
     delay = min(FIRST_DELAY * 2 ** max(0, row - 2), LONGEST_DELAY)
-    delay *= 0.5 + gangs.jitter(job.uid, last.number) if crowded else 1
+    delay *= 0.5 + podgroup.jitter(job.uid, last.number) if crowded else 1
     left = min(last.end + delay - now, delay)  # the end may be by the clock of another replica
     return left if left > NOW else None
 

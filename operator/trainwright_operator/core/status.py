@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from trainwright_operator.api.names import Condition
 from trainwright_operator.core import display
-from trainwright_operator.core.attempts import Past
+from trainwright_operator.core.history import Past
 from trainwright_operator.core.observe import Attempt
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict
-from trainwright_operator.core.reported import Status, merge_final_word, merge_progress
+from trainwright_operator.core.progress import Status, merge_final_word, merge_progress
 from trainwright_operator.core.times import read_time, write_time
 from trainwright_operator.core.waiting import Hold
-from trainwright_operator.names import Condition
 
 __all__ = ["merge_final_word", "merge_progress", "render"]
 

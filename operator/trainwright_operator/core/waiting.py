@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from trainwright_operator.core.mends import mends, with_mends
+from trainwright_operator.api.names import Reason
+from trainwright_operator.core.fixes import mends, with_mends
 from trainwright_operator.core.observe import Attempt, Job, JobState, Observed, Pod, Wait
 from trainwright_operator.core.quantities import amount
 from trainwright_operator.core.times import remaining
-from trainwright_operator.names import Reason
 
 PATIENCE = timedelta(seconds=60)
 """How long a pod may fail to start before the job counts as stalled: what it needs may be applied a moment later."""

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from trainwright import extras
 from trainwright.contract import UserError
-from trainwright_operator import manifest, schema
+from trainwright_operator.api import crd, manifest
+from trainwright_operator.api.manifest import Document
+from trainwright_operator.api.pod_template import PodTemplate
+from trainwright_operator.api.spec import AcceleratorPool, TrainingJob, parse_job
 from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
-from trainwright_operator.core.attempts import Past
-from trainwright_operator.core.pod_template import PodTemplate
+from trainwright_operator.core.history import Past
+from trainwright_operator.core.placement.pools import place
 from trainwright_operator.core.policy import target_raised
-from trainwright_operator.core.pools import place
-from trainwright_operator.core.spec import AcceleratorPool, TrainingJob, parse_job
 from trainwright_operator.local import devices
-from trainwright_operator.manifest import Document
 
 if TYPE_CHECKING:
     from trainwright_operator.local.run import Runner, Setup
@@ -133,7 +133,7 @@ def _changed(document: Document, changes: list[tuple[str, str]]) -> Document:
     content = copy.deepcopy(document.content)
     for path, value in changes:
         _set(content, path, value)
-    if problems := schema.problems(content):
+    if problems := crd.problems(content):
         raise InvalidManifests([f"--set: {problem}" for problem in problems])
     return replace(document, content=content)
 

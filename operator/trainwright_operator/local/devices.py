@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainwright.contract import UserError
-from trainwright_operator.core.pools import AMD, CPU, NVIDIA, TORCH_XLA, TPU, Placement
-from trainwright_operator.core.spec import AcceleratorPool
-from trainwright_operator.core.topology import counted
+from trainwright_operator.api.spec import AcceleratorPool
+from trainwright_operator.api.topology import counted
+from trainwright_operator.core.placement.pools import AMD, CPU, NVIDIA, TORCH_XLA, TPU, Placement
 
 _NODES = {
     NVIDIA: ("/dev", "nvidia[0-9]*"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainwright.contract import OUTPUT_DIR, UserError
-from trainwright_operator import names
+from trainwright_operator.api import names
 
 Object = Mapping[str, Any]
 

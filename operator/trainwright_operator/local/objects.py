@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright_operator import names
+from trainwright_operator.api import names
 from trainwright_operator.core.observe import COMPLETION_INDEX
 from trainwright_operator.core.times import write_time
 

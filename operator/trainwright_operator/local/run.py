@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from trainwright.contract import ENV_JOB_FILE, UserError
-from trainwright_operator import names
+from trainwright_operator.api import names
+from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
 from trainwright_operator.core.events import Event
 from trainwright_operator.core.observe import config_map_of, observe
 from trainwright_operator.core.plan import Plan, plan
 from trainwright_operator.core.pods import JOB_KEY
 from trainwright_operator.core.policy import FINISHED, Phase
-from trainwright_operator.core.spec import AcceleratorPool, TrainingJob
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.local.mounts import Mounts, resolved_job
 from trainwright_operator.local.objects import Objects

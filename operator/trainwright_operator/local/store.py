@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from trainwright.contract import UserError
-from trainwright_operator import manifest, schema
-from trainwright_operator.core.attempts import Outcome
+from trainwright_operator.api import crd, manifest
+from trainwright_operator.api.manifest import Document
+from trainwright_operator.api.names import Reason
+from trainwright_operator.core.history import Outcome
 from trainwright_operator.core.policy import Phase
 from trainwright_operator.core.times import write_time
-from trainwright_operator.manifest import Document
-from trainwright_operator.names import Reason
 
 Object = dict[str, Any]
 
@@ -104,7 +104,7 @@ def status_to_go_on(document: Document, prior: Object | None, store: Store, now:
 
 
 def _check_unchanged(document: Document, prior: Object, store: Store) -> None:
-    problems = schema.change_problems(document.content, prior)
+    problems = crd.change_problems(document.content, prior)
     if problems:
         first = problems[0]
         raise UserError(

@@ -12,11 +12,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from trainwright_operator.api.names import Condition
 from trainwright_operator.core import display
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.policy import Phase
 from trainwright_operator.local.live import COLUMNS, Lines
-from trainwright_operator.names import Condition
 from trainwright_operator.remote.feed import Key
 from trainwright_operator.remote.states import UNSEEN, condition, status_of
 

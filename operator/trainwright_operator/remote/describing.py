@@ -10,9 +10,9 @@ from datetime import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from trainwright_operator.api.names import API_VERSION, CONTAINER, POOL_PLURAL
 from trainwright_operator.core import display
 from trainwright_operator.core.times import read_time
-from trainwright_operator.names import API_VERSION, CONTAINER, POOL_PLURAL
 from trainwright_operator.remote.board import STYLES
 from trainwright_operator.remote.cluster import Cluster
 from trainwright_operator.remote.command import DONE, command, show

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from trainwright_operator.api.names import Condition, Reason
 from trainwright_operator.core import display
-from trainwright_operator.core.mends import mends
+from trainwright_operator.core.fixes import mends
 from trainwright_operator.core.policy import Phase
 from trainwright_operator.core.times import read_time
-from trainwright_operator.names import Condition, Reason
 from trainwright_operator.remote.states import condition, status_of, up_to_date
 
 Object = Mapping[str, Any]

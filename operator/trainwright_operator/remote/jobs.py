@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from trainwright_operator.api.names import API_VERSION, JOB_KIND, JOB_PLURAL, LABEL_JOB, LABEL_JOB_UID
+from trainwright_operator.api.nearest import among
 from trainwright_operator.core.observe import maker_of
-from trainwright_operator.names import API_VERSION, JOB_KIND, JOB_PLURAL, LABEL_JOB, LABEL_JOB_UID
-from trainwright_operator.openapi.nearest import among
 from trainwright_operator.remote.cluster import Cluster, Object
 from trainwright_operator.remote.errors import Absent, RemoteError
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright.contract import ENV_FIRST_NODE_RANK
-from trainwright_operator import names
+from trainwright_operator.api import names
 from trainwright_operator.core.observe import COMPLETION_INDEX, native_sidecars
 
 _RANK = re.compile(r"^\[rank (\d+)\] ?")

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from trainwright_operator.core import display
-from trainwright_operator.core.attempts import Outcome, Record
+from trainwright_operator.core.history import Outcome, Record
 from trainwright_operator.core.policy import words
 from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.history import Curve

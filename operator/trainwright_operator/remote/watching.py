@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Collection, Mapping
 from contextlib import closing
 
-from trainwright_operator.names import JOB_KIND
+from trainwright_operator.api.names import JOB_KIND
 from trainwright_operator.remote.board import Board, board
 from trainwright_operator.remote.cluster import Cluster, Object
 from trainwright_operator.remote.command import DONE, FAILED, command

@@ -26,11 +26,11 @@ from bench.operator.stage import (
 )
 from bench.operator.table import Row, show
 from integration.operators import Operator
+from trainwright_operator.api.spec import parse_job
 from trainwright_operator.cluster.resources import BY_KIND, EVENTS, TRAINING_JOBS
 from trainwright_operator.core.observe import Observed
+from trainwright_operator.core.placement.pools import choose
 from trainwright_operator.core.plan import plan
-from trainwright_operator.core.pools import choose
-from trainwright_operator.core.spec import parse_job
 
 SAMPLE = 20
 """Jobs, one after another, of which the writes are counted until their pods exist."""

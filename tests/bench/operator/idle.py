@@ -24,9 +24,9 @@ from bench.operator.stage import (
 from bench.operator.table import Row, show
 from builders import JobBuilder
 from scene import Scene
-from trainwright_operator.cluster.api import Object
+from trainwright_operator.cluster.client import Object
+from trainwright_operator.cluster.informer import WATCHED
 from trainwright_operator.cluster.resources import TRAINING_JOBS
-from trainwright_operator.cluster.stores import WATCHED
 
 
 async def main(jobs: int) -> bool:

@@ -24,10 +24,10 @@ from bench.operator.stage import Stage, cpu_seconds, peak_mib, process_id, quiet
 from bench.operator.table import Row, show
 from cluster import programs
 from integration.operators import Operator, free_port
-from trainwright_operator.cluster.api import Object, Resource
+from trainwright_operator.api.names import LABEL_JOB
+from trainwright_operator.cluster.client import Object, Resource
 from trainwright_operator.cluster.progress import audience, push_path
 from trainwright_operator.cluster.resources import PODS, SECRETS, TRAINING_JOBS
-from trainwright_operator.names import LABEL_JOB
 
 PERIOD = 5
 """Seconds between two pushes of one job."""

@@ -17,7 +17,7 @@ from cluster.kube import Kube
 from cluster.paths import CHECKOUT
 from cluster.simulated import FOREVER, RUN_FOR
 from integration.operators import Operator
-from trainwright_operator.cluster.api import Api
+from trainwright_operator.cluster.client import Api
 from trainwright_operator.cluster.connection import from_kubeconfig
 
 CONCURRENCY = 32

@@ -12,7 +12,7 @@ import time
 from bench.operator.stage import Stage, cpu_seconds, process_id, quiet, reached, staged, together, two_pods
 from bench.operator.table import Row, show
 from integration.operators import Operator
-from trainwright_operator.cluster.api import Object
+from trainwright_operator.cluster.client import Object
 from trainwright_operator.cluster.resources import JOBS, PODS, TRAINING_JOBS
 
 OURS = 50

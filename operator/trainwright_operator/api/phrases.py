@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trainwright_operator import names
-from trainwright_operator.openapi.types import Pattern, Rule, Schema, int_or_string, map_of, record, string
+from trainwright_operator.api import names
+from trainwright_operator.api.types import Pattern, Rule, Schema, int_or_string, map_of, record, string
 
 LABEL = Pattern(
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",

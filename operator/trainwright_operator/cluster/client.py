@@ -15,9 +15,9 @@ from typing import Any, Self
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
+from trainwright_operator.api.names import FIELD_MANAGER
 from trainwright_operator.cluster.cache import slim
 from trainwright_operator.cluster.connection import Connection
-from trainwright_operator.names import FIELD_MANAGER
 
 TRIES = 4
 PATIENCE_SECONDS = 10.0

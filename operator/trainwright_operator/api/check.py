@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trainwright_operator.manifest import join
-from trainwright_operator.openapi.nearest import among, unknown_field
-from trainwright_operator.openapi.types import FREE, INT_OR_STRING, RULES, Problem, Rule, Schema
+from trainwright_operator.api.manifest import join
+from trainwright_operator.api.nearest import among, unknown_field
+from trainwright_operator.api.types import FREE, INT_OR_STRING, RULES, Problem, Rule, Schema
 
 LONGEST_SHOWN = 60
 MOST_CHOICES = 20

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from trainwright_operator.cluster.api import Api, ApiError, Object
+from trainwright_operator.cluster.client import Api, ApiError, Object
 from trainwright_operator.cluster.resources import CORE_EVENTS
 
 FRESH_SECONDS = 0.9

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright.contract import RUNTIMES
-from trainwright_operator import __version__, names
-from trainwright_operator.core.quantities import amount, half, threads
-from trainwright_operator.core.spec import AcceleratorPool, TrainingJob
-from trainwright_operator.core.topology import (
+from trainwright_operator import __version__
+from trainwright_operator.api import names
+from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
+from trainwright_operator.api.topology import (
     LABEL_ACCELERATOR,
     LABEL_TOPOLOGY,
     ShapeError,
@@ -21,6 +21,7 @@ from trainwright_operator.core.topology import (
     counted,
     generation_of,
 )
+from trainwright_operator.core.quantities import amount, half, threads
 
 CPU, NVIDIA, AMD, TPU = "cpu", "nvidia", "amd", "tpu"
 BUILTIN: Mapping[str, AcceleratorPool] = {CPU: AcceleratorPool(CPU, CPU)}

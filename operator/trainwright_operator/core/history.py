@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from trainwright.contract import PERMANENT
-from trainwright_operator import names
+from trainwright_operator.api import names
 from trainwright_operator.core.times import read_time, write_time
 
 MAX_ATTEMPTS = 10

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainwright import rules
-from trainwright_operator.openapi import trained, words
-from trainwright_operator.openapi.arguments import training_arguments
-from trainwright_operator.openapi.pods import pod_template
-from trainwright_operator.openapi.types import (
+from trainwright_operator.api import phrases, trained
+from trainwright_operator.api.arguments import training_arguments
+from trainwright_operator.api.pods import pod_template
+from trainwright_operator.api.types import (
     Rule,
     Schema,
     at_creation,
@@ -20,7 +20,7 @@ from trainwright_operator.openapi.types import (
     string,
     unchanged,
 )
-from trainwright_operator.openapi.volumes import claim, empty_dir, host_path
+from trainwright_operator.api.volumes import claim, empty_dir, host_path
 
 OUTPUT_VOLUMES = ("persistentVolumeClaim", "hostPath", "emptyDir")
 MAX_NODES, MAX_PER_NODE = 1024, 64
@@ -99,7 +99,7 @@ def _accelerator() -> Schema:
     return record(
         "Where to train: a pool, and how much of it.",
         {
-            "pool": words.object_name("The AcceleratorPool. Default: the cluster's default pool, else cpu."),
+            "pool": phrases.object_name("The AcceleratorPool. Default: the cluster's default pool, else cpu."),
             "nodes": integer(
                 "How many nodes train together. Default: 1; on a TPU pool what its topology gives.", 1, MAX_NODES
             ),
@@ -115,7 +115,7 @@ def _accelerator() -> Schema:
 def _job_template() -> Schema:
     return record(
         "What the Job of every attempt carries besides; what its pods do is said by podTemplate.",
-        {"metadata": words.metadata("Job")},
+        {"metadata": phrases.metadata("Job")},
     )
 
 
@@ -127,7 +127,7 @@ def _output() -> Schema:
             "hostPath": host_path(),
             "emptyDir": empty_dir(),
             "subPath": string(
-                "The folder in the volume. Default: the job's name.", 1024, least=1, pattern=words.RELATIVE_PATH
+                "The folder in the volume. Default: the job's name.", 1024, least=1, pattern=phrases.RELATIVE_PATH
             ),
             "adopt": boolean(
                 "Go on from checkpoints that another job left in the folder; else they are an error. Default: false."

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainwright_operator import mirror, names, schema
-from trainwright_operator.core.pod_template import PodTemplate
-from trainwright_operator.openapi.job import evaluates, has_eval_data
-from trainwright_operator.openapi.types import Problem
+from trainwright_operator.api import crd, mirror, names
+from trainwright_operator.api.job import evaluates, has_eval_data
+from trainwright_operator.api.pod_template import PodTemplate
+from trainwright_operator.api.types import Problem
 
 __all__ = ["AcceleratorPool", "JobSpec", "Problem", "SpecError", "TrainingJob", "parse_job", "parse_pool"]
 
@@ -160,12 +160,12 @@ def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
 
 
 def _accepted(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    problems = schema.problems(manifest)
+    problems = crd.problems(manifest)
     if not problems and manifest["kind"] != kind:
         problems = [Problem("kind", f"is {manifest['kind']}, not {kind}")]
     if problems:
         raise SpecError(tuple(problems))
-    return schema.as_stored(manifest)
+    return crd.as_stored(manifest)
 
 
 def _job_spec(spec: Mapping[str, Any], name: str) -> JobSpec:

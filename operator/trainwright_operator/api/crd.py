@@ -1,6 +1,6 @@
 """The CustomResourceDefinitions, and the check of a manifest against the very same schema.
 
-``python -m trainwright_operator.schema DIRECTORY`` writes the CRDs there, one file each.
+``python -m trainwright_operator.api.crd DIRECTORY`` writes the CRDs there, one file each.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainwright_operator import manifest, names
-from trainwright_operator.openapi import metadata
-from trainwright_operator.openapi.check import check, check_change, without_nulls
-from trainwright_operator.openapi.job import job_spec
-from trainwright_operator.openapi.nearest import among
-from trainwright_operator.openapi.pool import pool_spec
-from trainwright_operator.openapi.status import job_status
-from trainwright_operator.openapi.types import Problem, Rule, Schema
+from trainwright_operator.api import manifest, metadata, names
+from trainwright_operator.api.check import check, check_change, without_nulls
+from trainwright_operator.api.job import job_spec
+from trainwright_operator.api.nearest import among
+from trainwright_operator.api.pool import pool_spec
+from trainwright_operator.api.status import job_status
+from trainwright_operator.api.types import Problem, Rule, Schema
 
-HEADER = "# Written by `make crds` from operator/trainwright_operator/openapi. Edit that, not this.\n"
+HEADER = "# Written by `make crds` from operator/trainwright_operator/api. Edit that, not this.\n"
 
 JOB_COLUMNS = (
     ("State", ".status.display.state", "Where the job is, and in brackets what holds it up.", 0),

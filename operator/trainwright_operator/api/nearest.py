@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from trainwright_operator import mirror
-from trainwright_operator.manifest import join
+from trainwright_operator.api import mirror
+from trainwright_operator.api.manifest import join
 
 MOST_LISTED = 14
 
@@ -61,7 +61,7 @@ def gone(name: str) -> str | None:
 
 def _homes() -> Iterator[tuple[str, str]]:
     """Every object of a TrainingJob's spec with each of its fields, the outermost first."""
-    from trainwright_operator.openapi.job import job_spec
+    from trainwright_operator.api.job import job_spec
 
     level = [("spec", job_spec())]
     while level:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainwright_operator.openapi.types import (
+from trainwright_operator.api.types import (
     INT64_MAX,
     Schema,
     integer,

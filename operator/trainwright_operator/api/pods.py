@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright_operator.openapi import containers, placing, words
-from trainwright_operator.openapi.types import (
+from trainwright_operator.api import containers, phrases, placing
+from trainwright_operator.api.types import (
     INT64_MAX,
     Rule,
     Schema,
@@ -17,7 +17,7 @@ from trainwright_operator.openapi.types import (
     record,
     string,
 )
-from trainwright_operator.openapi.volumes import volume
+from trainwright_operator.api.volumes import volume
 
 OWNED_ENV = ("PET_", "TRAINWRIGHT_", "KUBEFLOW_TRAINER_SERVER_")
 """Environment variables by which the operator tells a pod its place; a user's value would break the rendezvous."""
@@ -31,12 +31,12 @@ def pod_template() -> Schema:
         "What a pod needs besides, under Kubernetes' own names. The command, ports, probes, security context and "
         "restart policy are the operator's.",
         {
-            "metadata": words.metadata("pod"),
+            "metadata": phrases.metadata("pod"),
             "image": string(
                 "The image that trains. Default: the pool's, else the trainer image of this release.",
                 1024,
                 least=1,
-                pattern=words.NO_SPACE,
+                pattern=phrases.NO_SPACE,
             ),
             "imagePullPolicy": string(
                 "When the node pulls the image. Default: Always for the tag latest, else IfNotPresent.",
@@ -44,7 +44,7 @@ def pod_template() -> Schema:
             ),
             "imagePullSecrets": list_of(
                 "Secrets in the job's namespace with credentials for the image's registry.",
-                record("A Secret.", {"name": words.object_name("The Secret's name.")}, required=["name"]),
+                record("A Secret.", {"name": phrases.object_name("The Secret's name.")}, required=["name"]),
                 8,
                 key="name",
             ),
@@ -53,19 +53,19 @@ def pod_template() -> Schema:
             "envFrom": list_of("ConfigMaps and Secrets whose every key becomes a variable.", _env_source(), 16),
             "volumes": list_of("Volumes of the pod, beside the output.", volume(), 32, key="name"),
             "volumeMounts": list_of("Where the trainer sees the volumes.", mount(), 32, key="mountPath"),
-            "serviceAccountName": words.object_name(
+            "serviceAccountName": phrases.object_name(
                 "The service account of the pods. Default: the namespace's default."
             ),
-            "priorityClassName": words.object_name("The PriorityClass of the pods. Default: the cluster's."),
-            "schedulerName": words.object_name("The scheduler that places the pods. Default: default-scheduler."),
-            "nodeSelector": words.label_map("Labels a node must have, beside those of the pool."),
+            "priorityClassName": phrases.object_name("The PriorityClass of the pods. Default: the cluster's."),
+            "schedulerName": phrases.object_name("The scheduler that places the pods. Default: default-scheduler."),
+            "nodeSelector": phrases.label_map("Labels a node must have, beside those of the pool."),
             "tolerations": list_of("Taints the pods tolerate, beside those of the pool.", toleration(), 32),
             "affinity": placing.affinity(),
             "topologySpreadConstraints": placing.spreading(),
             "initContainers": containers.init_containers(env_var(), _env_source()),
             "sidecars": containers.sidecars(env_var(), _env_source()),
             "dnsConfig": placing.dns(),
-            "runtimeClassName": words.object_name(
+            "runtimeClassName": phrases.object_name(
                 "The RuntimeClass of the pods. Default: the pool's, else the node's."
             ),
             "hostNetwork": boolean(
@@ -123,7 +123,7 @@ def _mounts_have_volumes(pod: dict[str, Any]) -> bool:
 
 
 def _resources() -> Schema:
-    amounts = words.quantity("An amount, such as 4, 500m or 16Gi.")
+    amounts = phrases.quantity("An amount, such as 4, 500m or 16Gi.")
     return record(
         "Resources of the trainer container, beside the accelerators, which the pool and perNode give.",
         {
@@ -136,9 +136,9 @@ def _resources() -> Schema:
                 record(
                     "A claim.",
                     {
-                        "name": string("Its name.", 63, least=1, pattern=words.LABEL),
+                        "name": string("Its name.", 63, least=1, pattern=phrases.LABEL),
                         "request": string(
-                            "One request of the claim. Default: all of them.", 63, least=1, pattern=words.LABEL
+                            "One request of the claim. Default: all of them.", 63, least=1, pattern=phrases.LABEL
                         ),
                     },
                     required=["name"],
@@ -152,14 +152,14 @@ def _resources() -> Schema:
 
 def _resource_claim() -> Schema:
     sources = {
-        "resourceClaimName": words.object_name("A ResourceClaim in the job's namespace, which all pods share."),
-        "resourceClaimTemplateName": words.object_name(
+        "resourceClaimName": phrases.object_name("A ResourceClaim in the job's namespace, which all pods share."),
+        "resourceClaimTemplateName": phrases.object_name(
             "A ResourceClaimTemplate in the job's namespace, by which each pod gets a claim of its own."
         ),
     }
     return record(
         "A claim.",
-        {"name": string("Its name in the pod.", 63, least=1, pattern=words.LABEL), **sources},
+        {"name": string("Its name in the pod.", 63, least=1, pattern=phrases.LABEL), **sources},
         required=["name"],
         rules=[
             exactly_one(sources, f"give exactly one of {', '.join(sources)}"),
@@ -179,7 +179,7 @@ def env_var() -> Schema:
     return record(
         "A variable: value, or valueFrom. Neither means empty.",
         {
-            "name": string("The variable's name.", 253, least=1, pattern=words.ENV_NAME),
+            "name": string("The variable's name.", 253, least=1, pattern=phrases.ENV_NAME),
             "value": string("The value; $(NAME) is replaced by a variable named before.", 32768),
             "valueFrom": _value_from(),
         },
@@ -213,7 +213,7 @@ def _value_from() -> Schema:
             {
                 "apiVersion": string("The version of the path. Default: v1.", among=["v1"]),
                 "fieldPath": string(
-                    "The field, such as metadata.name or status.hostIP.", 512, least=1, pattern=words.NO_SPACE
+                    "The field, such as metadata.name or status.hostIP.", 512, least=1, pattern=phrases.NO_SPACE
                 ),
             },
             required=["fieldPath"],
@@ -222,7 +222,7 @@ def _value_from() -> Schema:
             "A resource of the trainer container.",
             {
                 "resource": string("The resource.", among=resource_names),
-                "divisor": words.quantity("The unit. Default: 1."),
+                "divisor": phrases.quantity("The unit. Default: 1."),
             },
             required=["resource"],
         ),
@@ -235,8 +235,8 @@ def _key_of(kind: str) -> Schema:
     return record(
         f"A key of a {kind} in the job's namespace.",
         {
-            "name": words.object_name(f"The {kind}'s name."),
-            "key": words.config_key("The key."),
+            "name": phrases.object_name(f"The {kind}'s name."),
+            "key": phrases.config_key("The key."),
             "optional": boolean(f"Go on without it when the {kind} or the key is missing. Default: false."),
         },
         required=["name", "key"],
@@ -248,7 +248,7 @@ def _env_source() -> Schema:
         return record(
             f"A {kind} in the job's namespace.",
             {
-                "name": words.object_name(f"The {kind}'s name."),
+                "name": phrases.object_name(f"The {kind}'s name."),
                 "optional": boolean("Go on without it when it is missing. Default: false."),
             },
             required=["name"],
@@ -257,7 +257,7 @@ def _env_source() -> Schema:
     return record(
         "A ConfigMap or a Secret.",
         {
-            "prefix": string("Put before every name.", 253, pattern=words.ENV_NAME),
+            "prefix": string("Put before every name.", 253, pattern=phrases.ENV_NAME),
             "configMapRef": reference("ConfigMap"),
             "secretRef": reference("Secret"),
         },
@@ -271,9 +271,11 @@ def mount() -> Schema:
     return record(
         "A mount.",
         {
-            "name": string("The volume's name.", 63, least=1, pattern=words.LABEL),
-            "mountPath": string("The path in the container.", 1024, least=1, pattern=words.ABSOLUTE_PATH),
-            "subPath": string("Mount this folder of the volume. Default: its root.", 1024, pattern=words.RELATIVE_PATH),
+            "name": string("The volume's name.", 63, least=1, pattern=phrases.LABEL),
+            "mountPath": string("The path in the container.", 1024, least=1, pattern=phrases.ABSOLUTE_PATH),
+            "subPath": string(
+                "Mount this folder of it. Default: its root.", 1024, pattern=phrases.RELATIVE_PATH
+            ),
             "readOnly": boolean("Mount it read-only. Default: false."),
         },
         required=["name", "mountPath"],
@@ -293,9 +295,9 @@ def toleration() -> Schema:
     return record(
         "A toleration: the taint it matches. Without a key, and with operator Exists, it matches every taint.",
         {
-            "key": string("The taint's key.", 317, pattern=words.QUALIFIED),
+            "key": string("The taint's key.", 317, pattern=phrases.QUALIFIED),
             "operator": string("How the value is compared. Default: Equal.", among=["Exists", "Equal"]),
-            "value": string("The taint's value, with operator Equal.", 63, pattern=words.LABEL_VALUE),
+            "value": string("The taint's value, with operator Equal.", 63, pattern=phrases.LABEL_VALUE),
             "effect": string(
                 "The taint's effect. Default: every effect.", among=["NoSchedule", "PreferNoSchedule", "NoExecute"]
             ),

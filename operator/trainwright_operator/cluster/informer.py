@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from trainwright_operator.cluster.api import Object, Resource
+from trainwright_operator.api.names import LABEL_JOB, LABEL_MANAGED_BY, MANAGED_BY
+from trainwright_operator.api.spec import AcceleratorPool, SpecError, parse_pool
 from trainwright_operator.cluster.cache import ObjectKey, Store, key_of
+from trainwright_operator.cluster.client import Object, Resource
 from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, SERVICES, TRAINING_JOBS
-from trainwright_operator.core.spec import AcceleratorPool, SpecError, parse_pool
-from trainwright_operator.names import LABEL_JOB, LABEL_MANAGED_BY, MANAGED_BY
 
 SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 WATCHED: dict[Resource, str] = {TRAINING_JOBS: "", POOLS: "", JOBS: SELECTOR, PODS: SELECTOR, SERVICES: SELECTOR}

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainwright_operator import names
+from trainwright_operator.api import names
+from trainwright_operator.api.topology import LABEL_NODE_POOL, Slice, axes
 from trainwright_operator.core.observe import COMPLETION_INDEX
-from trainwright_operator.core.pools import TORCH_XLA, TORCHTPU, Placement
-from trainwright_operator.core.topology import LABEL_NODE_POOL, Slice, axes
+from trainwright_operator.core.placement.pools import TORCH_XLA, TORCHTPU, Placement
 
 Object = dict[str, Any]
 

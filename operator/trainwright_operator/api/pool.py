@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright_operator.core.topology import GENERATIONS, LABEL_TOPOLOGY, Generation, arithmetic, axes
-from trainwright_operator.openapi import words
-from trainwright_operator.openapi.pods import env_var, mount, mounts_have_volumes, toleration
-from trainwright_operator.openapi.types import Pattern, Rule, Schema, boolean, integer, list_of, map_of, record, string
-from trainwright_operator.openapi.volumes import volume
+from trainwright_operator.api import phrases
+from trainwright_operator.api.pods import env_var, mount, mounts_have_volumes, toleration
+from trainwright_operator.api.topology import GENERATIONS, LABEL_TOPOLOGY, Generation, arithmetic, axes
+from trainwright_operator.api.types import Pattern, Rule, Schema, boolean, integer, list_of, map_of, record, string
+from trainwright_operator.api.volumes import volume
 
 VENDORS = ("cpu", "nvidia", "amd", "tpu")
 TPU_RUNTIMES = ("torchtpu", "torch_xla")
@@ -28,18 +28,18 @@ def pool_spec() -> Schema:
                 "The resource a pod asks for, such as nvidia.com/mig-1g.5gb. Default: by vendor nvidia.com/gpu, "
                 "amd.com/gpu or google.com/tpu.",
                 317,
-                pattern=words.QUALIFIED,
+                pattern=phrases.QUALIFIED,
             ),
             "perNode": integer(
                 "Accelerators in each node: what a job gets at most from one, and by default. Default: 1.", 1, 64
             ),
-            "nodeSelector": words.label_map("Labels that the pool's nodes carry, and no others."),
+            "nodeSelector": phrases.label_map("Labels that the pool's nodes carry, and no others."),
             "tolerations": list_of("Taints of the pool's nodes that training tolerates.", toleration(), 32),
             "image": string(
                 "The trainer image for this pool. Default: this release's image for the vendor.",
                 1024,
                 least=1,
-                pattern=words.NO_SPACE,
+                pattern=phrases.NO_SPACE,
             ),
             "env": list_of(
                 "Environment of every trainer on the pool, such as NCCL_SOCKET_IFNAME.", env_var(), 64, key="name"
@@ -63,13 +63,13 @@ def pool_spec() -> Schema:
             "slices": integer(
                 "TPU: the slices that a job takes together over the data-centre network. Default: 1.", 1, 64
             ),
-            "shmSize": words.quantity(
+            "shmSize": phrases.quantity(
                 "Size of /dev/shm, which holds NCCL's and the data loader's buffers, and counts as the container's "
                 "memory. Default: half of the job's memory limit, or without one half of the node's memory."
             ),
             "rdmaResources": map_of(
                 "RDMA resources of each pod, such as rdma/ib: 8. They need IPC_LOCK: no restricted namespace.",
-                words.quantity("How many."),
+                phrases.quantity("How many."),
                 8,
             ),
             **_devices(),
@@ -83,7 +83,7 @@ def pool_spec() -> Schema:
 def _devices() -> dict[str, Schema]:
     """Accelerators by Dynamic Resource Allocation in the place of a device plugin's resource."""
     return {
-        "deviceClassName": words.object_name(
+        "deviceClassName": phrases.object_name(
             "Get the accelerators by Dynamic Resource Allocation, as devices of this DeviceClass, such as "
             "gpu.nvidia.com. Default: by resourceName."
         ),
@@ -99,7 +99,7 @@ def _devices() -> dict[str, Schema]:
 def _pods() -> dict[str, Schema]:
     """What pods need to reach the pool's hardware, beside the resource."""
     return {
-        "runtimeClassName": words.object_name("The RuntimeClass of the pods, such as nvidia. Default: the node's."),
+        "runtimeClassName": phrases.object_name("The RuntimeClass of the pods, such as nvidia. Default: the node's."),
         "allowHostNetwork": boolean(
             "Whether jobs may ask for the nodes' own network (podTemplate.hostNetwork). Default: false."
         ),
