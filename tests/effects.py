@@ -146,7 +146,7 @@ EFFECTS: dict[str, Effect] = {
     "greater_is_better": Effect("training/best.py", _LOOP + "TestSaving::test_greater_is_better_says_which_way"),
     "ignore_data_skip": Effect("training/session.py", _LOOP + "TestResuming::test_data_is_not_skipped_when_told_so"),
     "restore_callback_states_from_checkpoint": Effect(
-        "trainer/hooks.py", _CALLBACKS + "test_states_go_into_the_checkpoint_and_come_back"
+        "trainer/trainer.py", _CALLBACKS + "test_states_go_into_the_checkpoint_and_come_back"
     ),
     "full_determinism": Effect(
         "trainer/trainer.py",
@@ -155,7 +155,7 @@ EFFECTS: dict[str, Effect] = {
     "seed": Effect("trainer/trainer.py", _LOG + "[plain, another seed]"),
     "data_seed": Effect("data/loaders.py", _ORDER + "[data_seed]"),
     "use_cpu": Effect("arguments/devices.py", _OURS_AS_THEIRS + "[cpu]"),
-    "accelerator_config": Effect("data/sampling.py", _ORDER + "[not seedable]"),
+    "accelerator_config": Effect("data/samplers.py", _ORDER + "[not seedable]"),
     "dataloader_drop_last": Effect("data/loaders.py", _ORDER + "[drop_last]"),
     "dataloader_num_workers": Effect("data/loaders.py", _LOADER),
     "dataloader_pin_memory": Effect(
@@ -166,11 +166,11 @@ EFFECTS: dict[str, Effect] = {
     "dataloader_multiprocessing_context": Effect("data/loaders.py", _LOADER),
     "dataloader_in_order": Effect("data/loaders.py", _LOADER),
     "remove_unused_columns": Effect(
-        "trainer/feeding.py", _HOOKS + "TestContract::test_a_model_that_breaks_it_is_refused_at_the_first_step"
+        "trainer/trainer.py", _HOOKS + "TestContract::test_a_model_that_breaks_it_is_refused_at_the_first_step"
     ),
     "label_names": Effect("trainer/trainer.py", _HOOKS + "TestContract::test_label_names_are_the_users_to_say"),
-    "train_sampling_strategy": Effect("data/sampling.py", _ORDER + "[sequential]"),
-    "length_column_name": Effect("data/sampling.py", _EFFECTS + "test_lengths_are_read_from_the_column_that_is_named"),
+    "train_sampling_strategy": Effect("data/samplers.py", _ORDER + "[sequential]"),
+    "length_column_name": Effect("data/samplers.py", _EFFECTS + "test_lengths_are_read_from_the_column_that_is_named"),
     "ddp_find_unused_parameters": Effect("training/prepare.py", _RANKS + "test_ddp_is_set_up_as_the_arguments_say"),
     "ddp_bucket_cap_mb": Effect("training/prepare.py", _RANKS + "test_ddp_is_set_up_as_the_arguments_say"),
     "ddp_broadcast_buffers": Effect("training/prepare.py", _RANKS + "test_ddp_is_set_up_as_the_arguments_say"),
@@ -187,7 +187,7 @@ EFFECTS: dict[str, Effect] = {
     "resume_from_checkpoint": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "local_rank": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "sortish_sampler": Effect(
-        "trainer/feeding.py", _SEQ2SEQ + "test_samples_of_like_length_are_trained_together_when_asked"
+        "trainer/trainer.py", _SEQ2SEQ + "test_samples_of_like_length_are_trained_together_when_asked"
     ),
     "predict_with_generate": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_tokens_are_those_of_transformers"),
     "generation_max_length": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_how_texts_are_generated[a length]"),

@@ -21,8 +21,7 @@ from bench.operator.table import Row, show
 from cluster.kind.provider import Kind
 from cluster.kube import Kube, Object
 from integration.charts import Helm
-from trainwright_operator.cluster.client import Api, Resource
-from trainwright_operator.cluster.connection import from_kubeconfig
+from trainwright_operator.cluster.client import Api, Resource, from_kubeconfig
 from trainwright_operator.cluster.resources import JOBS, PODS, SERVICES, TRAINING_JOBS
 
 SYSTEM = "trainwright-bench"

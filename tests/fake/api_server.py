@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from trainwright_operator.cluster.connection import Connection
+from trainwright_operator.cluster.client import Connection
 
 
 @dataclass

@@ -8,8 +8,7 @@ import pytest
 from aiohttp import web
 
 from fake.api_server import FakeApiServer
-from trainwright_operator.cluster.client import Api, ApiError, Resource
-from trainwright_operator.cluster.connection import Connection
+from trainwright_operator.cluster.client import Api, ApiError, Connection, Resource
 
 SERVICES = Resource("v1", "Service", "services")
 JOBS = Resource("batch/v1", "Job", "jobs")

@@ -10,12 +10,12 @@ import pytest
 from builders import make_job
 from fake.api_server import FakeApiServer
 from integration.operators import free_port
-from trainwright_operator.cluster import controller, health, pulse, serving
+from trainwright_operator.cluster import controller, health, serving
 from trainwright_operator.cluster.client import Api
 from trainwright_operator.cluster.controller import Controller
+from trainwright_operator.cluster.health import Pulse
 from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.metrics import Metrics
-from trainwright_operator.cluster.pulse import Pulse
 from trainwright_operator.cluster.resources import TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 
@@ -57,7 +57,7 @@ class Scene:
 @asynccontextmanager
 async def scene(monkeypatch):
     """A leader that lists every moment, with limits of a moment; it has one job, which its watch has told of."""
-    for module, name in ((pulse, "BLIND_SECONDS"), (controller, "BLIND_SECONDS"), (controller, "STUCK_SECONDS")):
+    for module, name in ((health, "BLIND_SECONDS"), (controller, "BLIND_SECONDS"), (controller, "STUCK_SECONDS")):
         monkeypatch.setattr(module, name, SHORT)
     server, beating, reconciler = FakeApiServer(), Pulse(leads=True, primed=True), Reconciler()
     async with server.serve() as connection, Api(connection) as api:

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from fake import virtual_time
 from fake.api_server import FakeApiServer
-from trainwright_operator.cluster.client import Api, ApiError
-from trainwright_operator.cluster.connection import Connection, service_account
+from trainwright_operator.cluster.client import Api, ApiError, Connection, service_account
 from trainwright_operator.cluster.lease import Lease, Timing
 
 QUICK = Timing(duration=0.6, renew_deadline=0.3, period=0.03)

@@ -19,7 +19,7 @@ import aiohttp
 from aiohttp import web
 
 from cluster.kube import Kube
-from trainwright_operator.cluster.connection import from_kubeconfig
+from trainwright_operator.cluster.client import from_kubeconfig
 
 SESSION = web.AppKey("session", aiohttp.ClientSession)
 BEFORE, AFTER = "before", "after"

@@ -14,8 +14,8 @@ from torch import nn
 
 from trainer import tiny
 from trainwright import Trainer, TrainingArguments, UserError
+from trainwright.arguments.errors import ModelError
 from trainwright.checkpoint.weights import load_weights
-from trainwright.training.losses import ModelError
 
 LORA = {"task_type": "CAUSAL_LM", "target_modules": ["c_attn"], "r": 2, "lora_dropout": 0.1}
 

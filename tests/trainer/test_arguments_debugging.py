@@ -17,9 +17,9 @@ from trainer import tiny
 from trainwright import Trainer, get_last_checkpoint
 from trainwright.arguments import ArgumentError, TrainingArguments
 from trainwright.arguments import machine as its_machine
+from trainwright.arguments.errors import ModelError
 from trainwright.contract import ENV_NODE_DIR, ExitCode
 from trainwright.training.debugging import OverflowFound
-from trainwright.training.losses import ModelError
 
 TESTS = Path(__file__).parents[1]
 

@@ -16,7 +16,7 @@ from trainer.settings import settings
 from trainwright.contract import DataError
 from trainwright.data.loaders import batches, eval_loader, train_loader
 from trainwright.data.rebalance import RebalancedBatches
-from trainwright.data.sampling import LengthGrouped, Sequential, ShardedBatches, Sharding, Shuffled
+from trainwright.data.samplers import LengthGrouped, Sequential, ShardedBatches, Sharding, Shuffled
 
 
 def as_list(samples: list[Any]) -> list[Any]:

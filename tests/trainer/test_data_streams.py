@@ -14,7 +14,7 @@ from trainer.data_cases import StatefulStream, Stream, as_list, loader_for
 from trainer.world import in_world
 from trainwright.contract import DataError
 from trainwright.data.loaders import batches, position_of, resume_at
-from trainwright.data.sampling import Sharding
+from trainwright.data.samplers import Sharding
 from trainwright.data.streams import StreamShard, has_state
 
 

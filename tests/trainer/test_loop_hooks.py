@@ -11,9 +11,10 @@ from torch import nn
 from trainer import tiny
 from trainer.runs import logged, make, trained, weights
 from trainwright import Trainer, TrainerCallback, TrainingArguments, default_data_collator
+from trainwright.arguments.errors import ModelError
 from trainwright.contract import DataError, UserError
 from trainwright.training import session
-from trainwright.training.losses import LossMeter, ModelError
+from trainwright.training.losses import LossMeter
 
 
 class TestOverriding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainwright.declarative.packing import DocumentEncoder, Packer
+from trainwright.declarative.features import DocumentEncoder, Packer
 from trainwright.declarative.tokenizers import byte_tokenizer
 
 BOS, EOS, FIRST_BYTE = 1, 2, 4

@@ -9,8 +9,8 @@ import pytest
 
 from trainwright.contract import DataError, UserError
 from trainwright.declarative.columns import assign
+from trainwright.declarative.diagnosis import Unreachable
 from trainwright.declarative.manifest import DatasetSpec
-from trainwright.declarative.reach import Unreachable
 from trainwright.declarative.reading import read_splits
 from trainwright.declarative.sources import format_of, resolve
 

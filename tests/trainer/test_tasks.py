@@ -176,7 +176,7 @@ def test_prepared_data_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("the features were made a second time")
 
-    monkeypatch.setattr("trainwright.declarative.packing.Packer.__call__", never)
+    monkeypatch.setattr("trainwright.declarative.features.Packer.__call__", never)
     assert len(job("CausalLM", GPT2, {"source": "lines.txt"}).train) > 0
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from trainwright_operator.cli import main
 from trainwright_operator.commands.completion import commands
-from trainwright_operator.commands.explain import fields, find
-from trainwright_operator.commands.topics import TOPICS
+from trainwright_operator.commands.explain import TOPICS, fields, find
 
 FOUND = {
     "learningRate": "spec.trainingArguments.learningRate",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainwright.devices.peaks import PEAKS, peak_of, utilization
+from trainwright.devices.meter import PEAKS, peak_of, utilization
 
 NAMES = {
     "NVIDIA H100 80GB HBM3": 989.5e12,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainwright_operator.cluster.pulse import BLIND_SECONDS, Pulse, Watches
+from trainwright_operator.cluster.health import BLIND_SECONDS, Pulse, Watches
 
 LEADERS = {
     "nobody is known to lead": (Pulse(), False, "not known yet who leads"),

@@ -15,8 +15,7 @@ import yaml
 
 from trainwright_operator.cli import main
 from trainwright_operator.remote import feed
-from trainwright_operator.remote.cluster import Cluster, connect
-from trainwright_operator.remote.errors import IN_BETWEEN, Forbidden, RemoteError, Unreachable
+from trainwright_operator.remote.cluster import IN_BETWEEN, Cluster, Forbidden, RemoteError, Unreachable, connect
 
 CLI = [sys.executable, "-m", "trainwright_operator.cli"]
 META = {"name": "a", "namespace": "default", "resourceVersion": "5", "uid": "u", "generation": 1}

@@ -9,9 +9,9 @@ import pytest
 
 from builders import make_job
 from scene import Scene
-from trainwright_operator.remote import following, logs
-from trainwright_operator.remote.errors import RemoteError, Unreachable, refusal
-from trainwright_operator.remote.following import Follower
+from trainwright_operator.remote import logs
+from trainwright_operator.remote.cluster import RemoteError, Unreachable, refusal
+from trainwright_operator.remote.logs import Follower
 
 LOST = refusal(500, "dial tcp 10.0.0.2:10250: i/o timeout")
 
@@ -64,7 +64,7 @@ def read(cluster: Told, **options: object) -> int:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("POLL_SECONDS", "HOLD_SECONDS", "PATIENCE_SECONDS"):
-        monkeypatch.setattr(following, name, 0.01)
+        monkeypatch.setattr(logs, name, 0.01)
 
 
 @pytest.mark.parametrize("follow", [False, True])

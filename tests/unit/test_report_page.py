@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from builders import make_job
-from trainwright_operator.remote.history import curves, sparkline
-from trainwright_operator.remote.page import to_html
-from trainwright_operator.remote.summary import summarize
+from trainwright_operator.remote.reporting import to_html
+from trainwright_operator.remote.summary import curves, sparkline, summarize
 
 NOW = datetime(2026, 1, 1, 1, tzinfo=UTC)
 LOG = [

@@ -273,9 +273,7 @@ def mount() -> Schema:
         {
             "name": string("The volume's name.", 63, least=1, pattern=phrases.LABEL),
             "mountPath": string("The path in the container.", 1024, least=1, pattern=phrases.ABSOLUTE_PATH),
-            "subPath": string(
-                "Mount this folder of it. Default: its root.", 1024, pattern=phrases.RELATIVE_PATH
-            ),
+            "subPath": string("Mount this folder of it. Default: its root.", 1024, pattern=phrases.RELATIVE_PATH),
             "readOnly": boolean("Mount it read-only. Default: false."),
         },
         required=["name", "mountPath"],

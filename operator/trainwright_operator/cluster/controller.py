@@ -14,9 +14,9 @@ import aiohttp
 from trainwright_operator.cluster import logs
 from trainwright_operator.cluster.cache import ObjectKey, version_of
 from trainwright_operator.cluster.client import Api, ApiError, Object, Resource
+from trainwright_operator.cluster.health import BLIND_SECONDS, STUCK_SECONDS, Watches
 from trainwright_operator.cluster.informer import WATCHED, Stores
 from trainwright_operator.cluster.metrics import Metrics
-from trainwright_operator.cluster.pulse import BLIND_SECONDS, STUCK_SECONDS, Watches
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.resources import TRAINING_JOBS

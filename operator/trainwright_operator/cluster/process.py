@@ -10,17 +10,16 @@ from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 
 from trainwright_operator.cluster import gc_tuning, handlers, health, logs
-from trainwright_operator.cluster.client import Api, ApiError
-from trainwright_operator.cluster.connection import Connection, NoClusterError, connect, service_account
+from trainwright_operator.cluster.client import Api, ApiError, Connection, NoClusterError, connect, service_account
 from trainwright_operator.cluster.controller import Controller, utcnow
-from trainwright_operator.cluster.discovery import find_gangs
+from trainwright_operator.cluster.health import Pulse
 from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.lease import Lease, Timing
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.progress import ProgressEndpoint, RateLimit, TokenCheck
-from trainwright_operator.cluster.pulse import Pulse
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.recorder import Recorder
+from trainwright_operator.cluster.resources import find_gangs
 from trainwright_operator.cluster.serving import Identity, mark_leader, serving
 from trainwright_operator.cluster.settings import Settings, SettingsError, from_environment
 

@@ -1,10 +1,16 @@
-"""The resources that the operator reads and writes, where they stand in the API."""
+"""The resources that the operator reads and writes, where they stand in the API.
+
+What of them this cluster serves is asked once at the start: clusters differ in how they start gangs.
+"""
 
 from __future__ import annotations
 
+import logging
+from datetime import timedelta
+
 from trainwright_operator.api.names import API_VERSION, JOB_KIND, JOB_PLURAL, POOL_KIND, POOL_PLURAL
-from trainwright_operator.cluster.client import Resource
-from trainwright_operator.core.gangs.podgroup import POD_GROUP
+from trainwright_operator.cluster.client import Api, Resource
+from trainwright_operator.core.gangs.podgroup import POD_GROUP, POD_GROUP_VERSIONS, Gangs
 
 TRAINING_JOBS = Resource(API_VERSION, JOB_KIND, JOB_PLURAL)
 POOLS = Resource(API_VERSION, POOL_KIND, POOL_PLURAL, namespaced=False)
@@ -40,3 +46,16 @@ def unserved(resource: Resource) -> str:
     """What a person is told of a kind that is not there."""
     told = f"this cluster does not serve {resource.kind} of {resource.api_version}"
     return told + _UNSERVED.get(resource.kind, "")
+
+
+logger = logging.getLogger(__name__)
+
+
+async def find_gangs(api: Api, timeout: float) -> Gangs:
+    """With the newest version of PodGroup that is served and known here, or without one."""
+    for version in POD_GROUP_VERSIONS:
+        if POD_GROUP in await api.kinds(version):
+            logger.info("gangs are started by the scheduler", extra={"podGroup": version})
+            return Gangs(version, timedelta(seconds=timeout))
+    logger.info("gangs are given up when only a part finds room", extra={"seconds": timeout})
+    return Gangs(None, timedelta(seconds=timeout))

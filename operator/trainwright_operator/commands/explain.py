@@ -18,7 +18,6 @@ from trainwright_operator.api.nearest import gone, nearest
 from trainwright_operator.api.pool import pool_spec
 from trainwright_operator.api.status import job_status
 from trainwright_operator.api.types import FREE, INT_OR_STRING, RULES, Rule, Schema
-from trainwright_operator.commands.topics import topic
 
 DONE, INVALID = 0, 2
 ARGUMENTS = "spec.trainingArguments"
@@ -230,3 +229,23 @@ def _exceptions(width: int) -> list[str]:
 
 def _wrapped(text: str, width: int, first: str = "  ", rest: str | None = None) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=first if rest is None else rest)
+
+
+_ADAPTERS = "adapters are made by a script, with peft in its image: spec.script"
+_LIBRARIES = "a script does it with TRL on Trainwright's Trainer: spec.script.overlay"
+_TRACKERS = "trackers are not built yet: spec.trainingArguments.reportTo"
+_DEVICES = "spec.accelerator.pool says which, .perNode how many in a pod, and .nodes how many pods"
+_QUANTIZED = "a script loads quantized weights: spec.script"
+
+_WORDS = {
+    _ADAPTERS: "lora qlora dora peft adapter adapters lora_r lora_alpha use_peft",
+    _LIBRARIES: "trl sft dpo grpo ppo orpo kto rlhf rl reward",
+    _TRACKERS: "wandb mlflow tensorboard comet neptune tracker trackers",
+    _DEVICES: "gpu gpus tpu tpus cuda rocm device devices num_gpus",
+    _QUANTIZED: "quantization quantize bitsandbytes load_in_4bit load_in_8bit gptq awq",
+}
+TOPICS = {word: told for told, words in _WORDS.items() for word in words.split()}
+
+
+def topic(word: str) -> str | None:
+    return TOPICS.get(word.lower())

@@ -19,7 +19,6 @@ from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.fixes import with_mends
 from trainwright_operator.core.gangs.podgroup import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.history import Cause, Outcome, Past
-from trainwright_operator.core.meeting import unmet
 from trainwright_operator.core.observe import Attempt, Job, Observed, observe
 from trainwright_operator.core.placement.pools import PoolError, place
 from trainwright_operator.core.pods import Endpoint
@@ -27,7 +26,7 @@ from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, de
 from trainwright_operator.core.progress import Status, merge_final_word
 from trainwright_operator.core.status import render, with_hindrance
 from trainwright_operator.core.times import read_time
-from trainwright_operator.core.waiting import Hold, hold, untold
+from trainwright_operator.core.waiting import Hold, hold, unmet, untold
 
 KEPT_ATTEMPTS = 3
 """How many ended attempts keep their Jobs, for the logs of their pods."""

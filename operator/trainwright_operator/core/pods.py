@@ -2,6 +2,8 @@
 
 It fits the restricted Pod Security Standard: no root, no privilege, a read-only root file system. What a job needs
 besides comes from ``spec.podTemplate`` and wins wherever the rendezvous and the contract with the launcher allow it.
+
+Sidecars and init containers of the job's own fit that standard too, whatever their images are.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from trainwright.contract import (
 )
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
-from trainwright_operator.core import containers
+from trainwright_operator.core import pods
 from trainwright_operator.core.observe import COMPLETION_INDEX
 from trainwright_operator.core.placement import affinity, tpu
 from trainwright_operator.core.placement.pools import Placement
@@ -116,7 +118,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                     **({"supplementalGroups": list(place.groups)} if place.groups else {}),
                 },
                 "resourceClaims": _claims(job, plan) or None,
-                "initContainers": containers.beside(job, place) or None,
+                "initContainers": pods.beside(job, place) or None,
                 "containers": [_container(job, place, plan)],
                 "volumes": _volumes(job, place, plan),
             }
@@ -232,7 +234,7 @@ def _mounts(job: TrainingJob, place: Placement) -> list[Object]:
     template = job.spec.pod_template
     own: list[Object] = [
         {"name": names.VOLUME_JOB, "mountPath": JOB_DIR, "readOnly": True},
-        {"name": names.VOLUME_OUTPUT, "mountPath": OUTPUT_DIR, **containers.folder_of_output(job)},
+        {"name": names.VOLUME_OUTPUT, "mountPath": OUTPUT_DIR, **pods.folder_of_output(job)},
         {"name": "trainwright-home", "mountPath": HOME},
         {"name": "trainwright-tmp", "mountPath": "/tmp"},
         {"name": "trainwright-shm", "mountPath": "/dev/shm"},
@@ -281,3 +283,39 @@ def _downward(annotation: str, path: str) -> Object:
 
 def _present(values: Mapping[str, Any]) -> Object:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def beside(job: TrainingJob, place: Placement) -> list[Object]:
+    """Sidecars first, which an init container may need; Kubernetes calls both init containers."""
+    template = job.spec.pod_template
+    return [
+        *({**_beside(job, place, one), "restartPolicy": "Always"} for one in template.sidecars),
+        *(_beside(job, place, one) for one in template.init_containers),
+    ]
+
+
+def folder_of_output(job: TrainingJob) -> Object:
+    """Where in the output's volume the job's own folder is."""
+    output = job.spec.output
+    return {} if "emptyDir" in output.volume else {"subPath": output.sub_path}
+
+
+def _beside(job: TrainingJob, place: Placement, stated: Object) -> Object:
+    mounts = [_mount(job, one) for one in stated.get("volumeMounts") or ()]
+    return {
+        "image": place.image,
+        **stated,
+        **({"volumeMounts": mounts} if mounts else {}),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "privileged": False,
+            "runAsNonRoot": True,
+            **(stated.get("securityContext") or {}),
+        },
+    }
+
+
+def _mount(job: TrainingJob, stated: Object) -> Object:
+    return {**folder_of_output(job), **stated} if stated["name"] == names.VOLUME_OUTPUT else stated

@@ -9,8 +9,7 @@ from functools import wraps
 
 from rich.console import RenderableType
 
-from trainwright_operator.remote.cluster import Cluster, connect
-from trainwright_operator.remote.errors import RemoteError
+from trainwright_operator.remote.cluster import Cluster, RemoteError, connect
 from trainwright_operator.terminal import Terminal
 
 DONE, FAILED, INVALID = 0, 1, 2

@@ -14,10 +14,9 @@ from trainwright_operator.api.names import API_VERSION, CONTAINER, POOL_PLURAL
 from trainwright_operator.core import display
 from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.board import STYLES
-from trainwright_operator.remote.cluster import Cluster
+from trainwright_operator.remote.cluster import Cluster, Forbidden, RemoteError
 from trainwright_operator.remote.command import DONE, command, show
 from trainwright_operator.remote.diagnosis import Facts, Finding, diagnose
-from trainwright_operator.remote.errors import Forbidden, RemoteError
 from trainwright_operator.remote.jobs import core_path, find_job, find_pods
 from trainwright_operator.remote.loglines import deciding
 from trainwright_operator.remote.states import Object, status_of

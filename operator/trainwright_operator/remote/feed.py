@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from trainwright_operator.remote.cluster import Cluster, Object
-from trainwright_operator.remote.errors import IN_BETWEEN, Expired, RemoteError, Unreachable
+from trainwright_operator.remote.cluster import IN_BETWEEN, Cluster, Expired, Object, RemoteError, Unreachable
 
 Key = tuple[str, str]
 """Namespace and name."""

@@ -7,8 +7,7 @@ from urllib.parse import quote
 from trainwright_operator.api.names import API_VERSION, JOB_KIND, JOB_PLURAL, LABEL_JOB, LABEL_JOB_UID
 from trainwright_operator.api.nearest import among
 from trainwright_operator.core.observe import maker_of
-from trainwright_operator.remote.cluster import Cluster, Object
-from trainwright_operator.remote.errors import Absent, RemoteError
+from trainwright_operator.remote.cluster import Absent, Cluster, Object, RemoteError
 
 NO_OPERATOR = f"this cluster knows no {JOB_KIND}: install the operator first (helm install, see docs/operator.md)"
 

@@ -1,18 +1,24 @@
-"""``trainwright logs``: what the ranks of an attempt printed, in one stream."""
+"""``trainwright logs``: what the ranks of an attempt printed, in one stream.
+
+A thread reads each pod's, and one printer puts their lines in order. A restart is followed too: the pods of the next
+attempt are picked up when they start.
+"""
 
 from __future__ import annotations
 
 import argparse
+import heapq
+import queue
 import sys
+import threading
+import time
 from collections.abc import Iterator
 
-from trainwright_operator.remote.cluster import Cluster
+from trainwright_operator.remote.cluster import Cluster, Object, RemoteError, Silent, Unreachable
 from trainwright_operator.remote.command import DONE, command
-from trainwright_operator.remote.errors import RemoteError
-from trainwright_operator.remote.following import Follower
 from trainwright_operator.remote.jobs import find_job, find_pods
-from trainwright_operator.remote.loglines import Line, Source, merged, printer, sources
-from trainwright_operator.remote.podlogs import chosen, lines
+from trainwright_operator.remote.loglines import Line, Source, chosen, lines, merged, printer, sources
+from trainwright_operator.remote.states import failed, finished
 
 
 @command
@@ -45,3 +51,152 @@ def _logs(cluster: Cluster, started: list[Source], tail: int | None) -> list[Ite
             print(f"{source.pod}: {error}", file=sys.stderr)
 
     return [readable(source) for source in started]
+
+
+POLL_SECONDS = 2.0
+HOLD_SECONDS = 0.3
+"""How long a line is held back for an earlier one of another pod."""
+PATIENCE_SECONDS = 30.0
+"""How long a log that cannot be read, that of a lost node for one, is tried once the job is over."""
+
+
+class Follower:
+    """Follows one job until it has finished, or the one attempt that the options name."""
+
+    def __init__(self, cluster: Cluster, options: argparse.Namespace) -> None:
+        self._cluster, self._options = cluster, options
+        self._lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
+        self._held: list[tuple[str, float, Line]] = []
+        self._threads: dict[str, threading.Thread] = {}
+        self._noted: dict[str, str] = {}
+        self._running = True
+        self._reached: dict[str, str] = {}
+        self._whole: set[str] = set()
+        self._failing: dict[str, float] = {}
+        self._given_up: set[str] = set()
+        self._over = False
+        self._attempt = 0
+
+    def run(self) -> int:
+        """The exit code: 1 when the job failed."""
+        job = find_job(self._cluster, self._options.name)
+        while True:
+            found = self._sources(job)
+            self._look(found or [])
+            if self._over and found is not None and not self._reading():
+                break
+            self._over = finished(job) or (self._pinned and not self._running)
+            self._show_for(HOLD_SECONDS if self._over else POLL_SECONDS)
+            job = self._again(job)
+        self._show_all()
+        if not self._attempt:
+            chosen([], self._options)  # raises
+        return int(failed(job))
+
+    @property
+    def _pinned(self) -> bool:
+        """One attempt was asked for: it may have ended long before the job does."""
+        return self._options.attempt is not None or bool(self._options.previous)
+
+    def _sources(self, job: Object) -> list[Source] | None:
+        """None where the cluster gives no answer."""
+        try:
+            return sources(find_pods(self._cluster, job))
+        except Unreachable as error:
+            self._note_once("cluster", f"{error}; trying again")
+            return None
+
+    def _again(self, job: Object) -> Object:
+        try:
+            return find_job(self._cluster, self._options.name)
+        except Unreachable as error:
+            self._note_once("cluster", f"{error}; trying again")
+            return job
+
+    def _look(self, found: list[Source]) -> None:
+        """Start to read what has started since; say once why the others have not."""
+        if not found:
+            return
+        ours = chosen(found, self._options)
+        self._print = printer(ours, timestamps=self._options.timestamps, alone=self._options.rank is not None)
+        if ours[0].attempt > self._attempt > 0:
+            self._note_once("attempt", f"attempt {ours[0].attempt}")
+        self._attempt = ours[0].attempt
+        self._running = any(source.running or not source.started for source in ours)
+        for source in ours:
+            if source.note:
+                self._note_once(source.pod, f"{source.pod}: {source.note}")
+            if self._to_read(source):
+                self._read(source)
+
+    def _read(self, source: Source) -> None:
+        thread = threading.Thread(target=self._copy, args=(source,), name=source.pod, daemon=True)
+        self._threads[source.pod] = thread
+        thread.start()
+
+    def _copy(self, source: Source) -> None:
+        """Read one log to its end, from the line it had come to when it was interrupted."""
+        self._whole.discard(source.pod)
+        since = self._reached.get(source.pod, "")
+        try:
+            for line in lines(self._cluster, source, tail=self._options.tail, follow=True, since=since):
+                self._reached[source.pod] = line.time
+                self._failing.pop(source.pod, None)
+                self._lines.put(line)
+            self._whole.add(source.pod)
+        except Silent:
+            pass
+        except Unreachable as error:
+            self._fail(source, error)
+        except RemoteError as error:
+            self._whole.add(source.pod)
+            self._note_once(source.pod, f"{source.pod}: {error}")
+
+    def _fail(self, source: Source, error: Unreachable) -> None:
+        """Try again; once the job is over not for ever, for a lost node may never tell."""
+        now = time.monotonic()
+        since = self._failing.setdefault(source.pod, now) if self._over else now
+        if now - since > PATIENCE_SECONDS:
+            self._given_up.add(source.pod)
+            self._note_once(source.pod, f"{source.pod}: {error}; its log may lack an end")
+        else:
+            self._note_once(source.pod, f"{source.pod}: {error}; trying again")
+
+    def _to_read(self, source: Source) -> bool:
+        """Never read, or cut off, or ended by the server while the pod goes on."""
+        thread = self._threads.get(source.pod)
+        if thread is None:
+            return source.started
+        unread = source.running or source.pod not in self._whole
+        return unread and not thread.is_alive() and source.pod not in self._given_up
+
+    def _reading(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads.values())
+
+    def _show_for(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                line = self._lines.get(timeout=min(left, HOLD_SECONDS))
+                heapq.heappush(self._held, (line.time, time.monotonic(), line))
+            except queue.Empty:
+                pass
+            self._show(time.monotonic() - HOLD_SECONDS)
+
+    def _show_all(self) -> None:
+        while not self._lines.empty():
+            line = self._lines.get()
+            heapq.heappush(self._held, (line.time, time.monotonic(), line))
+        self._show(time.monotonic())
+
+    def _show(self, arrived_until: float) -> None:
+        while self._held and self._held[0][1] <= arrived_until:
+            line = heapq.heappop(self._held)[2]
+            if self._options.rank in (None, line.rank):
+                print(self._print(line), flush=True)
+
+    def _note_once(self, about: str, text: str) -> None:
+        """Beside the log, on standard error; the same about the same only once."""
+        if self._noted.get(about) != text:
+            self._noted[about] = text
+            print(f"--- {text}", file=sys.stderr, flush=True)

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainwright_operator.remote.board import STYLES
-from trainwright_operator.remote.history import sparkline
-from trainwright_operator.remote.summary import Summary, duration
+from trainwright_operator.remote.summary import Summary, duration, sparkline
 from trainwright_operator.remote.tables import section
 
 ATTEMPTS = ("ATTEMPT", "STARTED", "TOOK", "STEP", "ENDED", "WHY")

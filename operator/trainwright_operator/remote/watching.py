@@ -8,9 +8,8 @@ from contextlib import closing
 
 from trainwright_operator.api.names import JOB_KIND
 from trainwright_operator.remote.board import Board, board
-from trainwright_operator.remote.cluster import Cluster, Object
+from trainwright_operator.remote.cluster import Cluster, Object, RemoteError
 from trainwright_operator.remote.command import DONE, FAILED, command
-from trainwright_operator.remote.errors import RemoteError
 from trainwright_operator.remote.feed import Key, snapshots
 from trainwright_operator.remote.jobs import find_job, jobs_path
 from trainwright_operator.remote.states import failed, finished

@@ -17,8 +17,7 @@ from cluster.kube import Kube
 from cluster.paths import CHECKOUT
 from cluster.simulated import FOREVER, RUN_FOR
 from integration.operators import Operator
-from trainwright_operator.cluster.client import Api
-from trainwright_operator.cluster.connection import from_kubeconfig
+from trainwright_operator.cluster.client import Api, from_kubeconfig
 
 CONCURRENCY = 32
 LEASE = {"LEASE_DURATION": "15", "LEASE_RENEW_DEADLINE": "10", "LEASE_PERIOD": "2"}

@@ -81,3 +81,24 @@ def refusal(problems: Iterable[Problem]) -> ArgumentError:
     problems = list(problems)
     kinds = {problem.raised for problem in problems}
     return next((cls for cls in _CLASSES if kinds & set(cls.__bases__)), ArgumentError)(problems)
+
+
+class ModelError(UserError):
+    """The model breaks the contract for models, which :mod:`trainwright.training.losses` states."""
+
+
+class TrainerError(UserError, RuntimeError):
+    """The Trainer was given what does not go together; scripts catch it as the one or the other."""
+
+
+class NotCallableError(TrainerError, TypeError):
+    """Something else stands where a function is needed."""
+
+
+def kind_of(value: Any) -> str:
+    """A value in the words of a message: what it is, and its text where that is short."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    is_plain = isinstance(value, str | int | float | bool)
+    return "nothing (None)" if value is None else f"the {name} {shown('', value)}" if is_plain else f"a {name}"

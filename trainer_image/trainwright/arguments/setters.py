@@ -6,9 +6,9 @@ from typing import Any, Self
 
 from trainwright.arguments.enums import HubStrategy, IntervalStrategy, OptimizerNames, SchedulerType
 
+from .check import checked
 from .derive import derive
 from .errors import ArgumentError, Problem
-from .validate import checked
 
 
 class Setters:

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from trainwright.arguments.enums import (
     DebugOption,
@@ -109,3 +110,26 @@ Object = Annotated[dict[str, Any] | str | None, Shape("object", optional=True)]
 ObjectOrPath = Annotated[dict[str, Any] | str | None, Shape("object|path", optional=True)]
 Generation = Annotated[str | object | None, Shape("object|path", optional=True)]
 Opaque = Annotated[Any | None, Shape("opaque", optional=True)]
+
+
+T = TypeVar("T")
+
+
+@dataclass_transform()
+def group(title: str) -> Callable[[type[T]], type[T]]:
+    """Makes a dataclass of one subject's arguments. It gets no ``__init__``: the class that joins the groups has it."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        cls._title = title  # type: ignore[attr-defined]
+        cls.__doc__ = f"{title}."  # otherwise dataclass() works out a signature to put there
+        return dataclass(init=False, repr=False, eq=False)(cls)
+
+    return decorate
+
+
+def argument(default: Any, description: str, **for_parsers: Any) -> Any:
+    """A field. ``for_parsers`` are keywords of ``argparse.add_argument``: ``choices``, ``nargs``, ``const``."""
+    metadata = {"help": description, **for_parsers}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from . import environment, groups
-from .check import object_of
+from .check import checked, object_of, refuse_unknown
 from .derive import derive
 from .devices import Devices
 from .errors import hidden, refusal
@@ -15,7 +15,6 @@ from .fields import FIELDS
 from .machine import installed_trackers, lacking
 from .serial import Serial
 from .setters import Setters
-from .validate import checked, refuse_unknown
 
 
 class Named:

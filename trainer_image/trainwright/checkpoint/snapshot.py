@@ -33,11 +33,12 @@ from trainwright.arguments.errors import hidden
 from trainwright.checkpoint.part import Piece
 from trainwright.checkpoint.staging import Copy, Stager, as_it_is
 from trainwright.checkpoint.store import MANIFEST
-from trainwright.checkpoint.weights import load_weights, save_weights, takes_state, unwrap
+from trainwright.checkpoint.weights import load_weights, save_weights, takes_state
 from trainwright.contract import UserError
 from trainwright.data.loaders import position_of, resume_at
 from trainwright.data.place import draws_alike, has_own_shards
 from trainwright.devices.seeding import derived_seed, rng_state, seed_everything, set_rng_state
+from trainwright.distributed.wrapping import unwrap
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 TRAINER_STATE = "trainer_state.json"

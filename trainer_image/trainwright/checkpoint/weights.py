@@ -3,12 +3,17 @@
 Models with ``save_pretrained`` write themselves. A plain ``nn.Module`` becomes one ``model.safetensors``: tensors that
 share memory (tied weights) are stored once and the other names are kept in the file's metadata, as safetensors'
 ``save_model`` does, so that ``safetensors.torch.load_model`` reads it too.
+
+Weights that a model of transformers ties without saying so are asked for before the first step: its own
+``save_pretrained`` would refuse them at the first checkpoint, after the steps that it should keep.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +26,7 @@ from torch import nn
 
 from trainwright.checkpoint.staging import Stager
 from trainwright.contract import UserError
+from trainwright.distributed.wrapping import unwrap
 from trainwright.integrations.peft import adapter_names, load_adapters
 
 WEIGHTS = "model.safetensors"
@@ -30,17 +36,6 @@ EXTRA_STATE = "model_extra_state.pt"
 """What ``get_extra_state`` of a plain module returns, where it is no tensor."""
 
 _LISTED = 10
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module inside the wrappers of torch.compile and of data parallelism."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        else:
-            return model
 
 
 def save_weights(model: nn.Module, folder: Path, state: dict[str, Any] | None = None) -> None:
@@ -225,3 +220,19 @@ def _refuse(folder: Path, problems: list[str]) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_ties(model: nn.Module) -> None:
+    """Raises :class:`UserError` for a model that could not be saved, by the judgement of transformers itself."""
+    modeling = sys.modules.get("transformers.modeling_utils")
+    judge, model = getattr(modeling, "remove_tied_weights_from_state_dict", None), unwrap(model)
+    if modeling is None or judge is None or not isinstance(model, modeling.PreTrainedModel):
+        return
+    try:
+        judge(dict(model.state_dict()), model)
+    except RuntimeError as error:
+        names = ", ".join(re.findall(r"'([^']+)'", str(error).partition("]")[0])) or "some"
+        raise UserError(
+            f"model: {type(model).__name__} shares one weight under several names ({names}) and does not say so, and "
+            "could not be saved; name all but one in its _tied_weights_keys, or give each a copy of its own"
+        ) from None

@@ -169,15 +169,3 @@ def _classes(model: nn.Module) -> int | None:
     speaks = getattr(model, "can_generate", lambda: False)() or "MaskedLM" in type(model).__name__
     size = _vocabulary(model) if speaks else getattr(getattr(model, "config", None), "num_labels", None)
     return size if isinstance(size, int) and size > 1 else None
-
-
-def check_optimizer(optimizer: Any, model: nn.Module) -> None:
-    """Raises :class:`UserError` for an optimizer that would change nothing of the model."""
-    held = {id(parameter) for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"]}
-    if not held:
-        raise UserError("optimizers: the optimizer holds no parameters; make it from model.parameters()")
-    if not any(id(parameter) in held for parameter in model.parameters()):
-        raise UserError(
-            "optimizers: the optimizer holds none of the model's parameters, so nothing would be trained; make it from "
-            "model.parameters() of the model that the Trainer is given"
-        )

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from trainwright.contract import DataError
 from trainwright.data.loader import Loader
-from trainwright.data.sampling import Order, ShardedBatches, Sharding
+from trainwright.data.samplers import Order, ShardedBatches, Sharding
 from trainwright.data.streams import SeededDataset, SeededStream
 
 Round = list[list[Any]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from trainwright.data.sampling import ShardedBatches, Sharding
+from trainwright.data.samplers import ShardedBatches, Sharding
 from trainwright.data.streams import StreamShard, set_epoch
 from trainwright.data.workers import context_of
 

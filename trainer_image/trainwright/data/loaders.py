@@ -26,7 +26,7 @@ from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.loader import Loader
 from trainwright.data.place import group_once, grouping_of, has_own_shards, samples_a_round, start_within
 from trainwright.data.rebalance import RebalancedBatches
-from trainwright.data.sampling import (
+from trainwright.data.samplers import (
     FromSampler,
     LengthGrouped,
     Order,

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.loader import Loader
-from trainwright.data.sampling import FromSampler, LengthGrouped, ShardedBatches
+from trainwright.data.samplers import FromSampler, LengthGrouped, ShardedBatches
 from trainwright.data.streams import StreamShard
 from trainwright.distributed.ranks import Ranks
 

@@ -13,7 +13,7 @@ from itertools import accumulate
 
 import torch
 
-from trainwright.data.sampling import Sequential, ShardedBatches, Sharding
+from trainwright.data.samplers import Sequential, ShardedBatches, Sharding
 
 QUADRATIC = 0.001
 """How much the attention's square of the length weighs against the length itself."""

@@ -1,18 +1,277 @@
-"""A torch sampler for users who order the samples themselves, by the name that Hugging Face gave it."""
+"""Which samples make up which batch: the order of an epoch, and each rank's share of it.
+
+Order and shares are those of Hugging Face's Trainer with accelerate: the order is drawn once an epoch, cut into
+batches, dealt to the ranks in turn, and wrapped around to the first samples where the last round would leave a rank
+without.
+
+A torch sampler by Hugging Face's name is here too, for users who order the samples themselves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import RandomSampler, Sampler
 
-from trainwright.data.sampling import LengthGrouped, lengths_of
+from trainwright.contract import DataError
+from trainwright.distributed.ranks import Ranks
+
+Indices = Sequence[int] | torch.Tensor
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How batches are dealt to the ranks; the last four fields are those of ``accelerator_config``."""
+
+    rank: int = 0
+    world_size: int = 1
+    split_batches: bool = False
+    even_batches: bool = True
+    dispatch_batches: bool | None = None
+    use_seedable_sampler: bool = True
+
+    @staticmethod
+    def of(args: Any, rank: int, world_size: int) -> Sharding:
+        config = args.accelerator_config
+        names = ("split_batches", "even_batches", "dispatch_batches", "use_seedable_sampler")
+        return Sharding(rank, world_size, **{name: getattr(config, name) for name in names} if config else {})
+
+
+class Order(Protocol):
+    """The order of one epoch's samples.
+
+    Attributes:
+        draws_from_default: Whether it depends on torch's default generator, which the ranks must then agree on.
+    """
+
+    draws_from_default: bool
+
+    def __len__(self) -> int: ...
+
+    def indices(self, epoch: int) -> Indices:
+        """Called once an epoch, on every rank, with the same result on all of them."""
+        ...
+
+
+class Sequential:
+    """The order of the dataset itself."""
+
+    draws_from_default = False
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def indices(self, epoch: int) -> Indices:
+        return range(self._length)
+
+
+class Shuffled:
+    """A permutation that depends on seed and epoch alone. A tensor, as a list of a billion integers takes 36 GB."""
+
+    draws_from_default = False
+
+    def __init__(self, length: int, seed: int) -> None:
+        self._length = length
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._length
+
+    def indices(self, epoch: int) -> Indices:
+        return torch.randperm(self._length, generator=torch.Generator().manual_seed(self._seed + epoch))
+
+
+class FromSampler:
+    """The order of any torch sampler, such as a user's own."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+        self.draws_from_default = hasattr(sampler, "generator") and sampler.generator is None
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def indices(self, epoch: int) -> Indices:
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+        return list(self.sampler)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The sampler's own generator, whose state goes on from epoch to epoch."""
+        generator = getattr(self.sampler, "generator", None)
+        return generator if isinstance(generator, torch.Generator) else None
+
+
+class LengthGrouped:
+    """Random, but neighbours are about equally long, which saves padding.
+
+    The longest sample comes first, so that memory runs out at once or never.
+
+    Args:
+        lengths: One per sample.
+        batch_size: Samples of one optimizer step on a rank.
+        generator: Where the permutation is drawn from; None for torch's default generator.
+
+    Attributes:
+        once: The batch size of the next order alone: that of a run which had begun it.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator | None = None) -> None:
+        self._lengths = lengths
+        self.batch_size = batch_size
+        self.once: int | None = None
+        self._generator = generator
+        self.draws_from_default = generator is None
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def indices(self, epoch: int) -> Indices:
+        lengths = self._lengths
+        batch_size, self.once = self.once or self.batch_size, None
+        shuffled = torch.randperm(len(lengths), generator=self._generator).tolist()
+        size = batch_size * max(1, min(len(lengths) // (batch_size * 4), 50))
+        groups = [
+            sorted(shuffled[start : start + size], key=lengths.__getitem__, reverse=True)
+            for start in range(0, len(lengths), size)
+        ]
+        longest = max(range(len(groups)), key=lambda group: lengths[groups[group][0]])
+        groups[0][0], groups[longest][0] = groups[longest][0], groups[0][0]
+        return [index for group in groups for index in group]
+
+
+def column_lengths(dataset: Any, args: Any) -> list[int] | None:
+    """The lengths in ``length_column_name``, asked for before that column is dropped as one the model does not take."""
+    is_there = args.length_column_name in (getattr(dataset, "column_names", None) or ())
+    wanted = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+    return lengths_of(dataset, args.length_column_name) if is_there and wanted and hasattr(dataset, "__len__") else None
+
+
+def lengths_of(dataset: Any, column: str, input_name: str = "input_ids", name: str = "dataset") -> list[int]:
+    """The length of every sample: from a column, or else by looking at each sample's ``input_name``."""
+    if column in (getattr(dataset, "column_names", None) or ()):
+        return [int(length) for length in dataset[column]]
+    check_lengths(dataset, column, input_name, name)
+    return [len(dataset[index][input_name]) for index in range(len(dataset))]
+
+
+def check_lengths(dataset: Any, column: str, input_name: str, name: str) -> None:
+    """Raises :class:`DataError` where :func:`lengths_of` would find nothing to measure."""
+    if column in (getattr(dataset, "column_names", None) or ()):
+        return
+    first = dataset[0]
+    if not isinstance(first, Mapping) or input_name not in first:
+        keys = ", ".join(map(str, first)) if isinstance(first, Mapping) else type(first).__name__
+        raise DataError(
+            f"length_column_name: the {name} has no column {column!r}, and its samples ({keys}) no {input_name!r} to "
+            "measure; add the column or choose another train_sampling_strategy"
+        )
+
+
+class NumberedBatch(list[int]):
+    """Indices that know which batch they are: what a data worker seeds itself with."""
+
+    epoch: int
+    number: int
+
+
+class ShardedBatches(Sampler[list[int]]):
+    """The batches of one rank: lists of indices.
+
+    Attributes:
+        epoch: Whose order the next iteration draws.
+        start: Samples to leave out at the start of the next iteration, over all ranks, and of that one alone.
+    """
+
+    def __init__(self, order: Order, batch_size: int, drop_last: bool, sharding: Sharding, numbered: bool = False):
+        if sharding.split_batches and batch_size % sharding.world_size:
+            raise DataError(
+                f"accelerator_config.split_batches: a batch of {batch_size} does not split among "
+                f"{sharding.world_size} processes; take a multiple of it as batch size"
+            )
+        self.order = order
+        self.batch_size = batch_size // sharding.world_size if sharding.split_batches else batch_size
+        self.drop_last = drop_last
+        self.sharding = sharding
+        self.epoch = 0
+        self.start = 0
+        self._numbered = numbered
+        self._drawn: Indices | None = None
+
+    @property
+    def global_batch(self) -> int:
+        """Samples in one round of batches, one from each rank."""
+        return self.batch_size * self.sharding.world_size
+
+    def __len__(self) -> int:
+        return self.batches_of(len(self.order))
+
+    def batches_of(self, samples: int) -> int:
+        """How many batches this rank makes of the next ``samples``."""
+        rounds, rest = divmod(max(0, samples), self.global_batch)
+        if self.drop_last:
+            return rounds
+        if self.sharding.even_batches or self.sharding.world_size == 1:
+            return rounds + (rest > 0)
+        return rounds + (rest > self.sharding.rank * self.batch_size)
+
+    def samples_in(self, number: int) -> int:
+        """Samples of the dataset in this rank's batch ``number`` where no batch is filled up."""
+        start = number * self.global_batch + self.sharding.rank * self.batch_size
+        return max(0, min(self.batch_size, len(self.order) - start))
+
+    def draw(self) -> None:
+        """Draw the order of the next iteration now, while the generators stand where they should."""
+        if self.order.draws_from_default and self.sharding.world_size > 1:
+            torch.set_rng_state(Ranks.current().gather(torch.get_rng_state())[0])
+        self._drawn = self.order.indices(self.epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self._drawn is None:
+            self.draw()
+        indices, self._drawn = self._drawn, None
+        start, self.start = self.start, 0
+        epoch, stride, offset = self.epoch, self.global_batch, self.sharding.rank * self.batch_size
+        for number in range(self.batches_of(len(self.order) - start)):
+            batch = self._share(indices, start + number * stride + offset)
+            yield self._number(batch, epoch, start // stride + number) if self._numbered else batch
+        self.epoch = epoch + 1
+
+    def _share(self, indices: Any, start: int) -> list[int]:
+        batch = _to_list(indices[start : start + self.batch_size])
+        if self.sharding.even_batches and self.sharding.world_size > 1:
+            wanting = range(start + len(batch), start + self.batch_size)
+            batch += [int(indices[position % len(indices)]) for position in wanting]
+        return batch
+
+    def _number(self, batch: list[int], epoch: int, number: int) -> NumberedBatch:
+        numbered = NumberedBatch(batch)
+        numbered.epoch, numbered.number = epoch, number
+        return numbered
+
+
+def _to_list(indices: Any) -> list[int]:
+    result: list[int] = indices.tolist() if isinstance(indices, torch.Tensor) else list(indices)
+    return result
+
+
+def unseeded(length: int, world_size: int) -> FromSampler:
+    """A shuffle drawn from the run's own generator: ``use_seedable_sampler`` false."""
+    if world_size == 1:
+        return FromSampler(RandomSampler(range(length)))
+    seed = int(torch.empty((), dtype=torch.int64).random_().item())
+    return FromSampler(RandomSampler(range(length), generator=torch.Generator().manual_seed(seed)))
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Random, but neighbours are about equally long; see :class:`trainwright.data.sampling.LengthGrouped`.
+    """Random, but neighbours are about equally long; see :class:`trainwright.data.samplers.LengthGrouped`.
 
     Args:
         batch_size: Samples of one optimizer step on a rank.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from trainwright.data.sampling import NumberedBatch, Sharding
+from trainwright.data.samplers import NumberedBatch, Sharding
 from trainwright.devices.seeding import derived_seed, seed_everything
 
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainwright.contract import UserError
+from trainwright.declarative.diagnosis import first_line, refuse
 from trainwright.declarative.labels import Labels
 from trainwright.declarative.manifest import ModelSpec
 from trainwright.declarative.nearest import did_you_mean, some
-from trainwright.declarative.reach import first_line, refuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -1,22 +1,26 @@
 """Rows for training and for evaluation, as Datasets of ``datasets``: read, split and bounded as the manifest says.
 
 Reading is deterministic: the same files, seed and limits give the same rows in the same order on every rank.
+
+A document of plain text is a file. Long files come in pieces that end at a line, so that a corpus of any size streams
+through little memory and a validation split finds enough rows; ``first`` and ``last`` mark the pieces at its ends.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeAlias
 
 import numpy as np
 
 from trainwright.contract import DataError, UserError
-from trainwright.declarative import textfiles
-from trainwright.declarative.diagnosis import explain
+from trainwright.declarative import reading
+from trainwright.declarative.diagnosis import Unreachable, explain, first_line, refuse
 from trainwright.declarative.manifest import DatasetSpec
 from trainwright.declarative.nearest import did_you_mean, some
-from trainwright.declarative.reach import Unreachable, first_line, refuse
 from trainwright.declarative.sources import Source, resolve
 
 if TYPE_CHECKING:
@@ -93,7 +97,7 @@ def _open(spec: DatasetSpec, source: Source, split: str | None, place: str, whol
 def _text(source: Source, place: str, whole_documents: bool, streaming: bool) -> Rows:
     from datasets import Dataset, Features, IterableDataset, Value
 
-    reader = textfiles.documents if whole_documents else textfiles.lines
+    reader = reading.documents if whole_documents else reading.lines
     flags = {"first": Value("bool"), "last": Value("bool")} if whole_documents else {}
     features = Features({"text": Value("large_string"), **flags})
     arguments = {"files": list(source.files), "place": place}
@@ -168,3 +172,57 @@ def _first(rows: Any, limit: int | None) -> Any:
     if rows is None or limit is None:
         return rows
     return rows.take(limit) if not hasattr(rows, "__len__") else rows.select(range(min(limit, len(rows))))
+
+
+PIECE = 1 << 16
+"""Characters of a piece, before the rest of its last line."""
+LONGEST_LINE = 1 << 20
+
+
+def documents(files: list[str], place: str) -> Iterator[dict[str, Any]]:
+    """Rows ``{"text", "first", "last"}``: a piece, and whether its document begins and ends with it."""
+    for file in files:
+        with _opened(file, place) as stream:
+            piece, first = _piece(stream), True
+            while piece:
+                following = _piece(stream)
+                yield {"text": piece, "first": first, "last": not following}
+                piece, first = following, False
+
+
+def lines(files: list[str], place: str) -> Iterator[dict[str, Any]]:
+    """Rows ``{"text": line}`` without the line's end; blank lines give none."""
+    for file in files:
+        with _opened(file, place) as stream:
+            yield from ({"text": line.rstrip("\n")} for line in stream if not line.isspace())
+
+
+def _piece(stream: TextIO) -> str:
+    text = stream.read(PIECE)
+    return text if text.endswith("\n") else text + stream.readline(LONGEST_LINE)
+
+
+@contextmanager
+def _opened(file: str, place: str) -> Iterator[TextIO]:
+    import fsspec
+
+    try:
+        with fsspec.open(file, "rt", encoding="utf-8-sig", compression="infer") as stream:
+            yield stream
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place}: {_undecodable(file)}; save the file as UTF-8 text") from error
+    except (OSError, EOFError, ValueError, ImportError) as error:
+        raise refuse(error, f"{place}: cannot read {file!r}: {first_line(error)}", DataError) from error
+
+
+def _undecodable(file: str) -> str:
+    """Which line is not UTF-8: the decoder itself only knows a position in its buffer."""
+    import fsspec
+
+    with fsspec.open(file, "rb", compression="infer") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return f"{file}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8"
+    return f"{file}: is not UTF-8"

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trainwright.contract import DataError
+from trainwright.declarative.diagnosis import first_line, refuse
 from trainwright.declarative.nearest import did_you_mean, some
-from trainwright.declarative.reach import first_line, refuse
 
 STDLIB = "stdlib://"
 FORMATS = {

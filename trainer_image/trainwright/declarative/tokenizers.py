@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from trainwright.declarative.diagnosis import first_line, refuse
 from trainwright.declarative.manifest import BYTES, ModelSpec
-from trainwright.declarative.reach import first_line, refuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

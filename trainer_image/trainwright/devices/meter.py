@@ -1,4 +1,10 @@
-"""Figures of the device for the log: use of its arithmetic, memory, compilations. Nothing on a CPU."""
+"""Figures of the device for the log: use of its arithmetic, memory, compilations. Nothing on a CPU.
+
+What a device could compute at best are dense bfloat16 products with sums in float32, in operations a second, as the
+vendors state them: NVIDIA's data sheets of each product (half of the figure "with sparsity" where only that one is
+printed), AMD's data sheets of the Instinct series, Google's pages cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}. Per
+device as torch counts devices: an MI250 shows two, a chip of TPU7x too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,6 @@ from collections.abc import Callable
 import torch
 
 from trainwright.devices import xla
-from trainwright.devices.peaks import peak_of, utilization
 from trainwright.devices.report import device_name
 
 
@@ -69,3 +74,76 @@ def peak_memory(device: torch.device) -> int | None:
 
 def _gib(size: int | None) -> float | None:
     return None if size is None else round(size / 2**30, 3)
+
+
+TERA = 1e12
+
+PEAKS: dict[str, float] = {
+    # NVIDIA, by torch.cuda.get_device_name()
+    "GB300": 2500 * TERA,
+    "GB200": 2500 * TERA,
+    "B300": 2250 * TERA,
+    "B200": 2250 * TERA,
+    "GH200": 989.5 * TERA,
+    "H200": 989.5 * TERA,
+    "H100 PCIe": 756.5 * TERA,
+    "H100 NVL": 835.5 * TERA,
+    "H100": 989.5 * TERA,
+    "H20": 148 * TERA,
+    "A100": 312 * TERA,
+    "A40": 149.7 * TERA,
+    "A30": 165 * TERA,
+    "A10G": 70 * TERA,
+    "A10": 125 * TERA,
+    "L40S": 362 * TERA,
+    "L40": 181 * TERA,
+    "L4": 121 * TERA,
+    # AMD
+    "MI355X": 2516.6 * TERA,
+    "MI350X": 2306.9 * TERA,
+    "MI325X": 1307.4 * TERA,
+    "MI300X": 1307.4 * TERA,
+    "MI300A": 980.6 * TERA,
+    "MI250X": 191.5 * TERA,
+    "MI250": 181 * TERA,
+    "MI210": 181 * TERA,
+    # TPU, by the name of its generation
+    "TPU7x": 1153.5 * TERA,
+    "TPU v7": 1153.5 * TERA,
+    "TPU v6e": 918 * TERA,
+    "TPU v6 lite": 918 * TERA,
+    "TPU v5p": 459 * TERA,
+    "TPU v5e": 197 * TERA,
+    "TPU v5 lite": 197 * TERA,
+    "TPU v5litepod": 197 * TERA,
+    "TPU v4": 275 * TERA,
+}
+"""A word of a device's name -> operations a second."""
+
+
+def peak_of(name: str) -> float | None:
+    """The peak of the device of this name; None where it is not known, or is a part of a device (MIG)."""
+    words = _words(name)
+    if "mig" in words:
+        return None
+    known = (key for key in PEAKS if _holds(words, _words(key)))
+    longest = max(known, key=len, default=None)
+    return None if longest is None else PEAKS[longest]
+
+
+def utilization(operations: float, seconds: float, peak: float | None, devices: int) -> float | None:
+    """Model-FLOPs utilization: the share, 0 to 1, of what ``devices`` could have computed; None where it is not known.
+
+    ``operations`` are the model's own, of all devices: recomputed activations do not count.
+    """
+    if peak is None or operations <= 0 or seconds <= 0:
+        return None
+    return operations / (seconds * peak * devices)
+
+
+def _words(name: str) -> list[str]:
+    return name.lower().replace("-", " ").replace("/", " ").split()
+
+
+def _holds(words: list[str], part: list[str]) -> bool:
+    return any(words[start : start + len(part)] == part for start in range(len(words)))

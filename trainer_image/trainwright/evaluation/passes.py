@@ -19,7 +19,7 @@ from trainwright.contract import DataError
 from trainwright.data.diagnosis import raise_explained
 from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.loaders import Loader, has_length, readable
-from trainwright.data.sampling import ShardedBatches
+from trainwright.data.samplers import ShardedBatches
 from trainwright.data.workers import watch_start
 from trainwright.distributed.collectives import (
     Collector,
@@ -31,8 +31,8 @@ from trainwright.distributed.collectives import (
     pad_across_ranks,
 )
 from trainwright.distributed.ranks import Ranks
+from trainwright.evaluation.metrics import named_numbers, shown_to_metrics
 from trainwright.outputs import EvalLoopOutput, EvalPrediction
-from trainwright.trainer.checks import named_numbers, shown_to_metrics
 
 
 def prediction_step(

@@ -7,8 +7,7 @@ from typing import Any
 
 from trainwright.contract import DataError
 from trainwright.data.loaders import has_length
-from trainwright.data.sampling import check_lengths
-from trainwright.trainer.feeding import set_name
+from trainwright.data.samplers import check_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -50,3 +49,8 @@ def _tell_empty(name: str, watched: str | None) -> None:
     if watched is not None:
         raise DataError(f"{name}: it is empty, and metric_for_best_model ({watched}) is judged by it; give it samples")
     logger.warning("%s: it is empty: no evaluation will say anything about it", name)
+
+
+def set_name(key: str | None) -> str:
+    """What messages call an evaluation set: the Trainer's only one (``eval``), one of several, or one to predict."""
+    return "test_dataset" if key is None else "eval_dataset" if key == "eval" else f"eval_dataset[{key!r}]"

@@ -16,8 +16,9 @@ from typing import Any
 
 from torch import nn
 
+from trainwright.arguments.errors import ModelError
 from trainwright.arguments.names import not_one_of
-from trainwright.training.losses import ModelError, base_model
+from trainwright.distributed.wrapping import base_model
 
 _PATCHED = ("transformers.models.", "transformers.loss.", "transformers.modeling_", "torch.nn")
 

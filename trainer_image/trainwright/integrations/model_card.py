@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainwright.checkpoint.weights import unwrap
+from trainwright.distributed.wrapping import unwrap
 
 NAME = "README.md"
 TAG = "generated_from_trainer"

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from trainwright.training.losses import ModelError, base_model
+from trainwright.arguments.errors import ModelError
+from trainwright.distributed.wrapping import base_model
 
 
 def add_noise(model: nn.Module, alpha: float) -> RemovableHandle:

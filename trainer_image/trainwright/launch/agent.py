@@ -24,10 +24,9 @@ from torch.distributed.elastic.rendezvous import RendezvousInfo
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 from torch.distributed.launcher.api import LaunchConfig
 
-from trainwright.launch.herald import Herald
+from trainwright.launch.meeting import Herald, Reach
 from trainwright.launch.peers import Peers
 from trainwright.launch.rank_log import RankLog
-from trainwright.launch.reach import Reach
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, checks, named, wait_for_port
 from trainwright.launch.supervisor import Overseer
 

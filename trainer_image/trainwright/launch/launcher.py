@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from trainwright import contract
 from trainwright.contract import EndedBy, ExitCode, ResolvedJob, Termination, UserError
 from trainwright.launch import nodefiles, reaper, runtime, verdict
-from trainwright.launch.herald import Herald
+from trainwright.launch.meeting import Herald
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, wait_for_master
 from trainwright.launch.supervisor import Overseer
 from trainwright.launch.verdict import Failure

@@ -1,14 +1,10 @@
-"""The Trainer as its users know it: the class that they call and override, and what it looks at in what it is given."""
+"""The Trainer as its users know it: the class that they call and override, and checks of what it is given."""
 
-from __future__ import annotations
-
-import importlib
-from typing import Any
-
-
-def __getattr__(name: str) -> Any:
-    """``from trainwright.trainer import Trainer``, and what else Hugging Face's users import from there."""
-    home = importlib.import_module("trainwright.trainer.trainer")
-    if not hasattr(home, name):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(home, name)
+from trainwright.trainer.trainer import DEFAULT_CALLBACKS as DEFAULT_CALLBACKS
+from trainwright.trainer.trainer import DEFAULT_PROGRESS_CALLBACK as DEFAULT_PROGRESS_CALLBACK
+from trainwright.trainer.trainer import OPTIMIZER_NAME as OPTIMIZER_NAME
+from trainwright.trainer.trainer import SCALER_NAME as SCALER_NAME
+from trainwright.trainer.trainer import SCHEDULER_NAME as SCHEDULER_NAME
+from trainwright.trainer.trainer import TRAINER_STATE_NAME as TRAINER_STATE_NAME
+from trainwright.trainer.trainer import TRAINING_ARGS_NAME as TRAINING_ARGS_NAME
+from trainwright.trainer.trainer import Trainer as Trainer

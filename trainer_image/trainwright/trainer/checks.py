@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from trainwright import rules
-from trainwright.arguments.errors import shown
+from trainwright.arguments.errors import NotCallableError, TrainerError, kind_of
 from trainwright.arguments.names import nearest
 from trainwright.callbacks.callback import EVENTS, TrainerCallback
-from trainwright.contract import DataError, UserError
-from trainwright.trainer.introspection import NotCallableError, TrainerError
-from trainwright.training.best import no_such_metric
+from trainwright.contract import DataError
+from trainwright.distributed.ranks import Ranks
+from trainwright.training.checks import takes
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
@@ -81,10 +80,10 @@ def check(trainer: Any, model: Any, callbacks: Any, optimizers: Any) -> None:
     for name, form in FUNCTIONS.items():
         function = getattr(trainer, name)
         if function is not None and not callable(function):
-            raise NotCallableError(f"{name}: it must be a function, {form}, not {_kind(function)}")
+            raise NotCallableError(f"{name}: it must be a function, {form}, not {kind_of(function)}")
     if not isinstance(optimizers, tuple | list) or len(optimizers) != 2:
         raise TrainerError(
-            f"optimizers: it must be a pair, (optimizer, scheduler), either may be None, not {_kind(optimizers)}"
+            f"optimizers: it must be a pair, (optimizer, scheduler), either may be None, not {kind_of(optimizers)}"
         )
     if trainer.compute_loss_func is not None and not takes(trainer.compute_loss_func, "num_items_in_batch"):
         raise TrainerError(
@@ -114,17 +113,19 @@ def _check_model(trainer: Any, model: Any) -> None:
         raise TrainerError("Trainer: give one of model and model_init, and not both")
     if model is not None and not isinstance(model, nn.Module):
         raise TrainerError(
-            f"model: it must be a torch.nn.Module, not {_kind(model)}; load it first, as by AutoModel.from_pretrained"
+            f"model: it must be a torch.nn.Module, not {kind_of(model)}; load it first, as by AutoModel.from_pretrained"
         )
 
 
 def _check_callbacks(callbacks: Any) -> None:
     if not isinstance(callbacks, list | tuple):
-        raise TrainerError(f"callbacks: it must be a list of callbacks, not {_kind(callbacks)}; write [...] around it")
+        raise TrainerError(
+            f"callbacks: it must be a list of callbacks, not {kind_of(callbacks)}; write [...] around it"
+        )
     for callback in callbacks:
         if not any(hasattr(callback, event) for event in EVENTS):
             raise TrainerError(
-                f"callbacks: {_kind(callback)} is no callback; derive its class from {TrainerCallback.__name__}"
+                f"callbacks: {kind_of(callback)} is no callback; derive its class from {TrainerCallback.__name__}"
             )
 
 
@@ -135,72 +136,57 @@ def _check_train_set(data: Any) -> None:
         raise DataError(f"train_dataset: it is a dict of {some}")
 
 
-def check_methods(trainer: Any) -> None:
-    """Raises where the user's own ``compute_loss`` cannot be called as it will be."""
-    needed = [] if trainer._overrides("training_step") else ["num_items_in_batch"]
-    if trainer.args.eval_strategy != "no" and not trainer._overrides("prediction_step"):
-        needed.append("return_outputs")
-    if missing := [name for name in needed if not takes(trainer.compute_loss, name)]:
+def checked_arguments(args: Any) -> Any:
+    """The arguments as they are now, looked at again; the defaults for None.
+
+    Raises :class:`UserError`.
+    """
+    from trainwright.arguments import TrainingArguments
+
+    if args is None:
+        return TrainingArguments(output_dir="tmp_trainer")
+    if hasattr(args, "check"):
+        args.check()
+    elif hasattr(args, "output_dir"):
+        _check_theirs(args)
+    else:
+        raise TrainerError(f"args: give TrainingArguments, not {type(args).__name__}; the model comes before them")
+    return args
+
+
+def _check_theirs(args: Any) -> None:
+    from trainwright.arguments import AcceleratorConfig, environment
+    from trainwright.arguments.check import checked
+    from trainwright.arguments.fields import FIELDS
+
+    environment.obey(args)
+    _complete(args)
+    values = checked({name: getattr(args, name) for name in FIELDS if hasattr(args, name)})
+    args.accelerator_config = values["accelerator_config"] or AcceleratorConfig()
+    accumulation = args.accelerator_config.gradient_accumulation_kwargs or {}
+    args.gradient_accumulation_steps = accumulation.get("num_steps", args.gradient_accumulation_steps)
+    _check_together(args)
+
+
+def _complete(args: Any) -> None:
+    """What an older transformers has under its older name, or not at all, as ours has it."""
+    from trainwright.arguments import TrainingArguments
+    from trainwright.arguments.derive import ALIASES
+
+    for older, name in ALIASES:
+        if not hasattr(args, name) and hasattr(args, older):
+            setattr(args, name, getattr(args, older) or None)
+    if missing := [name for name in TrainingArguments.__dataclass_fields__ if not hasattr(args, name)]:
+        ours = TrainingArguments(output_dir=str(args.output_dir))
+        for name in missing:
+            setattr(args, name, getattr(ours, name))
+
+
+def _check_together(args: Any) -> None:
+    """Their arguments find no accelerator and leave the process by itself, though it has joined a group."""
+    ranks = Ranks.current()
+    if args.world_size < ranks.world_size:
         raise TrainerError(
-            f"compute_loss: that of {type(trainer).__name__} does not take {' and '.join(missing)}; declare it as "
-            "compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None)"
+            f"use_cpu: this process is one of {ranks.world_size}, and these arguments would let each train by itself, "
+            "into the same output; transformers' arguments join processes on CPUs with use_cpu=True alone: set it"
         )
-
-
-def takes(function: Any, name: str) -> bool:
-    """Whether ``function`` can be called with a keyword ``name``; where it cannot be told it can."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return True
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def check_best_metric(trainer: Any) -> None:
-    """Raises where it is plain that no evaluation gives the metric that the best model is chosen by."""
-    args, sets = trainer.args, trainer.eval_dataset
-    name = args.metric_for_best_model
-    if name is None or args.eval_strategy == "no" or trainer.compute_metrics is not None:
-        return
-    if any(trainer._overrides(method) for method in _GIVE_METRICS) or not _silent(trainer.callback_handler):
-        return
-    prefixes = [f"{key}_" for key in sets] if isinstance(sets, dict) else [""]
-    known = [f"{prefix}{metric}" for prefix in prefixes for metric in ("loss", *rules.MEASURED)]
-    if name.removeprefix("eval_") not in known:
-        raise no_such_metric(name, known)
-
-
-_GIVE_METRICS = ("evaluate", "_evaluate", "evaluation_loop", "prediction_step", "log", "_determine_best_metric")
-
-
-def _silent(handler: Any) -> bool:
-    """Whether no callback of the user's may add to the metrics of an evaluation."""
-    return all(
-        type(callback).__module__.startswith(("trainwright.", "transformers."))
-        for callback in handler.listeners["on_evaluate"]
-    )
-
-
-def named_numbers(metrics: Any) -> dict[str, Any]:
-    """What ``compute_metrics`` returned. Raises :class:`UserError` for anything but names with values."""
-    if isinstance(metrics, Mapping):
-        return dict(metrics)
-    raise UserError(
-        f"compute_metrics: it returned {_kind(metrics)}; return a dict of names and numbers, as {{'accuracy': 0.5}}"
-    )
-
-
-def shown_to_metrics(kept: Any) -> Any:
-    """What ``preprocess_logits_for_metrics`` returned. Raises :class:`UserError` where that is nothing."""
-    if kept is None:
-        raise UserError("preprocess_logits_for_metrics: it returned None; return what compute_metrics shall see")
-    return kept
-
-
-def _kind(value: Any) -> str:
-    """A value in the words of a message: what it is, and its text where that is short."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    name = type(value).__name__
-    is_plain = isinstance(value, str | int | float | bool)
-    return "nothing (None)" if value is None else f"the {name} {shown('', value)}" if is_plain else f"a {name}"

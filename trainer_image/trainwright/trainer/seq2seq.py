@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainwright.arguments.errors import TrainerError
 from trainwright.outputs import PredictionOutput
-from trainwright.trainer.introspection import TrainerError
 from trainwright.trainer.trainer import Trainer
 
 LONGEST = 20

@@ -10,46 +10,81 @@ import contextlib
 import inspect
 import itertools
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
-from trainwright.callbacks.callback import CallbackHandler, DefaultFlowCallback, PrinterCallback, ProgressCallback
+from trainwright.arguments.errors import NotCallableError, TrainerError
+from trainwright.callbacks.callback import (
+    CallbackHandler,
+    DefaultFlowCallback,
+    PrinterCallback,
+    ProgressCallback,
+    restore_states,
+)
 from trainwright.callbacks.state import TrainerControl, TrainerState, exports_state
-from trainwright.checkpoint.snapshot import OPTIMIZER, SCALER, SCHEDULER, TRAINER_STATE
+from trainwright.checkpoint.snapshot import (
+    OPTIMIZER,
+    SAVERS,
+    SCALER,
+    SCHEDULER,
+    TRAINER_STATE,
+    WRITING,
+    load_rng_state,
+    load_training_state,
+    save_training_state,
+)
+from trainwright.checkpoint.weights import load_weights
 from trainwright.data import diagnosis
+from trainwright.data.collators import DataCollatorWithPadding, KeepColumns, default_data_collator
+from trainwright.data.loaders import eval_loader, has_length, keep_used_columns, signature_columns, train_loader
+from trainwright.data.samplers import LengthGroupedSampler, column_lengths
 from trainwright.devices.seeding import enable_full_determinism, set_seed
+from trainwright.distributed.collectives import gather_rows, pad_across_ranks
+from trainwright.distributed.ranks import Ranks
+from trainwright.evaluation import passes
+from trainwright.evaluation.sets import set_name
 from trainwright.integrations.device_metrics import callbacks_for
+from trainwright.integrations.model_card import write_card
 from trainwright.job import in_output
-from trainwright.outputs import TrainOutput
+from trainwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
 from trainwright.trainer import checks
-from trainwright.trainer.checks import known_names
-from trainwright.trainer.evaluating import Evaluating
-from trainwright.trainer.feeding import Feeding
-from trainwright.trainer.given import checked_arguments
-from trainwright.trainer.hooks import WITHOUT, Hooks
-from trainwright.trainer.introspection import Introspection, NotCallableError, TrainerError
-from trainwright.training import losses, normalisation, prepare, session
+from trainwright.trainer.checks import checked_arguments, known_names
+from trainwright.training import best, losses, metrics, normalisation, prepare, session
+from trainwright.training.debugging import tell_tpu_metrics
+from trainwright.training.loop import Loop
 from trainwright.training.memory import MemoryTracker, TrainerMemoryTracker
-from trainwright.training.metrics import speed_metrics
+from trainwright.training.metrics import log_metrics, metrics_format, save_metrics, save_state, speed_metrics
 from trainwright.training.modes import TrainingMode
 from trainwright.training.normalisation import Normalisation
 from trainwright.training.optimizers import factory
 from trainwright.training.optimizers.averaging import averaged_weights
 from trainwright.training.precision import apply_tf32, make_scaler, map_nested
-from trainwright.training.schedulers import get_scheduler
+from trainwright.training.schedulers import follows_metric, get_scheduler
 from trainwright.training.throughput import sum_over_ranks
-from trainwright.training.train_length import Horizon, length_of
+from trainwright.training.train_length import Horizon, length_of, num_examples
 
 # What scripts import from here by the names that transformers.trainer gives them.
 TRAINING_ARGS_NAME, TRAINER_STATE_NAME = "training_args.bin", TRAINER_STATE
 OPTIMIZER_NAME, SCHEDULER_NAME, SCALER_NAME = OPTIMIZER, SCHEDULER, SCALER
 DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK = [DefaultFlowCallback], ProgressCallback
 
+WITHOUT = {
+    "deepspeed": None, "is_deepspeed_enabled": False, "is_fsdp_enabled": False, "is_fsdp_xla_enabled": False,
+    "is_fsdp_xla_v1_enabled": False, "is_fsdp_xla_v2_enabled": False, "is_distributed_loading_by_transformers": False,
+    "hp_name": None, "hp_search_backend": None, "hub_model_id": None,
+}  # fmt: skip
+"""What subclasses ask a Trainer for, and what it says of things that are not built."""
 
-class Trainer(Feeding, Evaluating, Hooks, Introspection):
+
+class Trainer:
     """Trains, evaluates and predicts with a PyTorch model.
 
     Args:
@@ -73,11 +108,16 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     """
 
     loss_is_scaled_for_ga: bool | None = None
+
     """Whether ``compute_loss`` already divides by the items of the whole accumulated batch; None finds out."""
+
     async_save: bool | None = None
+
     """Whether checkpoints are written while training goes on, from a copy in the host's memory; None asks the
     environment (``TRAINWRIGHT_ASYNC_SAVE=1``) and the TrainingJob (``spec.output.asyncSave``)."""
+
     _background: Any = None
+
     _says_accepts_loss_kwargs: bool | None = None
 
     @known_names
@@ -205,6 +245,168 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         """Whether a subclass, or someone on this instance, replaced the method ``name``."""
         return name in vars(self) or getattr(type(self), name) is not getattr(Trainer, name)
 
+    # -- the data
+
+    def _default_collator(self) -> Callable[[list[Any]], Any]:
+        """Pads with the tokenizer or feature extractor if there is one; a processor of several kinds cannot."""
+        pads = hasattr(self.processing_class, "pad") and not hasattr(self.processing_class, "tokenizer")
+        return DataCollatorWithPadding(self.processing_class) if pads else default_data_collator
+
+    def get_train_dataloader(self) -> Any:
+        """This rank's training batches. Override it to bring a loader of your own."""
+        if self.train_dataset is None:
+            raise TrainerError("train_dataset: the Trainer was made without one; give it the data to train on")
+        ordered = self._overrides("_get_train_sampler") or getattr(self.args, "sortish_sampler", False)
+        return self._get_dataloader(
+            dataset=self.train_dataset,
+            description="Training",
+            batch_size=self._train_batch_size,
+            sampler_fn=self._get_train_sampler if ordered else None,
+            is_training=True,
+        )
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """This rank's batches of ``eval_dataset``, of the Trainer's own, or of the one with this key."""
+        key = eval_dataset if isinstance(eval_dataset, str) else "eval"
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset = self.eval_dataset[key] if isinstance(dataset, str) else dataset
+        if dataset is None:
+            raise TrainerError("eval_dataset: the Trainer was made without one; give it here, or to the Trainer")
+        if not self.args.dataloader_persistent_workers:
+            return self._evaluation_loader(dataset, "Evaluation", key)
+        return self._kept_loader(key, dataset)
+
+    def _kept_loader(self, key: str, dataset: Any) -> Any:
+        """With persistent workers a set keeps its loader, or every evaluation would leave workers behind."""
+        kept = self.__dict__.setdefault("_eval_dataloaders", {})
+        of = self.__dict__.setdefault("_eval_dataloaders_of", {})
+        if key not in kept or of.get(key) is not dataset:
+            kept[key], of[key] = self._evaluation_loader(dataset, "Evaluation", key), dataset
+        return kept[key]
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """This rank's batches of ``test_dataset``."""
+        return self._evaluation_loader(test_dataset, "test")
+
+    def _evaluation_loader(self, dataset: Any, description: str, key: str | None = None) -> Any:
+        return self._get_dataloader(
+            dataset=dataset,
+            description=description,
+            batch_size=self.args.eval_batch_size,
+            sampler_fn=self._get_eval_sampler if self._overrides("_get_eval_sampler") else None,
+            dataloader_key=key,
+        )
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Any], Any] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> Any:
+        """What the loaders have in common. ``sampler_fn`` makes a torch sampler that takes the strategy's place."""
+        collate, lengths = self.data_collator, column_lengths(dataset, self.args)
+        if _has_columns(dataset):
+            dataset = self._remove_unused_columns(dataset, description=description)
+        else:
+            collate = self._get_collator_with_removed_columns(collate, description=description)
+        return (train_loader if is_training else eval_loader)(
+            dataset,
+            args=self.args,
+            batch_size=batch_size,
+            collate_fn=collate,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+            lengths=lengths,
+            sampler=None if sampler_fn is None or isinstance(dataset, IterableDataset) else sampler_fn(dataset),
+            input_name=self._input_name(),
+            name="train_dataset" if is_training else set_name(dataloader_key),
+        )
+
+    def _input_name(self) -> str:
+        return (getattr(self.processing_class, "model_input_names", None) or ["input_ids"])[0]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Override it to order the training samples by a torch sampler; None follows ``train_sampling_strategy``."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        strategy = self.args.train_sampling_strategy
+        if not has_length(dataset) or strategy == "batch_rebalance":
+            return None
+        if strategy == "group_by_length" or getattr(self.args, "sortish_sampler", False):
+            return self._by_length(dataset, self._train_batch_size * self.args.gradient_accumulation_steps)
+        return SequentialSampler(dataset) if strategy == "sequential" else RandomSampler(dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Override it to order the evaluation samples by a torch sampler."""
+        if not has_length(eval_dataset):
+            return None
+        if self.args.train_sampling_strategy == "group_by_length":
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            generator = torch.Generator().manual_seed(seed)
+            return self._by_length(eval_dataset, self.args.eval_batch_size, generator)
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    def _by_length(self, dataset: Any, batch_size: int, generator: torch.Generator | None = None) -> Any:
+        column = self.args.length_column_name
+        lengths = dataset[column] if column in (getattr(dataset, "column_names", None) or ()) else None
+        return LengthGroupedSampler(batch_size, dataset, lengths, self._input_name(), generator)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Find out once which columns the model takes; override it, or set ``_signature_columns``, to keep others."""
+        if self._signature_columns is None:
+            self._signature_columns = signature_columns(self.model, self.label_names)
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        """A ``datasets.Dataset`` without the columns that the model does not take."""
+        if not self.args.remove_unused_columns:
+            return dataset
+        self._set_signature_columns_if_needed()
+        name = type(self.model).__name__
+        kept, _ = keep_used_columns(
+            dataset, self.data_collator, self._signature_columns, description=description or "data", model_name=name
+        )
+        return kept
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        """``data_collator`` after what the model does not take was left out of each sample."""
+        if not self.args.remove_unused_columns:
+            return data_collator
+        self._set_signature_columns_if_needed()
+        return KeepColumns(data_collator, self._signature_columns or (), type(self.model).__name__)
+
+    def num_examples(self, dataloader: Any) -> int:
+        """Samples in one pass over ``dataloader``."""
+        return num_examples(dataloader, self.args.per_device_train_batch_size)
+
+    # -- the model
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """A new model from ``model_init``, which takes no argument or the trial."""
+        takes = len(inspect.signature(self.model_init).parameters)
+        if takes > 1:
+            raise TrainerError("model_init: it must take no argument, or one, the trial of a search")
+        model = self.model_init(trial) if takes else self.model_init()
+        if model is None:
+            raise TrainerError("model_init: it returned None; return the model")
+        return model
+
+    def _move_model_to_device(self, model: nn.Module, device: Any) -> None:
+        """Move a model that has no places of its own."""
+        if getattr(model, "hf_device_map", None) is None:
+            prepare.move(model, device)
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        """The module that forward goes through; one that is wrapped already stays as it is."""
+        if model is not self.model:
+            return model
+        return prepare.wrap_model(model, self.args) if training else prepare.wrap_for_evaluation(model, self.args)
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Keyword arguments of accelerate's Accelerator."""
+        return {**prepare.accelerator_kwargs(self.args), **kwargs}
+
     # -- optimizer and schedule
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
@@ -238,6 +440,10 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         """Names of the parameters that ``weight_decay`` applies to: no biases, no normalisation."""
         return factory.get_decay_parameter_names(model)
 
+    def _get_learning_rate(self) -> float:
+        """The rate of the first parameter group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
     # -- training
 
     def train(
@@ -269,15 +475,17 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         finally:
             self.is_in_train = False
 
-    def call_model_init(self, trial: Any = None) -> nn.Module:
-        """A new model from ``model_init``, which takes no argument or the trial."""
-        takes = len(inspect.signature(self.model_init).parameters)
-        if takes > 1:
-            raise TrainerError("model_init: it must take no argument, or one, the trial of a search")
-        model = self.model_init(trial) if takes else self.model_init()
-        if model is None:
-            raise TrainerError("model_init: it returned None; return the model")
-        return model
+    def _inner_training_loop(
+        self,
+        batch_size: int | None = None,
+        args: Any = None,
+        resume_from_checkpoint: str | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """The run, once the model is there; anew with a smaller batch where memory did not suffice."""
+        checkpoint = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
+        return session.train_from(self, checkpoint, ignore_keys_for_eval)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The next micro-batches, at most ``num_batches``, and the number of items that their loss is averaged over."""
@@ -420,6 +628,57 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
             return self._feed(data)
         return map_nested(self._prepare_input, data)
 
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        """Scale the gradients down to ``max_grad_norm``; returns their norm before that."""
+        return clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """``grad_norm`` if it is known, else the norm of all gradients."""
+        if grad_norm is not None:
+            return grad_norm
+        return get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+
+    def _track_num_input_tokens(self, inputs: Any) -> None:
+        """Count the input tokens of one micro-batch."""
+        self._loop.work.see(inputs)
+
+    def _maybe_log_save_evaluate(
+        self,
+        tr_loss: Any,
+        grad_norm: Any,
+        model: nn.Module,
+        trial: Any,
+        epoch: float,
+        ignore_keys_for_eval: list[str] | None,
+        start_time: float,
+        learning_rate: float | None = None,
+    ) -> None:
+        """After a step or an epoch: log, evaluate and save as ``control`` says.
+
+        ``tr_loss`` is the sum of the losses since the last time; who takes it over sets it to zero, in place.
+        """
+        Loop.obey(self._loop)
+
+    @property
+    def _globalstep_last_logged(self) -> int:
+        """The step that the losses were last logged at."""
+        step: int = self._loop.logged_step
+        return step
+
+    @_globalstep_last_logged.setter
+    def _globalstep_last_logged(self, step: int) -> None:
+        self._loop.logged_step = step
+
+    @property
+    def _total_loss_scalar(self) -> float:
+        """The sum of all losses that were logged."""
+        loss: float = self._loop.total_loss
+        return loss
+
+    @_total_loss_scalar.setter
+    def _total_loss_scalar(self, loss: float) -> None:
+        self._loop.total_loss = loss
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Of forward and backward on one micro-batch: six for each parameter and element of the main input."""
         main = getattr(self.model, "main_input_name", "input_ids")
@@ -444,7 +703,113 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         """Samples of one optimizer step over all ranks."""
         return self._train_batch_size * args.gradient_accumulation_steps * args.world_size
 
-    # -- saving, logging, callbacks
+    # -- evaluation
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Metrics over ``eval_dataset``, or over the Trainer's own; each of a dict of sets under its key.
+
+        Args:
+            eval_dataset: A set, a dict of sets, or the key of one of the Trainer's own.
+            ignore_keys: Outputs of the model that are not gathered.
+            metric_key_prefix: What the metrics' names begin with.
+        """
+        given = eval_dataset is not None
+        chosen = eval_dataset if given else self.eval_dataset
+        if isinstance(chosen, dict):
+            return self._evaluate_each(chosen, given, ignore_keys, metric_key_prefix)
+        with self._memory.stage("eval") as measured:
+            loader, start = self.get_eval_dataloader(eval_dataset), time.time()
+            output = self.evaluation_loop(
+                loader,
+                description="Evaluation",
+                prediction_loss_only=True if self.compute_metrics is None else None,
+                ignore_keys=ignore_keys,
+                metric_key_prefix=metric_key_prefix,
+            )
+            self._add_speed(output, metric_key_prefix, start)
+            self.log(output.metrics)
+            tell_tpu_metrics(self.args.debug)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, output.metrics)
+        output.metrics.update(measured)
+        return output.metrics
+
+    def _evaluate_each(
+        self, sets: dict[str, Any], given: bool, ignore_keys: list[str] | None, prefix: str, **more: Any
+    ) -> dict[str, float]:
+        """The metrics of all sets; one of the Trainer's own is called by its key, so that its loader can be kept."""
+        results: dict[str, float] = {}
+        for name, dataset in sets.items():
+            results |= self.evaluate(
+                eval_dataset=dataset if given else name,
+                ignore_keys=ignore_keys,
+                metric_key_prefix=f"{prefix}_{name}",
+                **more,
+            )
+        return results
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """The model's outputs for ``test_dataset``, one row per sample, with metrics if it has labels."""
+        with self._memory.stage("test") as measured:
+            loader, start = self.get_test_dataloader(test_dataset), time.time()
+            output = self.evaluation_loop(
+                loader, description="Prediction", ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
+            )
+            self._add_speed(output, metric_key_prefix, start)
+            self.control = self.callback_handler.on_predict(self.args, self.state, self.control, output.metrics)
+        output.metrics.update(measured)
+        return PredictionOutput(output.predictions, output.label_ids, output.metrics)
+
+    def _add_speed(self, output: EvalLoopOutput, prefix: str, start: float) -> None:
+        start += output.metrics.get(f"{prefix}_model_preparation_time", 0.0)
+        steps = math.ceil(output.num_samples / (self.args.eval_batch_size * self.args.world_size))
+        output.metrics.update(metrics.speed_metrics(prefix, start, num_samples=output.num_samples, num_steps=steps))
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """One pass over ``dataloader``; what ``evaluate`` and ``predict`` have in common."""
+        with averaged_weights(self.optimizer):
+            return passes.evaluation_loop(
+                self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Loss, logits and labels of one batch; None for what there is not, or what ``prediction_loss_only`` omits."""
+        return passes.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
+
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
+    ) -> dict[str, float]:
+        """An evaluation within training; a schedule that follows the metric takes its step."""
+        try:
+            metrics: dict[str, float] = self.evaluate(ignore_keys=ignore_keys_for_eval)
+        except torch.OutOfMemoryError as error:
+            raise TrainerError("per_device_eval_batch_size: an evaluation did not fit into memory; lower it") from error
+        if follows_metric(self.lr_scheduler) and not skip_scheduler:
+            self.lr_scheduler.step(best.value_of(self.args, metrics))
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Note in the state whether this evaluation is the best so far, and say so."""
+        return best.record(self.args, self.state, metrics)
+
+    def _nested_gather(self, tensors: Any, name: str | None = None) -> Any:
+        """The rows of all ranks, in any nest of tensors; shorter ones are padded with -100."""
+        ranks = Ranks.current()
+        return gather_rows(pad_across_ranks(tensors, ranks), ranks, self.args.device)
+
+    # -- saving and loading
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write what ``from_pretrained`` (or ``load_state_dict``) reads, on the process that writes."""
@@ -453,6 +818,56 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with averaged_weights(self.optimizer):
             session.save_checkpoint(self)
+
+    def _may_write(self) -> bool:
+        """Whether this process writes: in a checkpoint as its store says, elsewhere as the arguments do."""
+        return bool(getattr(WRITING, "keeps", self.args.should_save))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write the model, or the weights in ``state_dict``, with all it takes to load it, if this process writes."""
+        if self._may_write():
+            session.save_model(self, output_dir or self.args.output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        save_training_state(self, Path(output_dir), SAVERS["_save_optimizer_and_scheduler"], self._may_write())
+
+    def _save_scaler(self, output_dir: str) -> None:
+        save_training_state(self, Path(output_dir), SAVERS["_save_scaler"], self._may_write())
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """On every rank, in a file of its own."""
+        save_training_state(self, Path(output_dir), SAVERS["_save_rng_state"], leader=False)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_training_state(self, Path(checkpoint), (OPTIMIZER, SCHEDULER))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_training_state(self, Path(checkpoint), (SCALER,))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_rng_state(self, checkpoint)
+
+    def _load_callback_state(self) -> None:
+        """Put the callbacks back into the states that ``state`` holds, if the arguments ask for it."""
+        if self.args.restore_callback_states_from_checkpoint:
+            self.control = restore_states(self.callback_handler, self.control, self.state.stateful_callbacks)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """The folder that checkpoints are written into."""
+        return str(self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load the weights of a checkpoint, in place."""
+        load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Load the weights of the best checkpoint."""
+        load_weights(self.model, Path(self.state.best_model_checkpoint))
+
+    # -- logging and callbacks
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add ``logs`` to the history, with the epoch, and let the callbacks know."""
@@ -464,6 +879,13 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
                 logs.update(speed_metrics("train", start_time, num_tokens=seen - self._tokens_before))
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    log_metrics, save_metrics, save_state = log_metrics, save_metrics, save_state
+
+    @staticmethod
+    def metrics_format(metrics: dict[str, float]) -> dict[str, Any]:
+        """See :func:`trainwright.training.metrics.metrics_format`."""
+        return metrics_format(metrics)
 
     def add_callback(self, callback: Any) -> None:
         """Append a callback, or an instance of a callback class."""
@@ -477,6 +899,8 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
         """Remove the first that is, or is an instance of, ``callback``."""
         self.callback_handler.remove_callback(callback)
 
+    # -- processes
+
     def is_local_process_zero(self) -> bool:
         """Whether this is the first process of its node."""
         return self.args.local_process_index == 0
@@ -488,3 +912,100 @@ class Trainer(Feeding, Evaluating, Hooks, Introspection):
     def end(self) -> None:
         """Leave the process group; the last call of a script."""
         self.accelerator.end_training()
+
+    # -- what is known of the run
+
+    def get_tp_size(self) -> int:
+        """Processes that share the matrices of a layer (tensor parallelism); not built yet, so each has its own."""
+        return 1
+
+    def get_cp_size(self) -> int:
+        """Processes that share a sequence as rings (context parallelism); not built yet."""
+        return 1
+
+    def get_sp_size(self) -> int:
+        """Processes that share a sequence (sequence parallelism); not built yet."""
+        return 1
+
+    def get_num_trainable_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    def get_learning_rates(self) -> list[float]:
+        """The rate of each parameter group."""
+        return [group["lr"] for group in self._optimizer_or_refuse().param_groups]
+
+    def get_optimizer_group(self, param: Any = None) -> Any:
+        """The parameter group that holds ``param``, or the parameters of all groups."""
+        groups = self._optimizer_or_refuse().param_groups
+        if param is not None:
+            return next(group for group in groups if any(p is param for p in group["params"]))
+        return [group["params"] for group in groups]
+
+    def _optimizer_or_refuse(self) -> Any:
+        if self.optimizer is None:
+            raise TrainerError("optimizer: there is none yet; call create_optimizer or train first")
+        return self.optimizer
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write ``README.md`` into the output folder, on world rank 0: what the run knows, for the Hub and for people.
+
+        Args:
+            language: The Hub's code of the language, such as ``en``.
+            license: The Hub's name of the license; by default that of the model that this one was made from.
+            tags: Further tags.
+            model_name: By default the name of the output folder.
+            finetuned_from: The Hub's name of the model that this one was made from; by default where it was loaded.
+            tasks: The Hub's words for what the model does; by default that of its class.
+            dataset_tags: The Hub's names of the datasets; by default that of the set, if it comes from there.
+            dataset: Their names for people.
+            dataset_args: Their configurations.
+        """
+        if self.is_world_process_zero():
+            given = {name: value for name, value in locals().items() if name != "self"}
+            write_card(self, given)
+
+    # -- not built yet
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        raise NotImplementedError("Trainer.hyperparameter_search is not built yet; call train for each trial")
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        raise NotImplementedError("Trainer.push_to_hub is not built yet; save_model writes what can be uploaded")
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> Any:
+        raise NotImplementedError("Trainer.init_hf_repo is not built yet; save_model writes what can be uploaded")
+
+
+def _has_columns(dataset: Any) -> bool:
+    """Whether a dataset's columns can be removed at once, as those of a ``datasets.Dataset``."""
+    is_table = bool(getattr(dataset, "column_names", None)) and hasattr(dataset, "remove_columns")
+    return is_table and not isinstance(dataset, IterableDataset)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from trainwright.training.losses import ModelError
+from trainwright.arguments.errors import ModelError
 
 _OWN = ("every_n_layers", "offload")
 """Keys of ``activation_checkpointing_kwargs`` that are not torch's."""

@@ -18,24 +18,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainwright.checkpoint.weights import unwrap
-from trainwright.contract import DataError, UserError
+from trainwright.arguments.errors import ModelError
+from trainwright.contract import DataError
+from trainwright.distributed.wrapping import base_model
 
 logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
 """A label with this value is no target."""
 MULTI_LABEL = "multi_label_classification"
-
-
-class ModelError(UserError):
-    """The model breaks the contract of this module."""
-
-
-def base_model(model: nn.Module) -> nn.Module:
-    """The model under an adapter (PEFT) and the wrapper of torch.compile, or the model itself."""
-    model = unwrap(model)
-    return model.get_base_model() if callable(getattr(model, "get_base_model", None)) else model
 
 
 def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:

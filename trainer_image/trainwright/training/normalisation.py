@@ -29,17 +29,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainwright.checkpoint.weights import unwrap
 from trainwright.devices.seeding import preserved_rng, rng_state, set_rng_state
 from trainwright.distributed.ranks import Ranks
-from trainwright.training.losses import (
-    IGNORE_INDEX,
-    base_model,
-    count_items,
-    forward_parameters,
-    loss_of,
-    takes_any_keyword,
-)
+from trainwright.distributed.wrapping import base_model, unwrap
+from trainwright.training.losses import IGNORE_INDEX, count_items, forward_parameters, loss_of, takes_any_keyword
 from trainwright.training.undisturbed import undisturbed
 
 logger = logging.getLogger(__name__)

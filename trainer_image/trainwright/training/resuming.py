@@ -25,7 +25,7 @@ from trainwright.checkpoint.snapshot import (
     world_size_of,
 )
 from trainwright.data.place import can_start_within, samples_a_round
-from trainwright.data.sampling import ShardedBatches
+from trainwright.data.samplers import ShardedBatches
 from trainwright.training.train_length import Horizon, length_of
 
 logger = logging.getLogger(__name__)

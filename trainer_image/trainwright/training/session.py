@@ -15,6 +15,7 @@ from typing import Any
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
+from trainwright.arguments.errors import TrainerError
 from trainwright.callbacks.state import TrainerState, export_states, exports_state
 from trainwright.checkpoint.background import Background
 from trainwright.checkpoint.snapshot import (
@@ -27,19 +28,18 @@ from trainwright.checkpoint.snapshot import (
     starts_afresh,
 )
 from trainwright.checkpoint.store import CheckpointStore, how_to_accept
-from trainwright.checkpoint.ties import check_ties
+from trainwright.checkpoint.weights import check_ties
 from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
 from trainwright.data import fork_server
-from trainwright.data.diagnosis import check_optimizer
 from trainwright.data.workers import needs_server
 from trainwright.evaluation.sets import check_sets
 from trainwright.integrations.liger import liger_kernels
 from trainwright.integrations.neftune import add_noise
 from trainwright.job import first_training, resolved_job, tell_unread, warn_of_lost
 from trainwright.outputs import TrainOutput
-from trainwright.trainer import checks
-from trainwright.trainer.introspection import TrainerError
+from trainwright.training import checks
 from trainwright.training.activation_checkpointing import recompute_activations
+from trainwright.training.checks import check_optimizer
 from trainwright.training.debugging import overflow_watched
 from trainwright.training.hooked_loop import loop_for
 from trainwright.training.loop import Loop

@@ -1,6 +1,5 @@
 """How the arithmetic is done and where: number formats, memory, reproducibility, processes."""
 
-from trainwright.arguments.declare import argument, group
 from trainwright.arguments.shapes import (
     Count,
     Flag,
@@ -15,6 +14,8 @@ from trainwright.arguments.shapes import (
     Opaque,
     Seed,
     TextOrFlag,
+    argument,
+    group,
 )
 
 

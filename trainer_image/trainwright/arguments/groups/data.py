@@ -1,7 +1,16 @@
 """How samples become batches."""
 
-from trainwright.arguments.declare import argument, group
-from trainwright.arguments.shapes import Choice, CountOrNone, Flag, MaybeChoice, MaybeCount, MaybeTexts, Text
+from trainwright.arguments.shapes import (
+    Choice,
+    CountOrNone,
+    Flag,
+    MaybeChoice,
+    MaybeCount,
+    MaybeTexts,
+    Text,
+    argument,
+    group,
+)
 
 
 @group("Data loading")

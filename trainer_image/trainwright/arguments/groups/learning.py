@@ -1,6 +1,5 @@
 """How long to train, how fast, with which optimizer."""
 
-from trainwright.arguments.declare import argument, group
 from trainwright.arguments.shapes import (
     Count,
     Decay,
@@ -14,6 +13,8 @@ from trainwright.arguments.shapes import (
     Share,
     TextOrTexts,
     UnsetOrCount,
+    argument,
+    group,
 )
 
 

@@ -1,7 +1,16 @@
 """What a run leaves behind: checkpoints, the best model, a copy on the Hub."""
 
-from trainwright.arguments.declare import argument, group
-from trainwright.arguments.shapes import Flag, HubPush, Limit, MaybeFlag, MaybeText, NonNegative, SaveInterval
+from trainwright.arguments.shapes import (
+    Flag,
+    HubPush,
+    Limit,
+    MaybeFlag,
+    MaybeText,
+    NonNegative,
+    SaveInterval,
+    argument,
+    group,
+)
 
 
 @group("Checkpoints")

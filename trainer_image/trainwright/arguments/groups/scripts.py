@@ -1,7 +1,6 @@
 """What is for finding faults and for scripts around the Trainer, and what only sequence-to-sequence models have."""
 
-from trainwright.arguments.declare import argument, group
-from trainwright.arguments.shapes import DebugOptions, Flag, MaybeCount, MaybeText, UnsetOrCount
+from trainwright.arguments.shapes import DebugOptions, Flag, MaybeCount, MaybeText, UnsetOrCount, argument, group
 from trainwright.arguments.shapes import Generation as GenerationSettings
 
 

@@ -1,6 +1,5 @@
 """What a run says of itself: logs, trackers, evaluation."""
 
-from trainwright.arguments.declare import argument, group
 from trainwright.arguments.shapes import (
     Choice,
     Count,
@@ -16,6 +15,8 @@ from trainwright.arguments.shapes import (
     Texts,
     TokenCounting,
     Trackers,
+    argument,
+    group,
 )
 
 LOG_LEVELS = ["detail", "debug", "info", "warning", "error", "critical", "passive"]

@@ -1,0 +1,22 @@
+"""The model within what was wrapped around it: by data parallelism, by compilation, by adapters."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The user's own module inside the wrappers of torch.compile and of data parallelism."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model under an adapter (PEFT) and the wrapper of torch.compile, or the model itself."""
+    model = unwrap(model)
+    return model.get_base_model() if callable(getattr(model, "get_base_model", None)) else model

@@ -1,0 +1,71 @@
+"""What can only be looked at once the run is prepared: the methods that will be called, the metric, the optimizer."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from trainwright import rules
+from trainwright.arguments.errors import TrainerError
+from trainwright.contract import UserError
+from trainwright.training.best import no_such_metric
+
+
+def check_methods(trainer: Any) -> None:
+    """Raises where the user's own ``compute_loss`` cannot be called as it will be."""
+    needed = [] if trainer._overrides("training_step") else ["num_items_in_batch"]
+    if trainer.args.eval_strategy != "no" and not trainer._overrides("prediction_step"):
+        needed.append("return_outputs")
+    if missing := [name for name in needed if not takes(trainer.compute_loss, name)]:
+        raise TrainerError(
+            f"compute_loss: that of {type(trainer).__name__} does not take {' and '.join(missing)}; declare it as "
+            "compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None)"
+        )
+
+
+def takes(function: Any, name: str) -> bool:
+    """Whether ``function`` can be called with a keyword ``name``; where it cannot be told it can."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return True
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def check_best_metric(trainer: Any) -> None:
+    """Raises where it is plain that no evaluation gives the metric that the best model is chosen by."""
+    args, sets = trainer.args, trainer.eval_dataset
+    name = args.metric_for_best_model
+    if name is None or args.eval_strategy == "no" or trainer.compute_metrics is not None:
+        return
+    if any(trainer._overrides(method) for method in _GIVE_METRICS) or not _silent(trainer.callback_handler):
+        return
+    prefixes = [f"{key}_" for key in sets] if isinstance(sets, dict) else [""]
+    known = [f"{prefix}{metric}" for prefix in prefixes for metric in ("loss", *rules.MEASURED)]
+    if name.removeprefix("eval_") not in known:
+        raise no_such_metric(name, known)
+
+
+_GIVE_METRICS = ("evaluate", "_evaluate", "evaluation_loop", "prediction_step", "log", "_determine_best_metric")
+
+
+def _silent(handler: Any) -> bool:
+    """Whether no callback of the user's may add to the metrics of an evaluation."""
+    return all(
+        type(callback).__module__.startswith(("trainwright.", "transformers."))
+        for callback in handler.listeners["on_evaluate"]
+    )
+
+
+def check_optimizer(optimizer: Any, model: nn.Module) -> None:
+    """Raises :class:`UserError` for an optimizer that would change nothing of the model."""
+    held = {id(parameter) for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"]}
+    if not held:
+        raise UserError("optimizers: the optimizer holds no parameters; make it from model.parameters()")
+    if not any(id(parameter) in held for parameter in model.parameters()):
+        raise UserError(
+            "optimizers: the optimizer holds none of the model's parameters, so nothing would be trained; make it from "
+            "model.parameters() of the model that the Trainer is given"
+        )
