@@ -1,3 +1,3 @@
 """The operator: turns TrainingJobs into pods that train, and what they report into status."""
 
-__version__ = "0.1.0"
+from trainwright import __version__ as __version__

@@ -12,6 +12,9 @@ from typing import Any
 
 from trainwright import extras
 
+__version__ = "0.1.0"
+"""The version of the whole release. It stands here and nowhere else in Python: an image may have only this folder."""
+
 # The modules under Hugging Face's names, and those that checkpoints and pods of earlier versions name.
 __path__ = [*__path__, str(Path(__file__).parent / "compat" / "aliases")]
 

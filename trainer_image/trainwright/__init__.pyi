@@ -89,3 +89,5 @@ from trainwright.training.schedulers import (
 from trainwright.training.schedulers import get_reduce_on_plateau_schedule as get_reduce_on_plateau_schedule
 from trainwright.training.schedulers import get_scheduler as get_scheduler
 from trainwright.training.schedulers import get_wsd_schedule as get_wsd_schedule
+
+__version__: str

@@ -10,6 +10,7 @@ from typing import Any
 
 from trainwright_operator.api.names import GROUP, LABEL_MANAGED_BY
 from trainwright_operator.api.phrases import KEY, is_key
+from trainwright_operator.core.placement.pools import DEFAULT_IMAGE
 
 PREFIX = "TRAINWRIGHT_"
 
@@ -28,7 +29,7 @@ class Settings:
     """Where the lease and the endpoint's certificate live."""
     pod_name: str = field(default_factory=socket.gethostname)
     workers: int = 16
-    image: str = "trainwright/trainer:latest"
+    image: str = DEFAULT_IMAGE
     """The trainer image of pools that name none."""
     lease_name: str = "trainwright-operator"
     lease_duration: float = 15.0
