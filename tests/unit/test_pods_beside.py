@@ -12,7 +12,8 @@ from trainwright_operator.api import crd
 from trainwright_operator.api.spec import AcceleratorPool, parse_pool
 from trainwright_operator.core.children import children
 from trainwright_operator.core.fixes import mends
-from trainwright_operator.core.placement.pools import BUILTIN, PoolError, place
+from trainwright_operator.core.placement.pools import BUILTIN, place
+from trainwright_operator.core.placement.vendor import PoolError
 from trainwright_operator.local.command import _on_this_machine, _passed_over
 
 REQUIRED, PREFERRED = (

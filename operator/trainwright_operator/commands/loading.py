@@ -13,7 +13,9 @@ from trainwright_operator.api import crd, manifest, names
 from trainwright_operator.api.manifest import Document, ManifestError
 from trainwright_operator.api.nearest import nearest
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob, parse_job, parse_pool
-from trainwright_operator.core.placement.pools import BUILTIN, PoolError, check_resources, choose, place
+from trainwright_operator.core.placement.pools import BUILTIN, choose, place
+from trainwright_operator.core.placement.resources import check_resources
+from trainwright_operator.core.placement.vendor import PoolError
 
 SUFFIXES = (".yaml", ".yml", ".json")
 STDIN = "-"

@@ -15,8 +15,7 @@ from trainwright.contract import MASTER_PORT, MAX_RESOLVED_JOB_BYTES, SCRIPT_DIR
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
 from trainwright_operator.core.gangs.podgroup import Gangs, pod_group
-from trainwright_operator.core.placement.pools import Placement
-from trainwright_operator.core.placement.tpu import Seat
+from trainwright_operator.core.placement.vendor import Placement, Seat
 from trainwright_operator.core.pods import JOB_KEY, Endpoint, PodPlan, pod_template
 
 Object = dict[str, Any]
@@ -145,7 +144,7 @@ def _pod_plans(
     master = f"{job_name(job, 0, attempt)}-0.{service}"
     for slice_ in range(place.slices):
         name = job_name(job, slice_, attempt)
-        hosts = tuple(f"{name}-{host}.{service}" for host in range(place.nodes)) if place.slice else ()
+        hosts = tuple(f"{name}-{host}.{service}" for host in range(place.nodes))
         yield PodPlan(
             job_name=name,
             labels={**_labels(job), names.LABEL_ATTEMPT: str(attempt), names.LABEL_SLICE: str(slice_)},

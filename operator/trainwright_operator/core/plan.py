@@ -20,7 +20,8 @@ from trainwright_operator.core.fixes import with_mends
 from trainwright_operator.core.gangs.podgroup import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
 from trainwright_operator.core.history import Cause, Outcome, Past
 from trainwright_operator.core.observe import Attempt, Job, Observed, observe
-from trainwright_operator.core.placement.pools import PoolError, place
+from trainwright_operator.core.placement.pools import place
+from trainwright_operator.core.placement.vendor import PoolError
 from trainwright_operator.core.pods import Endpoint
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, deadline_left, decide, done_words, soonest
 from trainwright_operator.core.progress import Status, merge_final_word

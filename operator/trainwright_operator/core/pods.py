@@ -32,8 +32,8 @@ from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
 from trainwright_operator.core import pods
 from trainwright_operator.core.observe import COMPLETION_INDEX
-from trainwright_operator.core.placement import affinity, tpu
-from trainwright_operator.core.placement.pools import Placement
+from trainwright_operator.core.placement import affinity
+from trainwright_operator.core.placement.vendor import Placement, Seat
 
 Object = dict[str, Any]
 
@@ -65,7 +65,7 @@ class PodPlan:
     subdomain: str
     resolved: str | None
     config_map: str
-    seat: tpu.Seat
+    seat: Seat
     endpoint: Endpoint | None = None
     pod_group: str | None = None
     claim_template: str | None = None
@@ -101,7 +101,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                 "runtimeClassName": place.runtime_class,
                 "nodeSelector": dict(place.node_selector or {}) or None,
                 "affinity": affinity.affinity(
-                    template.affinity, plan.labels, tpu.affinity(place, plan.labels, plan.job_name)
+                    template.affinity, plan.labels, place.vendor.affinity(place, plan.labels, plan.job_name)
                 ),
                 "topologySpreadConstraints": affinity.spread(template.spread, plan.labels) or None,
                 "dnsConfig": template.dns_config,
@@ -167,7 +167,7 @@ def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Obje
         {"name": ENV_JOB_FILE, "value": JOB_FILE},
         {"name": ENV_OUTPUT_DIR, "value": OUTPUT_DIR},
         {"name": ENV_TERMINATION_FILE, "value": TERMINATION_FILE},
-        {"name": ENV_VENDOR, "value": place.vendor},
+        {"name": ENV_VENDOR, "value": place.vendor.name},
         {"name": ENV_RUNTIME, "value": place.launcher},
         *_progress(plan.endpoint),
     ]
@@ -177,7 +177,7 @@ def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Obje
         {"name": "USER", "value": "trainer"},
         {"name": "PYTHONUNBUFFERED", "value": "1"},
         *_hub(job),
-        *tpu.environment(place, plan.seat),
+        *place.vendor.environment(place, plan.seat),
         *place.env,
         *job.spec.pod_template.env,
     ]
