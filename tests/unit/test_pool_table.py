@@ -13,7 +13,8 @@ from trainwright_operator import __version__
 from trainwright_operator.api import crd
 from trainwright_operator.api.spec import parse_pool
 from trainwright_operator.core.children import children
-from trainwright_operator.core.placement.pools import BUILTIN, PoolError, place
+from trainwright_operator.core.placement.pools import BUILTIN, VENDORS, place
+from trainwright_operator.core.placement.vendor import PoolError
 
 
 def pool_of(name):
@@ -106,3 +107,8 @@ def test_a_pool_that_cannot_be_is_refused(pool, change, words):
 @pytest.mark.parametrize("name", POOLS)
 def test_every_pool_of_the_table_is_right(name):
     assert crd.problems(pool_manifest(name)) == []
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_every_vendor_has_a_case(vendor):
+    assert any(pool_of(one.pool).vendor == vendor for one in CASES.values())

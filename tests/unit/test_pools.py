@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from builders import make_job
+from trainwright_operator.api import pool
 from trainwright_operator.api.spec import AcceleratorPool
-from trainwright_operator.core.placement.pools import BUILTIN, PoolError, choose, image_of, place
+from trainwright_operator.core.placement.pools import BUILTIN, VENDORS, choose, image_of, place
+from trainwright_operator.core.placement.vendor import PoolError
 from trainwright_operator.core.quantities import amount, threads
 
 DEFAULT = {"trainwright.dev/is-default-pool": "true"}
@@ -161,3 +163,8 @@ def test_quantities(quantity, value):
 @pytest.mark.parametrize(("cpu", "ranks", "expected"), [("8", 2, 4), ("7", 2, 3), ("500m", 1, 1), ("1", 4, 1)])
 def test_threads_are_each_ranks_whole_share(cpu, ranks, expected):
     assert threads(cpu, ranks) == expected
+
+
+def test_every_vendor_of_the_crd_is_planned_for_and_no_other():
+    assert list(VENDORS) == list(pool.VENDORS)
+    assert {one.name for one in VENDORS.values()} == set(VENDORS)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pool_cases import CASES
 from trainwright_operator.api.topology import GENERATIONS
+from trainwright_operator.core.placement.pools import VENDORS
 from unit.test_pool_table import planned
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -18,6 +19,12 @@ def rows(first: str) -> list[list[str]]:
     below = MANUAL.split(f"| {first} |")[1].splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in below]
     return cells[: next(index for index, line in enumerate(below) if not line.startswith("|"))]
+
+
+def test_every_vendor_with_its_resource() -> None:
+    documented = {row[0].strip("`"): row[1] for row in rows("vendor")}
+    assert list(documented) == list(VENDORS)
+    assert all(f"`{vendor.resource or 'cpu'}`" in documented[name] for name, vendor in VENDORS.items())
 
 
 def test_every_generation_with_its_hosts() -> None:
