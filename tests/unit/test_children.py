@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
@@ -12,7 +11,7 @@ from builders import make_job
 from trainwright.contract import ResolvedJob
 from trainwright_operator.api.spec import AcceleratorPool, SecretKey
 from trainwright_operator.core.children import children
-from trainwright_operator.core.gangs.podgroup import POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.gangs import PodGroup
 from trainwright_operator.core.placement.pools import BUILTIN, place
 from trainwright_operator.core.pods import Endpoint
 
@@ -245,7 +244,7 @@ def test_labels_that_are_passed_on_are_borne_by_every_child_and_never_hide_anoth
     found = metadata_of(
         job,
         {"team": "nlp", "cost": "7", "trainwright.dev/job": "forged"},
-        gangs=Gangs(POD_GROUP_VERSIONS[0], timedelta(minutes=5)),
+        scheduler=PodGroup("scheduling.k8s.io/v1beta1"),
     )
     assert found.keys() == {"Service", "ConfigMap", "PodGroup", "Job", "Pod"}
     assert {kind: one["labels"]["cost"] for kind, one in found.items()} == dict.fromkeys(found, "7")

@@ -12,18 +12,22 @@ from pool_cases import pool_manifest
 from scene import Scene
 from trainwright_operator.api.spec import parse_pool
 from trainwright_operator.core.children import children
-from trainwright_operator.core.gangs.podgroup import Gangs, jitter
+from trainwright_operator.core.gangs import Gangs, OneByOne, PodGroup
+from trainwright_operator.core.gangs.gang import jitter
 from trainwright_operator.core.placement.pools import BUILTIN, place
 from trainwright_operator.core.times import write_time
 
-GANGS = Gangs("scheduling.k8s.io/v1beta1")
+GANGS = Gangs((PodGroup("scheduling.k8s.io/v1beta1"), OneByOne()))
 TWO_SLICES = parse_pool(pool_manifest("v6e-2x16"))
 ON_TWO_SLICES = make_job().with_("spec.accelerator.pool", "v6e-2x16")
 
 
 def planned(job, pool=BUILTIN["cpu"], gangs=GANGS):
     built = job.build()
-    return {child["metadata"]["name"]: child for child in children(built, place(built, pool), 3, gangs=gangs)}
+    return {
+        child["metadata"]["name"]: child
+        for child in children(built, place(built, pool), 3, scheduler=gangs and gangs.of(built))
+    }
 
 
 def pod_of(child):
@@ -72,7 +76,7 @@ class Crowd(Scene):
     def plan(self):
         from trainwright_operator.core.plan import plan
 
-        return plan(self.job, self.pool, self.observed(), self.now, gangs=Gangs(None, self.patience))
+        return plan(self.job, self.pool, self.observed(), self.now, gangs=Gangs((OneByOne(timeout=self.patience),)))
 
     def room_for(self, count):
         """The first pods run, the others find no room."""

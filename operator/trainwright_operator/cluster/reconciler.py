@@ -15,17 +15,17 @@ from typing import Any
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import AcceleratorPool, SpecError, TrainingJob, parse_job
 from trainwright_operator.cluster.cache import ObjectKey
-from trainwright_operator.cluster.client import Api, ApiError, Object, Resource
+from trainwright_operator.cluster.client import Api, ApiError, Object
 from trainwright_operator.cluster.events_reader import Warnings
 from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.patches import can_wait, merge_patch, only_counts_pods
 from trainwright_operator.cluster.rate_limit import Pace
 from trainwright_operator.cluster.recorder import Recorder
-from trainwright_operator.cluster.resources import BY_KIND, CLAIMS, JOBS, SERVICES, TRAINING_JOBS, pod_groups, unserved
+from trainwright_operator.cluster.resources import CLAIMS, JOBS, SERVICES, TRAINING_JOBS, resource_of, unserved
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.core.claims import output_claim, unshared
-from trainwright_operator.core.gangs.podgroup import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.placement.pools import choose, image_of
 from trainwright_operator.core.plan import Delete, Plan, hindered, plan, refused, taken, unreadable
@@ -149,9 +149,6 @@ class Reconciler:
         pool = choose(job, self._stores.accelerator_pools())
         return replace(pool, image=image_of(pool, self._settings.image)) if pool and not pool.image else pool
 
-    def _resource(self, kind: str) -> Resource:
-        return pod_groups(self._gangs.pod_group or POD_GROUP_VERSIONS[0]) if kind == POD_GROUP else BY_KIND[kind]
-
     async def _observed(self, key: ObjectKey, job: TrainingJob, now: datetime) -> tuple[Observed, float | None]:
         """What the cache holds; of what waits in silence the Events are read, or it is said in how many seconds."""
         jobs, pods = self._stores.jobs.group(key), self._stores.pods.group(key)
@@ -182,7 +179,7 @@ class Reconciler:
 
     async def _create(self, child: Object, job: TrainingJob) -> None:
         """Create ``child``; when it exists and is ours, as after a crash between two writes, it is adopted."""
-        resource = self._resource(child["kind"])
+        resource = resource_of(child["apiVersion"], child["kind"], self._gangs)
         try:
             made = await self._api.create(resource, child)
         except ApiError as error:
@@ -213,7 +210,7 @@ class Reconciler:
 
     async def _delete(self, gone: Delete, job: TrainingJob) -> str:
         """Why it was refused, which changes nothing of what is known of the job; empty when it is done."""
-        resource = self._resource(gone.kind)
+        resource = resource_of(gone.api_version, gone.kind, self._gangs)
         uid = job.uid if resource is TRAINING_JOBS else None
         try:
             await self._api.delete(resource, job.namespace, gone.name, uid, gone.propagation)

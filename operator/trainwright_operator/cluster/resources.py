@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from trainwright_operator.api.names import API_VERSION, JOB_KIND, JOB_PLURAL, POOL_KIND, POOL_PLURAL
 from trainwright_operator.cluster.client import Api, Resource
-from trainwright_operator.core.gangs.podgroup import POD_GROUP, POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.gangs import SCHEDULERS, Gangs, GangScheduler, OneByOne
 
 TRAINING_JOBS = Resource(API_VERSION, JOB_KIND, JOB_PLURAL)
 POOLS = Resource(API_VERSION, POOL_KIND, POOL_PLURAL, namespaced=False)
@@ -30,32 +30,45 @@ BY_KIND = {
 }
 
 
-def pod_groups(version: str) -> Resource:
-    """PodGroup in the version of ``scheduling.k8s.io`` that this cluster serves."""
-    return Resource(version, POD_GROUP, "podgroups")
-
-
-_UNSERVED = {
-    CLAIM_TEMPLATES.kind: ", which the pool's deviceClassName needs: choose a pool with a resourceName, or upgrade to "
-    "Kubernetes 1.34 or newer",
-    POD_GROUP: " any more: restart the operator, which looks when it starts",
-}
+def resource_of(api_version: str, kind: str, gangs: Gangs) -> Resource:
+    """Of an object to create or delete; of a kind of gangs in the version that this cluster serves."""
+    served = {type(scheduler): scheduler.version for scheduler in gangs.schedulers}
+    for scheduler in SCHEDULERS:
+        known = scheduler.KIND
+        if known and (known.group, known.kind) == (api_version.partition("/")[0], kind):
+            return Resource(served.get(scheduler) or api_version, kind, known.plural)
+    return BY_KIND[kind]
 
 
 def unserved(resource: Resource) -> str:
-    """What a person is told of a kind that is not there."""
-    told = f"this cluster does not serve {resource.kind} of {resource.api_version}"
-    return told + _UNSERVED.get(resource.kind, "")
+    """The message about a kind that is not there."""
+    message = f"this cluster does not serve {resource.kind} of {resource.api_version}"
+    if resource == CLAIM_TEMPLATES:
+        return (
+            f"{message}, which the pool's deviceClassName needs: choose a pool with a resourceName, or upgrade to "
+            "Kubernetes 1.34 or newer"
+        )
+    if resource.kind not in BY_KIND:
+        return f"{message} any more: restart the operator, which looks when it starts"
+    return message
 
 
 logger = logging.getLogger(__name__)
 
 
 async def find_gangs(api: Api, timeout: float) -> Gangs:
-    """With the newest version of PodGroup that is served and known here, or without one."""
-    for version in POD_GROUP_VERSIONS:
-        if POD_GROUP in await api.kinds(version):
-            logger.info("gangs are started by the scheduler", extra={"podGroup": version})
-            return Gangs(version, timedelta(seconds=timeout))
-    logger.info("gangs are given up when only a part finds room", extra={"seconds": timeout})
-    return Gangs(None, timedelta(seconds=timeout))
+    """The known schedulers that this cluster has, each in the newest version that is served and known here."""
+    patience = timedelta(seconds=timeout)
+    found = [one for scheduler in SCHEDULERS if (one := await _find(api, scheduler, patience))]
+    if not found:
+        logger.info("gangs are given up when only a part finds room", extra={"seconds": timeout})
+    return Gangs((*found, OneByOne(timeout=patience)))
+
+
+async def _find(api: Api, scheduler: type[GangScheduler], patience: timedelta) -> GangScheduler | None:
+    known = scheduler.KIND
+    for version in known.versions if known else ():
+        if known and known.kind in await api.kinds(version):
+            logger.info("gangs are started by the scheduler", extra={"kind": known.kind, "version": version})
+            return scheduler(version, patience)
+    return None

@@ -14,11 +14,15 @@ from typing import Any
 from trainwright.contract import MASTER_PORT, MAX_RESOLVED_JOB_BYTES, SCRIPT_DIR, ResolvedJob
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
-from trainwright_operator.core.gangs.podgroup import Gangs, pod_group
+from trainwright_operator.core.gangs import ONE_BY_ONE, SCHEDULERS, GangScheduler
+from trainwright_operator.core.gangs.gang import Gang, Membership
+from trainwright_operator.core.observe import config_map_of
 from trainwright_operator.core.placement.vendor import Placement, Seat
 from trainwright_operator.core.pods import JOB_KEY, Endpoint, PodPlan, pod_template
 
 Object = dict[str, Any]
+
+CLAIM_TEMPLATE_VERSION = "resource.k8s.io/v1"
 
 
 def service_name(job: TrainingJob) -> str:
@@ -36,14 +40,20 @@ def attempt_name(job: TrainingJob, attempt: int) -> str:
 
 
 def children(
-    job: TrainingJob, place: Placement, attempt: int, endpoint: Endpoint | None = None, gangs: Gangs | None = None
+    job: TrainingJob,
+    place: Placement,
+    attempt: int,
+    endpoint: Endpoint | None = None,
+    scheduler: GangScheduler | None = None,
 ) -> tuple[Object, ...]:
-    """In the order in which they are applied: the Jobs come last, so that an attempt that exists is whole."""
+    """In the order in which they are applied: the Jobs come last, so that an attempt that exists is whole.
+
+    ``scheduler`` starts the gang; by default the pods start one by one.
+    """
     resolved = resolve(job, place, attempt).to_json()
     fits = len(resolved.encode()) <= MAX_RESOLVED_JOB_BYTES
-    group = gangs.pod_group if gangs and place.pods > 1 and not job.spec.pod_template.scheduler_name else None
-    labels = {**_labels(job), names.LABEL_ATTEMPT: str(attempt)}
-    own = _metadata(job, attempt_name(job, attempt), labels)
+    own = _metadata_of_attempt(job, attempt)
+    membership = (scheduler or ONE_BY_ONE.of(job)).membership(Gang(job, place.pods, own))
     found: list[Object] = []
     if place.pods > 1:
         found.append(service(job))
@@ -51,11 +61,28 @@ def children(
         found.append(_config_map(own, resolved))
     if place.device_class:
         found.append(_claim_template(own, place))
-    if group:
-        found.append(pod_group(group, own, place.pods, job.spec.pod_template.priority_class_name))
-    plans = _pod_plans(job, place, attempt, resolved if fits else None, endpoint, bool(group))
+    found += membership.objects
+    plans = _pod_plans(job, place, attempt, resolved if fits else None, endpoint, membership)
     found += [_job(job, place, plan) for plan in plans]
     return tuple(map(hashed, found))
+
+
+def gang_objects(job: TrainingJob, place: Placement, attempt: int, scheduler: GangScheduler) -> tuple[Object, ...]:
+    """Those of the children that the scheduler needs to decide whether the attempt may start."""
+    gang = Gang(job, place.pods, _metadata_of_attempt(job, attempt))
+    return tuple(map(hashed, scheduler.membership(gang).objects))
+
+
+def beside(pod_spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What the attempt of such pods has one of beside its Jobs: ``apiVersion``, kind and name of each."""
+    if config_map := config_map_of(pod_spec):
+        yield "v1", "ConfigMap", config_map
+    for scheduler in SCHEDULERS:
+        if scheduler.KIND and (group := scheduler.group_of(pod_spec)):
+            yield scheduler.KIND.versions[0], scheduler.KIND.kind, group
+    for claim in pod_spec.get("resourceClaims") or ():
+        if claim["name"] == names.CLAIM:
+            yield CLAIM_TEMPLATE_VERSION, "ResourceClaimTemplate", claim["resourceClaimTemplateName"]
 
 
 def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
@@ -129,7 +156,7 @@ def _claim_template(metadata: Object, place: Placement) -> Object:
     if place.device_selectors:
         exactly["selectors"] = [{"cel": {"expression": expression}} for expression in place.device_selectors]
     return {
-        "apiVersion": "resource.k8s.io/v1",
+        "apiVersion": CLAIM_TEMPLATE_VERSION,
         "kind": "ResourceClaimTemplate",
         "metadata": metadata,
         "spec": {"spec": {"devices": {"requests": [{"name": names.CLAIM, "exactly": exactly}]}}},
@@ -137,7 +164,12 @@ def _claim_template(metadata: Object, place: Placement) -> Object:
 
 
 def _pod_plans(
-    job: TrainingJob, place: Placement, attempt: int, resolved: str | None, endpoint: Endpoint | None, grouped: bool
+    job: TrainingJob,
+    place: Placement,
+    attempt: int,
+    resolved: str | None,
+    endpoint: Endpoint | None,
+    membership: Membership,
 ) -> Iterator[PodPlan]:
     """What tells the pods of one slice from those of another."""
     service, shared = service_name(job), attempt_name(job, attempt)
@@ -154,7 +186,7 @@ def _pod_plans(
             config_map=shared,
             endpoint=endpoint,
             seat=Seat(slice_, hosts, master, f"{job.uid}/{attempt}"),
-            pod_group=shared if grouped else None,
+            membership=membership,
             claim_template=shared if place.device_class else None,
         )
 
@@ -188,6 +220,10 @@ def _labels(job: TrainingJob) -> dict[str, str]:
         names.LABEL_JOB: job.name,
         names.LABEL_JOB_UID: job.uid,
     }
+
+
+def _metadata_of_attempt(job: TrainingJob, attempt: int) -> Object:
+    return _metadata(job, attempt_name(job, attempt), {**_labels(job), names.LABEL_ATTEMPT: str(attempt)})
 
 
 def _metadata(job: TrainingJob, name: str, labels: Mapping[str, str]) -> Object:

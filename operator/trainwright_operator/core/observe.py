@@ -6,7 +6,7 @@ neither children of a former TrainingJob with the same name nor a stray pod with
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -104,8 +104,8 @@ class Job:
     """The hash of what was planned."""
     meets_at: str | None = None
     """Name and port of node 0, where the pods tell when they have met."""
-    beside: tuple[tuple[str, str], ...] = ()
-    """What else the attempt has one of: kind and name."""
+    pod_spec: Object = field(default_factory=dict, compare=False, repr=False)
+    """The spec of its pods, as it was created."""
     refused: str | None = None
     """Why the Job controller may create no pods: a quota, or an admission webhook."""
     resolved: str | None = None
@@ -258,7 +258,7 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         slices=_number(item, names.LABEL_SLICES) or 1,
         digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_HASH),
         meets_at=(metadata.get("annotations") or {}).get(names.ANNOTATION_MEETS_AT),
-        beside=tuple(_beside(template.get("spec") or {})),
+        pod_spec=template.get("spec") or {},
         refused=told.get(("Job", metadata["name"])),
         resolved=((template.get("metadata") or {}).get("annotations") or {}).get(names.ANNOTATION_RESOLVED_JOB),
     )
@@ -270,16 +270,6 @@ def _job_state(conditions: Mapping[str, Object]) -> JobState:
     if "Complete" in conditions:
         return JobState.COMPLETE
     return JobState.ENDING if conditions.keys() & {"FailureTarget", "SuccessCriteriaMet"} else JobState.ACTIVE
-
-
-def _beside(pod_spec: Object) -> Iterator[tuple[str, str]]:
-    if config_map := config_map_of(pod_spec):
-        yield "ConfigMap", config_map
-    if group := (pod_spec.get("schedulingGroup") or {}).get("podGroupName"):
-        yield "PodGroup", group
-    for claim in pod_spec.get("resourceClaims") or ():
-        if claim["name"] == names.CLAIM:
-            yield "ResourceClaimTemplate", claim["resourceClaimTemplateName"]
 
 
 def config_map_of(pod_spec: Object) -> str | None:

@@ -14,10 +14,10 @@ from typing import Any
 from trainwright_operator.api import names
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import AcceleratorPool, JobSpec, Output, TrainingJob
-from trainwright_operator.core.children import children, hashed, service, service_name
+from trainwright_operator.core.children import beside, children, hashed, service, service_name
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.fixes import with_mends
-from trainwright_operator.core.gangs.podgroup import ONE_BY_ONE, POD_GROUP, POD_GROUP_VERSIONS, Gangs
+from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs, GangScheduler
 from trainwright_operator.core.history import Cause, Outcome, Past
 from trainwright_operator.core.observe import Attempt, Job, Observed, observe
 from trainwright_operator.core.placement.pools import place
@@ -73,16 +73,17 @@ def plan(
     now = now.replace(microsecond=0)
     if job.deletion_timestamp:
         return _leaving(job, observed, now)
+    scheduler = gangs.of(job)
     past = adopt(job, Past.of(job.status), observed, now)
     at_work = observed.attempt(past.open.number) if past.open else None
     told = merge_final_word(job.status, at_work) if at_work else dict(job.status)
-    verdict = decide(job, Past.of(told), observed, now, gangs)
+    verdict = decide(job, Past.of(told), observed, now, scheduler)
     made: tuple[dict[str, Any], ...] = ()
     if verdict.start is not None:
-        made, verdict = _start(job, pool, observed, verdict, verdict.start, past.renewed, endpoint, gangs)
+        made, verdict = _start(job, pool, observed, verdict, verdict.start, past.renewed, endpoint, scheduler)
         verdict = replace(verdict, again=soonest(verdict.again, deadline_left(job, verdict.past, now)))
     elif at_work and _half_made(at_work, verdict):
-        made, verdict = _complete(job, pool, at_work, verdict, now, endpoint, gangs)
+        made, verdict = _complete(job, pool, at_work, verdict, now, endpoint, scheduler)
     current = at_work if verdict.past.open else None
     waits = verdict.phase in (Phase.STARTING, Phase.RESTARTING) and not verdict.stop
     held, kept_back = (hold(current, now), untold(current, now)) if current and waits else (None, None)
@@ -187,7 +188,7 @@ def _start(
     number: int,
     past: Past,
     endpoint: Endpoint | None,
-    gangs: Gangs,
+    scheduler: GangScheduler,
 ) -> tuple[tuple[dict[str, Any], ...], Verdict]:
     """The children of a new attempt, or a verdict that says what stands in its way."""
     if pool is None:
@@ -195,7 +196,7 @@ def _start(
         message = f"accelerator pool {wanted!r} does not exist; `kubectl get {names.POOL_PLURAL}` lists those that do"
         return (), _blocked(past, Reason.POOL_NOT_FOUND, message)
     try:
-        made = children(job, place(job, pool), number, endpoint, gangs)
+        made = children(job, place(job, pool), number, endpoint, scheduler)
     except PoolError as error:
         return (), _blocked(past, Reason.POOL_UNUSABLE, str(error))
     for child in made:
@@ -226,11 +227,11 @@ def _complete(
     verdict: Verdict,
     now: datetime,
     endpoint: Endpoint | None,
-    gangs: Gangs,
+    scheduler: GangScheduler,
 ) -> tuple[tuple[dict[str, Any], ...], Verdict]:
     """The children of a half-made attempt, if they are still planned as those that exist; else it is given up."""
     try:
-        made = children(job, place(job, pool), attempt.number, endpoint, gangs) if pool else ()
+        made = children(job, place(job, pool), attempt.number, endpoint, scheduler) if pool else ()
     except PoolError:
         made = ()
     planned = {child["metadata"]["name"]: child["metadata"]["annotations"][names.ANNOTATION_HASH] for child in made}
@@ -260,8 +261,6 @@ def _blocked(past: Past, reason: str, message: str) -> Verdict:
 
 # Deletions
 
-_VERSIONS = {"ConfigMap": "v1", "ResourceClaimTemplate": "resource.k8s.io/v1", POD_GROUP: POD_GROUP_VERSIONS[0]}
-
 
 def _left_overs(observed: Observed, verdict: Verdict, was_open: int | None) -> Iterator[Delete]:
     """Jobs that must end (with time to save), and those of attempts long past.
@@ -281,8 +280,8 @@ def _all_of(attempt: Attempt) -> Iterator[Delete]:
     for job in attempt.jobs:
         if not job.deleting and job not in attempt.unfinished:
             yield _job(job, "Background")
-    for kind, name in dict.fromkeys(each for job in attempt.jobs for each in job.beside):
-        yield Delete(_VERSIONS[kind], kind, name)
+    for version, kind, name in dict.fromkeys(each for job in attempt.jobs for each in beside(job.pod_spec)):
+        yield Delete(version, kind, name)
 
 
 def _job(job: Job, propagation: str) -> Delete:

@@ -31,6 +31,7 @@ from trainwright.contract import (
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
 from trainwright_operator.core import pods
+from trainwright_operator.core.gangs.gang import Membership
 from trainwright_operator.core.observe import COMPLETION_INDEX
 from trainwright_operator.core.placement import affinity
 from trainwright_operator.core.placement.vendor import Placement, Seat
@@ -66,8 +67,8 @@ class PodPlan:
     resolved: str | None
     config_map: str
     seat: Seat
+    membership: Membership
     endpoint: Endpoint | None = None
-    pod_group: str | None = None
     claim_template: str | None = None
 
 
@@ -79,11 +80,12 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     }
     return {
         "metadata": {
-            "labels": {**job.propagated, **template.labels, **plan.labels},
+            "labels": {**job.propagated, **template.labels, **plan.membership.labels, **plan.labels},
             "annotations": {
                 names.ANNOTATION_CONTAINER: names.CONTAINER,
                 **(place.annotations or {}),
                 **template.annotations,
+                **plan.membership.annotations,
                 **_present(annotations),
             },
         },
@@ -97,7 +99,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                 "serviceAccountName": template.service_account_name,
                 "priorityClassName": template.priority_class_name,
                 "schedulerName": template.scheduler_name,
-                "schedulingGroup": {"podGroupName": plan.pod_group} if plan.pod_group else None,
+                **plan.membership.pod_spec,
                 "runtimeClassName": place.runtime_class,
                 "nodeSelector": dict(place.node_selector or {}) or None,
                 "affinity": affinity.affinity(

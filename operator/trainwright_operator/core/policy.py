@@ -18,8 +18,8 @@ from trainwright_operator.api import names
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import JobSpec, TrainingJob
 from trainwright_operator.core import observe, sidecars
-from trainwright_operator.core.gangs import podgroup
-from trainwright_operator.core.gangs.podgroup import ONE_BY_ONE, Gangs
+from trainwright_operator.core.gangs import ONE_BY_ONE, GangScheduler
+from trainwright_operator.core.gangs.gang import jitter
 from trainwright_operator.core.history import Cause, Outcome, Past, Record
 from trainwright_operator.core.judge import BY_HAND, GIVEN_UP, UNEXPLAINED, judge, succeeded, without_a_trace
 from trainwright_operator.core.observe import Observed
@@ -71,10 +71,14 @@ class Verdict:
     again: timedelta | None = None
 
 
-def decide(job: TrainingJob, past: Past, observed: Observed, now: datetime, gang: Gangs = ONE_BY_ONE) -> Verdict:
+def decide(
+    job: TrainingJob, past: Past, observed: Observed, now: datetime, scheduler: GangScheduler | None = None
+) -> Verdict:
+    """``scheduler`` starts the gangs of the job; by default its pods start one by one."""
+    scheduler = scheduler or ONE_BY_ONE.of(job)
     past = adopt(job, past, observed, now)
     if past.open:
-        return _at_work(job, past, past.open, observed, now, gang)
+        return _at_work(job, past, past.open, observed, now, scheduler)
     verdict = _at_rest(job, past, max(observed.newest, past.last.number if past.last else 0), now)
     return _begin(job, verdict, verdict.start, now) if verdict.start else verdict
 
@@ -117,12 +121,14 @@ def target_raised(spec: JobSpec, record: Record) -> bool:
 # While an attempt is at work
 
 
-def _at_work(job: TrainingJob, past: Past, record: Record, observed: Observed, now: datetime, gang: Gangs) -> Verdict:
+def _at_work(
+    job: TrainingJob, past: Past, record: Record, observed: Observed, now: datetime, scheduler: GangScheduler
+) -> Verdict:
     attempt = observed.attempt(record.number) or observe.Attempt(record.number)
     if not attempt.jobs and not attempt.pods and not record.cause and now < record.start + APPEAR:
         return _working(past, attempt, again=record.start + APPEAR - now)
     held = attempt.suspended is not None  # by another hand: that its pods go and are not there says nothing
-    patience = None if past.running or held else podgroup.patience_left(attempt, gang, job.uid, now)
+    patience = None if past.running or held else scheduler.patience_left(attempt, job.uid, now)
     cause = record.cause if held else judge(attempt, record.cause)
     cause = cause or _torn(past, attempt, now) or _crowded_out(attempt, patience, now)
     kept = sidecars.left(attempt, now) if not attempt.ending else None
@@ -213,7 +219,9 @@ def _torn(past: Past, attempt: observe.Attempt, now: datetime) -> Cause | None:
 def _crowded_out(attempt: observe.Attempt, patience: timedelta | None, now: datetime) -> Cause | None:
     if patience is None or patience > NOW:
         return None
-    return Cause(Outcome.DISRUPTED, Reason.GANG_INCOMPLETE, podgroup.words(attempt.pods, attempt.desired), time=now)
+    placed = sum(pod.node is not None for pod in attempt.pods)
+    message = f"only {placed} of {attempt.desired} pods found room; it is given back, and all are tried again later"
+    return Cause(Outcome.DISRUPTED, Reason.GANG_INCOMPLETE, message, time=now)
 
 
 def _over(attempt: observe.Attempt, now: datetime) -> bool:
@@ -361,7 +369,7 @@ def _backoff(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
     if row == 1 and not crowded:
         return None
     delay = min(FIRST_DELAY * 2 ** max(0, row - 2), LONGEST_DELAY)
-    delay *= 0.5 + podgroup.jitter(job.uid, last.number) if crowded else 1
+    delay *= 0.5 + jitter(job.uid, last.number) if crowded else 1
     left = min(last.end + delay - now, delay)  # the end may be by the clock of another replica
     return left if left > NOW else None
 

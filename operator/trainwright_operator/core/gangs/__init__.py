@@ -1,1 +1,29 @@
-"""Pods that start together or not at all: one file for each way that a cluster offers."""
+"""Pods that start together or not at all: one file a scheduler, and the table of those that are looked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainwright_operator.api.spec import TrainingJob
+from trainwright_operator.core.gangs.gang import GangScheduler
+from trainwright_operator.core.gangs.one_by_one import OneByOne
+from trainwright_operator.core.gangs.podgroup import PodGroup
+
+__all__ = ["ONE_BY_ONE", "SCHEDULERS", "GangScheduler", "Gangs", "OneByOne", "PodGroup"]
+
+SCHEDULERS: tuple[type[GangScheduler], ...] = (PodGroup,)
+"""What a cluster may serve, in the order in which a job is offered to them."""
+
+
+@dataclass(frozen=True)
+class Gangs:
+    """How one cluster starts gangs: the schedulers that it has, of which the first that takes a job starts it."""
+
+    schedulers: tuple[GangScheduler, ...] = (OneByOne(),)
+    """The last one takes every job."""
+
+    def of(self, job: TrainingJob) -> GangScheduler:
+        return next(scheduler for scheduler in self.schedulers if scheduler.takes(job))
+
+
+ONE_BY_ONE = Gangs()

@@ -1,0 +1,57 @@
+"""What a cluster serves decides how gangs start, and in which version their objects are written and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from builders import make_job
+from trainwright_operator.cluster.resources import find_gangs, resource_of, unserved
+from trainwright_operator.core.gangs import Gangs, OneByOne, PodGroup
+
+NEWEST, OLDER = PodGroup.KIND.versions
+
+
+class Cluster:
+    """Answers the one question of the discovery."""
+
+    def __init__(self, **served):
+        self.served = served
+
+    async def kinds(self, version):
+        return self.served.get(version, set())
+
+
+def found(**served) -> Gangs:
+    return asyncio.run(find_gangs(Cluster(**served), 60))
+
+
+@pytest.mark.parametrize(
+    ("served", "version"),
+    [
+        ({NEWEST: {"PodGroup"}, OLDER: {"PodGroup"}}, NEWEST),
+        ({OLDER: {"PodGroup"}}, OLDER),
+        ({NEWEST: {"Workload"}}, None),
+        ({}, None),
+    ],
+    ids=["both versions", "the older one", "another kind of the group", "nothing"],
+)
+def test_the_newest_version_of_the_scheduler_that_is_served(served, version):
+    scheduler = found(**served).of(make_job().nodes(2).build())
+    assert (type(scheduler), scheduler.version) == (PodGroup if version else OneByOne, version)
+    assert scheduler.timeout == timedelta(seconds=60)
+
+
+def test_a_job_that_names_a_scheduler_brings_what_it_needs_itself():
+    job = make_job().nodes(2).with_("spec.podTemplate.schedulerName", "volcano").build()
+    assert isinstance(found(**{NEWEST: {"PodGroup"}}).of(job), OneByOne)
+
+
+def test_objects_of_gangs_go_by_the_version_that_is_served():
+    assert resource_of(NEWEST, "PodGroup", found(**{OLDER: {"PodGroup"}})).api_version == OLDER
+    gone = resource_of(NEWEST, "PodGroup", found())
+    assert gone.path("default", "tj-gpt-1") == f"/apis/{NEWEST}/namespaces/default/podgroups/tj-gpt-1"
+    assert "restart the operator" in unserved(gone)
+    assert resource_of("batch/v1", "Job", found()).plural == "jobs"
