@@ -10,7 +10,8 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from trainwright_operator.api.pool import VENDORS, pool_spec
+from trainwright_operator.api import declare
+from trainwright_operator.api.pool import VENDORS, AcceleratorPool
 from trainwright_operator.cluster.metrics import Metrics
 
 CHART = Path(__file__).parents[2] / "charts" / "trainwright"
@@ -63,7 +64,7 @@ def test_no_object_of_the_schema_takes_values_that_it_does_not_know() -> None:
 
 def test_a_pool_in_the_values_has_the_fields_of_the_crd() -> None:
     spec = SCHEMA["properties"]["pools"]["additionalProperties"]["properties"]["spec"]
-    assert set(spec["properties"]) == set(pool_spec()["properties"])
+    assert set(spec["properties"]) == set(declare.schema(AcceleratorPool)["properties"])
     assert spec["properties"]["vendor"]["enum"] == list(VENDORS)
 
 
@@ -72,4 +73,4 @@ def test_the_pool_shown_in_the_values_file_is_a_valid_one() -> None:
     pools = yaml.safe_load("\n".join(line.removeprefix("#") for line in commented.splitlines()))
     assert [error.message for error in Draft7Validator(SCHEMA).iter_errors({"pools": pools})] == []
     for pool in pools.values():
-        assert set(pool["spec"]) <= set(pool_spec()["properties"])
+        assert set(pool["spec"]) <= set(declare.schema(AcceleratorPool)["properties"])

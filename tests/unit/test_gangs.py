@@ -250,7 +250,7 @@ def test_a_slice_that_is_deleted_at_work_is_a_disruption_of_the_whole():
 
 
 def test_what_an_attempt_has_beside_its_jobs_goes_with_them():
-    pool = replace(parse_pool(pool_manifest("h100")), device_class="gpu.nvidia.com")
+    pool = replace(parse_pool(pool_manifest("h100")), device_class_name="gpu.nvidia.com")
     scene = Scene(make_job().nodes(2).with_("spec.maxRestarts", 9), pool=pool).settle()
     for _ in range(4):
         scene.start_pods().wait(1).settle().exit_all(1).settle().wait(400).settle()
@@ -260,7 +260,7 @@ def test_what_an_attempt_has_beside_its_jobs_goes_with_them():
 def test_devices_by_claim():
     pool = replace(
         parse_pool(pool_manifest("h100")),
-        device_class="gpu.nvidia.com",
+        device_class_name="gpu.nvidia.com",
         device_selectors=("device.attributes['gpu.nvidia.com'].productName == 'H100'",),
         rdma_resources={},
     )

@@ -218,7 +218,7 @@ def test_pods_are_spread_and_counted_with_their_own():
 
 def test_dns_and_the_runtime_class():
     dns = {"nameservers": ["10.0.0.1"], "options": [{"name": "ndots", "value": "2"}]}
-    pool = AcceleratorPool("p", "nvidia", runtime_class="nvidia")
+    pool = AcceleratorPool("p", "nvidia", runtime_class_name="nvidia")
     found = pod({"dnsConfig": dns, "runtimeClassName": "gvisor"}, pool=pool)
     assert (found["dnsConfig"], found["runtimeClassName"]) == (dns, "gvisor")
     assert pod({}, pool=pool)["runtimeClassName"] == "nvidia"

@@ -137,7 +137,7 @@ def test_a_script_of_ones_own_may_drive_several_hosts_with_pytorch_xla():
 
 
 def test_devices_are_claimed_where_the_pool_names_a_class():
-    found = gpus(device_class="gpu.nvidia.com", per_node=4)
+    found = gpus(device_class_name="gpu.nvidia.com", per_node=4)
     assert (found.device_class, found.devices, found.per_node) == ("gpu.nvidia.com", 4, 4)
     assert "nvidia.com/gpu" not in {**found.requests, **found.limits}
 

@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainwright_operator.api import manifest, metadata, names
+from trainwright_operator.api import declare, manifest, metadata, names
 from trainwright_operator.api.check import check, check_change, without_nulls
 from trainwright_operator.api.job import job_spec
 from trainwright_operator.api.nearest import among
-from trainwright_operator.api.pool import pool_spec
+from trainwright_operator.api.pool import AcceleratorPool
 from trainwright_operator.api.status import job_status
 from trainwright_operator.api.types import Problem, Rule, Schema
 
@@ -50,7 +50,9 @@ def job_schema() -> Schema:
 @lru_cache(maxsize=1)
 def pool_schema() -> Schema:
     """An AcceleratorPool as a manifest has it."""
-    return _document(names.POOL_KIND, metadata.in_manifest(metadata.POOL_NAME, namespaced=False), pool_spec())
+    return _document(
+        names.POOL_KIND, metadata.in_manifest(metadata.POOL_NAME, namespaced=False), declare.schema(AcceleratorPool)
+    )
 
 
 def _document(kind: str, about: Schema, spec: Schema) -> Schema:
@@ -122,7 +124,11 @@ def job_crd() -> dict[str, Any]:
 def pool_crd() -> dict[str, Any]:
     root = {
         "description": "A pool of alike nodes, described once by its admin.",
-        "properties": {**_type_meta(), "metadata": metadata.in_crd(metadata.POOL_NAME), "spec": pool_spec()},
+        "properties": {
+            **_type_meta(),
+            "metadata": metadata.in_crd(metadata.POOL_NAME),
+            "spec": declare.schema(AcceleratorPool),
+        },
     }
     return _crd(
         {"plural": names.POOL_PLURAL, "kind": names.POOL_KIND, "shortNames": ["apool"]}, "Cluster", root, POOL_COLUMNS

@@ -1,13 +1,16 @@
-"""``spec`` of an AcceleratorPool: what an admin says once of a node pool."""
+"""AcceleratorPool: what an admin says once of a node pool. Every field of ``spec`` is declared here alone."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from trainwright_operator.api import phrases
+from trainwright_operator.api.declare import Default, Missing
 from trainwright_operator.api.pods import env_var, mount, mounts_have_volumes, toleration
 from trainwright_operator.api.topology import GENERATIONS, LABEL_TOPOLOGY, Generation, arithmetic, axes
-from trainwright_operator.api.types import Pattern, Rule, Schema, boolean, integer, list_of, map_of, record, string
+from trainwright_operator.api.types import Pattern, Rule, boolean, integer, list_of, map_of, string
 from trainwright_operator.api.volumes import volume
 
 VENDORS = ("cpu", "nvidia", "amd", "tpu")
@@ -19,120 +22,150 @@ TOPOLOGY = Pattern(
 )
 
 
-def pool_spec() -> Schema:
-    return record(
-        "A pool of alike nodes. Jobs name it, and everything that depends on the hardware follows from it.",
-        {
-            "vendor": string("Who made the accelerators: chooses resource, launcher and environment.", among=VENDORS),
-            "resourceName": string(
-                "The resource a pod asks for, such as nvidia.com/mig-1g.5gb. Default: by vendor nvidia.com/gpu, "
-                "amd.com/gpu or google.com/tpu.",
-                317,
-                pattern=phrases.QUALIFIED,
-            ),
-            "perNode": integer(
-                "Accelerators in each node: what a job gets at most from one, and by default. Default: 1.", 1, 64
-            ),
-            "nodeSelector": phrases.label_map("Labels that the pool's nodes carry, and no others."),
-            "tolerations": list_of("Taints of the pool's nodes that training tolerates.", toleration(), 32),
-            "image": string(
-                "The trainer image for this pool. Default: this release's image for the vendor.",
-                1024,
-                least=1,
-                pattern=phrases.NO_SPACE,
-            ),
-            "env": list_of(
-                "Environment of every trainer on the pool, such as NCCL_SOCKET_IFNAME.", env_var(), 64, key="name"
-            ),
-            "runtime": string(
-                "What starts the ranks: torchrun; on a TPU torchtpu or torch_xla. Default: torchrun or torchtpu.",
-                among=["torchrun", *TPU_RUNTIMES],
-            ),
-            "generation": string(
-                "TPU: the generation of the chips; gives GKE's label cloud.google.com/gke-tpu-accelerator. Default: by "
-                "that label in nodeSelector.",
-                among=GENERATIONS,
-            ),
-            "topology": string(
-                "TPU: the chips of a slice along each axis, such as 4x4 or 4x4x4; also GKE's label "
-                "cloud.google.com/gke-tpu-topology.",
-                14,
-                pattern=TOPOLOGY,
-            ),
-            "chipsPerHost": integer("TPU: the chips in one host; the same topology can be one host or two.", 1, 8),
-            "slices": integer(
-                "TPU: the slices that a job takes together over the data-centre network. Default: 1.", 1, 64
-            ),
-            "shmSize": phrases.quantity(
-                "Size of /dev/shm, which holds NCCL's and the data loader's buffers, and counts as the container's "
-                "memory. Default: half of the job's memory limit, or without one half of the node's memory."
-            ),
-            "rdmaResources": map_of(
-                "RDMA resources of each pod, such as rdma/ib: 8. They need IPC_LOCK: no restricted namespace.",
-                phrases.quantity("How many."),
-                8,
-            ),
-            **_devices(),
-            **_pods(),
-        },
-        required={"vendor": "is missing: say which accelerators the nodes have: cpu, nvidia, amd or tpu"},
-        rules=_rules(),
-    )
+@dataclass(frozen=True)
+class AcceleratorPool:
+    """A pool of alike nodes. Jobs name it, and everything that depends on the hardware follows from it."""
 
-
-def _devices() -> dict[str, Schema]:
-    """Accelerators by Dynamic Resource Allocation in the place of a device plugin's resource."""
-    return {
-        "deviceClassName": phrases.object_name(
-            "Get the accelerators by Dynamic Resource Allocation, as devices of this DeviceClass, such as "
-            "gpu.nvidia.com. Default: by resourceName."
+    name: str
+    vendor: Annotated[
+        str,
+        string("Who made the accelerators: chooses resource, launcher and environment.", among=VENDORS),
+        Missing("is missing: say which accelerators the nodes have: cpu, nvidia, amd or tpu"),
+    ]
+    resource_name: Annotated[
+        str | None,
+        string("The resource a pod asks for, such as nvidia.com/mig-1g.5gb.", 317, pattern=phrases.QUALIFIED),
+        Default("by vendor nvidia.com/gpu, amd.com/gpu or google.com/tpu"),
+    ] = None
+    per_node: Annotated[
+        int | None,
+        integer("Accelerators in each node: what a job gets at most from one, and by default.", 1, 64),
+        Default("1"),
+    ] = None
+    node_selector: Annotated[
+        Mapping[str, str], phrases.label_map("Labels that the pool's nodes carry, and no others.")
+    ] = field(default_factory=dict)
+    tolerations: Annotated[
+        tuple[dict[str, Any], ...],
+        list_of("Taints of the pool's nodes that training tolerates.", toleration(), 32),
+    ] = ()
+    image: Annotated[
+        str | None,
+        string("The trainer image for this pool.", 1024, least=1, pattern=phrases.NO_SPACE),
+        Default("this release's image for the vendor"),
+    ] = None
+    env: Annotated[
+        tuple[dict[str, Any], ...],
+        list_of("Environment of every trainer on the pool, such as NCCL_SOCKET_IFNAME.", env_var(), 64, key="name"),
+    ] = ()
+    runtime: Annotated[
+        str | None,
+        string("What starts the ranks: torchrun; on a TPU torchtpu or torch_xla.", among=["torchrun", *TPU_RUNTIMES]),
+        Default("torchrun or torchtpu"),
+    ] = None
+    generation: Annotated[
+        str | None,
+        string(
+            "TPU: the generation of the chips; gives GKE's label cloud.google.com/gke-tpu-accelerator.",
+            among=GENERATIONS,
         ),
-        "deviceSelectors": list_of(
+        Default("by that label in nodeSelector"),
+    ] = None
+    topology: Annotated[
+        str | None,
+        string(
+            "TPU: the chips of a slice along each axis, such as 4x4 or 4x4x4; also GKE's label "
+            "cloud.google.com/gke-tpu-topology.",
+            14,
+            pattern=TOPOLOGY,
+        ),
+    ] = None
+    chips_per_host: Annotated[
+        int | None, integer("TPU: the chips in one host; the same topology can be one host or two.", 1, 8)
+    ] = None
+    slices: Annotated[
+        int, integer("TPU: the slices that a job takes together over the data-centre network.", 1, 64)
+    ] = 1
+    shm_size: Annotated[
+        str | None,
+        phrases.quantity(
+            "Size of /dev/shm, which holds NCCL's and the data loader's buffers, and counts as the container's memory."
+        ),
+        Default("half of the job's memory limit, or without one half of the node's memory"),
+    ] = None
+    rdma_resources: Annotated[
+        Mapping[str, Any],
+        map_of(
+            "RDMA resources of each pod, such as rdma/ib: 8. They need IPC_LOCK: no restricted namespace.",
+            phrases.quantity("How many."),
+            8,
+        ),
+    ] = field(default_factory=dict)
+    device_class_name: Annotated[
+        str | None,
+        phrases.object_name(
+            "Get the accelerators by Dynamic Resource Allocation, as devices of this DeviceClass, such as "
+            "gpu.nvidia.com."
+        ),
+        Default("by resourceName"),
+    ] = None
+    device_selectors: Annotated[
+        tuple[str, ...],
+        list_of(
             "CEL over a device, all of which must hold, such as device.attributes['gpu.nvidia.com'].productName == "
             "'NVIDIA H100 80GB HBM3'.",
             string("An expression.", 4096, least=1),
             8,
         ),
-    }
-
-
-def _pods() -> dict[str, Schema]:
-    """What pods need to reach the pool's hardware, beside the resource."""
-    return {
-        "runtimeClassName": phrases.object_name("The RuntimeClass of the pods, such as nvidia. Default: the node's."),
-        "allowHostNetwork": boolean(
-            "Whether jobs may ask for the nodes' own network (podTemplate.hostNetwork). Default: false."
-        ),
-        "supplementalGroups": list_of(
+    ] = ()
+    runtime_class_name: Annotated[
+        str | None, phrases.object_name("The RuntimeClass of the pods, such as nvidia."), Default("the node's")
+    ] = None
+    allow_host_network: Annotated[
+        bool, boolean("Whether jobs may ask for the nodes' own network (podTemplate.hostNetwork).")
+    ] = False
+    supplemental_groups: Annotated[
+        tuple[int, ...],
+        list_of(
             "Groups that may open the devices, such as those of render and video on AMD nodes.",
-            integer("A group's number.", 0, 2**31 - 1),
+            integer("A group's number."),
             16,
         ),
-        "podAnnotations": map_of(
+    ] = ()
+    pod_annotations: Annotated[
+        Mapping[str, str],
+        map_of(
             "Annotations for every pod, such as networking.gke.io/interfaces or k8s.v1.cni.cncf.io/networks.",
             string("The annotation's value.", 16384),
             32,
         ),
-        "volumes": list_of("Volumes of every pod, such as a node's NCCL plugin.", volume(), 16, key="name"),
-        "volumeMounts": list_of("Where the trainer sees them.", mount(), 16, key="mountPath"),
-    }
+    ] = field(default_factory=dict)
+    volumes: Annotated[
+        tuple[dict[str, Any], ...],
+        list_of("Volumes of every pod, such as a node's NCCL plugin.", volume(), 16, key="name"),
+    ] = ()
+    volume_mounts: Annotated[
+        tuple[dict[str, Any], ...], list_of("Where the trainer sees them.", mount(), 16, key="mountPath")
+    ] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Those of the object's metadata."""
 
-
-def _rules() -> list[Rule]:
-    return [
-        *(_for_tpu(name) for name in TPU_FIELDS),
-        *(_stated_by_tpu(name) for name in ("topology", "chipsPerHost")),
-        Rule(
-            "!has(self.runtime) || (self.vendor == 'tpu') == (self.runtime != 'torchrun')",
-            "vendor tpu takes torchtpu or torch_xla, every other vendor torchrun",
-            lambda pool: "runtime" not in pool or (pool["vendor"] == "tpu") == (pool["runtime"] != "torchrun"),
-            field="runtime",
-            needs=("vendor", "runtime"),
-        ),
-        *_shape(),
-        *_ways_to_devices(),
-        mounts_have_volumes("spec.volumes"),
-    ]
+    @staticmethod
+    def rules() -> list[Rule]:
+        return [
+            *(_for_tpu(name) for name in TPU_FIELDS),
+            *(_stated_by_tpu(name) for name in ("topology", "chipsPerHost")),
+            Rule(
+                "!has(self.runtime) || (self.vendor == 'tpu') == (self.runtime != 'torchrun')",
+                "vendor tpu takes torchtpu or torch_xla, every other vendor torchrun",
+                lambda pool: "runtime" not in pool or (pool["vendor"] == "tpu") == (pool["runtime"] != "torchrun"),
+                field="runtime",
+                needs=("vendor", "runtime"),
+            ),
+            *_shape(),
+            *_ways_to_devices(),
+            mounts_have_volumes("spec.volumes"),
+        ]
 
 
 def _for_tpu(name: str) -> Rule:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainwright_operator.api import crd, mirror, names
+from trainwright_operator.api import crd, declare, mirror, names
 from trainwright_operator.api.job import evaluates, has_eval_data
 from trainwright_operator.api.pod_template import PodTemplate
+from trainwright_operator.api.pool import AcceleratorPool
 from trainwright_operator.api.types import Problem
 
 __all__ = ["AcceleratorPool", "JobSpec", "Problem", "SpecError", "TrainingJob", "parse_job", "parse_pool"]
@@ -109,36 +110,6 @@ class TrainingJob:
     status: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class AcceleratorPool:
-    """A node pool as its admin describes it once; ``None`` and empty leave it to the vendor's row."""
-
-    name: str
-    vendor: str
-    resource_name: str | None = None
-    per_node: int | None = None
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[dict[str, Any], ...] = ()
-    image: str | None = None
-    env: tuple[dict[str, Any], ...] = ()
-    runtime: str | None = None
-    topology: str | None = None
-    chips_per_host: int | None = None
-    slices: int | None = None
-    generation: str | None = None
-    shm_size: str | None = None
-    rdma_resources: Mapping[str, Any] = field(default_factory=dict)
-    device_class: str | None = None
-    device_selectors: tuple[str, ...] = ()
-    runtime_class: str | None = None
-    allow_host_network: bool = False
-    supplemental_groups: tuple[int, ...] = ()
-    pod_annotations: Mapping[str, str] = field(default_factory=dict)
-    volumes: tuple[dict[str, Any], ...] = ()
-    volume_mounts: tuple[dict[str, Any], ...] = ()
-    annotations: Mapping[str, str] = field(default_factory=dict)
-
-
 def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
     """The job of a manifest or of an object from the API server; :class:`SpecError` names every mistake."""
     manifest = _accepted(manifest, names.JOB_KIND)
@@ -218,30 +189,9 @@ def _output(output: Mapping[str, Any], name: str) -> Output:
 def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:
     """The pool of a manifest; :class:`SpecError` names every mistake."""
     manifest = _accepted(manifest, names.POOL_KIND)
-    metadata, spec = manifest["metadata"], manifest["spec"]
+    metadata = manifest["metadata"]
     return AcceleratorPool(
         name=metadata.get("name") or f"{metadata['generateName']}00000",
         annotations=metadata.get("annotations") or {},
-        vendor=spec["vendor"],
-        resource_name=spec.get("resourceName"),
-        per_node=spec.get("perNode"),
-        node_selector=spec.get("nodeSelector") or {},
-        tolerations=tuple(spec.get("tolerations") or ()),
-        image=spec.get("image"),
-        env=tuple(spec.get("env") or ()),
-        runtime=spec.get("runtime"),
-        topology=spec.get("topology"),
-        chips_per_host=spec.get("chipsPerHost"),
-        slices=spec.get("slices"),
-        generation=spec.get("generation"),
-        shm_size=spec.get("shmSize"),
-        rdma_resources=spec.get("rdmaResources") or {},
-        device_class=spec.get("deviceClassName"),
-        device_selectors=tuple(spec.get("deviceSelectors") or ()),
-        runtime_class=spec.get("runtimeClassName"),
-        allow_host_network=spec.get("allowHostNetwork", False),
-        supplemental_groups=tuple(spec.get("supplementalGroups") or ()),
-        pod_annotations=spec.get("podAnnotations") or {},
-        volumes=tuple(spec.get("volumes") or ()),
-        volume_mounts=tuple(spec.get("volumeMounts") or ()),
+        **declare.read(AcceleratorPool, manifest["spec"]),
     )

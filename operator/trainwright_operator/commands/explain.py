@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from trainwright_operator.api import mirror, names
+from trainwright_operator.api import declare, mirror, names
 from trainwright_operator.api.job import job_spec
 from trainwright_operator.api.manifest import join
 from trainwright_operator.api.nearest import gone, nearest
-from trainwright_operator.api.pool import pool_spec
+from trainwright_operator.api.pool import AcceleratorPool
 from trainwright_operator.api.status import job_status
 from trainwright_operator.api.types import FREE, INT_OR_STRING, RULES, Rule, Schema
 
@@ -64,7 +64,7 @@ def fields() -> tuple[Field, ...]:
     roots = (
         Field(names.JOB_KIND, "spec", job_spec(), required=True),
         Field(names.JOB_KIND, "status", job_status()),
-        Field(names.POOL_KIND, "spec", pool_spec(), required=True),
+        Field(names.POOL_KIND, "spec", declare.schema(AcceleratorPool), required=True),
     )
     return tuple(field for root in roots for field in _below(root))
 

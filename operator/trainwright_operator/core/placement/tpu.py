@@ -61,7 +61,7 @@ class Tpu(Vendor):
         _check_per_node(job, pool, shape)
         _check_hosts(job, pool, shape)
         ranks = 1 if pool.runtime == TORCH_XLA else shape.chips * shape.devices
-        return Layout(nodes, devices=shape.chips, ranks=ranks, slices=pool.slices or 1, slice=shape)
+        return Layout(nodes, devices=shape.chips, ranks=ranks, slices=pool.slices, slice=shape)
 
     def environment(self, place: Placement, seat: Seat) -> list[Object]:
         assert place.slice
@@ -126,7 +126,7 @@ def _slice(pool: AcceleratorPool) -> Slice:
 
 def _nodes(job: TrainingJob, pool: AcceleratorPool, shape: Slice) -> int:
     """The hosts of a slice; ``nodes``, when a job states it, is those of all slices."""
-    asked, slices = job.spec.accelerator.nodes, pool.slices or 1
+    asked, slices = job.spec.accelerator.nodes, pool.slices
     if asked is None or asked == shape.hosts * slices:
         return shape.hosts
     arithmetic = shape.words()
@@ -146,7 +146,7 @@ def _check_per_node(job: TrainingJob, pool: AcceleratorPool, shape: Slice) -> No
 
 def _check_hosts(job: TrainingJob, pool: AcceleratorPool, shape: Slice) -> None:
     """With PyTorch/XLA the Trainer drives one host; a script of the user's own may drive as many as it can."""
-    hosts = shape.hosts * (pool.slices or 1)
+    hosts = shape.hosts * pool.slices
     if pool.runtime == TORCH_XLA and hosts > 1 and job.spec.script is None:
         raise PoolError(
             f"spec.accelerator.pool: {pool.name!r} has {hosts} hosts, and the Trainer drives one with torch_xla; "

@@ -74,7 +74,7 @@ class Vendor:
 
     def resource_of(self, pool: AcceleratorPool) -> str | None:
         """The extended resource that stands for one device of the pool; None for DRA, and where there are none."""
-        return None if pool.device_class else pool.resource_name or self.resource
+        return None if pool.device_class_name else pool.resource_name or self.resource
 
     def image_suffix(self, pool: AcceleratorPool) -> str:
         """The image's target: the end of its tag."""
