@@ -13,7 +13,7 @@ def test_a_small_job_and_its_defaults() -> None:
     job = make_job().build()
     assert (job.name, job.namespace, job.generation, job.deletion_timestamp) == ("gpt-corpus", "default", 1, None)
     spec = job.spec
-    assert spec.output == Output({"persistentVolumeClaim": {"claimName": "runs"}}, "gpt-corpus", adopt=False)
+    assert spec.output == Output(persistent_volume_claim={"claimName": "runs"}, sub_path="gpt-corpus")
     assert spec.accelerator == Accelerator()
     assert (spec.suspend, spec.max_restarts, spec.termination_grace_period_seconds) == (False, 3, 30)
     limits = (spec.active_deadline_seconds, spec.ttl_seconds_after_finished, spec.hang_timeout_seconds)
@@ -41,7 +41,8 @@ def test_every_field_arrives() -> None:
         .spec
     )
     assert spec.accelerator == Accelerator("h100", 2, 4)
-    assert spec.output == Output({"emptyDir": {}}, "team/run", adopt=True, async_save=True)
+    assert spec.output == Output(empty_dir={}, sub_path="team/run", adopt=True, async_save=True)
+    assert spec.output.volume == {"emptyDir": {}}
     assert (spec.max_restarts, spec.active_deadline_seconds, spec.ttl_seconds_after_finished) == (0, 60, 0)
     assert (spec.delete_after_finished, spec.hang_timeout_seconds, spec.offline, spec.suspend) == (
         True,

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainwright_operator.api import declare, manifest, metadata, names
 from trainwright_operator.api.check import check, check_change, without_nulls
-from trainwright_operator.api.job import job_spec
+from trainwright_operator.api.job import JobSpec
 from trainwright_operator.api.nearest import among
 from trainwright_operator.api.pool import AcceleratorPool
 from trainwright_operator.api.status import job_status
@@ -44,7 +44,7 @@ POOL_COLUMNS = (
 @lru_cache(maxsize=1)
 def job_schema() -> Schema:
     """A TrainingJob as a manifest has it. The status is the operator's and is not looked at."""
-    return _document(names.JOB_KIND, metadata.in_manifest(metadata.JOB_NAME, namespaced=True), job_spec())
+    return _document(names.JOB_KIND, metadata.in_manifest(metadata.JOB_NAME, namespaced=True), declare.schema(JobSpec))
 
 
 @lru_cache(maxsize=1)
@@ -113,7 +113,7 @@ def job_crd() -> dict[str, Any]:
         "properties": {
             **_type_meta(),
             "metadata": metadata.in_crd(metadata.JOB_NAME),
-            "spec": job_spec(),
+            "spec": declare.schema(JobSpec),
             "status": job_status(),
         },
     }

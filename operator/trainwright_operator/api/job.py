@@ -1,22 +1,22 @@
-"""``spec`` of a TrainingJob, and the rules that span its parts."""
+"""``spec`` of a TrainingJob: every field, declared once, and the rules that span its parts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from trainwright import rules
-from trainwright_operator.api import phrases, trained
+from trainwright_operator.api import declare, phrases, trained
 from trainwright_operator.api.arguments import training_arguments
-from trainwright_operator.api.pods import pod_template
+from trainwright_operator.api.declare import Default, Missing, Mutable
+from trainwright_operator.api.pods import PodTemplate
 from trainwright_operator.api.types import (
     Rule,
-    Schema,
     at_creation,
     boolean,
     exactly_one,
     integer,
-    record,
     string,
     unchanged,
 )
@@ -26,120 +26,158 @@ OUTPUT_VOLUMES = ("persistentVolumeClaim", "hostPath", "emptyDir")
 MAX_NODES, MAX_PER_NODE = 1024, 64
 YEAR_SECONDS = 366 * 24 * 3600
 
-MUTABLE = ("suspend", "maxRestarts", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
-"""Of ``spec``; of trainingArguments maxSteps and numTrainEpochs may go up."""
-
 FIXED = "cannot change after creation; give the new run a new name"
 
 
-def job_spec() -> Schema:
-    fields = {
-        "model": trained.model(),
-        "dataset": trained.dataset(),
-        "task": string("What the model learns to do.", among=trained.TASKS),
-        "script": trained.script(),
-        "trainingArguments": training_arguments(),
-        "accelerator": _accelerator(),
-        "output": _output(),
-        "sample": trained.sample(),
-        "podTemplate": pod_template(),
-        "jobTemplate": _job_template(),
-        **_lifecycle(),
-    }
-    return record(
-        "What to train, on what, and where the result goes.",
-        fields,
-        required={
-            "output": "is missing: say where the model goes, such as output: {persistentVolumeClaim: {claimName: runs}}"
-        },
-        rules=[*at_creation([*_what_is_trained(), *_evaluation()]), *_immutability(fields)],
-    )
+@dataclass(frozen=True)
+class Accelerator:
+    """Where to train: a pool, and how much of it."""
+
+    pool: Annotated[
+        str | None,
+        phrases.object_name("The AcceleratorPool."),
+        Default("the cluster's default pool, else cpu"),
+    ] = None
+    nodes: Annotated[
+        int | None,
+        integer("How many nodes train together.", 1, MAX_NODES),
+        Default("1; on a TPU pool what its topology gives"),
+    ] = None
+    per_node: Annotated[
+        int | None,
+        integer("Accelerators, and so ranks, on each node.", 1, MAX_PER_NODE),
+        Default("1; on a TPU pool the chips of a host"),
+    ] = None
 
 
-def _lifecycle() -> dict[str, Schema]:
-    return {
-        "suspend": boolean(
-            "Stop after a checkpoint and give the nodes back; false goes on from it. May be changed. Default: false."
+@dataclass(frozen=True)
+class Output:
+    """Where checkpoints and the model go: one volume, and a folder in it."""
+
+    persistent_volume_claim: Annotated[Mapping[str, Any] | None, claim()] = None
+    host_path: Annotated[Mapping[str, Any] | None, host_path()] = None
+    empty_dir: Annotated[Mapping[str, Any] | None, empty_dir()] = None
+    sub_path: Annotated[
+        str,
+        string("The folder in the volume.", 1024, least=1, pattern=phrases.RELATIVE_PATH),
+        Default("the job's name"),
+    ] = ""
+    """Relative to the volume's root; ``parse_job`` puts the job's name where the manifest states none."""
+    adopt: Annotated[
+        bool, boolean("Go on from checkpoints that another job left in the folder; else they are an error.")
+    ] = False
+    async_save: Annotated[
+        bool,
+        boolean(
+            "Write checkpoints while training goes on, from a copy in the host's memory: a step waits for the copy "
+            "alone. Takes as much memory as a checkpoint, on the first rank (or the first of each node where nodes do "
+            "not share the folder)."
         ),
-        "maxRestarts": integer(
-            "Failures after which the job is given up; an evicted pod is none. May be changed. Default: 3.",
-            0,
-            1000,
-        ),
-        "activeDeadlineSeconds": integer(
-            "Seconds from the start after which the job fails, however far it is. May be changed. Default: no limit.",
-            1,
-            10 * YEAR_SECONDS,
-        ),
-        "ttlSecondsAfterFinished": integer(
-            "Seconds after the end until the pods and their logs are deleted. May be changed. Default: they stay.",
-            0,
-            10 * YEAR_SECONDS,
-        ),
-        "deleteAfterFinished": boolean(
+    ] = False
+
+    @staticmethod
+    def rules() -> list[Rule]:
+        return [exactly_one(OUTPUT_VOLUMES, f"give exactly one of {', '.join(OUTPUT_VOLUMES)}")]
+
+    @property
+    def volume(self) -> dict[str, Any]:
+        """The Kubernetes volume source: ``{"persistentVolumeClaim": {"claimName": ...}}``, ``{"emptyDir": {}}``."""
+        sources = zip(OUTPUT_VOLUMES, (self.persistent_volume_claim, self.host_path, self.empty_dir), strict=True)
+        return {name: source for name, source in sources if source is not None}
+
+
+@dataclass(frozen=True)
+class JobTemplate:
+    """What the Job of every attempt carries besides; what its pods do is said by podTemplate."""
+
+    metadata: Annotated[Mapping[str, Any], phrases.metadata("Job")] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.metadata.get("labels") or {}
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        return self.metadata.get("annotations") or {}
+
+
+@dataclass(frozen=True)
+class SecretKey:
+    """One key of a Secret in the job's namespace."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """What to train, on what, and where the result goes.
+
+    ``model``, ``dataset``, ``script`` and ``sample`` are the manifest's own objects (camelCase keys), which travel to
+    the trainer unchanged; ``training_arguments`` has snake_case names and only what the manifest states.
+    """
+
+    model: Annotated[Mapping[str, Any] | None, trained.model()] = None
+    dataset: Annotated[Mapping[str, Any] | None, trained.dataset()] = None
+    task: Annotated[str | None, string("What the model learns to do.", among=trained.TASKS)] = None
+    script: Annotated[Mapping[str, Any] | None, trained.script()] = None
+    training_arguments: Annotated[Mapping[str, Any], training_arguments()] = field(default_factory=dict)
+    accelerator: Accelerator = Accelerator()
+    output: Annotated[
+        Output,
+        Missing("is missing: say where the model goes, such as output: {persistentVolumeClaim: {claimName: runs}}"),
+    ]
+    sample: Annotated[Mapping[str, Any] | None, trained.sample()] = None
+    pod_template: PodTemplate = field(default_factory=PodTemplate)
+    job_template: JobTemplate = field(default_factory=JobTemplate)
+    suspend: Annotated[
+        bool, boolean("Stop after a checkpoint and give the nodes back; false goes on from it."), Mutable
+    ] = False
+    max_restarts: Annotated[
+        int, integer("Failures after which the job is given up; an evicted pod is none.", 0, 1000), Mutable
+    ] = 3
+    active_deadline_seconds: Annotated[
+        int | None,
+        integer("Seconds from the start after which the job fails, however far it is.", 1, 10 * YEAR_SECONDS),
+        Mutable,
+        Default("no limit"),
+    ] = None
+    ttl_seconds_after_finished: Annotated[
+        int | None,
+        integer("Seconds after the end until the pods and their logs are deleted.", 0, 10 * YEAR_SECONDS),
+        Mutable,
+        Default("they stay"),
+    ] = None
+    delete_after_finished: Annotated[
+        bool,
+        boolean(
             "Delete the TrainingJob as well when ttlSecondsAfterFinished is over; a GitOps tool would then train it "
-            "again. Default: false."
+            "again."
         ),
-        "hangTimeoutSeconds": integer(
+    ] = False
+    hang_timeout_seconds: Annotated[
+        int | None,
+        integer(
             "Seconds without a step after which an attempt is taken to hang: it leaves the stacks of every rank and is "
-            "restarted. The first step and evaluation must fit in. Default: never.",
+            "restarted. The first step and evaluation must fit in.",
             10,
             YEAR_SECONDS,
         ),
-        "terminationGracePeriodSeconds": integer(
-            "Seconds a pod has to write a checkpoint when it is asked to stop. Default: 30.", 10, 86400
-        ),
-        "offline": boolean(
-            "Touch no network for models and data: a hub id must be in the cache or a mounted folder. Default: false."
-        ),
-    }
+        Default("never"),
+    ] = None
+    termination_grace_period_seconds: Annotated[
+        int, integer("Seconds a pod has to write a checkpoint when it is asked to stop.", 10, 86400)
+    ] = 30
+    offline: Annotated[
+        bool,
+        boolean("Touch no network for models and data: a hub id must be in the cache or a mounted folder."),
+    ] = False
+    hub_token: SecretKey | None = None
+    """What ``trainingArguments.hubToken`` refers to."""
 
-
-def _accelerator() -> Schema:
-    return record(
-        "Where to train: a pool, and how much of it.",
-        {
-            "pool": phrases.object_name("The AcceleratorPool. Default: the cluster's default pool, else cpu."),
-            "nodes": integer(
-                "How many nodes train together. Default: 1; on a TPU pool what its topology gives.", 1, MAX_NODES
-            ),
-            "perNode": integer(
-                "Accelerators, and so ranks, on each node. Default: 1; on a TPU pool the chips of a host.",
-                1,
-                MAX_PER_NODE,
-            ),
-        },
-    )
-
-
-def _job_template() -> Schema:
-    return record(
-        "What the Job of every attempt carries besides; what its pods do is said by podTemplate.",
-        {"metadata": phrases.metadata("Job")},
-    )
-
-
-def _output() -> Schema:
-    return record(
-        "Where checkpoints and the model go: one volume, and a folder in it.",
-        {
-            "persistentVolumeClaim": claim(),
-            "hostPath": host_path(),
-            "emptyDir": empty_dir(),
-            "subPath": string(
-                "The folder in the volume. Default: the job's name.", 1024, least=1, pattern=phrases.RELATIVE_PATH
-            ),
-            "adopt": boolean(
-                "Go on from checkpoints that another job left in the folder; else they are an error. Default: false."
-            ),
-            "asyncSave": boolean(
-                "Write checkpoints while training goes on, from a copy in the host's memory: a step waits for the copy "
-                "alone. Takes as much memory as a checkpoint, on the first rank (or the first of each node where nodes "
-                "do not share the folder). Default: false."
-            ),
-        },
-        rules=[exactly_one(OUTPUT_VOLUMES, f"give exactly one of {', '.join(OUTPUT_VOLUMES)}")],
-    )
+    @staticmethod
+    def rules() -> list[Rule]:
+        return [*at_creation([*_what_is_trained(), *_evaluation()]), *_immutability()]
 
 
 def _what_is_trained() -> list[Rule]:
@@ -277,8 +315,10 @@ def _list(names: Sequence[str]) -> str:
     return "[" + ", ".join(f"'{name}'" for name in names) + "]"
 
 
-def _immutability(fields: dict[str, Schema]) -> list[Rule]:
-    fixed = [unchanged(name, FIXED) for name in fields if name not in (*MUTABLE, "trainingArguments")]
+def _immutability() -> list[Rule]:
+    """Of trainingArguments only that it stays: the rules of its own fields let maxSteps and numTrainEpochs go up."""
+    named = [field.key for field in declare.declared(JobSpec) if not field.mutable]
+    fixed = [unchanged(key, FIXED) for key in named if key != "trainingArguments"]
     arguments = Rule(
         "has(self.trainingArguments) == has(oldSelf.trainingArguments)",
         FIXED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from trainwright_operator.api import mirror
+from trainwright_operator.api import declare, mirror
 from trainwright_operator.api.manifest import join
 
 MOST_LISTED = 14
@@ -61,9 +61,9 @@ def gone(name: str) -> str | None:
 
 def _homes() -> Iterator[tuple[str, str]]:
     """Every object of a TrainingJob's spec with each of its fields, the outermost first."""
-    from trainwright_operator.api.job import job_spec
+    from trainwright_operator.api.job import JobSpec
 
-    level = [("spec", job_spec())]
+    level = [("spec", declare.schema(JobSpec))]
     while level:
         path, schema = level.pop(0)
         for name, child in schema.get("properties", {}).items():

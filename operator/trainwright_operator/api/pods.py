@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from trainwright_operator.api import containers, phrases, placing
+from trainwright_operator.api.declare import Default
 from trainwright_operator.api.types import (
     INT64_MAX,
     Rule,
@@ -26,69 +29,108 @@ OWNED_MOUNTS = ("/output", "/etc/trainwright")
 """Where the operator mounts the job's output and the resolved job."""
 
 
-def pod_template() -> Schema:
-    return record(
-        "What a pod needs besides, under Kubernetes' own names. The command, ports, probes, security context and "
-        "restart policy are the operator's.",
-        {
-            "metadata": phrases.metadata("pod"),
-            "image": string(
-                "The image that trains. Default: the pool's, else the trainer image of this release.",
-                1024,
-                least=1,
-                pattern=phrases.NO_SPACE,
-            ),
-            "imagePullPolicy": string(
-                "When the node pulls the image. Default: Always for the tag latest, else IfNotPresent.",
-                among=["Always", "IfNotPresent", "Never"],
-            ),
-            "imagePullSecrets": list_of(
-                "Secrets in the job's namespace with credentials for the image's registry.",
-                record("A Secret.", {"name": phrases.object_name("The Secret's name.")}, required=["name"]),
-                8,
-                key="name",
-            ),
-            "resources": _resources(),
-            "env": list_of("Environment variables of the trainer.", env_var(), 128, key="name"),
-            "envFrom": list_of("ConfigMaps and Secrets whose every key becomes a variable.", _env_source(), 16),
-            "volumes": list_of("Volumes of the pod, beside the output.", volume(), 32, key="name"),
-            "volumeMounts": list_of("Where the trainer sees the volumes.", mount(), 32, key="mountPath"),
-            "serviceAccountName": phrases.object_name(
-                "The service account of the pods. Default: the namespace's default."
-            ),
-            "priorityClassName": phrases.object_name("The PriorityClass of the pods. Default: the cluster's."),
-            "schedulerName": phrases.object_name("The scheduler that places the pods. Default: default-scheduler."),
-            "nodeSelector": phrases.label_map("Labels a node must have, beside those of the pool."),
-            "tolerations": list_of("Taints the pods tolerate, beside those of the pool.", toleration(), 32),
-            "affinity": placing.affinity(),
-            "topologySpreadConstraints": placing.spreading(),
-            "initContainers": containers.init_containers(env_var(), _env_source()),
-            "sidecars": containers.sidecars(env_var(), _env_source()),
-            "dnsConfig": placing.dns(),
-            "runtimeClassName": phrases.object_name(
-                "The RuntimeClass of the pods. Default: the pool's, else the node's."
-            ),
-            "hostNetwork": boolean(
-                "Use the node's own network, where the pool allows it (allowHostNetwork). A pod then has port 29400 of "
-                "its node to itself. No restricted or baseline namespace allows it. Default: false."
-            ),
-            "resourceClaims": list_of(
-                "Devices by Dynamic Resource Allocation, beside those of the pool; the container names them in "
-                "resources.claims.",
-                _resource_claim(),
-                8,
-                key="name",
-            ),
-        },
-        rules=[
+@dataclass(frozen=True)
+class PodTemplate:
+    """What a pod needs besides, under Kubernetes' own names. The command, ports, probes, security context and restart
+    policy are the operator's.
+
+    Lists hold Kubernetes' own objects (EnvVar, Volume, Toleration, ...) as plain dicts.
+    """
+
+    metadata: Annotated[Mapping[str, Any], phrases.metadata("pod")] = field(default_factory=dict)
+    image: Annotated[
+        str | None,
+        string("The image that trains.", 1024, least=1, pattern=phrases.NO_SPACE),
+        Default("the pool's, else the trainer image of this release"),
+    ] = None
+    image_pull_policy: Annotated[
+        str | None,
+        string("When the node pulls the image.", among=["Always", "IfNotPresent", "Never"]),
+        Default("Always for the tag latest, else IfNotPresent"),
+    ] = None
+    image_pull_secrets: Annotated[
+        tuple[dict[str, Any], ...],
+        list_of(
+            "Secrets in the job's namespace with credentials for the image's registry.",
+            record("A Secret.", {"name": phrases.object_name("The Secret's name.")}, required=["name"]),
+            8,
+            key="name",
+        ),
+    ] = ()
+    resources: Annotated[Mapping[str, Any], _resources()] = field(default_factory=dict)
+    env: Annotated[
+        tuple[dict[str, Any], ...], list_of("Environment variables of the trainer.", env_var(), 128, key="name")
+    ] = ()
+    env_from: Annotated[
+        tuple[dict[str, Any], ...],
+        list_of("ConfigMaps and Secrets whose every key becomes a variable.", _env_source(), 16),
+    ] = ()
+    volumes: Annotated[
+        tuple[dict[str, Any], ...], list_of("Volumes of the pod, beside the output.", volume(), 32, key="name")
+    ] = ()
+    volume_mounts: Annotated[
+        tuple[dict[str, Any], ...], list_of("Where the trainer sees the volumes.", mount(), 32, key="mountPath")
+    ] = ()
+    service_account_name: Annotated[
+        str | None, phrases.object_name("The service account of the pods."), Default("the namespace's default")
+    ] = None
+    priority_class_name: Annotated[
+        str | None, phrases.object_name("The PriorityClass of the pods."), Default("the cluster's")
+    ] = None
+    scheduler_name: Annotated[
+        str | None, phrases.object_name("The scheduler that places the pods."), Default("default-scheduler")
+    ] = None
+    node_selector: Annotated[
+        Mapping[str, str], phrases.label_map("Labels a node must have, beside those of the pool.")
+    ] = field(default_factory=dict)
+    tolerations: Annotated[
+        tuple[dict[str, Any], ...],
+        list_of("Taints the pods tolerate, beside those of the pool.", toleration(), 32),
+    ] = ()
+    affinity: Annotated[Mapping[str, Any], placing.affinity()] = field(default_factory=dict)
+    topology_spread_constraints: Annotated[tuple[dict[str, Any], ...], placing.spreading()] = ()
+    init_containers: Annotated[tuple[dict[str, Any], ...], containers.init_containers(env_var(), _env_source())] = ()
+    sidecars: Annotated[tuple[dict[str, Any], ...], containers.sidecars(env_var(), _env_source())] = ()
+    dns_config: Annotated[Mapping[str, Any] | None, placing.dns()] = None
+    runtime_class_name: Annotated[
+        str | None, phrases.object_name("The RuntimeClass of the pods."), Default("the pool's, else the node's")
+    ] = None
+    host_network: Annotated[
+        bool,
+        boolean(
+            "Use the node's own network, where the pool allows it (allowHostNetwork). A pod then has port 29400 of its "
+            "node to itself. No restricted or baseline namespace allows it."
+        ),
+    ] = False
+    resource_claims: Annotated[
+        tuple[dict[str, Any], ...],
+        list_of(
+            "Devices by Dynamic Resource Allocation, beside those of the pool; the container names them in "
+            "resources.claims.",
+            _resource_claim(),
+            8,
+            key="name",
+        ),
+    ] = ()
+
+    @staticmethod
+    def rules() -> list[Rule]:
+        return [
             mounts_have_volumes("podTemplate.volumes"),
             containers.mounts_have_volumes("initContainers"),
             containers.mounts_have_volumes("sidecars"),
             containers.each_has_a_name_of_its_own(),
             placing.spread_over_different(),
             _claims_are_named(),
-        ],
-    )
+        ]
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.metadata.get("labels") or {}
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        return self.metadata.get("annotations") or {}
 
 
 def mounts_have_volumes(where: str) -> Rule:

@@ -7,19 +7,27 @@ with every mistake at once. After that nobody in the operator asks again whether
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainwright_operator.api import crd, declare, mirror, names
-from trainwright_operator.api.job import evaluates, has_eval_data
-from trainwright_operator.api.pod_template import PodTemplate
+from trainwright_operator.api.job import Accelerator, JobSpec, Output, SecretKey, evaluates, has_eval_data
 from trainwright_operator.api.pool import AcceleratorPool
 from trainwright_operator.api.types import Problem
 
-__all__ = ["AcceleratorPool", "JobSpec", "Problem", "SpecError", "TrainingJob", "parse_job", "parse_pool"]
+__all__ = [
+    "Accelerator",
+    "AcceleratorPool",
+    "JobSpec",
+    "Output",
+    "Problem",
+    "SecretKey",
+    "SpecError",
+    "TrainingJob",
+    "parse_job",
+    "parse_pool",
+]
 
-DEFAULT_MAX_RESTARTS = 3
-DEFAULT_GRACE_PERIOD_SECONDS = 30
 DEFAULT_VALIDATION_FRACTION = 0.05
 
 
@@ -29,66 +37,6 @@ class SpecError(ValueError):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = problems
-
-
-@dataclass(frozen=True)
-class Accelerator:
-    """Where to run: ``None`` is left to the pool (a TPU's topology, else one node, and one accelerator a node)."""
-
-    pool: str | None = None
-    nodes: int | None = None
-    per_node: int | None = None
-
-
-@dataclass(frozen=True)
-class Output:
-    """Where checkpoints and the model go: one volume, and a folder in it."""
-
-    volume: Mapping[str, Any]
-    """A Kubernetes volume source: ``{"persistentVolumeClaim": {"claimName": ...}}``, ``{"hostPath": ...}`` or
-    ``{"emptyDir": {}}``."""
-    sub_path: str
-    """Relative to the volume's root; the job's own name when the manifest names none."""
-    adopt: bool = False
-    async_save: bool = False
-
-
-@dataclass(frozen=True)
-class SecretKey:
-    """One key of a Secret in the job's namespace."""
-
-    name: str
-    key: str
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """``spec`` of a TrainingJob.
-
-    ``model``, ``dataset``, ``script`` and ``sample`` are the manifest's own objects (camelCase keys), which travel to
-    the trainer unchanged; ``training_arguments`` has snake_case names and only what the manifest states.
-    """
-
-    output: Output
-    training_arguments: Mapping[str, Any] = field(default_factory=dict)
-    model: Mapping[str, Any] | None = None
-    dataset: Mapping[str, Any] | None = None
-    task: str | None = None
-    script: Mapping[str, Any] | None = None
-    sample: Mapping[str, Any] | None = None
-    accelerator: Accelerator = Accelerator()
-    pod_template: PodTemplate = field(default_factory=PodTemplate)
-    job_labels: Mapping[str, str] = field(default_factory=dict)
-    job_annotations: Mapping[str, str] = field(default_factory=dict)
-    hub_token: SecretKey | None = None
-    suspend: bool = False
-    max_restarts: int = DEFAULT_MAX_RESTARTS
-    active_deadline_seconds: int | None = None
-    ttl_seconds_after_finished: int | None = None
-    delete_after_finished: bool = False
-    hang_timeout_seconds: int | None = None
-    termination_grace_period_seconds: int = DEFAULT_GRACE_PERIOD_SECONDS
-    offline: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,31 +88,14 @@ def _accepted(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 
 
 def _job_spec(spec: Mapping[str, Any], name: str) -> JobSpec:
-    accelerator = spec.get("accelerator") or {}
-    arguments = spec.get("trainingArguments", {})
-    hub_token = arguments.get("hubToken")
-    of_jobs = (spec.get("jobTemplate") or {}).get("metadata") or {}
-    return JobSpec(
-        output=_output(spec["output"], name),
-        training_arguments=mirror.to_arguments(arguments),
-        model=spec.get("model"),
+    stated = declare.parse(JobSpec, spec)
+    token = stated.training_arguments.get(mirror.camel(mirror.HUB_TOKEN))
+    return replace(
+        stated,
+        output=replace(stated.output, sub_path=stated.output.sub_path or name),
+        training_arguments=mirror.to_arguments(stated.training_arguments),
         dataset=_dataset(spec),
-        task=spec.get("task"),
-        script=spec.get("script"),
-        sample=spec.get("sample"),
-        accelerator=Accelerator(accelerator.get("pool"), accelerator.get("nodes"), accelerator.get("perNode")),
-        pod_template=PodTemplate.of(spec.get("podTemplate") or {}),
-        job_labels=of_jobs.get("labels") or {},
-        job_annotations=of_jobs.get("annotations") or {},
-        hub_token=SecretKey(**hub_token["secretKeyRef"]) if hub_token else None,
-        suspend=spec.get("suspend", False),
-        max_restarts=spec.get("maxRestarts", DEFAULT_MAX_RESTARTS),
-        active_deadline_seconds=spec.get("activeDeadlineSeconds"),
-        ttl_seconds_after_finished=spec.get("ttlSecondsAfterFinished"),
-        delete_after_finished=spec.get("deleteAfterFinished", False),
-        hang_timeout_seconds=spec.get("hangTimeoutSeconds"),
-        termination_grace_period_seconds=spec.get("terminationGracePeriodSeconds", DEFAULT_GRACE_PERIOD_SECONDS),
-        offline=spec.get("offline", False),
+        hub_token=SecretKey(**token["secretKeyRef"]) if token else None,
     )
 
 
@@ -174,16 +105,6 @@ def _dataset(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if dataset is None or not evaluates(spec) or has_eval_data(dataset):
         return dataset
     return {**dataset, "validationFraction": DEFAULT_VALIDATION_FRACTION}
-
-
-def _output(output: Mapping[str, Any], name: str) -> Output:
-    volume = {key: output[key] for key in ("persistentVolumeClaim", "hostPath", "emptyDir") if key in output}
-    return Output(
-        volume=volume,
-        sub_path=output.get("subPath") or name,
-        adopt=output.get("adopt", False),
-        async_save=output.get("asyncSave", False),
-    )
 
 
 def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:

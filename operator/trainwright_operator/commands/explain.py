@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from trainwright_operator.api import declare, mirror, names
-from trainwright_operator.api.job import job_spec
+from trainwright_operator.api.job import JobSpec
 from trainwright_operator.api.manifest import join
 from trainwright_operator.api.nearest import gone, nearest
 from trainwright_operator.api.pool import AcceleratorPool
@@ -62,7 +62,7 @@ def main(options: Namespace) -> int:
 def fields() -> tuple[Field, ...]:
     """Every field of our kinds, parents before children."""
     roots = (
-        Field(names.JOB_KIND, "spec", job_spec(), required=True),
+        Field(names.JOB_KIND, "spec", declare.schema(JobSpec), required=True),
         Field(names.JOB_KIND, "status", job_status()),
         Field(names.POOL_KIND, "spec", declare.schema(AcceleratorPool), required=True),
     )

@@ -194,8 +194,8 @@ def _pod_plans(
 def _job(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     """``backoffLimit: 0`` and no podFailurePolicy: one pod's end is the end of the attempt, and the policy is ours."""
     labels = {**plan.labels, names.LABEL_SLICES: str(place.slices)} if place.slices > 1 else plan.labels
-    metadata = _metadata(job, plan.job_name, {**job.spec.job_labels, **labels})
-    annotations = dict(job.spec.job_annotations)
+    metadata = _metadata(job, plan.job_name, {**job.spec.job_template.labels, **labels})
+    annotations = dict(job.spec.job_template.annotations)
     if place.pods > 1 and plan.endpoint:
         annotations[names.ANNOTATION_MEETS_AT] = f"{plan.master}:{MASTER_PORT}"
     if annotations:

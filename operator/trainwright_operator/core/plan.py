@@ -164,7 +164,7 @@ def unreadable(
     meta, status = stored["metadata"], dict(stored.get("status") or {})
     if "deletionTimestamp" in meta or status.get("state") in FINISHED:
         return Plan(status=status)
-    bare = JobSpec(output=Output(volume={}, sub_path=""))
+    bare = JobSpec(output=Output())
     job = TrainingJob(meta["name"], bare, meta["namespace"], meta["uid"], meta.get("generation", 1), status=status)
     past = Past.of(status)
     if past.open:

@@ -105,7 +105,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                 "affinity": affinity.affinity(
                     template.affinity, plan.labels, place.vendor.affinity(place, plan.labels, plan.job_name)
                 ),
-                "topologySpreadConstraints": affinity.spread(template.spread, plan.labels) or None,
+                "topologySpreadConstraints": affinity.spread(template.topology_spread_constraints, plan.labels) or None,
                 "dnsConfig": template.dns_config,
                 **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if template.host_network else {}),
                 "tolerations": _tolerations(place.tolerations),

@@ -24,7 +24,7 @@ from trainwright import extras
 from trainwright.contract import UserError
 from trainwright_operator.api import crd, manifest
 from trainwright_operator.api.manifest import Document
-from trainwright_operator.api.pod_template import PodTemplate
+from trainwright_operator.api.pods import PodTemplate
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob, parse_job
 from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
 from trainwright_operator.core.history import Past
@@ -279,8 +279,8 @@ def _passed_over(template: PodTemplate) -> Iterator[str]:
         yield f"sidecars are not run here ({_names(template.sidecars)}); start what the trainer needs of them"
     if template.dns_config:
         yield "dnsConfig is not used here; names are looked up as this machine does"
-    if template.runtime_class:
-        yield f"runtimeClassName ({template.runtime_class}) is not used here"
+    if template.runtime_class_name:
+        yield f"runtimeClassName ({template.runtime_class_name}) is not used here"
 
 
 def _names(containers: Sequence[Mapping[str, Any]]) -> str:

@@ -80,6 +80,6 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
         annotations=pool.pod_annotations,
         volumes=pool.volumes,
         volume_mounts=pool.volume_mounts,
-        runtime_class=template.runtime_class or pool.runtime_class_name,
+        runtime_class=template.runtime_class_name or pool.runtime_class_name,
         groups=pool.supplemental_groups,
     )
