@@ -100,9 +100,9 @@ EFFECTS: dict[str, Effect] = {
     "auto_find_batch_size": Effect(
         "training/session.py", _HOOKS + "TestMemory::test_a_batch_that_does_not_fit_is_made_smaller"
     ),
-    "logging_strategy": Effect("callbacks/callback.py", _LOG + "[plain, logged by epoch]"),
+    "logging_strategy": Effect("callbacks/flow.py", _LOG + "[plain, logged by epoch]"),
     "logging_steps": Effect("callbacks/state.py", _LOG + "[plain]"),
-    "logging_first_step": Effect("callbacks/callback.py", _LOG + "[plain, first step logged]"),
+    "logging_first_step": Effect("callbacks/flow.py", _LOG + "[plain, first step logged]"),
     "log_on_each_node": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
     "logging_nan_inf_filter": Effect(
         "training/loop.py", _LOOP + "TestLogging::test_nan_is_kept_out_of_the_mean_unless_it_is_wanted"
@@ -112,9 +112,9 @@ EFFECTS: dict[str, Effect] = {
     "log_level_replica": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
     "disable_tqdm": Effect("trainer/trainer.py", _EFFECTS + "test_without_a_bar_the_log_is_printed"),
     "run_name": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
-    "eval_strategy": Effect("callbacks/callback.py", _LOG + "[plain, evaluated]"),
+    "eval_strategy": Effect("callbacks/flow.py", _LOG + "[plain, evaluated]"),
     "eval_steps": Effect("callbacks/state.py", _LOG + "[plain, evaluated]"),
-    "eval_delay": Effect("callbacks/callback.py", _LOG + "[plain, evaluated late]"),
+    "eval_delay": Effect("callbacks/flow.py", _LOG + "[plain, evaluated late]"),
     "per_device_eval_batch_size": Effect(
         "arguments/devices.py", _EFFECTS + "test_evaluation_has_a_batch_size_of_its_own"
     ),
@@ -131,7 +131,7 @@ EFFECTS: dict[str, Effect] = {
     "batch_eval_metrics": Effect("evaluation/passes.py", _EVALUATION + "[batch by batch, 11]"),
     "save_only_model": Effect("checkpoint/snapshot.py", _LOOP + "TestSaving::test_the_model_alone_is_saved_when_asked"),
     "save_strategy": Effect(
-        "callbacks/callback.py", _LOOP + "TestSaving::test_only_better_models_are_saved_by_the_strategy_best"
+        "callbacks/flow.py", _LOOP + "TestSaving::test_only_better_models_are_saved_by_the_strategy_best"
     ),
     "save_steps": Effect("callbacks/state.py", _LOOP + "TestSaving::test_checkpoints_come_by_steps_and_at_the_end"),
     "save_on_each_node": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),

@@ -13,6 +13,7 @@ from trainer import tiny
 from trainwright.callbacks import callback
 from trainwright.callbacks.state import TrainerControl, TrainerState
 from trainwright.contract import UserError
+from trainwright.integrations import progress
 
 
 def make(folder: Any, *added: Any, library: Any = trainwright, **arguments: Any) -> Any:
@@ -241,7 +242,7 @@ def test_states_go_into_the_checkpoint_and_come_back(tmp_path):
 def test_the_printer_prints_and_leaves_the_log_as_it_is(capsys):
     logs = {"loss": 0.123456, "total_flos": 1e9, "step": 3}
     state = TrainerState(is_local_process_zero=True)
-    callback.PrinterCallback().on_log(None, state, TrainerControl(), logs=logs)
+    progress.PrinterCallback().on_log(None, state, TrainerControl(), logs=logs)
     assert capsys.readouterr().out == "{'loss': '0.1235', 'step': 3}\n"
     assert logs["total_flos"] == 1e9
 
@@ -252,7 +253,7 @@ def test_the_progress_bar_moves_on_rank_zero(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "6/6" in shown.err
     assert "'loss': '" in shown.out + shown.err
-    assert not any(isinstance(c, callback.PrinterCallback) for c in trainer.callback_handler.callbacks)
+    assert not any(isinstance(c, progress.PrinterCallback) for c in trainer.callback_handler.callbacks)
 
 
 def test_two_callbacks_of_a_class_are_told_of(tmp_path, caplog):

@@ -12,7 +12,7 @@ from trainer import runs, tiny
 from trainer.gangs import Gang
 from trainwright import TrainingArguments
 from trainwright.contract import UserError
-from trainwright.devices import check, meter, numbers, profile, report
+from trainwright.devices import check, meter, profile, report
 from trainwright.devices.check import Found
 from trainwright.devices.meter import Meter
 
@@ -112,7 +112,7 @@ NUMBERS = {
 def test_numbers_that_a_device_does_not_know_are_refused(name):
     bf16, fp16, device, capability, words = NUMBERS[name]
     args = SimpleNamespace(bf16=bf16, fp16=fp16)
-    found = numbers.problem(args, device, capability, "Tesla")
+    found = check.unknown_format(args, device, capability, "Tesla")
     assert found is None if words is None else words in found
 
 

@@ -86,14 +86,14 @@ def test_a_gang_that_meets_at_once_says_so_to_the_operator_alone(tmp_path):
 
 
 SHUT = """
-from trainwright.launch import reach, rendezvous
+from trainwright.launch import meeting, rendezvous
 rendezvous.FIRST_WORD_SECONDS = {seconds}
-reach.CONNECT_SECONDS = 1.0
-offer = reach.Reach.offer
+meeting.CONNECT_SECONDS = 1.0
+offer = meeting.Reach.offer
 def told(self, store):
     offer(self, store)
     store.set(f"at/{{self._place.node_rank}}", "127.0.0.1 {port}")
-reach.Reach.offer = told
+meeting.Reach.offer = told
 from trainwright.launch.launcher import main
 main()
 """

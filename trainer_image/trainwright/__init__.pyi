@@ -16,11 +16,9 @@ from trainwright.arguments.enums import ParallelMode as ParallelMode
 from trainwright.arguments.enums import SaveStrategy as SaveStrategy
 from trainwright.arguments.enums import SchedulerType as SchedulerType
 from trainwright.callbacks.callback import CallbackHandler as CallbackHandler
-from trainwright.callbacks.callback import DefaultFlowCallback as DefaultFlowCallback
-from trainwright.callbacks.callback import EarlyStoppingCallback as EarlyStoppingCallback
-from trainwright.callbacks.callback import PrinterCallback as PrinterCallback
-from trainwright.callbacks.callback import ProgressCallback as ProgressCallback
 from trainwright.callbacks.callback import TrainerCallback as TrainerCallback
+from trainwright.callbacks.flow import DefaultFlowCallback as DefaultFlowCallback
+from trainwright.callbacks.flow import EarlyStoppingCallback as EarlyStoppingCallback
 from trainwright.callbacks.state import ExportableState as ExportableState
 from trainwright.callbacks.state import TrainerControl as TrainerControl
 from trainwright.callbacks.state import TrainerState as TrainerState
@@ -57,6 +55,8 @@ from trainwright.data.collators import default_data_collator as default_data_col
 from trainwright.data.samplers import LengthGroupedSampler as LengthGroupedSampler
 from trainwright.devices.seeding import enable_full_determinism as enable_full_determinism
 from trainwright.devices.seeding import set_seed as set_seed
+from trainwright.integrations.progress import PrinterCallback as PrinterCallback
+from trainwright.integrations.progress import ProgressCallback as ProgressCallback
 from trainwright.outputs import BestRun as BestRun
 from trainwright.outputs import EvalLoopOutput as EvalLoopOutput
 from trainwright.outputs import EvalPrediction as EvalPrediction

@@ -94,7 +94,7 @@ def _whole(steps: float) -> bool:
 
 
 def _eval_every(values: Values) -> float:
-    return values["eval_steps"] or values["logging_steps"]
+    return float(values["eval_steps"] or values["logging_steps"])
 
 
 def _parts(share: float) -> int:

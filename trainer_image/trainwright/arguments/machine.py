@@ -222,4 +222,4 @@ def _is_ampere() -> bool:
 def _gpu_computes_bfloat16() -> bool:
     import torch
 
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -7,10 +7,14 @@ ours or that of transformers. An event without listeners costs the loop one look
 from __future__ import annotations
 
 import logging
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from trainwright.callbacks.state import ExportableState, TrainerControl
+from trainwright.callbacks.state import TrainerControl, TrainerState
 from trainwright.contract import UserError
+
+if TYPE_CHECKING:
+    from trainwright.arguments import TrainingArguments
+
 
 logger = logging.getLogger(__name__)
 
@@ -22,52 +26,89 @@ class TrainerCallback:
     ``logs`` or ``metrics`` where the event has them.
     """
 
-    def on_init_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """The Trainer is constructed."""
 
-    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """Everything is prepared; the first step comes next."""
 
-    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """Training is over, the best model loaded if that was asked for."""
 
-    def on_epoch_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """A pass over the training set begins."""
 
-    def on_epoch_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """A pass over the training set ended."""
 
-    def on_step_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """A global batch is about to be computed: one or more micro-batches."""
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """Gradients are complete and clipped; the optimizer steps next."""
 
-    def on_optimizer_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """The optimizer stepped; the gradients are still there."""
 
-    def on_substep_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """A micro-batch is done that is not the last of its global batch."""
 
-    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """A step is done and counted."""
 
-    def on_evaluate(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """An evaluation is done; ``metrics`` has its result."""
 
-    def on_predict(self, args, state, control, metrics, **kwargs):  # type: ignore[no-untyped-def]
+    def on_predict(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> TrainerControl | None:
         """A prediction is done."""
 
-    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """A checkpoint is complete on disk."""
 
-    def on_log(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """``logs`` was added to the log history."""
 
-    def on_prediction_step(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """A batch of an evaluation or prediction is done."""
 
-    def on_push_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
         """The model is about to be pushed to the hub."""
 
 
@@ -191,18 +232,19 @@ def _dispatching(event: str) -> Any:
     """The handler's own method for an event, with what the event tells as its last argument."""
     switches = _RESETS.get(event, ())
 
-    def plain(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def plain(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         for switch in switches:
             setattr(control, switch, False)
         return self.call_event(event, args, state, control, **kwargs)
 
-    def with_metrics(self, args, state, control, metrics, **kwargs):  # type: ignore[no-untyped-def]
+    def with_metrics(self: Any, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> Any:
         return plain(self, args, state, control, metrics=metrics, **kwargs)
 
-    def with_logs(self, args, state, control, logs, **kwargs):  # type: ignore[no-untyped-def]
+    def with_logs(self: Any, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> Any:
         return plain(self, args, state, control, logs=logs, **kwargs)
 
-    dispatch = {"on_evaluate": with_metrics, "on_predict": with_metrics, "on_log": with_logs}.get(event, plain)
+    with_more: dict[str, Any] = {"on_evaluate": with_metrics, "on_predict": with_metrics, "on_log": with_logs}
+    dispatch = with_more.get(event, plain)
     dispatch.__name__, dispatch.__qualname__ = event, f"CallbackHandler.{event}"
     return dispatch
 
@@ -224,164 +266,3 @@ def restore_states(handler: CallbackHandler, control: TrainerControl, states: di
             else:
                 handler.callbacks[handler.callbacks.index(callback)] = restored
     return control
-
-
-class DefaultFlowCallback(TrainerCallback):
-    """When to log, evaluate, save and stop, by the strategies and intervals of the arguments."""
-
-    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        step = state.global_step
-        evaluates = args.eval_strategy == "steps" and args.eval_delay <= step
-        if (args.logging_strategy == "steps" and step % state.logging_steps == 0) or (
-            step == 1 and args.logging_first_step
-        ):
-            control.should_log = True
-        if evaluates and step % state.eval_steps == 0:
-            control.should_evaluate = True
-        if args.save_strategy == "steps" and state.save_steps > 0 and step % state.save_steps == 0:
-            control.should_save = True
-        if step >= state.max_steps:
-            control.should_training_stop = True
-            if evaluates:
-                control.should_evaluate = True
-            if args.save_strategy == "steps":
-                control.should_save = True
-        return control
-
-    def on_epoch_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if args.logging_strategy == "epoch":
-            control.should_log = True
-        if args.eval_strategy == "epoch" and args.eval_delay <= state.epoch:
-            control.should_evaluate = True
-        if args.save_strategy == "epoch":
-            control.should_save = True
-        return control
-
-
-class ProgressCallback(TrainerCallback):
-    """A progress bar for training and one for each evaluation, on world rank 0."""
-
-    def __init__(self, max_str_len: int = 100) -> None:
-        self.training_bar: Any = None
-        self.prediction_bar: Any = None
-        self.max_str_len = max_str_len
-        self.current_step = 0
-
-    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        self.current_step = 0
-        if state.is_world_process_zero:
-            self.training_bar = _bar(total=state.max_steps)
-
-    def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if self.training_bar is not None:
-            self.training_bar.update(state.global_step - self.current_step)
-            self.current_step = state.global_step
-
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):  # type: ignore[no-untyped-def]
-        if not state.is_world_process_zero:
-            return
-        if self.prediction_bar is None:
-            try:
-                total = len(eval_dataloader)
-            except TypeError:
-                return
-            self.prediction_bar = _bar(total=total, leave=self.training_bar is None)
-        self.prediction_bar.update(1)
-
-    def on_evaluate(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        self._close_prediction_bar()
-
-    def on_predict(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        self._close_prediction_bar()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        if self.training_bar is not None:
-            shown = {name: self._shown(value) for name, value in (logs or {}).items() if name != "total_flos"}
-            self.training_bar.write(str(shown))
-
-    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if self.training_bar is not None:
-            self.training_bar.close()
-            self.training_bar = None
-
-    def _shown(self, value: Any) -> Any:
-        if isinstance(value, str) and len(value) > self.max_str_len:
-            return f"[{len(value)} characters, more than max_str_len={self.max_str_len}]"
-        return f"{value:.4g}" if isinstance(value, float) else value
-
-    def _close_prediction_bar(self) -> None:
-        if self.prediction_bar is not None:
-            self.prediction_bar.close()
-            self.prediction_bar = None
-
-
-def _bar(**kwargs: Any) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(dynamic_ncols=True, **kwargs)
-
-
-class PrinterCallback(TrainerCallback):
-    """Prints what is logged, on local rank 0."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        if state.is_local_process_zero and logs is not None:
-            shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in logs.items()}
-            shown.pop("total_flos", None)
-            print(shown, flush=True)
-
-
-class EarlyStoppingError(UserError, AssertionError):
-    """The arguments give early stopping nothing to go by."""
-
-
-class EarlyStoppingCallback(TrainerCallback, ExportableState):
-    """Stops the run after ``early_stopping_patience`` evaluations in a row that did not improve the best metric.
-
-    Better by no more than ``early_stopping_threshold`` counts as no improvement.
-    """
-
-    def __init__(self, early_stopping_patience: int = 1, early_stopping_threshold: float | None = 0.0) -> None:
-        self.early_stopping_patience = early_stopping_patience
-        self.early_stopping_threshold = early_stopping_threshold
-        self.early_stopping_patience_counter = 0
-
-    def check_metric_value(self, args, state, control, metric_value):  # type: ignore[no-untyped-def]
-        """Count this evaluation as an improvement or not."""
-        best = state.best_metric
-        better = best is None or (metric_value > best if args.greater_is_better else metric_value < best)
-        if better and (best is None or abs(metric_value - best) > (self.early_stopping_threshold or 0.0)):
-            self.early_stopping_patience_counter = 0
-        else:
-            self.early_stopping_patience_counter += 1
-
-    def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if args.metric_for_best_model is None:
-            raise EarlyStoppingError(
-                "EarlyStoppingCallback: set metric_for_best_model, the metric whose improvement it watches"
-            )
-        if args.eval_strategy == "no":
-            raise EarlyStoppingError(
-                "EarlyStoppingCallback: set eval_strategy to 'steps' or 'epoch', it acts on evaluations"
-            )
-        if not args.load_best_model_at_end:
-            logger.warning("EarlyStoppingCallback without load_best_model_at_end: the last model is kept, not the best")
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):  # type: ignore[no-untyped-def]
-        name = args.metric_for_best_model
-        name = name if name.startswith("eval_") else f"eval_{name}"
-        if name not in metrics:
-            logger.warning("EarlyStoppingCallback: no %s among the metrics (%s), not counted", name, ", ".join(metrics))
-            return
-        self.check_metric_value(args, state, control, metrics[name])
-        if self.early_stopping_patience_counter >= self.early_stopping_patience:
-            control.should_training_stop = True
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "args": {
-                "early_stopping_patience": self.early_stopping_patience,
-                "early_stopping_threshold": self.early_stopping_threshold,
-            },
-            "attributes": {"early_stopping_patience_counter": self.early_stopping_patience_counter},
-        }

@@ -367,7 +367,7 @@ def how_to_accept(folder: Path) -> str:
 
 
 def _is_as_saved(path: Path, entry: dict[str, Any]) -> bool:
-    return path.stat().st_size == entry["size"] and crc32_of(path) == entry["crc32"]
+    return bool(path.stat().st_size == entry["size"] and crc32_of(path) == entry["crc32"])
 
 
 def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:

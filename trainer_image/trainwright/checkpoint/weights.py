@@ -47,12 +47,13 @@ def save_weights(model: nn.Module, folder: Path, state: dict[str, Any] | None = 
     model = unwrap(model)
     if state is None and takes_state(model) and any(p.device.type == "xla" for p in model.parameters()):
         state = Stager().copy("model", model.state_dict())
-    if not hasattr(model, "save_pretrained"):
+    save: Callable[..., Any] | None = getattr(model, "save_pretrained", None)
+    if save is None:
         _save_plain(model.state_dict() if state is None else state, folder)
     elif state is None:
-        model.save_pretrained(folder)
+        save(folder)
     else:
-        model.save_pretrained(folder, state_dict=state)
+        save(folder, state_dict=state)
 
 
 def takes_state(model: nn.Module) -> bool:
@@ -61,12 +62,13 @@ def takes_state(model: nn.Module) -> bool:
     Quantised models look at themselves for it, and of models with adapters the copy would hold far too much.
     """
     model = unwrap(model)
-    if not hasattr(model, "save_pretrained"):
+    save: Callable[..., Any] | None = getattr(model, "save_pretrained", None)
+    if save is None:
         return True
     looks_at_itself = getattr(model, "hf_quantizer", None) is not None or getattr(
         model, "_hf_peft_config_loaded", False
     )
-    return "state_dict" in inspect.signature(model.save_pretrained).parameters and not looks_at_itself
+    return "state_dict" in inspect.signature(save).parameters and not looks_at_itself
 
 
 def _save_plain(state: Mapping[str, Any], folder: Path) -> None:
@@ -129,7 +131,8 @@ def read_weights(folder: Path) -> dict[str, Any]:
             shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
             return {name: tensor for shard in sorted(shards) for name, tensor in load_file(folder / shard).items()}
         if (folder / PICKLED).is_file():
-            return torch.load(folder / PICKLED, map_location="cpu", weights_only=True, mmap=True)
+            pickled: dict[str, Any] = torch.load(folder / PICKLED, map_location="cpu", weights_only=True, mmap=True)
+            return pickled
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, KeyError) as error:
         words = _first_line(error)
         raise UserError(f"{folder}: the weights cannot be read ({words}); use another checkpoint") from error
@@ -171,7 +174,7 @@ def _loads_in_its_own_way(model: nn.Module) -> bool:
 
 
 def _defined_in(kind: type, method: str) -> str:
-    return getattr(kind, method).__module__.partition(".")[0]
+    return str(getattr(kind, method).__module__).partition(".")[0]
 
 
 def _took(model: nn.Module, state: Mapping[str, Any], problems: list[str]) -> bool:
@@ -199,10 +202,11 @@ def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
 
 def _converted(model: nn.Module, folder: Path) -> dict[str, Any] | None:
     """Some architectures of transformers are stored under other names than they compute with: let it convert them."""
-    if not hasattr(type(model), "from_pretrained") or not (folder / "config.json").is_file():
+    read: Callable[..., Any] | None = getattr(type(model), "from_pretrained", None)
+    if read is None or not (folder / "config.json").is_file():
         return None
     try:
-        loaded, info = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+        loaded, info = read(folder, dtype=model.dtype, output_loading_info=True)
     except (RuntimeError, ValueError, OSError):
         return None
     state = loaded.state_dict()

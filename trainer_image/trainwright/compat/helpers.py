@@ -74,7 +74,10 @@ def find_executable_batch_size(
         function: Takes ``batch_size`` as its first argument; without it, this is a decorator.
         auto_find_batch_size: Whether to try at all.
     """
-    settings = {"starting_batch_size": starting_batch_size, "auto_find_batch_size": auto_find_batch_size}
+    settings: dict[str, Any] = {
+        "starting_batch_size": starting_batch_size,
+        "auto_find_batch_size": auto_find_batch_size,
+    }
     if function is None:
         return functools.partial(find_executable_batch_size, **settings)
     if auto_find_batch_size:

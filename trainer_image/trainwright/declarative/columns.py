@@ -1,11 +1,18 @@
 """Which column plays which role: what the manifest says, else the first of the usual names, in the order written here.
 
 A role that nothing fits is an error that lists the columns there are.
+
+The names of the classes are read from the data: ``num_labels``, ``id2label`` and the label ids of a model follow. Names
+are sorted, so that every rank and every attempt numbers them alike; whole numbers that already count the classes from
+0 keep their numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from trainwright.contract import DataError, UserError
 from trainwright.declarative.nearest import did_you_mean, some
@@ -71,3 +78,99 @@ def holds_chats(column: str) -> str:
         f"{PLACE}.text: column {column!r} holds chats, and a task trains on text; write each chat as one text by the "
         "tokenizer's apply_chat_template into a column 'text', or train in a script of your own (spec.script)"
     )
+
+
+MOST_CLASSES = 10_000
+
+
+@dataclass(frozen=True)
+class Labels:
+    """``names[i]`` is the name of class i, ``values[i]`` what the data calls it."""
+
+    values: tuple[Any, ...]
+    names: tuple[str, ...]
+
+    @cached_property
+    def ids(self) -> Mapping[Any, int]:
+        """Value in the data to class id."""
+        return {value: index for index, value in enumerate(self.values)}
+
+
+def read_labels(splits: Iterable[Any], column: str, role: str) -> Labels:
+    """The classes of all splits. Raises :class:`DataError` for missing, mixed, fractional or too many labels."""
+    datasets = [rows for rows in splits if rows is not None]
+    if names := _declared(datasets[0], column):
+        _check_declared(datasets, column, role, len(names))
+        return Labels(tuple(range(len(names))), tuple(names))
+    place = f"{PLACE}.{role}"
+    values = set().union(*(_distinct(rows, column, place, role == "tags") for rows in datasets))
+    _check(values, column, place)
+    return _numbered(values)
+
+
+def _declared(rows: Any, column: str) -> list[str] | None:
+    """Names that the dataset itself declares (a ClassLabel, or a list of them)."""
+    feature = rows.features[column] if rows.features else None
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return list(names) if names else None
+
+
+def _check_declared(datasets: list[Any], column: str, role: str, count: int) -> None:
+    """Test splits of the hub hide their labels behind -1, which no model has a class for."""
+    for rows in datasets:
+        found = _distinct(rows, column, f"{PLACE}.{role}", role == "tags")
+        if foreign := [value for value in found if not 0 <= value < count]:
+            raise DataError(
+                f"{PLACE}.{role}: column {column!r} has the label {min(foreign)}, but {count} classes from 0; "
+                "take a split whose labels are public"
+            )
+
+
+def _distinct(rows: Any, column: str, place: str, nested: bool) -> set[Any]:
+    """The distinct values of a column of scalars, or of lists where ``nested``; no row becomes a Python object."""
+    import pyarrow as pa
+    import pyarrow.compute as compute
+
+    values = rows.with_format("arrow")[column]
+    values = values if isinstance(values, pa.ChunkedArray | pa.Array) else values[:]
+    if nested:
+        values = _flat(values, column, place)
+    if pa.types.is_nested(values.type):
+        raise DataError(f"{place}: column {column!r} holds lists or records; this task takes one label a row")
+    distinct = set(compute.unique(values).to_pylist())
+    if any(value is None or value != value for value in distinct):
+        empty = compute.sum(compute.is_null(values, nan_is_null=True)).as_py()
+        raise DataError(f"{place}: column {column!r} is empty in {empty} rows; give them a label or leave them out")
+    return distinct
+
+
+def _flat(values: Any, column: str, place: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as compute
+
+    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+        raise DataError(f"{place}: column {column!r} holds {values.type}; this task takes a list of tags in each row")
+    return compute.list_flatten(values)
+
+
+def _check(values: set[Any], column: str, place: str) -> None:
+    kinds = {type(value).__name__ for value in values}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{place}: column {column!r} mixes labels of several kinds ({', '.join(sorted(kinds))}); use one"
+        )
+    if fraction := next((v for v in sorted(values) if isinstance(v, float) and not v.is_integer()), None):
+        raise DataError(f"{place}: column {column!r} holds {fraction}, a number and no class; this task needs classes")
+    if len(values) < 2:
+        raise DataError(f"{place}: column {column!r} has one label only ({next(iter(values))!r}); nothing to learn")
+    if len(values) > MOST_CLASSES:
+        raise DataError(f"{place}: column {column!r} has {len(values)} different labels; is it the right column?")
+
+
+def _numbered(values: set[Any]) -> Labels:
+    ordered = sorted(values)
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in ordered):
+        if ordered[0] >= 0 and ordered[-1] < 2 * len(ordered):
+            ordered = list(range(int(ordered[-1]) + 1))
+        return Labels(tuple(ordered), tuple(f"{value:g}" for value in ordered))
+    return Labels(tuple(ordered), tuple(str(value) for value in ordered))

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainwright.contract import DataError
-from trainwright.declarative.columns import holds_chats
-from trainwright.declarative.labels import Labels
+from trainwright.declarative.columns import Labels, holds_chats
 from trainwright.declarative.metrics import IGNORED
 
 Batch = Mapping[str, list[Any]]

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from trainwright.checkpoint.store import CheckpointStore
 from trainwright.contract import ResolvedJob, UserError, strict_json
 from trainwright.declarative import columns, tasks
+from trainwright.declarative.columns import Labels, read_labels
 from trainwright.declarative.features import Recipe
-from trainwright.declarative.labels import Labels, read_labels
 from trainwright.declarative.manifest import DatasetSpec, ModelSpec, SampleSpec, view
 from trainwright.declarative.metrics import perplexity
 from trainwright.declarative.models import build_model, load_config, positions

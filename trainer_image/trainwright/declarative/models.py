@@ -6,11 +6,11 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trainwright.contract import UserError
+from trainwright.declarative.columns import Labels
 from trainwright.declarative.diagnosis import first_line, refuse
-from trainwright.declarative.labels import Labels
 from trainwright.declarative.manifest import ModelSpec
 from trainwright.declarative.nearest import did_you_mean, some
 
@@ -52,7 +52,7 @@ def build_model(
         model = _fresh(auto, config, spec) if fresh else _saved(auto, config, spec)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise refuse(error, f"{CHANGES if fresh else SOURCE}: {first_line(error)}") from error
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    if len(tokenizer) > cast(Any, model.get_input_embeddings()).num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     if model.config.get_text_config().pad_token_id is None:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -66,8 +66,10 @@ def positions(model: PreTrainedModel) -> int | None:
     """
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return module.num_embeddings - module.padding_idx - 1
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+            table: Any = module
+            return int(table.num_embeddings - table.padding_idx - 1)
+    bound: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return bound
 
 
 def _base_config(spec: ModelSpec) -> PreTrainedConfig:
@@ -94,7 +96,10 @@ def _saved_config(spec: ModelSpec) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            spec.source, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+        return config
     except (OSError, ValueError, ImportError) as error:
         raise refuse(error, f"{SOURCE}: {_why_no_model(spec, error)}") from error
 
@@ -178,11 +183,14 @@ def _fresh(auto: Any, config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedMo
     import torch
 
     dtype = None if spec.dtype in (None, "auto") else getattr(torch, str(spec.dtype))
-    return auto.from_config(config, dtype=dtype or torch.float32, trust_remote_code=spec.trust_remote_code)
+    fresh: PreTrainedModel = auto.from_config(
+        config, dtype=dtype or torch.float32, trust_remote_code=spec.trust_remote_code
+    )
+    return fresh
 
 
 def _saved(auto: Any, config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedModel:
-    return auto.from_pretrained(
+    saved: PreTrainedModel = auto.from_pretrained(
         spec.source,
         config=config,
         revision=spec.revision,
@@ -190,3 +198,4 @@ def _saved(auto: Any, config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedMo
         trust_remote_code=spec.trust_remote_code,
         ignore_mismatched_sizes=True,  # a head of another number of labels is made anew
     )
+    return saved

@@ -41,7 +41,7 @@ def generate(model: Any, tokenizer: Any, prompt: str, spec: SampleSpec, seed: in
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
         written = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    return tokenizer.decode(written[0], skip_special_tokens=True)
+    return str(tokenizer.decode(written[0], skip_special_tokens=True))
 
 
 def _prompt_ids(model: Any, tokenizer: Any, prompt: str, new: int) -> Any:
@@ -62,4 +62,4 @@ def _room(model: Any, ids: Any, new: int) -> int:
     longest = positions(model)
     if longest is None or model.config.is_encoder_decoder:
         return new
-    return max(1, min(new, longest - ids.shape[1]))
+    return max(1, min(new, longest - int(ids.shape[1])))

@@ -1,6 +1,8 @@
 """Whether this rank has the accelerator that its pool promises. Training on the CPU instead would only waste the node.
 
 What is missing stays missing in the next attempt, so it ends the job as a bad configuration, with the mend in words.
+
+Which number formats a device computes in is checked before the first step too, instead of by the error of a kernel.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainwright.contract import ENV_RUNTIME, ENV_VENDOR, UserError
 from trainwright.devices import xla
@@ -134,3 +137,24 @@ _CHECKS: dict[str, Callable[[Found, int, int], str | None]] = {
     "amd": _check_amd,
     "tpu": _check_tpu,
 }
+
+
+FIRST_WITH_BF16 = 8
+"""NVIDIA's compute capability from which on (Ampere) bfloat16 is computed in hardware."""
+
+
+def unknown_format(
+    args: Any, device_type: str, capability: tuple[int, int] | None = None, name: str = ""
+) -> str | None:
+    """What of ``args`` a device cannot do, and the mend; None when it can do all.
+
+    Args:
+        device_type: cpu, cuda, xla or tpu.
+        capability: Of an NVIDIA GPU; None for all others.
+        name: Of the device, for the message.
+    """
+    if args.fp16 and device_type in ("xla", "tpu"):
+        return "fp16: a TPU computes in bfloat16; set bf16 instead"
+    if args.bf16 and capability is not None and capability[0] < FIRST_WITH_BF16:
+        return f"bf16: {name or 'this GPU'} is older than bfloat16; set fp16 instead"
+    return None

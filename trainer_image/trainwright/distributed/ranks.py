@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from trainwright.contract import DataError, UserError
 
@@ -63,7 +63,7 @@ class Ranks:
         for rank, (_, failure) in enumerate(outcomes):
             if failure is not None:
                 raise _as_error(rank, *failure)
-        return [value for value, _ in outcomes]
+        return [cast(T, value) for value, _ in outcomes]
 
 
 def _as_error(rank: int, is_data_error: bool, is_user_error: bool, text: str) -> Exception:

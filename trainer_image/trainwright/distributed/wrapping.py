@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 
 
@@ -9,7 +11,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The user's own module inside the wrappers of torch.compile and of data parallelism."""
     while True:
         if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
+            model = cast(nn.Module, model._orig_mod)
         elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
         else:
@@ -19,4 +21,5 @@ def unwrap(model: nn.Module) -> nn.Module:
 def base_model(model: nn.Module) -> nn.Module:
     """The model under an adapter (PEFT) and the wrapper of torch.compile, or the model itself."""
     model = unwrap(model)
-    return model.get_base_model() if callable(getattr(model, "get_base_model", None)) else model
+    adapted = getattr(model, "get_base_model", None)
+    return cast(nn.Module, adapted()) if callable(adapted) else model

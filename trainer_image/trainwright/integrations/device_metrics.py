@@ -12,7 +12,7 @@ import torch
 
 from trainwright.callbacks.callback import TrainerCallback
 from trainwright.contract import UserError
-from trainwright.devices import numbers, xla
+from trainwright.devices import check, xla
 from trainwright.devices.meter import Meter
 from trainwright.devices.profile import Profile
 from trainwright.devices.report import device_name
@@ -42,7 +42,7 @@ def _unfit(args: Any) -> str | None:
     """What the numbers of the arguments need and the device has not."""
     is_nvidia = args.device.type == "cuda" and torch.version.cuda is not None
     capability = torch.cuda.get_device_capability(args.device) if is_nvidia else None
-    return numbers.problem(args, args.device.type, capability, device_name(args.device) if is_nvidia else "")
+    return check.unknown_format(args, args.device.type, capability, device_name(args.device) if is_nvidia else "")
 
 
 class XlaCallback(TrainerCallback):

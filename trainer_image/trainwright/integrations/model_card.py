@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainwright.distributed.wrapping import unwrap
+from trainwright.distributed.wrapping import base_model, unwrap
 
 NAME = "README.md"
 TAG = "generated_from_trainer"
@@ -137,9 +137,9 @@ def _tasks_of(model: Any) -> list[str]:
         return []
     from transformers.modelcard import TASK_MAPPING
 
-    inner = model.get_base_model() if callable(getattr(model, "get_base_model", None)) else model
-    kind = type(inner).__name__
-    fitting = [task for task, classes in TASK_MAPPING.items() if any(kind in _listed(c) for c in classes.values())]
+    known: dict[str, Any] = dict(TASK_MAPPING)
+    kind = type(base_model(model)).__name__
+    fitting = [task for task, classes in known.items() if any(kind in _listed(c) for c in classes.values())]
     return fitting[-1:]
 
 

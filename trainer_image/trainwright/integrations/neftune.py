@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -30,4 +30,4 @@ def add_noise(model: nn.Module, alpha: float) -> RemovableHandle:
         magnitude = alpha / (output.size(1) * output.size(2)) ** 0.5
         return output + torch.zeros_like(output).uniform_(-magnitude, magnitude)
 
-    return embeddings.register_forward_hook(noisy)
+    return cast(nn.Module, embeddings).register_forward_hook(noisy)

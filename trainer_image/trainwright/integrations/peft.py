@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -30,7 +30,7 @@ def adapter_names(model: nn.Module) -> list[str]:
     """The adapters of a model, whether active or not; none for a model without any."""
     if "peft" not in sys.modules or not (_is_wrapped(model) or getattr(model, "_hf_peft_config_loaded", False)):
         return []
-    return list(model.peft_config)
+    return list(cast(Any, model).peft_config)
 
 
 def _is_wrapped(model: nn.Module) -> bool:

@@ -216,7 +216,7 @@ class Meter:
 
 def _tokens(args: Any, state: Any) -> int:
     """Over all ranks: what the user asked to be counted, else what this rank counted on its own."""
-    return state.num_input_tokens_seen or getattr(state, "local_tokens", 0) * args.world_size
+    return int(state.num_input_tokens_seen or getattr(state, "local_tokens", 0) * args.world_size)
 
 
 def merged(known: dict[str, float], new: dict[str, Any]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import DistStoreError, TCPStore
+from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
@@ -46,7 +46,7 @@ class PodAgent(LocalElasticAgent):
         if self._place.nodes > 1:
             self._overseer.peers = Peers(worker_group.store, self._place.node_rank, self._place.nodes)
         handlers = {signum: signal.getsignal(signum) for signum in _OURS}
-        pids = super()._start_workers(worker_group)
+        pids: dict[int, Any] = super()._start_workers(worker_group)
         for signum, handler in handlers.items():  # torch before 2.11 takes them, whatever it is told
             signal.signal(signum, handler)
         self._overseer.started(pids, self._place.ranks.start)
@@ -55,7 +55,8 @@ class PodAgent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         if self._overseer.tick():
             return RunResult(state=WorkerState.HEALTHY)
-        return super()._monitor_workers(worker_group)
+        result: RunResult = super()._monitor_workers(worker_group)
+        return result
 
     def _exit_barrier(self) -> None:
         while not self._overseer.may_leave():

@@ -184,4 +184,4 @@ class Courier:
                 with suppress(Exception):
                     self._complain(f"{type(error).__name__}: {error}")
             pause = min(LONGEST_PAUSE_SECONDS, max(self._interval, 0.1) * 2 ** min(self._failures - 1, 10))
-            return max(pause, getattr(error, "retry_after", 0.0))
+            return float(max(pause, getattr(error, "retry_after", 0.0)))

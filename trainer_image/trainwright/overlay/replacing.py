@@ -123,7 +123,8 @@ def _is_module(value: object) -> bool:
 
 def _derive_anew(old: type, new: type, but: type | None = None) -> None:
     """Give ``new`` for base to the classes that were derived from ``old`` before it was replaced."""
-    for cls in old.__subclasses__():
+    derived: list[Any] = old.__subclasses__()
+    for cls in derived:
         if cls is new or cls is but:
             continue
         try:
@@ -139,8 +140,8 @@ def _watch_overrides(both: type, theirs: type, ours: type) -> None:
     """Say of a subclass which of its methods only transformers' own loop would call."""
     unheard = {name for name in dir(theirs) if callable(getattr(theirs, name)) and not hasattr(ours, name)}
 
-    def __init_subclass__(cls: type, **kwargs: Any) -> None:  # noqa: N807
-        super(both, cls).__init_subclass__(**kwargs)
+    def __init_subclass__(cls: Any, **kwargs: Any) -> None:  # noqa: N807
+        super(both, cls).__init_subclass__(**kwargs)  # type: ignore[arg-type]
         if overridden := sorted(unheard & vars(cls).keys()):
             logger.warning(
                 "%s overrides %s of transformers' Trainer, which Trainwright's never calls",
@@ -148,4 +149,4 @@ def _watch_overrides(both: type, theirs: type, ours: type) -> None:
                 ", ".join(overridden),
             )
 
-    both.__init_subclass__ = classmethod(__init_subclass__)  # type: ignore[assignment, method-assign]
+    both.__init_subclass__ = classmethod(__init_subclass__)  # type: ignore[assignment, method-assign, arg-type]

@@ -22,13 +22,8 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
 from trainwright.arguments.errors import NotCallableError, TrainerError
-from trainwright.callbacks.callback import (
-    CallbackHandler,
-    DefaultFlowCallback,
-    PrinterCallback,
-    ProgressCallback,
-    restore_states,
-)
+from trainwright.callbacks.callback import CallbackHandler, restore_states
+from trainwright.callbacks.flow import DefaultFlowCallback
 from trainwright.callbacks.state import TrainerControl, TrainerState, exports_state
 from trainwright.checkpoint.snapshot import (
     OPTIMIZER,
@@ -53,6 +48,7 @@ from trainwright.evaluation import passes
 from trainwright.evaluation.sets import set_name
 from trainwright.integrations.device_metrics import callbacks_for
 from trainwright.integrations.model_card import write_card
+from trainwright.integrations.progress import PrinterCallback, ProgressCallback
 from trainwright.job import in_output
 from trainwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
 from trainwright.trainer import checks

@@ -1,3 +1,3 @@
 """``transformers.trainer_seq2seq`` for scripts that change the name of the library alone: a view of the package."""
 
-from trainwright import __getattr__ as __getattr__
+from trainwright import __getattr__ as __getattr__  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """``transformers.trainer_utils`` for scripts that change the name of the library alone: a view of the package."""
 
-from trainwright import __getattr__ as __getattr__
+from trainwright import __getattr__ as __getattr__  # type: ignore[attr-defined]
 
 PREFIX_CHECKPOINT_DIR = "checkpoint"
 """``checkpoint-<step>`` is what the folder of a checkpoint is called."""
