@@ -18,7 +18,7 @@ from torch import nn
 from trainer.data_cases import loader_for
 from trainer.resume_job import Net, make_trainer, weights
 from trainwright.arguments import TrainingArguments
-from trainwright.checkpoint.snapshot import load_snapshot, restore_position
+from trainwright.checkpoint.snapshot import load_training_state, restore_position
 from trainwright.checkpoint.weights import load_weights, save_weights
 from trainwright.contract import UserError
 from trainwright.data.loaders import batches, position_of
@@ -290,7 +290,7 @@ def test_an_optimizer_of_another_kind_is_refused(checkpoint: Path, tmp_path: Pat
     trainer.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
     trainer.lr_scheduler = None
     with pytest.raises(UserError, match=r"optimizer.pt: does not fit this run or is damaged"):
-        load_snapshot(trainer, checkpoint)
+        load_training_state(trainer, checkpoint)
 
 
 def test_another_world_size_draws_new_numbers_and_says_so(checkpoint: Path, tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ two of our own: ``training_args.json``, and ``data_state.pt`` (or ``data_state_<
 pickle, is written for scripts that look into it, without tokens, and never read.
 Everything is read with ``weights_only=True``: a checkpoint can run no code.
 
-To resume: :func:`load_snapshot` once model, optimizer and scheduler exist; then, as the very last thing before the
-first batch is drawn, :func:`restore_position`, so that nothing in between (callbacks, an evaluation) moves the
-generators.
+To resume: the weights, then :func:`load_training_state` once optimizer and scheduler exist; and as the very last thing
+before the first batch is drawn, :func:`restore_position`, so that nothing in between (callbacks, an evaluation) moves
+the generators.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trainwright.arguments.errors import hidden
 from trainwright.checkpoint.part import Piece
 from trainwright.checkpoint.staging import Copy, Stager, as_it_is
 from trainwright.checkpoint.store import MANIFEST
-from trainwright.checkpoint.weights import load_weights, save_weights, takes_state
+from trainwright.checkpoint.weights import save_weights, takes_state
 from trainwright.contract import UserError
 from trainwright.data.loaders import position_of, resume_at
 from trainwright.data.place import draws_alike, has_own_shards
@@ -224,17 +224,6 @@ def starts_afresh(trainer: Any, folder: Path) -> list[str]:
     words |= {} if scaler is None else {SCALER: "the scaler"}
     absent = [word for name, word in words.items() if not (folder / name).is_file()]
     return absent if any(folder.glob("rng_state*.pth")) else [*absent, "the random generators"]
-
-
-def load_snapshot(trainer: Any, folder: Path) -> None:
-    """Load model, optimizer, scheduler and scaler, in place.
-
-    Raises:
-        UserError: A file is damaged, or the checkpoint is of another model or optimizer.
-    """
-    folder = Path(folder)
-    load_weights(trainer.model, folder)
-    load_training_state(trainer, folder)
 
 
 def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OPTIMIZER, SCHEDULER, SCALER)) -> None:

@@ -20,11 +20,6 @@ def training_dtype(args: Any) -> torch.dtype | None:
     return _DTYPES["bf16"] if args.bf16 else _DTYPES["fp16"] if args.fp16 else None
 
 
-def full_eval_dtype(args: Any) -> torch.dtype | None:
-    """What the model is cast to for an evaluation outside of training; None leaves it as it is."""
-    return _DTYPES["bf16"] if args.bf16_full_eval else _DTYPES["fp16"] if args.fp16_full_eval else None
-
-
 def make_scaler(args: Any, device: torch.device) -> torch.amp.GradScaler | None:
     """The gradient scaler for fp16, whose gradients underflow without one; None for the others."""
     return torch.amp.GradScaler(device.type) if args.fp16 else None
