@@ -38,7 +38,6 @@ from trainwright.contract import UserError
 from trainwright.data.loaders import position_of, resume_at
 from trainwright.data.place import draws_alike, has_own_shards
 from trainwright.devices.seeding import derived_seed, rng_state, seed_everything, set_rng_state
-from trainwright.distributed.wrapping import unwrap
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 TRAINER_STATE = "trainer_state.json"
@@ -77,7 +76,7 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
         (later if copy is as_it_is else at_once).append(partial(_save_by, _savers(trainer, own, leader)))
     if leader and not {"save_model", "_save"} & set(own):
         copies = copy is not as_it_is and takes_state(trainer.model)
-        state = copy("model", unwrap(trainer.model).state_dict()) if copies else None
+        state = copy("model", trainer._strategy.state("model", trainer.model)) if copies else None
         (later if copies or copy is as_it_is else at_once).append(partial(save_weights, trainer.model, state=state))
         at_once.append(partial(_save_beside, trainer))
     elif leader:
@@ -172,7 +171,7 @@ def _save_state(trainer: Any, folder: Path) -> None:
 
 def _training_state(trainer: Any, leader: bool) -> dict[str, Any]:
     """File name -> what it holds."""
-    states = {name: part.state_dict() for name, part in _parts(trainer).items()} if leader else {}
+    states = {name: _state_of(trainer, name, part) for name, part in _parts(trainer).items()} if leader else {}
     states[_of_rank("rng_state", "pth", trainer)] = rng_state()
     position = position_of(getattr(trainer.callback_handler, "train_dataloader", None))
     if position is not None:
@@ -206,6 +205,10 @@ def _parts(trainer: Any) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
+def _state_of(trainer: Any, name: str, part: Any) -> Any:
+    return trainer._strategy.state("optimizer", part) if name == OPTIMIZER else part.state_dict()
+
+
 def _of_rank(stem: str, suffix: str, trainer: Any) -> str:
     args = trainer.args
     return f"{stem}.{suffix}" if args.world_size <= 1 else f"{stem}_{args.process_index}.{suffix}"
@@ -232,7 +235,8 @@ def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OP
     found = {name: part for name, part in _parts(trainer).items() if name in names and (folder / name).is_file()}
     for name, part in found.items():
         with _explained(folder / name):
-            part.load_state_dict(_load(folder / name))
+            state = _load(folder / name)
+            trainer._strategy.load("optimizer", part, state) if name == OPTIMIZER else part.load_state_dict(state)
 
 
 def restore_position(

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
 from trainwright.arguments.errors import NotCallableError, TrainerError
@@ -42,6 +41,7 @@ from trainwright.data.collators import DataCollatorWithPadding, KeepColumns, def
 from trainwright.data.loaders import eval_loader, has_length, keep_used_columns, signature_columns, train_loader
 from trainwright.data.samplers import LengthGroupedSampler, column_lengths
 from trainwright.devices.seeding import enable_full_determinism, set_seed
+from trainwright.distributed.choice import choose
 from trainwright.distributed.collectives import gather_rows, pad_across_ranks
 from trainwright.distributed.ranks import Ranks
 from trainwright.evaluation import passes
@@ -62,7 +62,7 @@ from trainwright.training.modes import TrainingMode
 from trainwright.training.normalisation import Normalisation
 from trainwright.training.optimizers import factory
 from trainwright.training.optimizers.averaging import averaged_weights
-from trainwright.training.precision import apply_tf32, make_scaler, map_nested
+from trainwright.training.precision import apply_tf32, map_nested
 from trainwright.training.schedulers import follows_metric, get_scheduler
 from trainwright.training.throughput import sum_over_ranks
 from trainwright.training.train_length import Horizon, length_of, num_examples
@@ -152,6 +152,7 @@ class Trainer:
             logging.getLogger("trainwright").setLevel(args.get_process_log_level())
             apply_tf32(args.tf32)
             self.create_accelerator_and_postprocess()
+            self._strategy = choose(args)
             self._take_model(model if model is not None else self.call_model_init())
             self._start_callbacks(callbacks or [])
 
@@ -171,7 +172,7 @@ class Trainer:
         if self.place_model_on_device:
             self._move_model_to_device(model, args.device)
         self._signature_columns: list[str] | None = None
-        self._feed = prepare.feed(args.device)
+        self._feed = self._strategy.place()
         self._moves_inputs = args.device.type != "cpu" or self._overrides("_prepare_input")
         self._sums_items_over_ranks = args.average_tokens_across_devices and args.world_size > 1
         self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
@@ -181,7 +182,7 @@ class Trainer:
         self._smoother_shifts = self.label_smoother is not None and losses.is_causal_lm(model)
         if getattr(model, "config", None) is not None:
             model.config.use_cache = args.use_cache
-        self.scaler = self.accelerator.scaler = make_scaler(args, args.device)
+        self.scaler = self.accelerator.scaler = self._strategy.new_scaler()
         self._created_lr_scheduler = False
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
@@ -397,7 +398,9 @@ class Trainer:
         """The module that forward goes through; one that is wrapped already stays as it is."""
         if model is not self.model:
             return model
-        return prepare.wrap_model(model, self.args) if training else prepare.wrap_for_evaluation(model, self.args)
+        if not training:
+            return prepare.wrap_for_evaluation(model, self.args)
+        return prepare.wrap_model(model, self.args, self._strategy)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
         """Keyword arguments of accelerate's Accelerator."""
@@ -559,10 +562,7 @@ class Trainer:
             self._unproven = False
         if self.current_gradient_accumulation_steps > 1 and not self._is_scaled(num_items_in_batch):
             loss = loss / self.current_gradient_accumulation_steps
-        if (steps_too := getattr(self.optimizer, "backward_and_step", None)) is not None:
-            steps_too(loss)
-        else:
-            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        self._strategy.backward(loss)
         return loss.detach()
 
     def _is_scaled(self, num_items: Any) -> bool:
@@ -626,13 +626,13 @@ class Trainer:
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         """Scale the gradients down to ``max_grad_norm``; returns their norm before that."""
-        return clip_grad_norm_(model.parameters(), self.args.max_grad_norm)
+        return self._strategy.clip(model.parameters(), self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """``grad_norm`` if it is known, else the norm of all gradients."""
         if grad_norm is not None:
             return grad_norm
-        return get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        return self._strategy.norm(model.parameters())
 
     def _track_num_input_tokens(self, inputs: Any) -> None:
         """Count the input tokens of one micro-batch."""

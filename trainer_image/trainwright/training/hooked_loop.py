@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from trainwright.distributed.strategy import Hooks
 from trainwright.training.loop import Loop
 
 PARTS = ("_maybe_log_save_evaluate", "_clip_grad_norm", "_get_grad_norm", "_get_learning_rate")
@@ -24,9 +25,10 @@ def loop_for(trainer: Any) -> type[Loop]:
 class OpenedLoop(Loop):
     """Clipping, the learning rate, and what follows a step are the Trainer's."""
 
+    def hooks(self) -> Hooks:
+        return super().hooks()._replace(clip=self.clip)
+
     def clip(self) -> Any:
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
         norm = self.trainer._clip_grad_norm(self.model) if self.max_grad_norm > 0 else None
         return self.trainer._get_grad_norm(self.model, grad_norm=norm)
 

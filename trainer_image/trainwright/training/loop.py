@@ -1,7 +1,8 @@
 """The training loop.
 
-For each epoch, for each global batch: forward and backward for each of its micro-batches, clip the gradients, step the
-optimizer and the schedule, clear the gradients; then log, evaluate and save if the control says so, and go on.
+For each epoch, for each global batch: forward and backward for each of its micro-batches, then one update of the
+weights; then log, evaluate and save if the control says so, and go on. How the model is spread over processes and
+devices, and so how it is updated, is the strategy's (:mod:`trainwright.distributed.strategy`).
 
 What can be known before the first step is decided before the first step: an event without listeners, a scaler, a
 gradient to hold back or a device to move to costs a step nothing when it is not there.
@@ -13,17 +14,16 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache
-from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from trainwright.data.loaders import batches
 from trainwright.distributed.preemption import Preemption, under_launcher
+from trainwright.distributed.strategy import Hooks
 from trainwright.training.losses import LossMeter
-from trainwright.training.prepare import exchanges_every_batch
 from trainwright.training.schedulers import follows_metric
 from trainwright.training.throughput import Work, sum_over_ranks
 from trainwright.training.train_length import Horizon
@@ -53,10 +53,9 @@ class Loop:
         self.device = args.device
         self.accumulation = args.gradient_accumulation_steps
         self.max_grad_norm = args.max_grad_norm
-        self.optimizer, self.scheduler, self.scaler = trainer.optimizer, trainer.lr_scheduler, trainer.scaler
-        self.scheduled = not follows_metric(self.scheduler)
-        self.parameters = list(model.parameters())
-        self.no_sync = nullcontext if exchanges_every_batch(args) else getattr(model, "no_sync", nullcontext)
+        self.optimizer, self.strategy = trainer.optimizer, trainer._strategy
+        schedule = None if follows_metric(trainer.lr_scheduler) else trainer.lr_scheduler
+        self.strategy.start(model, self.optimizer, schedule, trainer.scaler, self.hooks())
         self.meter, self.work = LossMeter(args.logging_nan_inf_filter), Work(trainer)
         self.preemption = Preemption(listens=under_launcher() or args.enable_jit_checkpoint)
         self.background = trainer._background
@@ -123,10 +122,7 @@ class Loop:
         state = self.trainer.state
         self.event("on_step_begin")
         self.meter.add(self.forward_backward(micro_batches, num_items))
-        self.grad_norm = self.clip()
-        self.event("on_pre_optimizer_step")
-        self.update()
-        self.zero_grad()
+        self.grad_norm, _ = self.strategy.update(self.max_grad_norm)
         state.global_step += 1
         state.epoch = epoch
         if self.empties_cache_every and state.global_step % self.empties_cache_every == 0:
@@ -135,15 +131,16 @@ class Loop:
         self.obey()
 
     def forward_backward(self, micro_batches: list[Any], num_items: Any) -> list[torch.Tensor]:
-        """The losses of the micro-batches, whose gradients are summed; ranks exchange them at the last one only."""
+        """The losses of the micro-batches, whose gradients are summed."""
         *earlier, last = micro_batches
-        losses = []
+        losses, accumulate = [], self.strategy.accumulate
         self.trainer.current_gradient_accumulation_steps = len(micro_batches)
         for batch in earlier:
-            with self.no_sync():
+            with accumulate(last=False):
                 losses.append(self.micro_step(batch, num_items))
             self.event("on_substep_end")
-        losses.append(self.micro_step(last, num_items))
+        with accumulate(last=True):
+            losses.append(self.micro_step(last, num_items))
         return losses
 
     def micro_step(self, batch: Any, num_items: Any) -> torch.Tensor:
@@ -151,35 +148,16 @@ class Loop:
         self.work.count(batch)
         return loss.detach() if loss.requires_grad else loss
 
-    def clip(self) -> torch.Tensor:
-        """Scale the gradients down to ``max_grad_norm``; returns their norm before that."""
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        if self.max_grad_norm > 0:
-            return clip_grad_norm_(self.parameters, self.max_grad_norm)
-        return get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+    def hooks(self) -> Hooks:
+        """What this loop does between the parts of an update."""
+        return Hooks(partial(self.event, "on_pre_optimizer_step"), self.stepped)
 
-    def update(self) -> None:
-        """Step the optimizer, and the schedule unless the optimizer skipped its step for gradients that overflowed."""
-        overflowed = False
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            scale = self.scaler.get_scale()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            overflowed = self.scaler.get_scale() < scale
+    def stepped(self) -> None:
         self.event("on_optimizer_step")
         self.learning_rate = self.rate()
-        if self.scheduled and not overflowed:
-            self.scheduler.step()
 
     def rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
-
-    def zero_grad(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
 
     def obey(self) -> None:
         """Log, evaluate and save as the control says."""
@@ -199,7 +177,7 @@ class Loop:
             self.tell_not_finite("loss", self.logged_step + 1 + first)
         if self.grad_norm is not None:
             logs["grad_norm"] = self.grad_norm.item()
-            if not math.isfinite(logs["grad_norm"]) and self.scaler is None:  # a scaler skips such a step
+            if not math.isfinite(logs["grad_norm"]) and self.strategy.scaler is None:  # a scaler skips such a step
                 self.tell_not_finite("gradient norm", step)
         logs["learning_rate"] = float(self.learning_rate)
         self.logged_step = step

@@ -1,4 +1,4 @@
-"""Numbers of fewer bits: autocast around forward, the scaler that fp16 needs, TF32, evaluation in half precision."""
+"""Numbers of fewer bits: autocast around forward, TF32, evaluation in half precision."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def training_dtype(args: Any) -> torch.dtype | None:
     """What autocast computes in; None is full precision."""
     return _DTYPES["bf16"] if args.bf16 else _DTYPES["fp16"] if args.fp16 else None
-
-
-def make_scaler(args: Any, device: torch.device) -> torch.amp.GradScaler | None:
-    """The gradient scaler for fp16, whose gradients underflow without one; None for the others."""
-    return torch.amp.GradScaler(device.type) if args.fp16 else None
 
 
 def autocast_forward(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,11 +10,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from trainwright.arguments.environment import compile_options
 from trainwright.contract import UserError
-from trainwright.devices import tpu, xla
+from trainwright.devices import tpu
+from trainwright.distributed.ddp import ddp_kwargs
+from trainwright.distributed.strategy import Strategy
 from trainwright.training.precision import autocast_forward, training_dtype
 
 
@@ -103,18 +103,10 @@ def tied_names(model: nn.Module) -> list[list[str]]:
     return [alike for alike in names.values() if len(alike) > 1]
 
 
-def feed(device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """How the tensors of a batch come to the device."""
-    if device.type == "xla":
-        return xla.Feed(device)
-    return lambda tensor: tensor.to(device, non_blocking=True)
-
-
-def wrap_model(model: nn.Module, args: Any) -> nn.Module:
-    """The module that training goes through: autocast, data parallel over the ranks, compiled; each where asked for."""
+def wrap_model(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
+    """The module that training goes through: autocast, spread over the ranks, compiled; each where asked for."""
     autocast_forward(model, args.device, training_dtype(args))
-    if args.world_size > 1:
-        model = _data_parallel(model, args)
+    model = strategy.wrap(model)
     return _compiled(model, args) if args.torch_compile else model
 
 
@@ -135,31 +127,6 @@ def _compiled(model: nn.Module, args: Any) -> nn.Module:
     except RuntimeError as error:
         field = "torch_compile_mode" if "mode" in str(error) else "torch_compile_backend"
         raise UserError(f"{field}: {str(error).splitlines()[0]}") from error
-
-
-def _data_parallel(model: nn.Module, args: Any) -> nn.Module:
-    devices = [args.device.index] if args.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, **ddp_kwargs(args))
-
-
-def exchanges_every_batch(args: Any) -> bool:
-    """Whether ranks exchange gradients after each micro-batch, not only after the last one of a step."""
-    said = args.accelerator_config.gradient_accumulation_kwargs or {}
-    return bool(said.get("sync_each_batch", False))
-
-
-def ddp_kwargs(args: Any) -> dict[str, Any]:
-    """The ``ddp_*`` arguments under the names that DistributedDataParallel gives them."""
-    find_unused = args.ddp_find_unused_parameters
-    if find_unused is None:  # recomputed activations would look unused
-        find_unused = not args.activation_checkpointing
-    given = {
-        "find_unused_parameters": find_unused,
-        "bucket_cap_mb": args.ddp_bucket_cap_mb,
-        "broadcast_buffers": args.ddp_broadcast_buffers,
-        "static_graph": args.ddp_static_graph,
-    }
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def check_output_folder(args: Any) -> None:

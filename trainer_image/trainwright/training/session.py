@@ -181,7 +181,7 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     trainer._background = make_background(trainer)
     loop = trainer._loop = loop_for(trainer)(trainer, model, dataloader, horizon, ignore_keys)
     announce(trainer, horizon, place)
-    loop.zero_grad()
+    trainer._strategy.zero_grad()
     loop.event("on_train_begin")
     if trainer.args.eval_on_start:
         trainer._evaluate(None, ignore_keys, skip_scheduler=True)
@@ -313,15 +313,18 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None, dataloa
 
 
 def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
-    """Optimizer, wrapped model and schedule, in this order; the callbacks learn of all of them."""
+    """Optimizer, wrapped model and schedule; the callbacks learn of all of them."""
     if trainer._created_lr_scheduler:  # an earlier run's; its optimizer goes on
         trainer.lr_scheduler, trainer._created_lr_scheduler = None, False
-    if trainer._overrides("create_optimizer_and_scheduler"):
-        trainer.create_optimizer_and_scheduler(horizon.max_steps)
-        trainer.model_wrapped = trainer._wrap_model(trainer.model)
-    else:
-        trainer.create_optimizer()
-        trainer.model_wrapped = trainer._wrap_model(trainer.model)
+    together = trainer._overrides("create_optimizer_and_scheduler")
+
+    def make_optimizer() -> Any:
+        trainer.create_optimizer_and_scheduler(horizon.max_steps) if together else trainer.create_optimizer()
+        return trainer.optimizer
+
+    prepared = trainer._strategy.prepare(trainer.model, make_optimizer, trainer._wrap_model)
+    trainer.model_wrapped, trainer.optimizer = prepared
+    if not together:
         trainer.create_scheduler(num_training_steps=horizon.max_steps)
     check_optimizer(trainer.optimizer, trainer.model)
     trainer.is_prepared, handler = True, trainer.callback_handler
