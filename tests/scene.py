@@ -15,7 +15,7 @@ from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.placement.pools import BUILTIN
 from trainwright_operator.core.plan import Plan, plan
-from trainwright_operator.core.pods import Endpoint
+from trainwright_operator.core.pods import PushEndpoint
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.core.times import write_time
 from trainwright_operator.local.objects import Objects
@@ -36,7 +36,7 @@ class Scene:
         self.applied: list[str] = []
         self.deleted: list[str] = []
         self.last: Plan | None = None
-        self.endpoint: Endpoint | None = None
+        self.endpoint: PushEndpoint | None = None
         self.services: frozenset[str] | None = None
 
     @property

@@ -377,7 +377,7 @@ def test_pushes_are_written_at_most_once_in_an_interval_and_the_newest_wins():
         await world.reconcile()
         world.now += timedelta(seconds=20)
         for step in (10, 11, 12):
-            world.reconciler.report(KEY, {"trainerStatus": {}, "trainwright": {"step": step}, "attempt": 1})
+            world.reconciler.keep_progress(KEY, {"trainerStatus": {}, "trainwright": {"step": step}, "attempt": 1})
             again = await world.reconcile()
         assert world.status["progress"]["step"] == 10
         assert 0 < again <= 15

@@ -13,7 +13,7 @@ from trainwright_operator.api.spec import AcceleratorPool, SecretKey
 from trainwright_operator.core.children import children
 from trainwright_operator.core.gangs import PodGroup
 from trainwright_operator.core.placement.pools import BUILTIN, place
-from trainwright_operator.core.pods import Endpoint
+from trainwright_operator.core.pods import PushEndpoint
 
 
 def planned(job, attempt=1, endpoint=None):
@@ -151,7 +151,7 @@ def test_an_overlay_is_told_where_an_older_trainer_would_refuse_it(asked: bool |
 
 
 def test_the_progress_endpoint_is_told_with_a_token_of_its_own():
-    endpoint = Endpoint("https://progress/x", "trainwright.dev/progress/default/gpt-corpus", "-----BEGIN")
+    endpoint = PushEndpoint("https://progress/x", "trainwright.dev/progress/default/gpt-corpus", "-----BEGIN")
     found = planned(make_job(), endpoint=endpoint)
     env = env_of(found)
     assert env["KUBEFLOW_TRAINER_SERVER_URL"] == "https://progress/x"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pytest
@@ -12,10 +12,12 @@ from pool_cases import pool_manifest
 from scene import Scene
 from trainwright_operator.api.spec import parse_pool
 from trainwright_operator.core.children import children
-from trainwright_operator.core.gangs import Gangs, OneByOne, PodGroup
-from trainwright_operator.core.gangs.gang import jitter
+from trainwright_operator.core.gangs import Gangs, GangScheduler, OneByOne, PodGroup
+from trainwright_operator.core.gangs.gang import Membership, jitter
 from trainwright_operator.core.placement.pools import BUILTIN, place
+from trainwright_operator.core.plan import plan
 from trainwright_operator.core.times import write_time
+from trainwright_operator.core.waiting import Hold
 
 GANGS = Gangs((PodGroup("scheduling.k8s.io/v1beta1"), OneByOne()))
 TWO_SLICES = parse_pool(pool_manifest("v6e-2x16"))
@@ -74,8 +76,6 @@ class Crowd(Scene):
     patience = timedelta(seconds=60)
 
     def plan(self):
-        from trainwright_operator.core.plan import plan
-
         return plan(self.job, self.pool, self.observed(), self.now, gangs=Gangs((OneByOne(timeout=self.patience),)))
 
     def room_for(self, count):
@@ -271,3 +271,60 @@ def test_devices_by_claim():
     pod = pod_of(found["gpt-corpus-0-3"])
     assert pod["resourceClaims"] == [{"name": "accelerators", "resourceClaimTemplateName": "tj-gpt-corpus-3"}]
     assert pod["containers"][0]["resources"] == {"claims": [{"name": "accelerators"}]}
+
+
+# A scheduler of another kind, as a queue is
+
+
+@dataclass(frozen=True)
+class Queue(GangScheduler):
+    """Admits attempts one at a time, and knows their pods by a label."""
+
+    admits: bool = False
+
+    def takes(self, job):
+        return "queue" in job.labels
+
+    def membership(self, gang):
+        workload = {"apiVersion": "queues/v1", "kind": "Workload", "metadata": gang.metadata}
+        return Membership((workload,), {"queues/set": "main"}, {"queues/of": "team-a"}, {"schedulerName": "fair"})
+
+    def hold(self, job, observed, now):
+        return None if self.admits else Hold("NotAdmitted", "the queue is full", queued=True)
+
+
+class Queued(Scene):
+    gangs = Gangs((Queue(), OneByOne()))
+
+    def plan(self):
+        return plan(self.job, self.pool, self.observed(), self.now, gangs=self.gangs)
+
+
+IN_QUEUE = make_job().with_("metadata.labels", {"queue": "team-a"})
+
+
+def test_an_attempt_waits_in_its_queue_with_nothing_but_what_the_queue_needs():
+    scene = Queued(IN_QUEUE).settle()
+    assert set(scene.applied) == {"tj-gpt-corpus-1"}, "the queue's own object, and no Job"
+    assert (scene.state, scene.condition("Queued")["message"]) == ("Queued", "the queue is full")
+    assert "attempts" not in scene.status, "what has not started is no attempt, and no restart"
+
+
+def test_an_attempt_starts_when_its_queue_admits_it_and_its_pods_say_so():
+    scene = Queued(IN_QUEUE).settle()
+    scene.gangs = Gangs((Queue(admits=True), OneByOne()))
+    scene.settle()
+    assert (scene.applied[-1], scene.state) == ("gpt-corpus-0-1", "Starting")
+    template = scene.objects.jobs["gpt-corpus-0-1"]["spec"]["template"]
+    assert template["metadata"]["labels"]["queues/set"] == "main"
+    assert template["metadata"]["annotations"]["queues/of"] == "team-a"
+    assert template["spec"]["schedulerName"] == "fair"
+
+
+def test_the_deadline_does_not_count_before_the_first_attempt():
+    scene = Queued(IN_QUEUE.with_("spec.activeDeadlineSeconds", 60)).settle()
+    assert scene.wait(61).settle().state == "Queued"
+
+
+def test_a_job_that_no_queue_takes_starts_at_once():
+    assert Queued(make_job()).settle().applied == ["gpt-corpus-0-1"]

@@ -14,8 +14,8 @@ from trainwright.contract import UserError
 from trainwright_operator.api import manifest
 from trainwright_operator.local.live import Lines, sentence
 from trainwright_operator.local.mounts import Mounts, resolved_job
+from trainwright_operator.local.output import OutputFolder, status_to_go_on, uid_of
 from trainwright_operator.local.pod import command_of, environment_of
-from trainwright_operator.local.store import Store, status_to_go_on, uid_of
 
 MOUNTS = Mounts({"/output": Path("/here/out"), "/data": Path("/here/data"), "/data/big": Path("/big")})
 
@@ -111,9 +111,9 @@ def document(job):
 
 def left_behind(tmp_path, **status):
     prior = make_job().status(**status).manifest()
-    store = Store(tmp_path)
-    store.save(prior, prior.get("status") or {})
-    return store, store.prior()
+    folder = OutputFolder(tmp_path)
+    folder.save(prior, prior.get("status") or {})
+    return folder, folder.prior()
 
 
 ATTEMPT = {"attempt": 3, "startTime": "2026-01-01T00:00:00Z", "step": 40}
@@ -123,8 +123,8 @@ ATTEMPT = {"attempt": 3, "startTime": "2026-01-01T00:00:00Z", "step": 40}
     "last", [ATTEMPT, {**ATTEMPT, "endTime": "2026-01-01T00:00:01Z", "outcome": "Failed", "exitCode": 64}]
 )
 def test_a_further_run_counts_on_and_forgives(tmp_path, last):
-    store, prior = left_behind(tmp_path, state="Failed", attempts=[last], restarts={"counted": 3})
-    status = status_to_go_on(document(make_job()), prior, store, START)
+    folder, prior = left_behind(tmp_path, state="Failed", attempts=[last], restarts={"counted": 3})
+    status = status_to_go_on(document(make_job()), prior, folder, START)
     assert [(one["attempt"], one["outcome"], one["step"]) for one in status["attempts"]] == [(3, "Stopped", 40)]
     assert "restarts" not in status
     scene = Scene(make_job())
@@ -134,26 +134,26 @@ def test_a_further_run_counts_on_and_forgives(tmp_path, last):
 
 def test_a_cut_short_file_is_no_prior(tmp_path):
     (tmp_path / "trainingjob.yaml").write_text("spec: {")
-    assert Store(tmp_path).prior() is None
+    assert OutputFolder(tmp_path).prior() is None
 
 
 def test_the_output_of_another_job_is_refused(tmp_path):
-    store, prior = left_behind(tmp_path)
+    folder, prior = left_behind(tmp_path)
     with pytest.raises(UserError, match="holds the run of gpt-corpus; choose another folder for other"):
-        status_to_go_on(document(make_job("other")), prior, store, START)
+        status_to_go_on(document(make_job("other")), prior, folder, START)
 
 
 @pytest.mark.parametrize(("trained", "refused"), [(False, False), (True, True)])
 def test_another_spec_is_refused_once_something_was_trained(tmp_path, trained, refused):
-    store, prior = left_behind(tmp_path, state="Failed", attempts=[ATTEMPT])
+    folder, prior = left_behind(tmp_path, state="Failed", attempts=[ATTEMPT])
     if trained:
         (tmp_path / "checkpoint-40").mkdir()
     changed = document(make_job().training(learningRate=1e-5))
     if refused:
         with pytest.raises(UserError, match=r"^job\.yaml:\d+: spec\.trainingArguments"):
-            status_to_go_on(changed, prior, store, START)
+            status_to_go_on(changed, prior, folder, START)
     else:
-        assert status_to_go_on(changed, prior, store, START)["attempts"]
+        assert status_to_go_on(changed, prior, folder, START)["attempts"]
 
 
 def test_the_uid_is_the_same_for_every_run_with_one_output(tmp_path):

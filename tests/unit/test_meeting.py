@@ -5,7 +5,7 @@ import pytest
 from builders import make_job
 from scene import Scene
 from trainwright.contract import gang_on_wire
-from trainwright_operator.core.pods import Endpoint
+from trainwright_operator.core.pods import PushEndpoint
 from trainwright_operator.remote.diagnosis import Facts, diagnose
 
 WHERE = "gpt-corpus-0-1-0.tj-gpt-corpus:29400"
@@ -19,7 +19,7 @@ SILENT = (
 
 def at_work(nodes=2, endpoint=True):
     scene = Scene(make_job().nodes(nodes))
-    scene.endpoint = Endpoint("https://operator/push", "audience", "ca") if endpoint else None
+    scene.endpoint = PushEndpoint("https://operator/push", "audience", "ca") if endpoint else None
     return scene.settle().start_pods().wait(3).settle()
 
 
@@ -96,7 +96,7 @@ def test_describe_says_it_with_the_mend():
     scene.push(**gang_on_wire(WAITS)["trainwright"]).settle()
     (finding,) = diagnose(Facts({**scene.builder.manifest(), "status": scene.status}, scene.now))
     assert finding.what == f"the pods run and have not met: {WAITS.partition('; check')[0]}"
-    assert finding.mend == "check that a NetworkPolicy lets them; trainwright logs gpt-corpus"
+    assert finding.fix == "check that a NetworkPolicy lets them; trainwright logs gpt-corpus"
 
 
 # The Service

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainwright_operator.core.fixes import mends, with_mends
+from trainwright_operator.core.fixes import fixes_for, with_fixes
 
 SEEN = {
     '0/3 nodes are available: persistentvolumeclaim "runs" not found. not found': "create the PersistentVolumeClaim",
@@ -33,9 +33,9 @@ SEEN = {
 
 @pytest.mark.parametrize("words", SEEN)
 def test_a_mend_for_words_that_were_seen(words):
-    assert SEEN[words] in "; ".join(mends(words))
-    assert with_mends(words) == f"{words.rstrip('. ')}; {'; '.join(mends(words))}"
+    assert SEEN[words] in "; ".join(fixes_for(words))
+    assert with_fixes(words) == f"{words.rstrip('. ')}; {'; '.join(fixes_for(words))}"
 
 
 def test_nothing_is_made_up():
-    assert with_mends("the moon is full.") == "the moon is full"
+    assert with_fixes("the moon is full.") == "the moon is full"

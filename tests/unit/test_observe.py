@@ -10,8 +10,8 @@ from builders import make_job
 from fixtures import load, training_job
 from scene import START, Scene
 from trainwright_operator.api.spec import parse_job
+from trainwright_operator.core.causes import cause_of, succeeded
 from trainwright_operator.core.history import Outcome
-from trainwright_operator.core.judge import judge, succeeded
 from trainwright_operator.core.observe import JobState, Observed, Wait, observe
 from trainwright_operator.core.waiting import hold, silent
 
@@ -50,7 +50,7 @@ JUDGED = [
 def test_recorded_attempts_are_judged(case, moment, state, outcome, reason, code):
     attempt = seen(case, moment).attempts[0]
     assert attempt.jobs[0].state is state
-    cause = judge(attempt)
+    cause = cause_of(attempt)
     assert (cause and cause.outcome, cause and cause.reason, cause and cause.exit_code) == (outcome, reason, code)
     assert succeeded(attempt) == (state is JobState.COMPLETE)
 
@@ -68,7 +68,7 @@ def test_a_recorded_attempt_at_work():
 def test_a_recorded_termination_message():
     word = seen("termination-message", "complete").attempts[0].pods[0].end.word
     assert (word.step, word.max_steps, word.metrics) == (20, 20, {"loss": 1.5})
-    said = judge(seen("bad-configuration", "failed").attempts[0])
+    said = cause_of(seen("bad-configuration", "failed").attempts[0])
     assert said.message == "trainingArguments.learningRate: negative"
 
 
@@ -220,7 +220,7 @@ def test_an_eviction_for_the_pods_own_excess_is_its_own_failure(statuses):
     ended = [{"name": "trainer", "state": {"terminated": {"exitCode": code}}} for code in statuses]
     scene.pod()["status"] |= {"phase": "Failed", "reason": "Evicted", "message": message, "containerStatuses": ended}
     del scene.pod()["metadata"]["deletionTimestamp"]
-    cause = judge(scene.observed().attempts[0])
+    cause = cause_of(scene.observed().attempts[0])
     assert (cause.outcome, cause.reason) == (Outcome.FAILED, "Evicted")
     assert "exceeds the total limit" in cause.message
 

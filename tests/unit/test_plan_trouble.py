@@ -12,7 +12,8 @@ from builders import make_job
 from scene import Scene, running
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import AcceleratorPool
-from trainwright_operator.core.plan import Plan, hindered, plan, unreadable
+from trainwright_operator.core.plan import Plan, plan
+from trainwright_operator.core.setbacks import deletion_blocked, unreadable
 from trainwright_operator.core.times import write_time
 
 
@@ -132,7 +133,7 @@ def test_a_job_that_this_release_cannot_read_is_judged_when_its_attempt_has_ende
 @pytest.mark.parametrize(("planned", "then"), [(None, 30.0), (100.0, 30.0), (5.0, 5.0), (0.0, 0.0)])
 def test_a_refused_deletion_puts_off_nothing_else(planned, then):
     scene = running()
-    made = hindered(replace(scene.last, requeue_after=planned), ["Job x may not be deleted: protected"], 30.0)
+    made = deletion_blocked(replace(scene.last, requeue_after=planned), ["Job x may not be deleted: protected"], 30.0)
     assert (made.requeue_after, made.status) == (then, scene.status)
 
 

@@ -11,7 +11,7 @@ from pool_cases import pool_manifest
 from trainwright_operator.api import crd
 from trainwright_operator.api.spec import AcceleratorPool, parse_pool
 from trainwright_operator.core.children import children
-from trainwright_operator.core.fixes import mends
+from trainwright_operator.core.fixes import fixes_for
 from trainwright_operator.core.placement.pools import BUILTIN, place
 from trainwright_operator.core.placement.vendor import PoolError
 from trainwright_operator.local.command import _on_this_machine, _passed_over
@@ -236,7 +236,7 @@ def test_the_hosts_network_is_for_pools_that_allow_it_and_a_port_is_one_pods():
 
 
 def test_pods_that_find_no_free_port_are_told_the_mend():
-    (mend,) = mends("0/2 nodes are available: 2 node(s) didn't have free ports for the requested pod ports.")
+    (mend,) = fixes_for("0/2 nodes are available: 2 node(s) didn't have free ports for the requested pod ports.")
     assert "hostNetwork" in mend
 
 

@@ -11,8 +11,8 @@ from builders import make_job
 from scene import START
 from trainwright.contract import Termination
 from trainwright_operator.api.spec import parse_job
-from trainwright_operator.core.history import Cause, Outcome, Past, Record
-from trainwright_operator.core.judge import explain, judge
+from trainwright_operator.core.causes import cause_of, explain
+from trainwright_operator.core.history import Cause, History, Outcome, Record
 from trainwright_operator.core.observe import Attempt, End, Job, JobState, Observed, Pod, Wait, observe
 from trainwright_operator.core.policy import SETTLE, Phase, Verdict, decide
 from trainwright_operator.core.times import read_time
@@ -67,7 +67,7 @@ CAUSES = {
 
 @pytest.mark.parametrize(("pods", "expected"), CAUSES.values(), ids=CAUSES)
 def test_cause(pods, expected):
-    cause = judge(Attempt(1, (Job("j", 1, completions=2),), tuple(pods)))
+    cause = cause_of(Attempt(1, (Job("j", 1, completions=2),), tuple(pods)))
     assert (cause and (cause.pod, cause.outcome.value, cause.reason)) == expected
 
 
@@ -82,7 +82,7 @@ KNOWN = {
 
 @pytest.mark.parametrize(("known", "pods", "reason"), KNOWN.values(), ids=KNOWN)
 def test_what_was_recorded_before_counts_as_well(known, pods, reason):
-    assert judge(Attempt(1, (), tuple(pods)), known).reason == reason
+    assert cause_of(Attempt(1, (), tuple(pods)), known).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ def after(*outcomes: str, codes: int | None = None, each: float = 60, ago: float
         cause = Cause(Outcome(outcome), "Error", "boom", exit_code=codes)
         records.append(Record(number, end - timedelta(seconds=each), end, cause, max_steps=200))
     counted = sum(outcome == "Failed" for outcome in outcomes[:-1])
-    past = Past(tuple(records), counted=counted, started=START - timedelta(days=1) if records else None)
+    history = History(tuple(records), counted=counted, started=START - timedelta(days=1) if records else None)
     job = make_job()
     for key, value in spec.items():
         job = job.with_(f"spec.{key}", value)
-    return decide(job.build(), past, Observed(), START)
+    return decide(job.build(), history, Observed(), START)
 
 
 FOLLOWS = {
@@ -160,8 +160,8 @@ def test_a_backoff_says_when_and_looks_again_then():
 def test_when_one_slice_fails_the_others_are_stopped(state):
     jobs = (Job("a", 1, 0, state=state), Job("b", 1, 1))
     attempt = Attempt(1, jobs, (pod(0, 1, 3), pod(1)))
-    past = Past((Record(1, START),), started=START, running=True)
-    verdict = decide(make_job().build(), past, Observed((attempt,)), at(5))
+    history = History((Record(1, START),), started=START, running=True)
+    verdict = decide(make_job().build(), history, Observed((attempt,)), at(5))
     assert verdict.stop == (state is not JobState.ACTIVE)
 
 
@@ -185,11 +185,11 @@ def play(case: str, **spec) -> dict[str, Verdict]:
     stored["spec"] |= spec
     job, moments = parse_job(stored), fixtures.load(case)
     begun = read_time(next(iter(moments.values())).job["metadata"]["creationTimestamp"])
-    past, verdicts = Past((Record(0, begun),), started=begun), {}
+    history, verdicts = History((Record(0, begun),), started=begun), {}
     for name, moment in [*moments.items(), ("settled", list(moments.values())[-1])]:
         now = last_change(moment) + (SETTLE if name == "settled" else timedelta(0))
-        verdicts[name] = decide(job, past, observe(job, [moment.job], moment.pods, moment.events), now)
-        past = verdicts[name].past
+        verdicts[name] = decide(job, history, observe(job, [moment.job], moment.pods, moment.events), now)
+        history = verdicts[name].history
     return verdicts
 
 
@@ -218,7 +218,7 @@ def test_a_recorded_attempt_is_judged_moment_by_moment(case):
     phases, ended, next_attempt = STORIES[case]
     *seen, settled = play(case).values()
     assert [verdict.phase for verdict in seen] == phases
-    record = settled.past.records[0]
+    record = settled.history.records[0]
     cause = record.cause if record.end else None
     assert (cause and (cause.outcome.value, cause.reason, cause.exit_code)) == ended
     assert settled.start == next_attempt
@@ -237,7 +237,7 @@ def test_a_recorded_failure_is_the_last_where_no_restart_is_allowed(case):
 @pytest.mark.parametrize("case", ["evicted", "drained", "node-lost", "deleted"])
 def test_a_recorded_disruption_is_never_counted(case):
     settled = play(case, maxRestarts=0)["settled"]
-    assert (settled.phase, settled.start, settled.past.counted) == (Phase.RESTARTING, 1, 0)
+    assert (settled.phase, settled.start, settled.history.counted) == (Phase.RESTARTING, 1, 0)
 
 
 @pytest.mark.parametrize(("case", "moment"), [("failed", "failing"), ("deleted", "failing"), ("node-lost", "failing")])
@@ -248,10 +248,10 @@ def test_what_is_left_of_a_recorded_attempt_is_stopped_once_it_is_decided(case, 
 
 def test_pods_that_go_because_their_job_was_suspended_are_no_cause_of_anything():
     """Else a failure after the Job went on would be taken for what came before it."""
-    assert all(verdict.past.open.cause is None for verdict in play("suspended").values())
+    assert all(verdict.history.open.cause is None for verdict in play("suspended").values())
 
 
 def test_a_job_at_work_is_stopped_by_suspend_and_stays_so():
     verdicts = play("suspended", suspend=True)
     assert {(verdict.phase, verdict.stop) for verdict in verdicts.values()} == {(Phase.STOPPING, True)}
-    assert verdicts["settled"].past.open.cause.outcome is Outcome.STOPPED
+    assert verdicts["settled"].history.open.cause.outcome is Outcome.STOPPED

@@ -206,25 +206,25 @@ HELD = {
 def test_what_would_help_an_unschedulable_job(message: str) -> None:
     job = with_condition("Queued", "Unschedulable", UNSCHEDULABLE + message, output={"emptyDir": {}})
     (finding,) = diagnose(Facts(job, NOW))
-    assert HELD[message] in finding.mend
+    assert HELD[message] in finding.fix
 
 
 def test_pools_that_there_are() -> None:
     pools = [{"metadata": {"name": "h100"}}]
     job = with_condition("Stalled", "PoolNotFound", "no pool x", "Pending", output={"emptyDir": {}})
-    assert diagnose(Facts(job, NOW, pools=pools))[0].mend == "there are h100 and cpu"
+    assert diagnose(Facts(job, NOW, pools=pools))[0].fix == "there are h100 and cpu"
 
 
 def test_a_failed_job_names_its_logs_and_the_mend() -> None:
     (finding,) = diagnose(Facts(stored(failed_scene()), NOW))
     assert finding.what.startswith("it has failed: ")
-    assert finding.mend.startswith("trainwright logs gpt-corpus --attempt 1; ")
+    assert finding.fix.startswith("trainwright logs gpt-corpus --attempt 1; ")
 
 
 def test_a_suspended_job() -> None:
     scene = Scene(make_job().suspended()).settle()
     (finding,) = diagnose(Facts(stored(scene), NOW))
-    assert "patch tj gpt-corpus" in finding.mend
+    assert "patch tj gpt-corpus" in finding.fix
 
 
 def test_a_quota_is_shown_only_where_pods_are_refused() -> None:
@@ -306,7 +306,7 @@ def test_what_fails_is_told_apart_from_what_may_not_be_read() -> None:
 
 def test_pools_that_could_not_be_read_are_not_said_to_be_missing() -> None:
     job = with_condition("Stalled", "PoolNotFound", "no pool x", "Pending", output={"emptyDir": {}})
-    assert diagnose(Facts(job, NOW, pools=None))[0].mend == ""
+    assert diagnose(Facts(job, NOW, pools=None))[0].fix == ""
 
 
 # logs

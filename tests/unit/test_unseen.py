@@ -10,8 +10,8 @@ from builders import make_job
 from cluster.paths import CHECKOUT
 from scene import START, Scene, running
 from trainwright.contract import EndedBy, Termination
+from trainwright_operator.core.causes import BY_HAND, FOLLOWED, UNEXPLAINED, cause_of
 from trainwright_operator.core.history import Cause, Outcome
-from trainwright_operator.core.judge import BY_HAND, FOLLOWED, UNEXPLAINED, judge
 from trainwright_operator.core.observe import Attempt, End, Job, JobState, Pod, Wait
 from trainwright_operator.core.policy import UNEXPLAINED_FREE
 
@@ -121,7 +121,7 @@ ENDS = {
 @pytest.mark.parametrize(("pods", "expected"), ENDS.values(), ids=ENDS)
 def test_an_end_is_judged_by_what_is_left_of_it(pods, expected):
     job = Job("j", 1, completions=2, state=JobState.FAILED, decided=at(10), failure="BackoffLimitExceeded")
-    cause = judge(Attempt(1, (job,), tuple(pods)))
+    cause = cause_of(Attempt(1, (job,), tuple(pods)))
     assert f"{cause.outcome.value} {cause.reason}" == expected
 
 
@@ -154,7 +154,7 @@ SEEN = {
 @pytest.mark.parametrize(("known", "pods", "reason"), SEEN.values(), ids=SEEN)
 def test_what_was_seen_counts_with_what_is_left(known, pods, reason):
     job = Job("j", 1, completions=2, state=JobState.FAILED, decided=at(10))
-    assert judge(Attempt(1, (job,), tuple(pods)), known).reason == reason
+    assert cause_of(Attempt(1, (job,), tuple(pods)), known).reason == reason
 
 
 # What follows

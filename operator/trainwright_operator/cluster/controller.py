@@ -68,7 +68,7 @@ class Controller:
             self._queue.add(key, -HEAD_START_SECONDS if resource is TRAINING_JOBS else SETTLE_SECONDS)
 
     def on_progress(self, key: ObjectKey, push: dict[str, Any]) -> None:
-        self._queue.add(key, self._reconciler.report(key, push))
+        self._queue.add(key, self._reconciler.keep_progress(key, push))
 
     def still(self) -> str:
         """What stands still, in words: a watch that tells nothing, or workers that end nothing; empty when all turn."""

@@ -47,7 +47,7 @@ def push_path(namespace: str, name: str) -> str:
     return f"/v1alpha1/namespaces/{namespace}/trainingjobs/{name}/progress"
 
 
-class Refused(Exception):
+class PushRefused(Exception):
     """A push that is not believed: the HTTP code, a word for the metric, and the reason for whoever reads the log."""
 
     def __init__(self, code: int, result: str, reason: str, retry_after: int | None = None) -> None:
@@ -78,7 +78,7 @@ class TokenCheck:
             caller = await self._review(token, wanted_audience)
             self._remember(digest, caller, token)
         if caller is None:
-            raise Refused(401, "unauthenticated", "the token is not valid for this job's progress")
+            raise PushRefused(401, "unauthenticated", "the token is not valid for this job's progress")
         return caller
 
     async def _review(self, token: str, wanted_audience: str) -> Caller | None:
@@ -91,7 +91,7 @@ class TokenCheck:
         try:
             status = (await self._api.create(TOKEN_REVIEWS, body)).get("status", {})
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            raise Refused(503, "unverified", f"the API server could not check the token: {error}", 5) from None
+            raise PushRefused(503, "unverified", f"the API server could not check the token: {error}", 5) from None
         return caller_of(status, wanted_audience)
 
     def _remember(self, digest: bytes, caller: Caller | None, token: str) -> None:
@@ -178,7 +178,7 @@ class ProgressEndpoint:
         try:
             pod = await self._authenticated(request, key)
             body = await self._body(request)
-        except Refused as refused:
+        except PushRefused as refused:
             self._count(refused.result)
             headers = {"Retry-After": str(refused.retry_after)} if refused.retry_after else None
             return web.json_response({"error": str(refused)}, status=refused.code, headers=headers)
@@ -190,13 +190,13 @@ class ProgressEndpoint:
         scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
         token = rest.strip()
         if scheme.lower() != "bearer" or not token or not token.isascii():
-            raise Refused(401, "unauthenticated", "a bearer token is needed")
+            raise PushRefused(401, "unauthenticated", "a bearer token is needed")
         peer = request.remote or ""
         if not self._limit.take(hashlib.sha256(token.encode()).hexdigest()) or not self._limit.has(peer):
-            raise Refused(429, "limited", "too many pushes", 1)
+            raise PushRefused(429, "limited", "too many pushes", 1)
         try:
             caller = await self._tokens.caller(token, audience(*key))
-        except Refused as refused:
+        except PushRefused as refused:
             if refused.code == 401:  # every new one costs a TokenReview
                 self._limit.take(peer)
             raise
@@ -206,13 +206,13 @@ class ProgressEndpoint:
         pod = self._pods.get((caller.namespace, caller.pod))
         job = self._jobs.get(key)
         if caller.namespace != key[0] or pod is None or pod["metadata"]["uid"] != caller.uid:
-            raise Refused(403, "foreign", f"pod {caller.namespace}/{caller.pod} is not a pod of this job")
+            raise PushRefused(403, "foreign", f"pod {caller.namespace}/{caller.pod} is not a pod of this job")
         labels = pod["metadata"].get("labels") or {}
         ours = labels.get(LABEL_JOB) == key[1] and maker_of(pod) is not None
         if job is None or not ours or labels.get(LABEL_JOB_UID) != job["metadata"]["uid"]:
-            raise Refused(403, "foreign", f"pod {caller.pod} belongs to another job")
+            raise PushRefused(403, "foreign", f"pod {caller.pod} belongs to another job")
         if attempt_of(pod) != current_attempt(job):
-            raise Refused(409, "stale", f"pod {caller.pod} belongs to a former attempt")
+            raise PushRefused(409, "stale", f"pod {caller.pod} belongs to a former attempt")
         return pod
 
     async def _body(self, request: web.Request) -> dict[str, Any]:
@@ -220,15 +220,15 @@ class ProgressEndpoint:
             async with asyncio.timeout(BODY_SECONDS):
                 body = json.loads(await request.read())
         except TimeoutError:
-            raise Refused(408, "slow", f"the body did not come within {BODY_SECONDS:g} s") from None
+            raise PushRefused(408, "slow", f"the body did not come within {BODY_SECONDS:g} s") from None
         except (web.RequestPayloadError, ConnectionError):
-            raise Refused(400, "malformed", "the body was cut off, or is not encoded as its header says") from None
+            raise PushRefused(400, "malformed", "the body was cut off, or is not encoded as its header says") from None
         except web.HTTPRequestEntityTooLarge:
-            raise Refused(413, "oversized", f"at most {self._max_bytes} bytes") from None
+            raise PushRefused(413, "oversized", f"at most {self._max_bytes} bytes") from None
         except (ValueError, RecursionError):  # the latter is JSON that nests without end
-            raise Refused(400, "malformed", "the body is not JSON") from None
+            raise PushRefused(400, "malformed", "the body is not JSON") from None
         if not isinstance(body, dict) or not isinstance(body.get("trainerStatus"), dict):
-            raise Refused(400, "malformed", "the body has no object trainerStatus")
+            raise PushRefused(400, "malformed", "the body has no object trainerStatus")
         return body
 
 

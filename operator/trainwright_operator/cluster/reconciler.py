@@ -1,7 +1,7 @@
 """The shell around the plan: take the state from the cache, plan, carry out, write the status once at the end.
 
-Nothing is decided here. What the API server refuses is told in the status, in words, and tried again later; what fails
-otherwise is left to the queue's backoff.
+Nothing is decided here. What the API server refuses is said in the status and tried again later; what fails otherwise
+is left to the queue's backoff.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from trainwright_operator.cluster.recorder import Recorder
 from trainwright_operator.cluster.resources import CLAIMS, JOBS, SERVICES, TRAINING_JOBS, resource_of, unserved
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.core.claims import output_claim, unshared
+from trainwright_operator.core.cleanup import Delete
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.placement.pools import choose, image_of
-from trainwright_operator.core.plan import Delete, Plan, hindered, plan, refused, taken, unreadable
-from trainwright_operator.core.pods import Endpoint
+from trainwright_operator.core.plan import Plan, plan
+from trainwright_operator.core.pods import PushEndpoint
+from trainwright_operator.core.setbacks import deletion_blocked, name_conflict, refused, unreadable
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.core.waiting import silent
 
@@ -47,7 +49,7 @@ GANG_SECONDS = 3.0
 logger = logging.getLogger(__name__)
 
 
-class Taken(Exception):
+class NameConflict(Exception):
     """A child's name is held by an object of another owner."""
 
     def __init__(self, child: str, owner: str) -> None:
@@ -60,7 +62,7 @@ class Unserved(Exception):
 
 
 @dataclass
-class Report:
+class PendingPush:
     """The newest push of a job's trainer that is not in its status yet."""
 
     push: dict[str, Any]
@@ -68,7 +70,7 @@ class Report:
 
 
 class Reconciler:
-    """``reconcile`` brings one TrainingJob in line; it keeps no state but the reports that wait to be written."""
+    """``reconcile`` brings one TrainingJob in line; it keeps no state but the pushes that wait to be written."""
 
     def __init__(
         self,
@@ -78,20 +80,20 @@ class Reconciler:
         metrics: Metrics,
         recorder: Recorder,
         now: Callable[[], datetime],
-        endpoint: Callable[[ObjectKey], Endpoint | None] = lambda key: None,
+        endpoint: Callable[[ObjectKey], PushEndpoint | None] = lambda key: None,
         gangs: Gangs = ONE_BY_ONE,
     ) -> None:
         self._api, self._stores, self._settings = api, stores, settings
         self._metrics, self._recorder = metrics, recorder
         self._now, self._endpoint, self._gangs = now, endpoint, gangs
         self._warnings = Warnings(api)
-        self._reports: dict[ObjectKey, Report] = {}
+        self._pushes: dict[ObjectKey, PendingPush] = {}
         self._pace: Pace[ObjectKey] = Pace(settings.status_interval, settings.status_budget)
 
-    def report(self, key: ObjectKey, push: dict[str, Any]) -> float:
+    def keep_progress(self, key: ObjectKey, push: dict[str, Any]) -> float:
         """Keep a push until the status is written next; gives the seconds until that may be."""
         now = self._now()
-        self._reports[key] = Report(push, now)
+        self._pushes[key] = PendingPush(push, now)
         return self._pace.wait(key, now)
 
     async def reconcile(self, key: ObjectKey) -> float | None:
@@ -101,38 +103,38 @@ class Reconciler:
             self._forget(key)
             return None
         now = self._now()
-        report = self._reports.get(key)
+        pending = self._pushes.get(key)
         try:
-            job = self._with_report(self._bearing(parse_job(stored)), report)
+            job = self._with_push(self._bearing(parse_job(stored)), pending)
         except SpecError as error:
             planned = unreadable(stored, str(error), self._stores.jobs.group(key), self._stores.pods.group(key), now)
         else:
             planned = await self._planned(key, job, now)
         again = await self._write(key, stored, planned, now)
-        if again is None and self._reports.get(key) is report:
-            self._reports.pop(key, None)
+        if again is None and self._pushes.get(key) is pending:
+            self._pushes.pop(key, None)
         return _soonest(planned.requeue_after, again)
 
     def _bearing(self, job: TrainingJob) -> TrainingJob:
         chosen = {name: job.labels[name] for name in self._settings.propagate_labels if name in job.labels}
         return replace(job, propagated=chosen) if chosen else job
 
-    def _with_report(self, job: TrainingJob, report: Report | None) -> TrainingJob:
-        return replace(job, status=merge_progress(job.status, report.push, report.received)) if report else job
+    def _with_push(self, job: TrainingJob, pending: PendingPush | None) -> TrainingJob:
+        return replace(job, status=merge_progress(job.status, pending.push, pending.received)) if pending else job
 
     async def _planned(self, key: ObjectKey, job: TrainingJob, now: datetime) -> Plan:
         """The plan, with its children applied and its deletions done; or one that says why that was refused."""
         observed, explained_in = await self._observed(key, job, now)
         planned = plan(job, self._pool(job), observed, now, self._endpoint(key), self._gangs)
         try:
-            if words := await self._unshared(job, planned):
-                return refused(job, observed, now, Reason.OUTPUT_NOT_SHARED, words, REFUSED_AGAIN)
+            if message := await self._unshared(job, planned):
+                return refused(job, observed, now, Reason.OUTPUT_NOT_SHARED, message, REFUSED_AGAIN)
             for child in planned.apply:
                 await self._create(child, job)
-            hindrances = [words for gone in planned.delete if (words := await self._delete(gone, job))]
-            hindrances += [words for lost in planned.restore if (words := await self._restore(lost, job))]
-        except Taken as error:
-            return taken(job, observed, now, error.child, error.owner, REFUSED_AGAIN)
+            obstacles = [message for gone in planned.delete if (message := await self._delete(gone, job))]
+            obstacles += [message for lost in planned.restore if (message := await self._restore(lost, job))]
+        except NameConflict as error:
+            return name_conflict(job, observed, now, error.child, error.owner, REFUSED_AGAIN)
         except Unserved as error:
             return refused(job, observed, now, Reason.REFUSED, str(error), REFUSED_AGAIN)
         except ApiError as error:
@@ -141,8 +143,8 @@ class Reconciler:
             if not error.is_verdict:
                 raise
             return refused(job, observed, now, Reason.REFUSED, error.message, REFUSED_AGAIN)
-        if hindrances:
-            planned = hindered(planned, hindrances, REFUSED_AGAIN)
+        if obstacles:
+            planned = deletion_blocked(planned, obstacles, REFUSED_AGAIN)
         return replace(planned, requeue_after=_soonest(planned.requeue_after, explained_in))
 
     def _pool(self, job: TrainingJob) -> AcceleratorPool | None:
@@ -160,9 +162,9 @@ class Reconciler:
         if left := waiting.left(now):
             return observed, left.total_seconds()
         waits = (self._stores.jobs if waiting.kind == JOBS.kind else self._stores.pods).get((key[0], waiting.name))
-        told = await self._warnings.about(waiting.kind, waits) if waits else []
-        early = not told and bool(waiting.left(now, UNEXPLAINED_FOR))
-        explained = replace(observe(job, jobs, pods, told), services=services)
+        warnings = await self._warnings.about(waiting.kind, waits) if waits else []
+        early = not warnings and bool(waiting.left(now, UNEXPLAINED_FOR))
+        explained = replace(observe(job, jobs, pods, warnings), services=services)
         return explained, UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
 
     async def _unshared(self, job: TrainingJob, planned: Plan) -> str | None:
@@ -198,7 +200,7 @@ class Reconciler:
         named = f"{lost['kind']} {lost['metadata']['name']}"
         try:
             await self._create(lost, job)
-        except Taken as error:
+        except NameConflict as error:
             return f"{named} belongs to {error.owner}, and the pods need it"
         except ApiError as error:
             if not error.is_verdict or error.is_of_lost_namespace:
@@ -254,7 +256,7 @@ class Reconciler:
             self._recorder.tell(job, event, now)
 
     def _forget(self, key: ObjectKey) -> None:
-        self._reports.pop(key, None)
+        self._pushes.pop(key, None)
         self._pace.forget(key)
 
 
@@ -263,7 +265,7 @@ def _check_owner(obj: Object, job: TrainingJob) -> None:
     if any(owner.get("uid") == job.uid for owner in owners):
         return
     holder = next((f"{owner['kind']}/{owner['name']}" for owner in owners if owner.get("controller")), "nobody")
-    raise Taken(f"{obj['kind']} {obj['metadata']['name']}", holder)
+    raise NameConflict(f"{obj['kind']} {obj['metadata']['name']}", holder)
 
 
 def _soonest(*seconds: float | None) -> float | None:

@@ -21,7 +21,7 @@ from trainwright_operator.cluster.client import Api, ApiError, Object
 from trainwright_operator.cluster.progress import audience, push_path
 from trainwright_operator.cluster.resources import PODS, SECRETS
 from trainwright_operator.cluster.settings import Settings
-from trainwright_operator.core.pods import Endpoint
+from trainwright_operator.core.pods import PushEndpoint
 
 CHECK_SECONDS = 600.0
 """How often the Secret is looked at: whether the certificate is due, and whether the Secret is still there."""
@@ -141,12 +141,12 @@ class Identity:
             serving_now(False)
             await mark_leader(self._api, self._settings, leads=False)
 
-    def endpoint(self, key: ObjectKey) -> Endpoint | None:
+    def endpoint(self, key: ObjectKey) -> PushEndpoint | None:
         """What the pods of a job are told; None while there is nothing that they could trust."""
         if self._current is None:
             return None
         url = self._settings.progress_base_url + push_path(*key)
-        return Endpoint(url=url, audience=audience(*key), ca=self._current.authority.decode())
+        return PushEndpoint(url=url, audience=audience(*key), ca=self._current.authority.decode())
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from trainwright_operator.core.gangs import ONE_BY_ONE, SCHEDULERS, GangSchedule
 from trainwright_operator.core.gangs.gang import Gang, Membership
 from trainwright_operator.core.observe import config_map_of
 from trainwright_operator.core.placement.vendor import Placement, Seat
-from trainwright_operator.core.pods import JOB_KEY, Endpoint, PodPlan, pod_template
+from trainwright_operator.core.pods import JOB_KEY, PodPlan, PushEndpoint, pod_template
 
 Object = dict[str, Any]
 
@@ -43,7 +43,7 @@ def children(
     job: TrainingJob,
     place: Placement,
     attempt: int,
-    endpoint: Endpoint | None = None,
+    endpoint: PushEndpoint | None = None,
     scheduler: GangScheduler | None = None,
 ) -> tuple[Object, ...]:
     """In the order in which they are applied: the Jobs come last, so that an attempt that exists is whole.
@@ -168,7 +168,7 @@ def _pod_plans(
     place: Placement,
     attempt: int,
     resolved: str | None,
-    endpoint: Endpoint | None,
+    endpoint: PushEndpoint | None,
     membership: Membership,
 ) -> Iterator[PodPlan]:
     """What tells the pods of one slice from those of another."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainwright_operator.api.names import Condition, Reason
 from trainwright_operator.core.history import Outcome, Record
-from trainwright_operator.core.policy import words
+from trainwright_operator.core.policy import describe
 
 _TOLD = {
     Condition.QUEUED: "Warning",
@@ -46,9 +46,9 @@ def _of_attempts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Ev
 
 def _of_end(record: Record) -> list[Event]:
     if record.outcome is Outcome.FAILED:
-        return [Event("Warning", Reason.ATTEMPT_FAILED, words(record))]
+        return [Event("Warning", Reason.ATTEMPT_FAILED, describe(record))]
     if record.outcome is Outcome.DISRUPTED:
-        return [Event("Warning", Reason.ATTEMPT_DISRUPTED, words(record))]
+        return [Event("Warning", Reason.ATTEMPT_DISRUPTED, describe(record))]
     return []
 
 

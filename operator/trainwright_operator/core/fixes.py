@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_MENDS = (
+_FIXES = (
     (
         r"Insufficient ([\w./-]*\w)",
         "ask for less {0} (accelerator, podTemplate.resources), or wait for room, or add nodes",
@@ -61,16 +61,16 @@ _MENDS = (
     ),
     (
         r'failed calling webhook "([^"]+)"',
-        "the webhook {0} does not answer: whoever runs it must mend it; it is tried again",
+        "the webhook {0} does not answer: whoever runs it must fix it; it is tried again",
     ),
 )
 
 
-def mends(message: str) -> list[str]:
+def fixes_for(message: str) -> list[str]:
     """Each once, in the order of the table; none when nothing is known of such words."""
-    found = ((mend, list(dict.fromkeys(re.findall(pattern, message)))) for pattern, mend in _MENDS)
-    return [mend.format(", ".join(whom)) for mend, whom in found if whom]
+    found = ((fix, list(dict.fromkeys(re.findall(pattern, message)))) for pattern, fix in _FIXES)
+    return [fix.format(", ".join(whom)) for fix, whom in found if whom]
 
 
-def with_mends(message: str) -> str:
-    return "; ".join([message.rstrip(". "), *mends(message)])
+def with_fixes(message: str) -> str:
+    return "; ".join([message.rstrip(". "), *fixes_for(message)])

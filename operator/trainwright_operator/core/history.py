@@ -104,7 +104,7 @@ def _cause(entry: Mapping[str, Any]) -> Cause:
 
 
 @dataclass(frozen=True)
-class Past:
+class History:
     """All that the policy remembers: the newest attempts, the restarts made, and when the job began."""
 
     records: tuple[Record, ...] = ()
@@ -124,7 +124,7 @@ class Past:
     def open(self) -> Record | None:
         return self.last if self.last and self.last.end is None else None
 
-    def begin(self, record: Record) -> Past:
+    def begin(self, record: Record) -> History:
         """Open an attempt; it is counted as a restart by what ended the one before."""
         before = self.last.outcome if self.last else None
         return replace(
@@ -138,22 +138,22 @@ class Past:
         )
 
     @property
-    def renewed(self) -> Past:
+    def renewed(self) -> History:
         """As it counts for what comes next: the deadline of what is added to a job that has trained begins anew."""
         return replace(self, started=None) if self.last and self.last.outcome is Outcome.SUCCEEDED else self
 
-    def update(self, record: Record) -> Past:
+    def update(self, record: Record) -> History:
         """Replace the newest attempt's record."""
         return replace(self, records=(*self.records[:-1], record), running=self.running and record.end is None)
 
     @staticmethod
-    def of(status: Mapping[str, Any]) -> Past:
+    def of(status: Mapping[str, Any]) -> History:
         restarts = status.get("restarts") or {}
         conditions = {one["type"]: one["status"] for one in status.get("conditions") or ()}
         records = tuple(map(Record.from_dict, status.get("attempts") or ()))
         progress = status.get("progress") or {}
         told = bool(records) and progress.get("attempt") == records[-1].number
-        return Past(
+        return History(
             records=records,
             reached=progress.get("step") if told else None,
             counted=restarts.get("counted", 0),

@@ -315,8 +315,8 @@ def _kept_by(status: Object) -> tuple[str, ...]:
 def _gang(item: Object) -> int:
     containers = (item.get("spec") or {}).get("containers") or ()
     env = next((one.get("env") or () for one in containers if one.get("name") == names.CONTAINER), ())
-    told = next((str(one.get("value")) for one in env if one.get("name") == "PET_NNODES"), "")
-    return int(told) if told.isdigit() else 1
+    pods = next((str(one.get("value")) for one in env if one.get("name") == "PET_NNODES"), "")
+    return int(pods) if pods.isdigit() else 1
 
 
 def _wait(status: Object, conditions: Mapping[str, Object], event: str) -> Wait | None:

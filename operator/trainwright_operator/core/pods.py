@@ -48,7 +48,7 @@ TOKEN_SECONDS = 3600
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class PushEndpoint:
     """Where pods push their progress: the whole address for this job, the token's audience, the CA in PEM."""
 
     url: str
@@ -68,7 +68,7 @@ class PodPlan:
     config_map: str
     seat: Seat
     membership: Membership
-    endpoint: Endpoint | None = None
+    endpoint: PushEndpoint | None = None
     claim_template: str | None = None
 
 
@@ -203,7 +203,7 @@ def _last_of_each(variables: Iterable[Object]) -> list[Object]:
     return list(last.values())
 
 
-def _progress(endpoint: Endpoint | None) -> list[Object]:
+def _progress(endpoint: PushEndpoint | None) -> list[Object]:
     if endpoint is None:
         return []
     return [

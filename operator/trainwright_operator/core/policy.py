@@ -18,10 +18,10 @@ from trainwright_operator.api import names
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import JobSpec, TrainingJob
 from trainwright_operator.core import observe, sidecars
+from trainwright_operator.core.causes import BY_HAND, GIVEN_UP, UNEXPLAINED, cause_of, succeeded, without_a_trace
 from trainwright_operator.core.gangs import ONE_BY_ONE, GangScheduler
 from trainwright_operator.core.gangs.gang import jitter
-from trainwright_operator.core.history import Cause, Outcome, Past, Record
-from trainwright_operator.core.judge import BY_HAND, GIVEN_UP, UNEXPLAINED, judge, succeeded, without_a_trace
+from trainwright_operator.core.history import Cause, History, Outcome, Record
 from trainwright_operator.core.observe import Observed
 from trainwright_operator.core.times import SKEW, write_time
 
@@ -64,7 +64,7 @@ class Verdict:
     phase: Phase
     reason: str
     message: str
-    past: Past
+    history: History
     start: int | None = None
     stop: bool = False
     blocked: bool = False
@@ -72,24 +72,24 @@ class Verdict:
 
 
 def decide(
-    job: TrainingJob, past: Past, observed: Observed, now: datetime, scheduler: GangScheduler | None = None
+    job: TrainingJob, history: History, observed: Observed, now: datetime, scheduler: GangScheduler | None = None
 ) -> Verdict:
     """``scheduler`` starts the gangs of the job; by default its pods start one by one."""
     scheduler = scheduler or ONE_BY_ONE.of(job)
-    past = adopt(job, past, observed, now)
-    if past.open:
-        return _at_work(job, past, past.open, observed, now, scheduler)
-    verdict = _at_rest(job, past, max(observed.newest, past.last.number if past.last else 0), now)
+    history = adopt(job, history, observed, now)
+    if history.open:
+        return _at_work(job, history, history.open, observed, now, scheduler)
+    verdict = _at_rest(job, history, max(observed.newest, history.last.number if history.last else 0), now)
     return _begin(job, verdict, verdict.start, now) if verdict.start else verdict
 
 
-def adopt(job: TrainingJob, past: Past, observed: Observed, now: datetime) -> Past:
+def adopt(job: TrainingJob, history: History, observed: Observed, now: datetime) -> History:
     """Open the record of an attempt that has none: the operator died between creating it and writing the status."""
     newest = next((attempt for attempt in reversed(observed.attempts) if attempt.jobs), None)
-    if newest is None or newest.number <= (past.last.number if past.last else 0):
-        return past
+    if newest is None or newest.number <= (history.last.number if history.last else 0):
+        return history
     first = newest.jobs[0]
-    return past.begin(record_of(_asked(first) or job.spec.training_arguments, newest.number, first.created or now))
+    return history.begin(record_of(_asked(first) or job.spec.training_arguments, newest.number, first.created or now))
 
 
 def _asked(job: observe.Job) -> Mapping[str, Any] | None:
@@ -122,42 +122,42 @@ def target_raised(spec: JobSpec, record: Record) -> bool:
 
 
 def _at_work(
-    job: TrainingJob, past: Past, record: Record, observed: Observed, now: datetime, scheduler: GangScheduler
+    job: TrainingJob, history: History, record: Record, observed: Observed, now: datetime, scheduler: GangScheduler
 ) -> Verdict:
     attempt = observed.attempt(record.number) or observe.Attempt(record.number)
     if not attempt.jobs and not attempt.pods and not record.cause and now < record.start + APPEAR:
-        return _working(past, attempt, again=record.start + APPEAR - now)
+        return _working(history, attempt, again=record.start + APPEAR - now)
     held = attempt.suspended is not None  # by another hand: that its pods go and are not there says nothing
-    patience = None if past.running or held else scheduler.patience_left(attempt, job.uid, now)
-    cause = record.cause if held else judge(attempt, record.cause)
-    cause = cause or _torn(past, attempt, now) or _crowded_out(attempt, patience, now)
+    patience = None if history.running or held else scheduler.patience_left(attempt, job.uid, now)
+    cause = record.cause if held else cause_of(attempt, record.cause)
+    cause = cause or _torn(history, attempt, now) or _crowded_out(attempt, patience, now)
     kept = sidecars.left(attempt, now) if not attempt.ending else None
     if cause and kept == NOW:
-        cause = _with(cause, sidecars.words(attempt))
-    stopping = _stopping(job, past, cause, now)
+        cause = _with(cause, sidecars.message_about(attempt))
+    stopping = _stopping(job, history, cause, now)
     if stopping and record.cause is None and _only_deleted(attempt, cause):
         cause = stopping
-    past = past.update(replace(record, cause=cause or stopping))
+    history = history.update(replace(record, cause=cause or stopping))
     if _over(attempt, now) or (kept == NOW and attempt.ended):
         if not cause and not succeeded(attempt) and (wait := _settling(attempt, now)):
-            return _working(past, attempt, again=wait)
-        return _close(job, past, attempt, now)
+            return _working(history, attempt, again=wait)
+        return _close(job, history, attempt, now)
     again = _look_again(attempt, now)
     if stopping:
         why = f"{stopping.message}{_orphans(job, attempt)}"
         message = f"stopping attempt {record.number} after it has saved a checkpoint: {why}"
-        return Verdict(Phase.STOPPING, stopping.reason, message, past, stop=True, again=again)
+        return Verdict(Phase.STOPPING, stopping.reason, message, history, stop=True, again=again)
     if cause and cause.reason in GIVEN_UP:
         message = f"attempt {record.number} is given up: {cause.message}"
-        return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=True, again=again)
+        return Verdict(Phase.RESTARTING, cause.reason, message, history, stop=True, again=again)
     decided = any(one.state in (observe.JobState.ENDING, observe.JobState.FAILED) for one in attempt.jobs)
     unseen = attempt.missing > 0 and any(one.decided for one in attempt.jobs)
     stop = unseen or (bool(cause) and (decided or (kept == NOW and record.cause == cause)))
-    again = soonest(again, None if cause else patience, deadline_left(job, past, now), None if stop else kept)
-    if cause and (past.running or record.cause) and (lost := _lost(attempt, cause)):
-        message = f"{words(past.records[-1])}; the next attempt waits {lost}"
-        return Verdict(Phase.RESTARTING, cause.reason, message, past, stop=stop, again=again)
-    return replace(_working(past, attempt, again), stop=stop)
+    again = soonest(again, None if cause else patience, deadline_left(job, history, now), None if stop else kept)
+    if cause and (history.running or record.cause) and (lost := _lost(attempt, cause)):
+        message = f"{describe(history.records[-1])}; the next attempt waits {lost}"
+        return Verdict(Phase.RESTARTING, cause.reason, message, history, stop=stop, again=again)
+    return replace(_working(history, attempt, again), stop=stop)
 
 
 def _orphans(job: TrainingJob, attempt: observe.Attempt) -> str:
@@ -177,27 +177,27 @@ def _lost(attempt: observe.Attempt, cause: Cause) -> str:
     return f"for {', '.join(pod.name for pod in left)} to end, until {write_time(latest)} at the latest"
 
 
-def _working(past: Past, attempt: observe.Attempt, again: timedelta | None) -> Verdict:
+def _working(history: History, attempt: observe.Attempt, again: timedelta | None) -> Verdict:
     """Once running, an attempt stays running until it has ended: pods that end or vanish do not make it start again.
 
     But where its Job was suspended, they start again when the Job goes on.
     """
-    past = replace(past, running=not attempt.suspended and (past.running or attempt.at_work))
+    history = replace(history, running=not attempt.suspended and (history.running or attempt.at_work))
     number = attempt.number
-    if past.running:
-        return Verdict(Phase.RUNNING, Reason.PODS_READY, f"attempt {number} is at work", past, again=again)
-    phase, reason, why = _resumption(past.records[-2] if len(past.records) > 1 else None)
-    return Verdict(phase, reason, f"{why}attempt {number}: waiting for its pods", past, again=again)
+    if history.running:
+        return Verdict(Phase.RUNNING, Reason.PODS_READY, f"attempt {number} is at work", history, again=again)
+    phase, reason, why = _resumption(history.records[-2] if len(history.records) > 1 else None)
+    return Verdict(phase, reason, f"{why}attempt {number}: waiting for its pods", history, again=again)
 
 
-def _stopping(job: TrainingJob, past: Past, cause: Cause | None, now: datetime) -> Cause | None:
+def _stopping(job: TrainingJob, history: History, cause: Cause | None, now: datetime) -> Cause | None:
     """Why the attempt at work has to stop; once it was told to, a change of mind comes too late."""
     if cause and cause.outcome is Outcome.STOPPED:
         return cause
     if job.spec.suspend:
         return Cause(Outcome.STOPPED, Reason.SUSPENDED, "spec.suspend is true", time=now)
-    if (left := deadline_left(job, past, now)) is not None and left <= NOW:
-        return Cause(Outcome.STOPPED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), time=now)
+    if (left := deadline_left(job, history, now)) is not None and left <= NOW:
+        return Cause(Outcome.STOPPED, Reason.DEADLINE_EXCEEDED, _deadline_message(job), time=now)
     return None
 
 
@@ -207,13 +207,13 @@ def _only_deleted(attempt: observe.Attempt, cause: Cause | None) -> bool:
     return deleting and cause is not None and cause.reason in BY_HAND | UNEXPLAINED
 
 
-def _torn(past: Past, attempt: observe.Attempt, now: datetime) -> Cause | None:
+def _torn(history: History, attempt: observe.Attempt, now: datetime) -> Cause | None:
     """The Job of one slice is gone while the others are at work: they cannot go on without it."""
-    if not past.running or not attempt.jobs or attempt.whole:
+    if not history.running or not attempt.jobs or attempt.whole:
         return None
     gone = attempt.jobs[0].slices - len(attempt.jobs)
-    words = f"{gone} of {attempt.jobs[0].slices} Jobs of attempt {attempt.number} were deleted"
-    return Cause(Outcome.DISRUPTED, Reason.JOB_DELETED, words, time=now)
+    message = f"{gone} of {attempt.jobs[0].slices} Jobs of attempt {attempt.number} were deleted"
+    return Cause(Outcome.DISRUPTED, Reason.JOB_DELETED, message, time=now)
 
 
 def _crowded_out(attempt: observe.Attempt, patience: timedelta | None, now: datetime) -> Cause | None:
@@ -240,16 +240,16 @@ def _settling(attempt: observe.Attempt, now: datetime) -> timedelta | None:
     return left if left > NOW else None
 
 
-def _close(job: TrainingJob, past: Past, attempt: observe.Attempt, now: datetime) -> Verdict:
+def _close(job: TrainingJob, history: History, attempt: observe.Attempt, now: datetime) -> Verdict:
     """Record the ended attempt, and only that: what follows is done when the record is known to be written."""
-    record = past.last
+    record = history.last
     assert record
     if succeeded(attempt):
-        cause = Cause(Outcome.SUCCEEDED, Reason.COMPLETED, sidecars.words(attempt))
+        cause = Cause(Outcome.SUCCEEDED, Reason.COMPLETED, sidecars.message_about(attempt))
     else:
         cause = record.cause or without_a_trace(attempt)
-    ended = replace(record, end=_end_of(record, attempt, now), cause=cause, step=past.reached)
-    after = _at_rest(job, _bounded(past.update(ended)), record.number, now)
+    ended = replace(record, end=_end_of(record, attempt, now), cause=cause, step=history.reached)
+    after = _at_rest(job, _bounded(history.update(ended)), record.number, now)
     more = after.start or attempt.unfinished
     return replace(after, start=None, again=NOW if more else after.again)
 
@@ -264,15 +264,15 @@ def _end_of(record: Record, attempt: observe.Attempt, now: datetime) -> datetime
     return max(record.start, min(now, max(ends))) if ends and len(ends) == len(attempt.jobs) else now
 
 
-def _bounded(past: Past) -> Past:
+def _bounded(history: History) -> History:
     """The attempt that has just ended counts as failed when it is one too many that nobody explains."""
-    record, row = past.records[-1], _unexplained(past.records)
+    record, row = history.records[-1], _unexplained(history.records)
     if row <= UNEXPLAINED_FREE or not record.cause:
-        return past
-    words = (
+        return history
+    message = (
         f"{record.cause.message}; it is the end of {row} attempts in a row, none further than those before: it counts"
     )
-    return past.update(replace(record, cause=replace(record.cause, outcome=Outcome.FAILED, message=words)))
+    return history.update(replace(record, cause=replace(record.cause, outcome=Outcome.FAILED, message=message)))
 
 
 def _unexplained(records: Sequence[Record]) -> int:
@@ -294,25 +294,25 @@ def _look_again(attempt: observe.Attempt, now: datetime) -> timedelta | None:
 # Between attempts, and after the last
 
 
-def _at_rest(job: TrainingJob, past: Past, number: int, now: datetime) -> Verdict:
+def _at_rest(job: TrainingJob, history: History, number: int, now: datetime) -> Verdict:
     """What follows when no attempt is at work; ``number`` is the highest one ever used."""
-    last = past.last
+    last = history.last
     if last and last.outcome is Outcome.SUCCEEDED:
         if not target_raised(job.spec, last):
-            return Verdict(Phase.SUCCEEDED, Reason.COMPLETED, done_words(last), past)
-        past = past.renewed
-    if last and (verdict := _given_up(job, past, last)):
+            return Verdict(Phase.SUCCEEDED, Reason.COMPLETED, describe_success(last), history)
+        history = history.renewed
+    if last and (verdict := _given_up(job, history, last)):
         return verdict
-    left = deadline_left(job, past, now)
+    left = deadline_left(job, history, now)
     if left is not None and left <= NOW and not (job.spec.suspend and _was_suspended(last)):
-        return Verdict(Phase.FAILED, Reason.DEADLINE_EXCEEDED, _deadline_words(job), past)
+        return Verdict(Phase.FAILED, Reason.DEADLINE_EXCEEDED, _deadline_message(job), history)
     if job.spec.suspend:
-        return Verdict(Phase.SUSPENDED, Reason.SUSPENDED, "spec.suspend is true", replace(past, started=None))
+        return Verdict(Phase.SUSPENDED, Reason.SUSPENDED, "spec.suspend is true", replace(history, started=None))
     phase, reason, why = _resumption(last)
-    if wait := _backoff(job, past, now):
+    if wait := _backoff(job, history, now):
         message = f"{why}attempt {number + 1} starts at {write_time(now + wait)}"
-        return Verdict(phase, reason, message, past, again=soonest(wait, left))
-    return Verdict(phase, reason, f"{why}attempt {number + 1} starts", past, start=number + 1)
+        return Verdict(phase, reason, message, history, again=soonest(wait, left))
+    return Verdict(phase, reason, f"{why}attempt {number + 1} starts", history, start=number + 1)
 
 
 def _was_suspended(last: Record | None) -> bool:
@@ -320,25 +320,25 @@ def _was_suspended(last: Record | None) -> bool:
 
 
 def _begin(job: TrainingJob, verdict: Verdict, number: int, now: datetime) -> Verdict:
-    past = verdict.past.begin(record_of(job.spec.training_arguments, number, now))
-    again = soonest(APPEAR, deadline_left(job, past, now))
-    return replace(_working(past, observe.Attempt(number), again), start=number)
+    history = verdict.history.begin(record_of(job.spec.training_arguments, number, now))
+    again = soonest(APPEAR, deadline_left(job, history, now))
+    return replace(_working(history, observe.Attempt(number), again), start=number)
 
 
-def _given_up(job: TrainingJob, past: Past, last: Record) -> Verdict | None:
+def _given_up(job: TrainingJob, history: History, last: Record) -> Verdict | None:
     cause, limit = last.cause, job.spec.max_restarts
     if last.outcome is not Outcome.FAILED or not cause:
         return None
     if cause.permanent:
-        return Verdict(Phase.FAILED, cause.reason, f"{_who(last)}: {cause.message}", past)
-    if past.counted < limit:
+        return Verdict(Phase.FAILED, cause.reason, f"{_who(last)}: {cause.message}", history)
+    if history.counted < limit:
         return None
     tries = "no restart is allowed" if limit == 0 else f"{limit} restart{'s' * (limit > 1)} used"
-    return Verdict(Phase.FAILED, Reason.TOO_MANY_RESTARTS, f"{tries} (maxRestarts); {words(last)}", past)
+    return Verdict(Phase.FAILED, Reason.TOO_MANY_RESTARTS, f"{tries} (maxRestarts); {describe(last)}", history)
 
 
 def _resumption(last: Record | None) -> tuple[Phase, str, str]:
-    """How the time after an ended attempt is called, and the words about it that begin a message."""
+    """How the time after an ended attempt is called, and the message about it that begin a message."""
     if last is None or last.outcome is None:
         return Phase.STARTING, Reason.PODS_STARTING, ""
     if last.outcome is Outcome.SUCCEEDED:
@@ -346,23 +346,23 @@ def _resumption(last: Record | None) -> tuple[Phase, str, str]:
     if last.outcome is Outcome.STOPPED:
         return Phase.STARTING, Reason.RESUMED, "resumed; "
     failed = last.outcome is Outcome.FAILED
-    return Phase.RESTARTING, Reason.ATTEMPT_FAILED if failed else Reason.ATTEMPT_DISRUPTED, f"{words(last)}; "
+    return Phase.RESTARTING, Reason.ATTEMPT_FAILED if failed else Reason.ATTEMPT_DISRUPTED, f"{describe(last)}; "
 
 
-def _backoff(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
+def _backoff(job: TrainingJob, history: History, now: datetime) -> timedelta | None:
     """The first restart in a row of quick ends, or of such as nobody explains, is immediate; the next waits 10 s, then
     20 s, ... up to 5 minutes.
 
     A gang that found room for a part waits from the first time on, and not as long as another one.
     """
-    row, unexplained = 0, _unexplained(past.records)
-    for record in reversed(past.records):
+    row, unexplained = 0, _unexplained(history.records)
+    for record in reversed(history.records):
         ended_badly = record.outcome in (Outcome.FAILED, Outcome.DISRUPTED)
         healthy = record.end and record.end - record.start >= HEALTHY and row >= unexplained
         if not ended_badly or healthy:
             break
         row += 1
-    last = past.last
+    last = history.last
     if not row or not last or not last.end or not last.cause:
         return None
     crowded = last.cause.reason == Reason.GANG_INCOMPLETE
@@ -374,16 +374,16 @@ def _backoff(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
     return left if left > NOW else None
 
 
-def deadline_left(job: TrainingJob, past: Past, now: datetime) -> timedelta | None:
+def deadline_left(job: TrainingJob, history: History, now: datetime) -> timedelta | None:
     limit = job.spec.active_deadline_seconds
-    return past.started + timedelta(seconds=limit) - now if limit is not None and past.started else None
+    return history.started + timedelta(seconds=limit) - now if limit is not None and history.started else None
 
 
-def _deadline_words(job: TrainingJob) -> str:
+def _deadline_message(job: TrainingJob) -> str:
     return f"activeDeadlineSeconds ({job.spec.active_deadline_seconds}) is over; raise it to go on"
 
 
-def done_words(last: Record) -> str:
+def describe_success(last: Record) -> str:
     done = f"trained to step {last.step}" if last.step is not None else "training is complete"
     return f"{done}; {last.cause.message}" if last.cause and last.cause.message else done
 
@@ -392,7 +392,7 @@ def _who(last: Record) -> str:
     return last.cause.pod if last.cause and last.cause.pod else f"attempt {last.number}"
 
 
-def words(last: Record) -> str:
+def describe(last: Record) -> str:
     """``attempt 2 failed at step 140: gpt-0-2-1 on node-b: out of memory ...``"""
     cause = last.cause
     if cause is None:

@@ -34,7 +34,7 @@ def left(attempt: Attempt, now: datetime) -> timedelta | None:
     return remaining(max(ends), PATIENCE, now) if ends else None
 
 
-def words(attempt: Attempt) -> str:
+def message_about(attempt: Attempt) -> str:
     """What is told beside why the attempt ended; empty where nobody keeps its pods."""
     names = sorted({name for pod in kept(attempt) for name in pod.kept_by})
     if not names:

@@ -13,7 +13,7 @@ from typing import Any
 
 from trainwright_operator.api.names import Condition
 from trainwright_operator.core import display
-from trainwright_operator.core.history import Past
+from trainwright_operator.core.history import History
 from trainwright_operator.core.observe import Attempt
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict
 from trainwright_operator.core.progress import Status, merge_final_word, merge_progress
@@ -48,22 +48,22 @@ def render(
     desired: int | None = None,
 ) -> Status:
     """The whole status. ``attempt`` is the one at work, ``desired`` the number of pods of one that is being created."""
-    past, phase = verdict.past, verdict.phase
+    history, phase = verdict.history, verdict.phase
     finished = phase in FINISHED
-    started, completed = past.started, _completed(before, past, now) if finished else None
+    started, completed = history.started, _completed(before, history, now) if finished else None
     status: Status = {
         **{key: before[key] for key in ("metrics", "best", "checkpoint") if key in before},
-        "gang": _gang(before, past),
+        "gang": _gang(before, history),
         "observedGeneration": generation,
         "state": _state(phase, hold),
         "conditions": _conditions(before, generation, verdict, attempt, hold, now),
         "nodes": _nodes(before, attempt, desired),
         "restarts": {
-            "total": past.counted + past.disruptions,
-            "counted": past.counted,
-            "disruptions": past.disruptions,
+            "total": history.counted + history.disruptions,
+            "counted": history.counted,
+            "disruptions": history.disruptions,
         },
-        "attempts": [record.to_dict() for record in past.records],
+        "attempts": [record.to_dict() for record in history.records],
         "progress": _progress(before, phase),
         "startTime": started and write_time(started),
         "completionTime": completed and write_time(completed),
@@ -72,7 +72,7 @@ def render(
     return {key: value for key, value in status.items() if value not in (None, {}, [])}
 
 
-def with_hindrance(status: Mapping[str, Any], why: str) -> Status:
+def with_obstacle(status: Mapping[str, Any], why: str) -> Status:
     """The same status, with the words for what is in the way of what is being done, if anything is."""
     told = [
         {**one, "message": f"{one['message']}; {why}"[:MAX_MESSAGE]}
@@ -87,7 +87,7 @@ def _state(phase: Phase, hold: Hold | None) -> str:
     return "Queued" if hold and hold.queued and phase is Phase.STARTING else phase.value
 
 
-def _completed(before: Mapping[str, Any], past: Past, now: datetime) -> datetime:
+def _completed(before: Mapping[str, Any], history: History, now: datetime) -> datetime:
     """When the last attempt ended; a job that failed between two attempts is complete when that was first seen."""
     return read_time(before.get("completionTime")) or now
 
@@ -98,10 +98,10 @@ def _progress(before: Mapping[str, Any], phase: Phase) -> Status:
     return {key: value for key, value in (before.get("progress") or {}).items() if key not in fleeting}
 
 
-def _gang(before: Mapping[str, Any], past: Past) -> Status | None:
+def _gang(before: Mapping[str, Any], history: History) -> Status | None:
     """What node 0 of the attempt at work told of the others."""
     gang: Status = before.get("gang") or {}
-    return gang if past.open and gang.get("attempt") == past.open.number else None
+    return gang if history.open and gang.get("attempt") == history.open.number else None
 
 
 def _nodes(before: Mapping[str, Any], attempt: Attempt | None, desired: int | None) -> Status:
@@ -125,7 +125,7 @@ def _display(
     shown = {
         "state": f"{status['state']} ({reason})"[:64] if reason else status["state"],
         **display.training(status),
-        "restarts": display.restarts(verdict.past.counted, verdict.past.disruptions),
+        "restarts": display.restarts(verdict.history.counted, verdict.history.disruptions),
         "nodes": f"{status['nodes']['ready']}/{status['nodes']['desired']}",
         **({"why": why[:MAX_WHY]} if why else {}),
     }
@@ -133,7 +133,7 @@ def _display(
         shown["ends"] = ends
     if completed := read_time(status["completionTime"]):
         shown["ends"] = display.clock(
-            completed.astimezone(now.tzinfo), (verdict.past.started or completed).astimezone(now.tzinfo)
+            completed.astimezone(now.tzinfo), (verdict.history.started or completed).astimezone(now.tzinfo)
         )
     return shown
 

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from trainwright_operator.api.names import Condition, Reason
-from trainwright_operator.core.fixes import mends, with_mends
+from trainwright_operator.core.fixes import fixes_for, with_fixes
 from trainwright_operator.core.observe import Attempt, Job, JobState, Observed, Pod, Wait
 from trainwright_operator.core.quantities import amount
 from trainwright_operator.core.times import read_time, remaining
@@ -28,7 +28,7 @@ FIRST_WORD = timedelta(seconds=3)
 """What the scheduler says of newer pods is not told: the claim, or the node, often comes a moment after them."""
 
 _PULL = "ImagePullBackOff"
-_MENDS = {
+_FIXES = {
     _PULL: "check the image (podTemplate.image, or the pool's) and podTemplate.imagePullSecrets",
     "InvalidImageName": "check the image (podTemplate.image, or the pool's)",
     "ErrImageNeverPull": "load the image on the node, or change podTemplate.imagePullPolicy",
@@ -83,29 +83,29 @@ def hold(attempt: Attempt, now: datetime) -> Hold | None:
     if job := attempt.suspended:
         if job.wanted is not None and job.wanted < job.completions:
             return _scaled_down(job)
-        told = f"Job {job.name} was suspended, and not by this operator; what suspended it (a queue?) lets it go on"
-        return Hold(Reason.JOB_SUSPENDED, told, queued=True)
+        message = f"Job {job.name} was suspended, and not by this operator; what suspended it (a queue?) lets it go on"
+        return Hold(Reason.JOB_SUSPENDED, message, queued=True)
     if refused := _refused(attempt, now):
         return refused
     pods = [(pod, _steady(pod.wait)) for pod in attempt.pods if pod.wait and not pod.end and not _first_word(pod, now)]
     reasons = Counter(wait.reason for _, wait in pods if wait.reason != "ContainerCreating" or wait.message)
     if not reasons:
         return None
-    reason = max(reasons, key=lambda one: (one in _MENDS, reasons[one]))
+    reason = max(reasons, key=lambda one: (one in _FIXES, reasons[one]))
     pod, wait = next(pair for pair in pods if pair[1].reason == reason)
-    lacks = pod.created and (reason in _MENDS or _MISSING.search(wait.message))
+    lacks = pod.created and (reason in _FIXES or _MISSING.search(wait.message))
     left = remaining(pod.created, PATIENCE, now) if pod.created and lacks else None
-    told = f"{_count(reasons[reason], attempt, pod)}: {reason}: {wait.message}"
+    message = f"{_count(reasons[reason], attempt, pod)}: {reason}: {wait.message}"
     return Hold(
         reason,
-        with_mends(told) if mends(told) or reason not in _MENDS else f"{told}; {_MENDS[reason]}",
+        with_fixes(message) if fixes_for(message) or reason not in _FIXES else f"{message}; {_FIXES[reason]}",
         queued=reason in _QUEUED,
         stalled=left is not None and left <= timedelta(0),
         again=left if left is not None and left > timedelta(0) else None,
     )
 
 
-def untold(attempt: Attempt, now: datetime) -> timedelta | None:
+def withheld(attempt: Attempt, now: datetime) -> timedelta | None:
     """How long what the scheduler says of new pods is still kept back; None when nothing is."""
     return max((left for pod in attempt.pods if (left := _first_word(pod, now))), default=None)
 
@@ -118,26 +118,26 @@ def _first_word(pod: Pod, now: datetime) -> timedelta | None:
 
 def _scaled_down(job: Job) -> Hold:
     patch = f'{{"spec":{{"parallelism":{job.completions}}}}}'
-    told = (
+    message = (
         f"Job {job.name} was set to {job.wanted} of its {job.completions} pods (spec.parallelism), and not by this "
         f"operator; `kubectl patch job {job.name} --type merge -p '{patch}'` lets it go on"
     )
-    return Hold(Reason.JOB_SCALED_DOWN, told, queued=True, stalled=True)
+    return Hold(Reason.JOB_SCALED_DOWN, message, queued=True, stalled=True)
 
 
 def _refused(attempt: Attempt, now: datetime) -> Hold | None:
     for job in _unfilled(attempt):
         if job.refused:
-            told = with_mends(f"Job {job.name} may not create {_missing(job, attempt)}: {job.refused}")
+            message = with_fixes(f"Job {job.name} may not create {_missing(job, attempt)}: {job.refused}")
             since = None if _waits_for_room(job.refused) else job.started or job.created
             left = remaining(since, PATIENCE, now) if since else None
-            return Hold(Reason.PODS_REFUSED, told, queued=True, stalled=left == timedelta(0), again=left or None)
+            return Hold(Reason.PODS_REFUSED, message, queued=True, stalled=left == timedelta(0), again=left or None)
         since = job.started or job.created
         if since is None or remaining(since, _silence(job), now):
             continue
         if job.started is None and not any(pod.slice == job.slice for pod in attempt.pods):
-            told = f"the Job controller has not taken up Job {job.name} yet; is kube-controller-manager at work?"
-            return Hold(Reason.JOB_NOT_STARTED, told, queued=True)
+            message = f"the Job controller has not taken up Job {job.name} yet; is kube-controller-manager at work?"
+            return Hold(Reason.JOB_NOT_STARTED, message, queued=True)
         advice = f"`kubectl describe job {job.name}` tells why (a quota, or an admission webhook)"
         return Hold(Reason.PODS_REFUSED, f"Job {job.name} lacks {_missing(job, attempt)}: {advice}", queued=True)
     return None
@@ -203,12 +203,12 @@ def unmet(status: Mapping[str, Any], attempt: Attempt, now: datetime) -> tuple[H
     if left > timedelta(0):
         return None, left
     service = where.partition(".")[2].partition(":")[0]
-    told = (
+    message = (
         f"the pods run, and none has said that they have met: they start still, wait for node 0 at {where}, or do not "
         f"reach the operator; their logs say which; check that a NetworkPolicy lets them reach one another and the "
         f"operator, the Service {service} and the cluster's DNS"
     )
-    return Hold(Reason.PODS_NOT_MET, told), None
+    return Hold(Reason.PODS_NOT_MET, message), None
 
 
 def _met(status: Mapping[str, Any], attempt: Attempt) -> bool:

@@ -27,14 +27,14 @@ from trainwright_operator.api.manifest import Document
 from trainwright_operator.api.pods import PodTemplate
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob, parse_job
 from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
-from trainwright_operator.core.history import Past
+from trainwright_operator.core.history import History
 from trainwright_operator.core.placement.pools import place
 from trainwright_operator.core.policy import target_raised
 from trainwright_operator.local import devices
 
 if TYPE_CHECKING:
+    from trainwright_operator.local.output import OutputFolder
     from trainwright_operator.local.run import Runner, Setup
-    from trainwright_operator.local.store import Store
 
 DONE, FAILED, INVALID = 0, 1, 2
 MODEL_FILES = (
@@ -169,14 +169,14 @@ def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPo
 
 
 def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: argparse.Namespace) -> int:
+    from trainwright_operator.local.output import OutputFolder, status_to_go_on, uid_of
     from trainwright_operator.local.run import Setup
-    from trainwright_operator.local.store import Store, status_to_go_on, uid_of
 
     output = Path(options.output or Path("runs") / job.name).absolute()
     volumes, config_maps = _folders(options.volume), _folders(options.config_map)
-    with Store(output) as store, tempfile.TemporaryDirectory(prefix="trainwright-run-") as scratch:
-        prior = store.prior()
-        status = status_to_go_on(document, prior, store, datetime.now().astimezone())
+    with OutputFolder(output) as folder, tempfile.TemporaryDirectory(prefix="trainwright-run-") as scratch:
+        prior = folder.prior()
+        status = status_to_go_on(document, prior, folder, datetime.now().astimezone())
         uid = uid_of(document.content, prior, output)
         job = replace(job, uid=uid, status=status, generation=(status.get("observedGeneration") or 0) + 1)
         if status.get("state") == "Succeeded" and not _raised(job):
@@ -184,7 +184,7 @@ def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: a
             return _conclude(job, status, output, [])
         _note(job, pool, output)
         setup = Setup(pool, output, Path(scratch), volumes, config_maps)
-        final, received = _train(job, setup, _Keeper(store, document, job))
+        final, received = _train(job, setup, _Keeper(folder, document, job))
     return _conclude(job, final, output, received)
 
 
@@ -202,33 +202,33 @@ def _train(job: TrainingJob, setup: Setup, keeper: _Keeper) -> tuple[dict[str, A
 
 def _raised(job: TrainingJob) -> bool:
     """More is asked of a finished job than it was trained for."""
-    last = Past.of(job.status).last
+    last = History.of(job.status).last
     return last is not None and target_raised(job.spec, last)
 
 
 class _Keeper:
     """Shows every status, and saves those that would be missed: not every step is one."""
 
-    def __init__(self, store: Store, document: Document, job: TrainingJob) -> None:
+    def __init__(self, folder: OutputFolder, document: Document, job: TrainingJob) -> None:
         from trainwright_operator.local.live import screen
         from trainwright_operator.terminal import Terminal
 
         metadata = {**document.content["metadata"], "namespace": job.namespace, "uid": job.uid}
         self._content = {**document.content, "metadata": {**metadata, "generation": job.generation}}
-        self._store, self._screen = store, screen(job.name, Terminal(highlight=False))
+        self._folder, self._screen = folder, screen(job.name, Terminal(highlight=False))
         self._saved: tuple[Any, ...] = ()
 
     def told(self, status: dict[str, Any], events: Any) -> None:
         self._screen.told(status, events)
         told = (status["state"], status.get("attempts"), status.get("checkpoint"))
         if told != self._saved:
-            self._store.save(self._content, status)
+            self._folder.save(self._content, status)
             self._saved = told
 
     def close(self, status: dict[str, Any]) -> None:
         self._screen.close()
         if "state" in status:
-            self._store.save(self._content, status)
+            self._folder.save(self._content, status)
 
 
 @contextlib.contextmanager

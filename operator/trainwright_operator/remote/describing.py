@@ -83,8 +83,8 @@ def _parts(facts: Facts, findings: list[Finding]) -> Iterator[RenderableType]:
     for finding in findings:
         yield ""
         yield Text(finding.what)
-        if finding.mend:
-            yield Text(f"  -> {finding.mend}", style="bold")
+        if finding.fix:
+            yield Text(f"  -> {finding.fix}", style="bold")
     if not findings:
         yield Text(_well(facts))
     yield from _conditions(facts)

@@ -1,4 +1,4 @@
-"""Why a job is not running, in words and with the mend: from what the cluster holds about it, and nothing else.
+"""Why a job is not running, in words and with the fix: from what the cluster holds about it, and nothing else.
 
 The operator's conditions say what it knows; this goes one step further, to what the person who asks can see and the
 operator may not: claims, quotas, the taints and labels behind a scheduler's message.
@@ -13,7 +13,7 @@ from typing import Any
 
 from trainwright_operator.api.names import Condition, Reason
 from trainwright_operator.core import display
-from trainwright_operator.core.fixes import mends
+from trainwright_operator.core.fixes import fixes_for
 from trainwright_operator.core.policy import Phase
 from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.states import condition, status_of, up_to_date
@@ -51,7 +51,7 @@ class Facts:
 @dataclass(frozen=True)
 class Finding:
     what: str
-    mend: str = ""
+    fix: str = ""
 
 
 def diagnose(facts: Facts) -> list[Finding]:
@@ -65,8 +65,8 @@ def _unseen(facts: Facts) -> Iterator[Finding]:
     meta = facts.job["metadata"]
     if meta.get("deletionTimestamp"):
         holders = ", ".join(meta.get("finalizers") or ()) or "none"
-        mend = f"whoever set them has to remove them: kubectl -n {_namespace(facts)} get tj {facts.name} -o yaml"
-        yield Finding(f"it is being deleted, and waits for its finalizers: {holders}", mend)
+        fix = f"whoever set them has to remove them: kubectl -n {_namespace(facts)} get tj {facts.name} -o yaml"
+        yield Finding(f"it is being deleted, and waits for its finalizers: {holders}", fix)
         return
     if up_to_date(facts.job):
         return
@@ -84,8 +84,8 @@ def _state(facts: Facts) -> Iterator[Finding]:
         yield from _failed(facts)
     elif state == Phase.SUSPENDED:
         patch = '{"spec":{"suspend":false}}'
-        mend = f"go on with it: kubectl -n {_namespace(facts)} patch tj {facts.name} --type merge -p '{patch}'"
-        yield Finding("it is suspended", mend)
+        fix = f"go on with it: kubectl -n {_namespace(facts)} patch tj {facts.name} --type merge -p '{patch}'"
+        yield Finding("it is suspended", fix)
     elif state == Phase.RUNNING:
         yield from _apart(facts) or list(_quiet(facts))
     else:
@@ -95,7 +95,7 @@ def _state(facts: Facts) -> Iterator[Finding]:
 _FAILED = {
     Reason.BAD_CONFIGURATION: "correct it in a manifest with a new metadata.name: what is trained cannot change",
     Reason.BAD_DATA: "correct the data, then apply the manifest under a new metadata.name",
-    Reason.TOO_MANY_RESTARTS: "mend the cause, then raise spec.maxRestarts: it goes on from its newest checkpoint",
+    Reason.TOO_MANY_RESTARTS: "fix the cause, then raise spec.maxRestarts: it goes on from its newest checkpoint",
     Reason.DEADLINE_EXCEEDED: "raise spec.activeDeadlineSeconds: it goes on from its newest checkpoint",
 }
 
@@ -104,8 +104,8 @@ def _failed(facts: Facts) -> Iterator[Finding]:
     holding = condition(facts.job, Condition.FAILED) or {}
     attempts = status_of(facts.job).get("attempts") or ()
     logs = f"trainwright logs {facts.name} --attempt {attempts[-1]['attempt']}" if attempts else ""
-    mend = "; ".join(part for part in (logs, _FAILED.get(holding.get("reason", ""), "")) if part)
-    yield Finding(f"it has failed: {holding.get('message', '')}", mend)
+    fix = "; ".join(part for part in (logs, _FAILED.get(holding.get("reason", ""), "")) if part)
+    yield Finding(f"it has failed: {holding.get('message', '')}", fix)
 
 
 def _apart(facts: Facts) -> list[Finding]:
@@ -122,14 +122,14 @@ def _quiet(facts: Facts) -> Iterator[Finding]:
     told = read_time((status_of(facts.job).get("progress") or {}).get("lastUpdateTime"))
     if told and facts.now - told >= QUIET_AFTER:
         minutes = int((facts.now - told).total_seconds() // 60)
-        mend = f"see what it does: trainwright logs {facts.name} --follow; spec.hangTimeoutSeconds restarts what hangs"
-        yield Finding(f"it runs, but has told no progress for {minutes} minutes", mend)
+        fix = f"see what it does: trainwright logs {facts.name} --follow; spec.hangTimeoutSeconds restarts what hangs"
+        yield Finding(f"it runs, but has told no progress for {minutes} minutes", fix)
 
 
 def _not_finite(facts: Facts) -> Iterator[Finding]:
-    what, _, mend = display.not_finite(status_of(facts.job)).partition(": ")
+    what, _, fix = display.not_finite(status_of(facts.job)).partition(": ")
     if what:
-        yield Finding(what, f"{mend}; trainwright logs {facts.name} names the first step")
+        yield Finding(what, f"{fix}; trainwright logs {facts.name} names the first step")
 
 
 def _held(facts: Facts) -> Iterator[Finding]:
@@ -141,7 +141,7 @@ def _held(facts: Facts) -> Iterator[Finding]:
     reason, message = holding["reason"], holding["message"]
     if reason == Reason.POOL_NOT_FOUND:
         yield Finding(message, _pools(facts))
-    elif found := mends(message):
+    elif found := fixes_for(message):
         yield Finding(message.removesuffix(f"; {'; '.join(found)}"), "; ".join(found))
     elif reason == Reason.INVALID_SPEC:
         yield Finding(message, "an older release let it in: correct it in a manifest with a new metadata.name")
@@ -187,8 +187,8 @@ def _quotas(facts: Facts) -> Iterator[Finding]:
         status = quota.get("status") or {}
         hard, used = status.get("hard") or {}, status.get("used") or {}
         shown = ", ".join(f"{name} {used.get(name, '0')} of {limit}" for name, limit in sorted(hard.items()))
-        mend = "wait until other pods end, ask for less, or have the quota raised"
-        yield Finding(f"quota {quota['metadata']['name']}: {shown} used", mend)
+        fix = "wait until other pods end, ask for less, or have the quota raised"
+        yield Finding(f"quota {quota['metadata']['name']}: {shown} used", fix)
 
 
 def _namespace(facts: Facts) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from trainwright_operator.core import display
 from trainwright_operator.core.history import Outcome, Record
-from trainwright_operator.core.policy import words
+from trainwright_operator.core.policy import describe
 from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.cluster import Cluster, Object, RemoteError
 from trainwright_operator.remote.jobs import find_pods
@@ -28,7 +28,7 @@ from trainwright_operator.remote.states import condition, status_of
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptSummary:
     number: int
     start: str
     seconds: int
@@ -59,7 +59,7 @@ class Summary:
     best: dict[str, Any]
     checkpoint: dict[str, Any]
     restarts: dict[str, int]
-    attempts: list[Attempt]
+    attempts: list[AttemptSummary]
     curves: dict[str, Curve] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -96,14 +96,14 @@ def _message(job: Object) -> str:
     return next((str(one["message"]) for kind in kinds if (one := condition(job, kind)) and one["message"]), "")
 
 
-def _attempt(record: Record, now: datetime) -> Attempt:
-    return Attempt(
+def _attempt(record: Record, now: datetime) -> AttemptSummary:
+    return AttemptSummary(
         number=record.number,
         start=record.start.isoformat().replace("+00:00", "Z"),
         seconds=round(((record.end or now) - record.start).total_seconds()),
         steps=record.step,
         outcome=record.outcome.value if record.outcome else "at work",
-        why=words(record).partition(": ")[2] if record.cause and record.outcome is not Outcome.SUCCEEDED else "",
+        why=describe(record).partition(": ")[2] if record.cause and record.outcome is not Outcome.SUCCEEDED else "",
     )
 
 

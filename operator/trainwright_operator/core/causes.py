@@ -51,7 +51,7 @@ def succeeded(attempt: Attempt) -> bool:
     return everyone and bool(codes) and not attempt.missing and all(code == ExitCode.DONE for code in codes)
 
 
-def judge(attempt: Attempt, known: Cause | None = None) -> Cause | None:
+def cause_of(attempt: Attempt, known: Cause | None = None) -> Cause | None:
     """The cause as far as the pods tell it; ``known`` is what was recorded before, of pods that may be gone by now."""
     if known and (known.outcome is Outcome.STOPPED or known.reason in GIVEN_UP):
         return known

@@ -29,14 +29,14 @@ _NAMESPACE = uuid.UUID("6f1f5f0e-63f5-4b0e-8d5e-7d2f3a3f5a11")
 _KEPT = ("progress", "metrics", "best", "checkpoint")
 
 
-class Store:
+class OutputFolder:
     """The output folder of one run, locked while it is open. Use it as a context manager."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self._lock: int | None = None
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> OutputFolder:
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             (self.output / "logs").mkdir(exist_ok=True)
@@ -85,7 +85,7 @@ def uid_of(job: Object, prior: Object | None, output: Path) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{metadata.get('namespace', 'default')}/{metadata['name']}@{output.resolve()}"))
 
 
-def status_to_go_on(document: Document, prior: Object | None, store: Store, now: datetime) -> Object:
+def status_to_go_on(document: Document, prior: Object | None, folder: OutputFolder, now: datetime) -> Object:
     """The status that a new run begins with.
 
     Raises:
@@ -95,20 +95,20 @@ def status_to_go_on(document: Document, prior: Object | None, store: Store, now:
         return {}
     name, before = document.content["metadata"]["name"], prior["metadata"]["name"]
     if name != before:
-        raise UserError(f"--output {store.output}: holds the run of {before}; choose another folder for {name}")
+        raise UserError(f"--output {folder.output}: holds the run of {before}; choose another folder for {name}")
     status = prior.get("status") or {}
     finished = status.get("state") == Phase.SUCCEEDED
-    if finished or store.holds_checkpoints():
-        _check_unchanged(document, prior, store)
+    if finished or folder.holds_checkpoints():
+        _check_unchanged(document, prior, folder)
     return dict(status) if finished else _again(status, now)
 
 
-def _check_unchanged(document: Document, prior: Object, store: Store) -> None:
+def _check_unchanged(document: Document, prior: Object, folder: OutputFolder) -> None:
     problems = crd.change_problems(document.content, prior)
     if problems:
         first = problems[0]
         raise UserError(
-            f"{document.place(first.path)}: {first}; {store.output} holds what was trained before: "
+            f"{document.place(first.path)}: {first}; {folder.output} holds what was trained before: "
             "choose another --output to keep both"
         )
 
