@@ -65,10 +65,10 @@ EFFECTS: dict[str, Effect] = {
     "bf16": Effect("training/precision.py", _LOG + "[plain, bf16]"),
     "fp16": Effect("training/precision.py", _PRECISION + "test_only_fp16_has_a_scaler"),
     "bf16_full_eval": Effect(
-        "training/precision.py", _PRECISION + "test_full_evaluation_casts_the_model_outside_of_training"
+        "evaluation/passes.py", _PRECISION + "test_full_evaluation_casts_the_model_outside_of_training"
     ),
     "fp16_full_eval": Effect(
-        "training/precision.py", _PRECISION + "test_full_evaluation_casts_the_model_outside_of_training"
+        "evaluation/passes.py", _PRECISION + "test_full_evaluation_casts_the_model_outside_of_training"
     ),
     "tf32": Effect("trainer/trainer.py", _PRECISION + "test_tf32_is_refused_without_the_gpu_for_it"),
     "activation_checkpointing": Effect(
