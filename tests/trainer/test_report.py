@@ -7,7 +7,7 @@ import pytest
 
 from trainer.receiver import Receiver, make_certificate
 from trainwright.callbacks.state import TrainerControl, TrainerState
-from trainwright.contract import UserError
+from trainwright.contract import MAX_METRICS, UserError
 from trainwright.integrations.reporter import Meter, Reporter, merged
 from trainwright.launch import nodefiles
 from trainwright.launch.push import Endpoint, Poster, Refused
@@ -223,12 +223,12 @@ def test_the_first_step_does_not_count_for_the_speed():
 @pytest.mark.parametrize(
     ("known", "new", "expected"),
     [
-        ({"loss": 1.0}, {"loss": 2, "epoch": 3.0}, {"loss": 2.0}),
-        ({}, {"note": "text", "flag": True, "grad_norm": 0.5}, {"grad_norm": 0.5}),
+        ({"loss": 1.0}, {"loss": 2, "epoch": 3.0}, ({"loss": 2.0}, 0)),
+        ({}, {"note": "text", "flag": True, "grad_norm": 0.5}, ({"grad_norm": 0.5}, 0)),
         (
-            {f"m{n}": 0.0 for n in range(64)},
+            {f"m{n}": 0.0 for n in range(MAX_METRICS)},
             {"m0": 1.0, "more": 1.0},
-            {"m0": 1.0, **{f"m{n}": 0.0 for n in range(1, 64)}},
+            ({"m0": 1.0, **{f"m{n}": 0.0 for n in range(1, MAX_METRICS)}}, 1),
         ),
     ],
 )

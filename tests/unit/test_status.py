@@ -12,11 +12,11 @@ from jsonschema import Draft202012Validator
 
 from builders import make_job
 from scene import START, Scene
-from trainwright.contract import Progress, Termination
+from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS, Progress, Termination
 from trainwright_operator.api.crd import job_crd
 from trainwright_operator.api.names import Condition
 from trainwright_operator.core import display
-from trainwright_operator.core.progress import MAX_METRICS
+from trainwright_operator.core.history import Cause, History, Outcome, Record
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.remote.diagnosis import Facts, diagnose
 
@@ -118,12 +118,12 @@ def test_transition_times_move_only_with_the_status():
 
 
 def test_every_status_fits_its_schema():
-    scene = Scene(make_job().nodes(2).with_("spec.maxRestarts", 20)).settle()
-    for index in range(14):
-        scene.start_pods().settle().push(step=index, maxSteps=20, epoch=0.5).exit_all(1, error="x" * 3000).settle()
+    scene = Scene(make_job().nodes(2).with_("spec.maxRestarts", 99)).settle()
+    for index in range(MAX_ATTEMPTS + 4):
+        scene.start_pods().settle().push(step=index, maxSteps=20, epoch=0.5).exit_all(1, error="x" * 5000).settle()
         scene.wait(400).settle()
         assert problems(scene.status) == []
-    assert len(scene.status["attempts"]) == 10
+    assert len(scene.status["attempts"]) == MAX_ATTEMPTS
 
 
 # What trainers tell
@@ -267,10 +267,47 @@ def test_the_schema_would_notice():
 
 
 def test_metrics_are_bounded_and_the_newest_stay():
-    status = merge_progress(OPEN, progress(metrics={f"old{i}": 1.0 for i in range(60)}), START)
+    status = merge_progress(OPEN, progress(metrics={f"old{i}": 1.0 for i in range(MAX_METRICS)}), START)
+    assert "metricsLeftOut" not in status["progress"]
     status = merge_progress(status, progress(metrics={"loss": 1.0}), START)
     assert len(status["metrics"]) == MAX_METRICS
     assert {"name": "loss", "value": "1"} in status["metrics"]
+    assert status["progress"]["metricsLeftOut"] == 1
+    assert problems(status) == []
+
+
+def test_forty_metrics_arrive_whole():
+    status = merge_progress(OPEN, progress(metrics={f"m{i}": 1.0 for i in range(40)}), START)
+    assert len(status["metrics"]) == 40
+    assert "metricsLeftOut" not in status["progress"]
+
+
+def test_metrics_that_the_trainer_left_out_are_counted_in_the_status():
+    told = progress(metrics={f"m{i}": 1.0 for i in range(MAX_METRICS)}, metrics_left_out=12)
+    status = merge_progress(OPEN, told, START)
+    assert status["progress"]["metricsLeftOut"] == 12
+    assert merge_progress(status, progress(step=1, metrics={"m0": 2.0}), START)["progress"]["metricsLeftOut"] == 12
+
+
+def test_a_message_is_kept_as_long_as_a_pod_may_leave_it_and_a_cut_is_said():
+    def kept(message):
+        cause = Cause(Outcome.FAILED, "Error", message)
+        return Record(1, START, START, cause).to_dict()["message"]
+
+    assert kept("x" * MAX_MESSAGE) == "x" * MAX_MESSAGE
+    cut = kept("x" * 5000)
+    assert len(cut) <= MAX_MESSAGE
+    assert cut.endswith(f"x ... and {5000 - cut.count('x')} more characters")
+    assert kept(cut) == cut
+
+
+def test_the_last_attempts_are_kept_as_many_as_the_schema_allows():
+    past = History()
+    for number in range(1, MAX_ATTEMPTS + 3):
+        past = past.begin(Record(number, START)).update(Record(number, START, START, Cause(Outcome.FAILED, "Error")))
+    assert [record.number for record in past.records] == list(range(3, MAX_ATTEMPTS + 3))
+    assert past.counted == MAX_ATTEMPTS + 1
+    assert problems({"attempts": [record.to_dict() for record in past.records]}) == []
 
 
 def test_a_loss_that_is_no_number_is_said_wherever_one_looks():

@@ -1,5 +1,6 @@
 """From the exits of a pod's ranks to its one exit code and one line."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -84,3 +85,8 @@ def test_every_documented_code_has_its_reason(code):
 def test_the_final_word_fits_whatever_it_holds():
     report = {"metrics": {f"metric_{number}": 0.123456789 for number in range(500)}}
     assert len(termination(Failure(1, "x" * 9000), report).to_json().encode()) <= MAX_TERMINATION_BYTES
+
+
+def test_a_final_word_that_was_cut_says_so():
+    error = json.loads(termination(Failure(1, "x" * 9000)).to_json())["error"]
+    assert error.endswith(f"x ... and {9000 - error.count('x')} more characters")

@@ -49,6 +49,24 @@ environment; one process for each host, which drives all of its chips, with PyTo
 MAX_RESOLVED_JOB_BYTES = 64 * 1024
 MAX_TERMINATION_BYTES = 4096
 
+# What a status keeps: the trainer sends no more, the CRD allows no more, the operator writes no more.
+MAX_METRICS = 64
+MAX_ATTEMPTS = 20
+"""Older ones live on in the counts of restarts."""
+MAX_MESSAGE = MAX_TERMINATION_BYTES
+"""Characters of one message: whatever a termination message holds fits."""
+
+_CUT = 40
+"""Characters that :func:`shorten` needs to say how much it cut."""
+
+
+def shorten(text: str, most: int) -> str:
+    """``text`` in at most ``most`` characters (40 or more); the end then says how many more there were."""
+    if len(text) <= most:
+        return text
+    kept = most - _CUT
+    return f"{text[:kept]} ... and {len(text) - kept} more characters"
+
 
 class ExitCode(IntEnum):
     """How a pod ends. Any code that is not listed here is retryable: the attempt failed and counts."""
@@ -176,6 +194,8 @@ class Progress:
     samples_per_second: float | None = None
     tokens_per_second: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    metrics_left_out: int = 0
+    """How many there were beside the :data:`MAX_METRICS` that are told."""
     checkpoint: dict[str, Any] | None = None
     """``{"path": relative to the output folder, "step": int, "time": RFC 3339}``."""
     best: dict[str, Any] | None = None
@@ -197,6 +217,7 @@ class Progress:
             "epoch": self.epoch,
             "samplesPerSecond": self.samples_per_second,
             "tokensPerSecond": self.tokens_per_second,
+            "metricsLeftOut": self.metrics_left_out or None,
             "checkpoint": self.checkpoint,
             "best": self.best,
             "attempt": self.attempt,
@@ -244,8 +265,8 @@ class Termination:
     ended_by: str | None = None
 
     def to_json(self) -> str:
-        """At most 4 KiB: metrics are dropped last-first, then the error is cut."""
-        metrics, error = dict(self.metrics), self.error
+        """At most 4 KiB: metrics are dropped last-first, then the error is cut and says so."""
+        metrics, error, room = dict(self.metrics), self.error, len(self.error or "")
         while True:
             data = {**asdict(self), "metrics": metrics, "error": error}
             text = json.dumps({k: v for k, v in data.items() if v not in (None, {})}, separators=(",", ":"))
@@ -254,7 +275,8 @@ class Termination:
             if metrics:
                 metrics.popitem()
             else:
-                error = (error or "")[: len(error or "") // 2]
+                room //= 2
+                error = shorten(self.error or "", room) if room > _CUT else ""
 
     @staticmethod
     def from_json(text: str) -> Termination | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS
 from trainwright_operator.api.types import (
     INT64_MAX,
     Schema,
@@ -13,9 +14,9 @@ from trainwright_operator.api.types import (
 )
 
 STATES = ("Pending", "Queued", "Starting", "Running", "Restarting", "Stopping", "Suspended", "Succeeded", "Failed")
-MAX_ATTEMPTS = 20
-MAX_METRICS = 64
-MAX_MESSAGE = 4096
+MAX_NAME, MAX_VALUE, MAX_PATH, MAX_REASON, MAX_WHY = 253, 64, 1024, 256, 512
+"""Characters of a metric's name and value, a checkpoint's path, the reason of an attempt's end, and what stands in the
+column Why. The longest lists and messages are of the contract with the trainer."""
 
 DISPLAY = {
     "state": "The state, and in brackets what holds it up: Starting (ImagePullBackOff).",
@@ -28,7 +29,6 @@ DISPLAY = {
     "nodes": "Nodes ready and wanted, such as 2/2.",
     "why": "What holds it up or ended it, and what to do.",
 }
-MAX_WHY = 512
 
 
 def job_status() -> Schema:
@@ -66,10 +66,14 @@ def job_status() -> Schema:
                 },
             ),
             "progress": _progress(),
-            "metrics": list_of("The newest value of each metric.", _metric(), MAX_METRICS, key="name"),
+            "metrics": list_of(
+                f"The newest value of each metric, of {MAX_METRICS} at most.", _metric(), MAX_METRICS, key="name"
+            ),
             "best": _best(),
             "checkpoint": _checkpoint("The newest complete checkpoint."),
-            "attempts": list_of("The last attempts, and why each one ended.", _attempt(), MAX_ATTEMPTS, key="attempt"),
+            "attempts": list_of(
+                f"The last {MAX_ATTEMPTS} attempts, and why each one ended.", _attempt(), MAX_ATTEMPTS, key="attempt"
+            ),
             "display": record(
                 "The strings of the columns of kubectl get.",
                 {name: string(about, MAX_WHY if name == "why" else 64) for name, about in DISPLAY.items()},
@@ -118,6 +122,7 @@ def _progress() -> Schema:
             "endTime": _time("When training is expected to end."),
             "samplesPerSecond": number("Samples trained a second, by all ranks together.", least=0),
             "tokensPerSecond": number("Tokens trained a second, by all ranks together.", least=0),
+            "metricsLeftOut": integer("How many more metrics it has than the list has room for.", 1, INT64_MAX),
             "lastUpdateTime": _time("When rank 0 told last."),
         },
     )
@@ -127,8 +132,8 @@ def _metric() -> Schema:
     return record(
         "A metric.",
         {
-            "name": string("Its name, such as loss or eval_loss.", 253, least=1),
-            "value": string("Its value, as text: a float has no one form in YAML.", 64),
+            "name": string("Its name, such as loss or eval_loss.", MAX_NAME, least=1),
+            "value": string("Its value, as text: a float has no one form in YAML.", MAX_VALUE),
         },
         required=["name", "value"],
     )
@@ -138,10 +143,10 @@ def _best() -> Schema:
     return record(
         "The best evaluation so far, by metricForBestModel.",
         {
-            "metric": string("The metric.", 253),
-            "value": string("Its value, as text.", 64),
+            "metric": string("The metric.", MAX_NAME),
+            "value": string("Its value, as text.", MAX_VALUE),
             "step": integer("The step of the evaluation.", 0, INT64_MAX),
-            "checkpoint": string("Its checkpoint, relative to the output folder.", 1024),
+            "checkpoint": string("Its checkpoint, relative to the output folder.", MAX_PATH),
         },
     )
 
@@ -150,7 +155,7 @@ def _checkpoint(about: str) -> Schema:
     return record(
         about,
         {
-            "path": string("Relative to the output folder.", 1024),
+            "path": string("Relative to the output folder.", MAX_PATH),
             "step": integer("Optimizer steps done in it.", 0, INT64_MAX),
             "time": _time("When it was complete."),
         },
@@ -168,7 +173,7 @@ def _attempt() -> Schema:
                 "How it ended: a Disrupted one is not counted, a Stopped one was suspended or met the deadline.",
                 among=["Succeeded", "Failed", "Disrupted", "Stopped"],
             ),
-            "reason": string("Why, in one CamelCase word, such as Hang or BadData.", 256),
+            "reason": string("Why, in one CamelCase word, such as Hang or BadData.", MAX_REASON),
             "pod": string("The pod that failed first.", 253),
             "node": string("The node it ran on.", 253),
             "exitCode": integer("The exit code of its trainer.", -INT64_MAX, INT64_MAX),

@@ -8,13 +8,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from trainwright.contract import PERMANENT
+from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, PERMANENT, shorten
 from trainwright_operator.api import names
+from trainwright_operator.api.status import MAX_REASON
 from trainwright_operator.core.times import read_time, write_time
 
-MAX_ATTEMPTS = 10
-"""How many attempts the status keeps; older ones live on in the counts of restarts."""
-MAX_MESSAGE = 1024
 LONG_AGO = datetime.fromtimestamp(0, UTC)
 """In the place of a start that somebody else wrote and no clock shows."""
 
@@ -66,8 +64,8 @@ class Record:
             "startTime": write_time(self.start),
             "endTime": self.end and write_time(self.end),
             "outcome": cause and cause.outcome.value,
-            "reason": cause and cause.reason[:64],
-            "message": (cause and cause.message[:MAX_MESSAGE]) or None,
+            "reason": cause and cause.reason[:MAX_REASON],
+            "message": (cause and shorten(cause.message, MAX_MESSAGE)) or None,
             "pod": cause and cause.pod,
             "node": cause and cause.node,
             "exitCode": cause.exit_code if cause else None,

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright.contract import Termination
+from trainwright.contract import MAX_METRICS, Termination
+from trainwright_operator.api.status import MAX_NAME, MAX_PATH, MAX_VALUE, MAX_WHY
 from trainwright_operator.core import display
 from trainwright_operator.core.observe import Attempt
 from trainwright_operator.core.times import read_time, write_time
 
 Status = dict[str, Any]
-MAX_METRICS = 32
-MAX_NAME, MAX_VALUE, MAX_PATH, MAX_WAITS = 64, 32, 256, 512
 _INT64 = 2**53 - 1
 _FAR = 3650 * 86_400
 _COUNTERS = {"current_step": "step", "total_steps": "maxSteps", "current_epoch": "epoch"}
@@ -74,7 +73,7 @@ def _gang(told: Mapping[str, Any]) -> Status:
     waits = told.get("waits")
     if told.get("met") is True:
         return {"met": True}
-    return {"waits": _word(waits, MAX_WAITS)} if isinstance(waits, str) and waits else {}
+    return {"waits": _word(waits, MAX_WHY)} if isinstance(waits, str) and waits else {}
 
 
 def _of_attempt(status: Mapping[str, Any], number: int) -> Status:
@@ -88,6 +87,8 @@ def _merged(status: Mapping[str, Any], report: Report, progress: Status, now: da
         progress["percent"] = min(100, 100 * progress["step"] // progress["maxSteps"])
     metrics = {one["name"]: one["value"] for one in status.get("metrics") or ()} | dict(report.metrics)
     merged = {**status, "progress": progress}
+    if left_out := max(progress.get("metricsLeftOut", 0), len(metrics) - MAX_METRICS):
+        progress["metricsLeftOut"] = left_out
     if metrics:
         merged["metrics"] = [{"name": name, "value": value} for name, value in _bounded(metrics, report.metrics)]
     if report.best:
@@ -123,6 +124,7 @@ def _of_wire(standard: Mapping[str, Any], own: Mapping[str, Any]) -> Report:
         **counters,
         **{name: _integer(own.get(name)) for name in ("step", "maxSteps") if name in own},
         **{name: _number(own.get(name)) for name in ("epoch", "samplesPerSecond", "tokensPerSecond") if name in own},
+        "metricsLeftOut": _integer(own.get("metricsLeftOut")) or None,
     }
     return Report(
         progress=_known(progress),

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from trainwright.contract import MAX_MESSAGE, shorten
 from trainwright_operator.api.names import Condition
+from trainwright_operator.api.status import MAX_WHY
 from trainwright_operator.core import display
 from trainwright_operator.core.history import History
 from trainwright_operator.core.observe import Attempt
@@ -22,7 +24,6 @@ from trainwright_operator.core.waiting import Hold
 
 __all__ = ["merge_final_word", "merge_progress", "render"]
 
-MAX_MESSAGE, MAX_WHY = 4096, 512
 _EXPLAINED = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.FAILED})
 """Where the word of the state alone leaves a person asking."""
 
@@ -75,7 +76,7 @@ def render(
 def with_obstacle(status: Mapping[str, Any], why: str) -> Status:
     """The same status, with the words for what is in the way of what is being done, if anything is."""
     told = [
-        {**one, "message": f"{one['message']}; {why}"[:MAX_MESSAGE]}
+        {**one, "message": shorten(f"{one['message']}; {why}", MAX_MESSAGE)}
         if one["type"] == Condition.RECONCILING and one["status"] == "True"
         else one
         for one in status.get("conditions") or ()
@@ -127,7 +128,7 @@ def _display(
         **display.training(status),
         "restarts": display.restarts(verdict.history.counted, verdict.history.disruptions),
         "nodes": f"{status['nodes']['ready']}/{status['nodes']['desired']}",
-        **({"why": why[:MAX_WHY]} if why else {}),
+        **({"why": shorten(why, MAX_WHY)} if why else {}),
     }
     if verdict.phase is Phase.RUNNING and (ends := (before.get("display") or {}).get("ends")):
         shown["ends"] = ends
@@ -200,5 +201,5 @@ def _condition(
         "observedGeneration": generation,
         "lastTransitionTime": known["lastTransitionTime"] if same else write_time(now),
         "reason": reason,
-        "message": message[:MAX_MESSAGE],
+        "message": shorten(message, MAX_MESSAGE),
     }

@@ -53,6 +53,14 @@ def attempts(summary: Summary) -> list[tuple[str, ...]]:
     ]
 
 
+def metrics(summary: Summary) -> list[tuple[str, str]]:
+    left_out = summary.progress.get("metricsLeftOut")
+    return [
+        *summary.metrics.items(),
+        *([("...", f"and {left_out} more, which the status does not keep")] if left_out else []),
+    ]
+
+
 def to_screen(summary: Summary) -> RenderableType:
     title = Text(f"{summary.name}", style="bold")
     title.append(f"  namespace {summary.namespace}", style="dim")
@@ -61,8 +69,7 @@ def to_screen(summary: Summary) -> RenderableType:
     pairs.add_column(overflow="fold")
     for name, value in facts(summary):
         pairs.add_row(name, Text(value, style=STYLES.get(summary.state, "") if name == "state" else ""))
-    metrics = section(("METRIC", "VALUE"), list(summary.metrics.items()))
-    return Group(title, pairs, *metrics, *section(ATTEMPTS, attempts(summary)))
+    return Group(title, pairs, *section(("METRIC", "VALUE"), metrics(summary)), *section(ATTEMPTS, attempts(summary)))
 
 
 def to_markdown(summary: Summary) -> str:
@@ -74,7 +81,7 @@ def _markdown(summary: Summary) -> Iterator[str]:
     yield from _markdown_table(("", ""), facts(summary))
     if summary.metrics:
         yield "\n## Metrics\n"
-        yield from _markdown_table(("metric", "value"), list(summary.metrics.items()))
+        yield from _markdown_table(("metric", "value"), metrics(summary))
     if summary.attempts:
         yield "\n## Attempts\n"
         yield from _markdown_table([heading.lower() for heading in ATTEMPTS], attempts(summary))

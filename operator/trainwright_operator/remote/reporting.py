@@ -14,7 +14,7 @@ from html import escape
 from trainwright_operator.remote.cluster import Cluster
 from trainwright_operator.remote.command import DONE, command, show
 from trainwright_operator.remote.jobs import find_job
-from trainwright_operator.remote.rendering import ATTEMPTS, attempts, facts, to_markdown, to_screen
+from trainwright_operator.remote.rendering import ATTEMPTS, attempts, facts, metrics, to_markdown, to_screen
 from trainwright_operator.remote.summary import Curve, Summary, read_curves, summarize
 
 
@@ -64,7 +64,7 @@ def _page(summary: Summary) -> Iterator[str]:
     yield _table((), facts(summary))
     if summary.metrics:
         yield "<h2>Metrics</h2>"
-        yield _table(("metric", "value"), list(summary.metrics.items()))
+        yield _table(("metric", "value"), metrics(summary))
     if summary.attempts:
         yield "<h2>Attempts</h2>"
         yield _table([heading.lower() for heading in ATTEMPTS], attempts(summary))

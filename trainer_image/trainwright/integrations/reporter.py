@@ -26,6 +26,7 @@ from trainwright.contract import (
     ENV_PROGRESS_CA,
     ENV_PROGRESS_TOKEN,
     ENV_PROGRESS_URL,
+    MAX_METRICS,
     Progress,
     UserError,
 )
@@ -39,7 +40,6 @@ LOCAL_INTERVAL_SECONDS = 1.0
 FLUSH_SECONDS = 3.0
 """How long the end of the process waits for the last push."""
 RATE_WINDOW_SECONDS = 60.0
-MAX_METRICS = 64
 _NOT_METRICS = ("epoch", "step", "total_flos")
 
 
@@ -92,10 +92,10 @@ class Reporter(TrainerCallback):
         self._tell(args, state)
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        self._tell(args, state, metrics=merged(self._known.metrics, logs or {}))
+        self._tell(args, state, **self._with_metrics(logs or {}))
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
-        self._tell(args, state, metrics=merged(self._known.metrics, metrics or {}))
+        self._tell(args, state, **self._with_metrics(metrics or {}))
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
@@ -105,6 +105,10 @@ class Reporter(TrainerCallback):
         self._training = False
         self._beat(nodefiles.RESTING)
         self._tell(args, state)
+
+    def _with_metrics(self, new: dict[str, Any]) -> dict[str, Any]:
+        metrics, left_out = merged(self._known.metrics, new)
+        return {"metrics": metrics, "metrics_left_out": max(self._known.metrics_left_out, left_out)}
 
     def close(self) -> None:
         """Writes the last report and pushes it, within :data:`FLUSH_SECONDS`. Called at the end of the process."""
@@ -219,14 +223,18 @@ def _tokens(args: Any, state: Any) -> int:
     return int(state.num_input_tokens_seen or getattr(state, "local_tokens", 0) * args.world_size)
 
 
-def merged(known: dict[str, float], new: dict[str, Any]) -> dict[str, float]:
-    """The newest value of every metric, at most :data:`MAX_METRICS`; what is no number is left out."""
+def merged(known: dict[str, float], new: dict[str, Any]) -> tuple[dict[str, float], int]:
+    """The newest value of each metric, of :data:`MAX_METRICS` at most, and how many found no room.
+
+    What is no number is passed over.
+    """
     numbers = {
         name: float(value)
         for name, value in new.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in _NOT_METRICS
     }
-    return dict(list({**known, **numbers}.items())[:MAX_METRICS])
+    every = list({**known, **numbers}.items())
+    return dict(every[:MAX_METRICS]), max(0, len(every) - MAX_METRICS)
 
 
 def _best(args: Any, state: Any) -> dict[str, Any] | None:
