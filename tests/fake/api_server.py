@@ -48,6 +48,9 @@ class FakeApiServer:
         self.version += 1
         kept = copy.deepcopy(obj)
         kept["metadata"]["resourceVersion"] = str(self.version)
+        before = self.objects.get(path)
+        if before and "generation" in before["metadata"] and before.get("spec") != kept.get("spec"):
+            kept["metadata"]["generation"] = before["metadata"]["generation"] + 1
         self.objects[path] = kept
         return kept
 

@@ -24,6 +24,7 @@ __all__ = [
     "SecretKey",
     "SpecError",
     "TrainingJob",
+    "job_with_spec",
     "parse_job",
     "parse_pool",
 ]
@@ -61,10 +62,14 @@ class TrainingJob:
 def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
     """The job of a manifest or of an object from the API server; :class:`SpecError` names every mistake."""
     manifest = _accepted(manifest, names.JOB_KIND)
+    return job_with_spec(manifest, _job_spec(manifest["spec"], _name(manifest)))
+
+
+def job_with_spec(manifest: Mapping[str, Any], spec: JobSpec) -> TrainingJob:
+    """The job of an object whose spec was parsed before."""
     metadata = manifest["metadata"]
-    name = metadata.get("name") or f"{metadata['generateName']}00000"
     return TrainingJob(
-        name=name,
+        name=_name(manifest),
         namespace=metadata.get("namespace") or "default",
         uid=metadata.get("uid") or "",
         generation=metadata.get("generation") or 1,
@@ -73,9 +78,15 @@ def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
         creation_timestamp=metadata.get("creationTimestamp"),
         deletion_timestamp=metadata.get("deletionTimestamp"),
         finalizers=tuple(metadata.get("finalizers") or ()),
-        spec=_job_spec(manifest["spec"], name),
+        spec=spec,
         status=manifest.get("status") or {},
     )
+
+
+def _name(manifest: Mapping[str, Any]) -> str:
+    """A name stands in for one that is yet to be generated."""
+    metadata = manifest["metadata"]
+    return str(metadata.get("name") or f"{metadata['generateName']}00000")
 
 
 def _accepted(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
@@ -110,9 +121,8 @@ def _dataset(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:
     """The pool of a manifest; :class:`SpecError` names every mistake."""
     manifest = _accepted(manifest, names.POOL_KIND)
-    metadata = manifest["metadata"]
     return AcceleratorPool(
-        name=metadata.get("name") or f"{metadata['generateName']}00000",
-        annotations=metadata.get("annotations") or {},
+        name=_name(manifest),
+        annotations=manifest["metadata"].get("annotations") or {},
         **declare.read(AcceleratorPool, manifest["spec"]),
     )

@@ -13,11 +13,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from trainwright_operator.api.names import Reason
-from trainwright_operator.api.spec import AcceleratorPool, SpecError, TrainingJob, parse_job
+from trainwright_operator.api.spec import AcceleratorPool, SpecError, TrainingJob
 from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.client import Api, ApiError, Object
 from trainwright_operator.cluster.events_reader import Warnings
 from trainwright_operator.cluster.informer import Stores
+from trainwright_operator.cluster.job_parser import JobParser
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.patches import can_wait, merge_patch, only_counts_pods
 from trainwright_operator.cluster.rate_limit import Pace
@@ -70,7 +71,7 @@ class PendingPush:
 
 
 class Reconciler:
-    """``reconcile`` brings one TrainingJob in line; it keeps no state but the pushes that wait to be written."""
+    """``reconcile`` brings one TrainingJob in line; it keeps no state but the pushes that wait to be written, and parsed specs."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class Reconciler:
         self._metrics, self._recorder = metrics, recorder
         self._now, self._endpoint, self._gangs = now, endpoint, gangs
         self._warnings = Warnings(api)
+        self._parser = JobParser()
         self._pushes: dict[ObjectKey, PendingPush] = {}
         self._pace: Pace[ObjectKey] = Pace(settings.status_interval, settings.status_budget)
 
@@ -101,11 +103,12 @@ class Reconciler:
         stored = self._stores.training_jobs.get(key)
         if stored is None:
             self._forget(key)
+            self._parser.forget(key)
             return None
         now = self._now()
         pending = self._pushes.get(key)
         try:
-            job = self._with_push(self._bearing(parse_job(stored)), pending)
+            job = self._with_push(self._bearing(self._parser.parse(stored)), pending)
         except SpecError as error:
             planned = unreadable(stored, str(error), self._stores.jobs.group(key), self._stores.pods.group(key), now)
         else:
