@@ -177,7 +177,7 @@ def test_a_pod_that_ignores_its_grace_is_killed(tmp_path):
     (run.output / "logs").mkdir(parents=True)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    runner = Runner(job, Setup(BUILTIN["cpu"], run.output, scratch, {}, {}), told=lambda status, events: None)
+    runner = Runner(job, Setup(BUILTIN["cpu"], run.output, scratch, {}, {}), on_status=lambda status, events: None)
     interrupt = threading.Thread(target=lambda: (run.wait_for("ready-0"), runner.stop()))
     interrupt.start()
     assert runner.run()["state"] == "Suspended"

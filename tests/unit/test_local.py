@@ -170,13 +170,13 @@ def test_the_uid_is_the_same_for_every_run_with_one_output(tmp_path):
 def test_a_pipe_gets_a_line_for_each_change_and_no_flood(capsys):
     lines = Lines("gpt", Console(width=200))
     scene = Scene(make_job()).settle().start_pods()
-    lines.told(scene.step().status, scene.last.events)
+    lines.show(scene.step().status, scene.last.events)
     for step in range(50):
         scene.push(step=step, maxSteps=50)
-        lines.told(scene.status, ())
+        lines.show(scene.status, ())
     scene.push(step=50, maxSteps=50)
     scene.status["display"]["eval"] = "2.29"
-    lines.told(scene.status, ())
+    lines.show(scene.status, ())
     shown = [line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()]
     assert shown == ["Running", "Running, step 50/50, eval 2.29"]
 

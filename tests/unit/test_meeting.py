@@ -91,7 +91,7 @@ def test_a_word_is_bounded_and_junk_is_none(junk):
     assert not scene.status.get("gang", {}).get("met")
 
 
-def test_describe_says_it_with_the_mend():
+def test_describe_says_it_with_the_fix():
     scene = at_work()
     scene.push(**gang_on_wire(WAITS)["trainwright"]).settle()
     (finding,) = diagnose(Facts({**scene.builder.manifest(), "status": scene.status}, scene.now))

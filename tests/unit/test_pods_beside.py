@@ -14,7 +14,7 @@ from trainwright_operator.core.children import children
 from trainwright_operator.core.fixes import fixes_for
 from trainwright_operator.core.placement.pools import BUILTIN, place
 from trainwright_operator.core.placement.vendor import PoolError
-from trainwright_operator.local.command import _on_this_machine, _passed_over
+from trainwright_operator.local.command import _ignored, _on_this_machine
 
 REQUIRED, PREFERRED = (
     "requiredDuringSchedulingIgnoredDuringExecution",
@@ -243,11 +243,11 @@ def test_pods_that_find_no_free_port_are_told_the_mend():
 def test_what_this_machine_passes_over_is_said():
     template = {**BESIDE, "dnsConfig": {"searches": ["a"]}, "runtimeClassName": "gvisor", "hostNetwork": True}
     job = _on_this_machine(make_job().with_("spec.podTemplate", template).build())
-    assert list(_passed_over(job.spec.pod_template)) == [
+    assert list(_ignored(job.spec.pod_template)) == [
         "initContainers are not run here (fetch); do what they do before",
         "sidecars are not run here (sync); start what the trainer needs of them",
         "dnsConfig is not used here; names are looked up as this machine does",
         "runtimeClassName (gvisor) is not used here",
     ]
     place(job, BUILTIN["cpu"])
-    assert list(_passed_over(make_job().build().spec.pod_template)) == []
+    assert list(_ignored(make_job().build().spec.pod_template)) == []

@@ -33,14 +33,14 @@ def test_what_stands_still_is_named():
 PAST = BLIND_SECONDS + 1
 HISTORIES = {
     "nothing ever happens": ([("listed", 0), ("listed", 0)], False),
-    "the watch told it first": ([("told", 7), ("listed", 7), ("listed", 7)], False),
-    "the list was first, the event followed": ([("listed", 7), ("told", 7), ("listed", 7)], False),
-    "a later event passed it by": ([("listed", 7), ("told", 9), ("listed", 9)], False),
+    "the watch saw it first": ([("saw", 7), ("listed", 7), ("listed", 7)], False),
+    "the list was first, the event followed": ([("listed", 7), ("saw", 7), ("listed", 7)], False),
+    "a later event passed it by": ([("listed", 7), ("saw", 9), ("listed", 9)], False),
     "what was listed is gone by the next list": ([("listed", 7), ("listed", 0)], False),
     "one list proves nothing": ([("listed", 7)], False),
-    "two lists find what no watch has told": ([("told", 5), ("listed", 7), ("listed", 8)], True),
-    "a watch that never told anything": ([("listed", 7), ("listed", 7)], True),
-    "it sees again": ([("listed", 7), ("listed", 8), ("told", 8)], False),
+    "two lists find what no watch has seen": ([("saw", 5), ("listed", 7), ("listed", 8)], True),
+    "a watch that never saw anything": ([("listed", 7), ("listed", 7)], True),
+    "it sees again": ([("listed", 7), ("listed", 8), ("saw", 8)], False),
 }
 
 
@@ -62,6 +62,6 @@ def test_two_lists_in_a_row_are_one_look_and_scopes_are_apart():
         now[0] += BLIND_SECONDS / 4
     assert (watches.blind, watches.doubted) == (set(), True)
     now[0] += BLIND_SECONDS
-    watches.told("jobs", 99)
+    watches.saw("jobs", 99)
     watches.listed("pods", 9)
     assert watches.blind == {"pods"}

@@ -59,7 +59,7 @@ class Said:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def told(self, key, before, job) -> None:
+    def update(self, key, before, job) -> None:
         self.lines.append(f"{key[1]} {board.status_of(job)['state']}")
 
     def gone(self, key) -> None:
@@ -127,9 +127,9 @@ def test_a_pipe_gets_lines() -> None:
     console = Console(file=io.StringIO(), width=80)
     lines = board.board(console, namespaced=True)
     scene = running()
-    lines.told(KEY, None, stored(scene))
+    lines.update(KEY, None, stored(scene))
     before = stored(scene)
-    lines.told(KEY, before, stored(scene.exit_all(1).settle()))
+    lines.update(KEY, before, stored(scene.exit_all(1).settle()))
     text = console.file.getvalue()
     assert "default/gpt-corpus: Running" in text
     assert "attempt 1 failed" in text

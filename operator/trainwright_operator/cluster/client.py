@@ -80,7 +80,7 @@ class ApiError(Exception):
     @property
     def is_unserved(self) -> bool:
         """There is no such path: the cluster does not serve this version of the kind, or not the kind at all."""
-        return self.code == 404 and any(words in self.message for words in _UNSERVED)
+        return self.code == 404 and any(text in self.message for text in _UNSERVED)
 
     @property
     def is_of_lost_namespace(self) -> bool:
@@ -347,11 +347,11 @@ def service_account(connection: Connection, namespace: str) -> dict[str, Any] | 
     token = connection.headers().get("Authorization", "").removeprefix("Bearer ")
     try:
         payload = token.split(".")[1]
-        told = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["kubernetes.io"]
-        own = {"name": str(told["serviceaccount"]["name"]), "uid": str(told["serviceaccount"]["uid"])}
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["kubernetes.io"]
+        own = {"name": str(claims["serviceaccount"]["name"]), "uid": str(claims["serviceaccount"]["uid"])}
     except (ValueError, KeyError, TypeError, IndexError):
         return None
-    return {"apiVersion": "v1", "kind": "ServiceAccount", **own} if told.get("namespace") == namespace else None
+    return {"apiVersion": "v1", "kind": "ServiceAccount", **own} if claims.get("namespace") == namespace else None
 
 
 def connect() -> Connection:

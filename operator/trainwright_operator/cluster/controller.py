@@ -58,7 +58,7 @@ class Controller:
         """Take in what kopf tells; ``kind`` is None for what it has listed before it began to watch."""
         of_one = self._settings.namespaces and resource.namespaced
         scope = (resource, obj["metadata"].get("namespace") if of_one else None)
-        self._watches.told(scope, version_of(obj))
+        self._watches.saw(scope, version_of(obj))
         if kind is not None:
             self._live.setdefault(scope, version_of(obj))
         self._take(resource, kind == "DELETED", obj)
@@ -77,8 +77,8 @@ class Controller:
         )
         idle = time.monotonic() - self._worked
         stuck = self._queue.overdue > STUCK_SECONDS and idle > STUCK_SECONDS
-        told = [f"the watch of {', '.join(blind)} does not tell what a list has found"] if blind else []
-        return "; ".join([*told, *([f"no worker has ended a reconcile for {idle:.0f} s"] if stuck else [])])
+        problems = [f"the watch of {', '.join(blind)} does not tell what a list has found"] if blind else []
+        return "; ".join([*problems, *([f"no worker has ended a reconcile for {idle:.0f} s"] if stuck else [])])
 
     async def prime(self) -> None:
         """List everything once before the first worker starts: without it each job would be planned as a new one."""

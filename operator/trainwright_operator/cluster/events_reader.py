@@ -2,7 +2,7 @@
 
 No index helps an API server to find the Events of one object: every list walks through all Events of its namespace. So
 a list is shared, and the next one waits in proportion to what the last one took. Events are help: where they cannot be
-read, what waits is told without them.
+read, what waits is shown without them.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Warnings:
         async with known.reading:
             if asyncio.get_running_loop().time() >= known.stale:
                 await self._read(meta["namespace"], known)
-        told = known.about.get((kind, meta["name"]), [])
-        return [event for event in told if event["involvedObject"].get("uid") in (None, "", meta.get("uid"))]
+        about = known.about.get((kind, meta["name"]), [])
+        return [event for event in about if event["involvedObject"].get("uid") in (None, "", meta.get("uid"))]
 
     async def _read(self, namespace: str, known: _Namespace) -> None:
         clock = asyncio.get_running_loop()
@@ -72,8 +72,8 @@ class Warnings:
                 listing = await self._api.list(CORE_EVENTS, namespace, fields="type=Warning", tries=1)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if namespace not in self._failing:
-                told = "Events of namespace %s not read, so that what holds pods up is told without them: %s"
-                logger.warning(told, namespace, str(error) or "no answer in time")
+                message = "Events of namespace %s not read, so that what holds pods up is told without them: %s"
+                logger.warning(message, namespace, str(error) or "no answer in time")
             self._failing.add(namespace)
             return None
         if namespace in self._failing:

@@ -1,8 +1,8 @@
 """Liveness, readiness and metrics over plain HTTP, served before leadership is won.
 
 Ready is who leads with what there is read, and who waits while another leads: so a rollout never takes a leader away
-for a replica that could not reach the cluster. Alive is who works off its queue and is told what changes. An operator
-that has nothing to do is told nothing, and that is no fault: what counts is what full lists find and no watch tells.
+for a replica that could not reach the cluster. Alive is who works off its queue and sees what changes. An operator
+that has nothing to do sees nothing, and that is no fault: what counts is what full lists find and no watch tells.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class Pulse:
     """What it works without, which is no reason to take it out of work."""
 
     def alive(self) -> Word:
-        told = [why for one in self.still if (why := one())]
-        return Word(not told, "; ".join(told) or "the loop, the workers and the watches turn")
+        problems = [why for one in self.still if (why := one())]
+        return Word(not problems, "; ".join(problems) or "the loop, the workers and the watches turn")
 
     def ready(self) -> Word:
         if self.primed:
@@ -90,13 +90,13 @@ class Pulse:
 class Watches(Generic[Scope]):
     """Whether the watch of each scope tells what full lists find; ``now`` gives monotonic seconds.
 
-    A watch that was told of everything has told of the newest version that a list holds. Once behind proves nothing:
-    the event may be on its way, and what was deleted while the watch was opened anew is never told.
+    A watch that has seen everything has seen the newest version that a list holds. Once behind proves nothing:
+    the event may be on its way, and what was deleted while the watch was opened anew is never seen.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._told: dict[Scope, int] = {}
+        self._seen: dict[Scope, int] = {}
         self._behind: dict[Scope, float] = {}
         self.blind: set[Scope] = set()
         """Those that two lists, so far apart, have found behind."""
@@ -105,13 +105,13 @@ class Watches(Generic[Scope]):
     def doubted(self) -> bool:
         return bool(self._behind)
 
-    def told(self, scope: Scope, version: int) -> None:
-        self._told[scope] = max(version, self._told.get(scope, 0))
+    def saw(self, scope: Scope, version: int) -> None:
+        self._seen[scope] = max(version, self._seen.get(scope, 0))
         self.blind.discard(scope)
 
     def listed(self, scope: Scope, newest: int) -> None:
         """A list holds objects up to this version."""
-        if newest <= self._told.get(scope, 0):
+        if newest <= self._seen.get(scope, 0):
             self._behind.pop(scope, None)
         elif self._now() - self._behind.setdefault(scope, self._now()) >= BLIND_SECONDS:
             self.blind.add(scope)

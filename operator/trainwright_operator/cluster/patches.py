@@ -32,17 +32,17 @@ def can_wait(patch: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     rest = patch.keys() - COUNTS
     if rest != {"conditions"}:
         return not rest
-    known, told = before.get("conditions") or (), patch["conditions"] or ()
-    return len(known) == len(told) and all(map(_reworded, known, told))
+    known, new = before.get("conditions") or (), patch["conditions"] or ()
+    return len(known) == len(new) and all(map(_reworded, known, new))
 
 
 def _reworded(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """The scheduler counts nodes anew at every change of the cluster, and a quota what is used of it."""
     if {**before, "message": ""} != {**after, "message": ""}:
         return False
-    known, told = before.get("message", ""), after.get("message", "")
+    known, new = before.get("message", ""), after.get("message", "")
     scheduling = after.get("reason") == "Unschedulable" and bool(known)
-    return scheduling or _NUMBERS.sub("", known) == _NUMBERS.sub("", told)
+    return scheduling or _NUMBERS.sub("", known) == _NUMBERS.sub("", new)
 
 
 def only_counts_pods(patch: Mapping[str, Any]) -> bool:

@@ -128,5 +128,5 @@ def _parse(variable: str, text: str, kind: str) -> Any:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         return {"int": int, "float": float, "str": str}[kind](text)
     except (KeyError, ValueError):
-        words = {"bool": "true or false", "int": "a whole number", "float": "a number of seconds or a rate"}
-        raise SettingsError(f"{variable}={text!r}: takes {words[kind]}") from None
+        takes = {"bool": "true or false", "int": "a whole number", "float": "a number of seconds or a rate"}
+        raise SettingsError(f"{variable}={text!r}: takes {takes[kind]}") from None

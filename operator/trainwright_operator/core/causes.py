@@ -56,9 +56,9 @@ def cause_of(attempt: Attempt, known: Cause | None = None) -> Cause | None:
     if known and (known.outcome is Outcome.STOPPED or known.reason in GIVEN_UP):
         return known
     gang = _Gang.of(attempt)
-    told = [cause for pod in attempt.pods if (cause := _of_pod(pod, gang, known))]
-    found = [*_of_jobs(attempt), *told]
-    if known and _still_holds(known, next((cause for cause in told if cause.pod == known.pod), None)):
+    of_pods = [cause for pod in attempt.pods if (cause := _of_pod(pod, gang, known))]
+    found = [*_of_jobs(attempt), *of_pods]
+    if known and _still_holds(known, next((cause for cause in of_pods if cause.pod == known.pod), None)):
         found.insert(0, known)
     first = min(found, key=_key, default=None)
     if first and known and replace(first, message=known.message) == known and known.message.startswith(first.message):
@@ -92,17 +92,17 @@ class _Gang:
         return (taken_down and (self.missing > 0 or went_first)) or (went_first and pod.slice in self.going)
 
 
-def _still_holds(known: Cause, told: Cause | None) -> bool:
+def _still_holds(known: Cause, now: Cause | None) -> bool:
     """What was seen to be taken away stays so, whoever else is gone by now; for the rest a pod tells best itself."""
-    return told is None or (_disrupted(known) and known.reason not in UNEXPLAINED and _disrupted(told))
+    return now is None or (_disrupted(known) and known.reason not in UNEXPLAINED and _disrupted(now))
 
 
 def _unseen(witness: Cause, missing: int, desired: int) -> Cause:
     """Of a pod that followed one which is not there to tell why, whatever that looks like to the one that is."""
     if not missing or witness.reason == Reason.PODS_GONE:
         return witness
-    words = f"{witness.message}; {missing} of {desired} pods {'is' if missing == 1 else 'are'} not there to tell why"
-    return replace(witness, outcome=Outcome.DISRUPTED, reason=Reason.PODS_GONE, message=words)
+    message = f"{witness.message}; {missing} of {desired} pods {'is' if missing == 1 else 'are'} not there to tell why"
+    return replace(witness, outcome=Outcome.DISRUPTED, reason=Reason.PODS_GONE, message=message)
 
 
 def without_a_trace(attempt: Attempt) -> Cause:
@@ -113,16 +113,16 @@ def without_a_trace(attempt: Attempt) -> Cause:
     if not attempt.missing:
         return Cause(Outcome.FAILED, Reason.UNKNOWN, f"Job {failed.name} failed, and its pods do not tell why")
     gone = "its pods were" if attempt.missing == attempt.desired else f"{attempt.missing} of its pods were"
-    words = f"the Job failed, and {gone} taken away before their end could be seen"
-    return Cause(Outcome.DISRUPTED, Reason.PODS_GONE, words)
+    message = f"the Job failed, and {gone} taken away before their end could be seen"
+    return Cause(Outcome.DISRUPTED, Reason.PODS_GONE, message)
 
 
 def _of_jobs(attempt: Attempt) -> Iterator[Cause]:
     """A limit on the Job that the operator never sets takes healthy pods down: no disruption, for it comes again."""
     for job in attempt.jobs:
         if job.failure == Reason.DEADLINE_EXCEEDED:
-            words = f"Job {job.name} has an activeDeadlineSeconds that this operator did not set; see who sets it"
-            yield Cause(Outcome.FAILED, Reason.JOB_DEADLINE, words, time=job.decided)
+            message = f"Job {job.name} has an activeDeadlineSeconds that this operator did not set; see who sets it"
+            yield Cause(Outcome.FAILED, Reason.JOB_DEADLINE, message, time=job.decided)
 
 
 def _of_pod(pod: Pod, gang: _Gang, known: Cause | None) -> Cause | None:
@@ -130,15 +130,16 @@ def _of_pod(pod: Pod, gang: _Gang, known: Cause | None) -> Cause | None:
     if end and end.exit_code == ExitCode.DONE:
         return None
     if pod.excess:
-        words = f"{pod.excess.strip().rstrip('.')}; raise that limit, or write less to the pod's own disk"
-        return _cause(pod, Outcome.FAILED, EVICTED, words, end.time if end else None)
+        message = f"{pod.excess.strip().rstrip('.')}; raise that limit, or write less to the pod's own disk"
+        return _cause(pod, Outcome.FAILED, EVICTED, message, end.time if end else None)
     by_itself = end is not None and (_failed_by_itself(end) or _known_failed(pod, known))
     if pod.disruption and not by_itself:
         time = pod.deletion_requested or (end.time if end else None)
         return _cause(pod, Outcome.DISRUPTED, pod.disruption.reason, pod.disruption.message, time)
     asked = None if by_itself or (end and end.exit_code in PERMANENT) else pod.deletion_requested
     if asked and gang.leads(pod):
-        return _cause(pod, Outcome.DISRUPTED, Reason.PEER_STOPPED, _words(end, "it was stopped after a peer"), asked)
+        message = _message_or(end, "it was stopped after a peer")
+        return _cause(pod, Outcome.DISRUPTED, Reason.PEER_STOPPED, message, asked)
     if end:
         return _of_end(pod, end, asked)
     return _cause(pod, Outcome.DISRUPTED, Reason.POD_DELETED, "the pod was deleted", asked) if asked else None
@@ -147,8 +148,8 @@ def _of_pod(pod: Pod, gang: _Gang, known: Cause | None) -> Cause | None:
 def _failed_by_itself(end: End) -> bool:
     """It says so itself, or tells the failure of a peer; a deletion or a mark of later does not change that."""
     by, word = _ended_by(end), end.word
-    told = by == EndedBy.PEER and bool(word and (word.error or end.exit_code != ExitCode.PREEMPTED))
-    return by == EndedBy.SCRIPT or told
+    of_peer = by == EndedBy.PEER and bool(word and (word.error or end.exit_code != ExitCode.PREEMPTED))
+    return by == EndedBy.SCRIPT or of_peer
 
 
 def _known_failed(pod: Pod, known: Cause | None) -> bool:
@@ -172,7 +173,7 @@ def _of_end(pod: Pod, end: End, asked: datetime | None) -> Cause:
         reason = Reason.PREEMPTED if end.exit_code == ExitCode.PREEMPTED else Reason.POD_DELETED
     elif end.exit_code == ExitCode.PREEMPTED:
         reason = Reason.PEER_STOPPED if by == EndedBy.PEER else Reason.UNEXPLAINED_STOP
-        message = _words(end, "it was stopped after a peer" if by == EndedBy.PEER else UNASKED)
+        message = _message_or(end, "it was stopped after a peer" if by == EndedBy.PEER else UNASKED)
     elif by == EndedBy.LOST:
         outcome, reason = Outcome.FAILED, Reason.PEER_LOST
     elif end.reason in _LOST_CONTAINERS:
@@ -185,9 +186,9 @@ def _of_end(pod: Pod, end: End, asked: datetime | None) -> Cause:
 UNASKED = "stopped on request, though nothing in the cluster tells of one"
 
 
-def _words(end: End | None, else_: str) -> str:
-    """What the pod says, or other words where it says nothing of its own."""
-    return explain(end) if end and (end.exit_code != ExitCode.PREEMPTED or (end.word and end.word.error)) else else_
+def _message_or(end: End | None, default: str) -> str:
+    """What the pod says, or ``default`` where it says nothing of its own."""
+    return explain(end) if end and (end.exit_code != ExitCode.PREEMPTED or (end.word and end.word.error)) else default
 
 
 def _ended_by(end: End) -> str | None:

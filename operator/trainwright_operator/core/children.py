@@ -1,7 +1,7 @@
 """The children of one attempt as plain objects: a Service, one Indexed Job for each slice, and what those need beside.
 
 Nothing of an attempt repeats in the next one: Jobs, pods and hostnames carry its number, because the name of a
-terminating pod still resolves. What a pod is told rides in its own template, so that a Job is one atomic object.
+terminating pod still resolves. What a pod reads rides in its own template, so that a Job is one atomic object.
 """
 
 from __future__ import annotations
@@ -100,11 +100,11 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
         per_node=place.per_node,
         training_arguments=dict(spec.training_arguments),
         task=spec.task,
-        model=_plain(spec.model),
-        dataset=_plain(spec.dataset),
+        model=_as_dict(spec.model),
+        dataset=_as_dict(spec.dataset),
         script=_script(spec.script),
         overlay=bool(spec.script and spec.script.get("overlay")),
-        sample=_plain(spec.sample),
+        sample=_as_dict(spec.sample),
         offline=spec.offline,
         hang_timeout_seconds=spec.hang_timeout_seconds,
         grace_period_seconds=spec.termination_grace_period_seconds,
@@ -113,17 +113,17 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
     )
 
 
-def _plain(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _as_dict(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if value is None else dict(value)
 
 
 def _script(script: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if script is None:
         return None
-    told = {key: value for key, value in script.items() if key != "overlay"}
+    found = {key: value for key, value in script.items() if key != "overlay"}
     if "configMap" in script:
-        told["path"] = f"{SCRIPT_DIR}/{script['configMap']['key']}"
-    return told
+        found["path"] = f"{SCRIPT_DIR}/{script['configMap']['key']}"
+    return found
 
 
 def service(job: TrainingJob) -> Object:

@@ -37,8 +37,8 @@ def not_finite(status: Mapping[str, Any]) -> str:
     lost = [one for one in status.get("metrics") or () if _LOSS.fullmatch(one["name"]) and not _is_finite(one["value"])]
     if not lost:
         return ""
-    told = ", ".join(f"{one['name']} is {one['value']}" for one in lost[:3])
-    return f"{told}: resume from a checkpoint before it, with a lower learningRate or maxGradNorm, or other data"
+    losses = ", ".join(f"{one['name']} is {one['value']}" for one in lost[:3])
+    return f"{losses}: resume from a checkpoint before it, with a lower learningRate or maxGradNorm, or other data"
 
 
 def _is_finite(value: str) -> bool:

@@ -10,7 +10,7 @@ from trainwright_operator.api.names import Condition, Reason
 from trainwright_operator.core.history import Outcome, Record
 from trainwright_operator.core.policy import describe
 
-_TOLD = {
+_TYPES = {
     Condition.QUEUED: "Warning",
     Condition.RUNNING: "Normal",
     Condition.SUSPENDED: "Normal",
@@ -58,9 +58,9 @@ def _of_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
     if Condition.FAILED in holds:
         holds.pop(Condition.STALLED, None)
     return [
-        Event(_TOLD[kind], kind, f"{one['reason']}: {one['message']}")
+        Event(_TYPES[kind], kind, f"{one['reason']}: {one['message']}")
         for kind, one in holds.items()
-        if kind in _TOLD and kind not in held
+        if kind in _TYPES and kind not in held
     ]
 
 

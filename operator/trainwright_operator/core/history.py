@@ -150,10 +150,10 @@ class History:
         conditions = {one["type"]: one["status"] for one in status.get("conditions") or ()}
         records = tuple(map(Record.from_dict, status.get("attempts") or ()))
         progress = status.get("progress") or {}
-        told = bool(records) and progress.get("attempt") == records[-1].number
+        pushed = bool(records) and progress.get("attempt") == records[-1].number
         return History(
             records=records,
-            reached=progress.get("step") if told else None,
+            reached=progress.get("step") if pushed else None,
             counted=restarts.get("counted", 0),
             disruptions=restarts.get("disruptions", 0),
             started=read_time(status.get("startTime")),

@@ -109,7 +109,7 @@ class Job:
     refused: str | None = None
     """Why the Job controller may create no pods: a quota, or an admission webhook."""
     resolved: str | None = None
-    """What its pods are told to train, as JSON, where it rides in their template."""
+    """What its pods are to train, as JSON, where it rides in their template."""
 
     @property
     def finished(self) -> bool:
@@ -187,7 +187,9 @@ def observe(
     job: TrainingJob, jobs: Iterable[Object], pods: Iterable[Object], events: Iterable[Object] = ()
 ) -> Observed:
     """What the cluster holds of ``job``; ``events`` (core/v1) may add why pods are refused or stuck."""
-    told = {_involved(event): event.get("message") or "" for event in sorted(events, key=_last) if _tells_why(event)}
+    warnings = {
+        _involved(event): event.get("message") or "" for event in sorted(events, key=_last) if _tells_why(event)
+    }
     foreign: dict[str, str] = {}
     by_attempt: dict[int, tuple[list[Job], list[Pod]]] = {}
     uids: dict[str, str] = {}
@@ -196,12 +198,12 @@ def observe(
         if owner.get("uid") != job.uid:
             foreign[item["metadata"]["name"]] = f"{owner.get('kind', 'nobody')}/{owner.get('name', '')}".rstrip("/")
         elif (attempt := _number(item, names.LABEL_ATTEMPT)) is not None:
-            by_attempt.setdefault(attempt, ([], []))[0].append(_job(item, attempt, told))
+            by_attempt.setdefault(attempt, ([], []))[0].append(_job(item, attempt, warnings))
             uids[item["metadata"]["name"]] = item["metadata"].get("uid", "")
     for item in pods:
         attempt = _number(item, names.LABEL_ATTEMPT)
         if attempt is not None and _label(item, names.LABEL_JOB_UID) == job.uid and _controlled(item, uids):
-            by_attempt.setdefault(attempt, ([], []))[1].append(_pod(item, attempt, told))
+            by_attempt.setdefault(attempt, ([], []))[1].append(_pod(item, attempt, warnings))
     return Observed(tuple(_attempt(number, *parts) for number, parts in sorted(by_attempt.items())), foreign)
 
 
@@ -229,7 +231,7 @@ def _attempt(number: int, jobs: list[Job], pods: list[Pod]) -> Attempt:
     return Attempt(number, tuple(sorted(jobs, key=lambda job: job.slice)), tuple(in_order))
 
 
-def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job:
+def _job(item: Object, attempt: int, warnings: Mapping[tuple[str, str], str]) -> Job:
     metadata, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
     conditions = {
         condition["type"]: condition
@@ -259,7 +261,7 @@ def _job(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Job
         digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_HASH),
         meets_at=(metadata.get("annotations") or {}).get(names.ANNOTATION_MEETS_AT),
         pod_spec=template.get("spec") or {},
-        refused=told.get(("Job", metadata["name"])),
+        refused=warnings.get(("Job", metadata["name"])),
         resolved=((template.get("metadata") or {}).get("annotations") or {}).get(names.ANNOTATION_RESOLVED_JOB),
     )
 
@@ -280,7 +282,7 @@ def config_map_of(pod_spec: Object) -> str | None:
     return str(name) if name else None
 
 
-def _pod(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Pod:
+def _pod(item: Object, attempt: int, warnings: Mapping[tuple[str, str], str]) -> Pod:
     metadata, status = item["metadata"], item.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     due = read_time(metadata.get("deletionTimestamp"))
@@ -293,7 +295,7 @@ def _pod(item: Object, attempt: int, told: Mapping[tuple[str, str], str]) -> Pod
         node=(item.get("spec") or {}).get("nodeName"),
         ready=conditions.get("Ready", {}).get("status") == "True",
         created=read_time(metadata.get("creationTimestamp")),
-        wait=_wait(status, conditions, told.get(("Pod", metadata["name"]), "")),
+        wait=_wait(status, conditions, warnings.get(("Pod", metadata["name"]), "")),
         end=_end(status, native_sidecars(item.get("spec") or {})),
         disruption=_disruption(status, conditions),
         deletion_requested=due - grace if due else None,
@@ -360,8 +362,8 @@ def _end_of_init(status: Object, native: frozenset[str]) -> End | None:
         if terminated.get("exitCode") and container.get("name") not in native:
             lines = (terminated.get("message") or "").split("\n")
             said = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
-            told = f"init container {container.get('name')} ended with exit code {terminated['exitCode']}{said}"
-            return End(None, read_time(terminated.get("finishedAt")), terminated.get("reason") or "", told)
+            message = f"init container {container.get('name')} ended with exit code {terminated['exitCode']}{said}"
+            return End(None, read_time(terminated.get("finishedAt")), terminated.get("reason") or "", message)
     return None
 
 

@@ -44,14 +44,14 @@ def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: date
     """
     current = _open_attempt(status)
     own = _mapping(push.get("trainwright"))
-    told = push.get("attempt", own.get("attempt", current))
+    attempt = push.get("attempt", own.get("attempt", current))
     if gang := _gang(_mapping(own.get("gang"))):
-        known = current is not None and told == current
+        known = current is not None and attempt == current
         return {**status, "gang": {"attempt": current, **gang}} if known else dict(status)
     report = _of_wire(_mapping(push.get("trainerStatus")), own)
     known = status.get("progress") or {}
     stale = known.get("attempt") == current and report.progress.get("step", _INT64) < known.get("step", 0)
-    if current is None or told != current or stale:
+    if current is None or attempt != current or stale:
         return dict(status)
     progress = {**_of_attempt(status, current), **report.progress, "lastUpdateTime": write_time(now)}
     if report.remaining_seconds is not None:
@@ -68,10 +68,10 @@ def merge_final_word(status: Mapping[str, Any], attempt: Attempt) -> Status:
     return _merged(status, report, {**_of_attempt(status, attempt.number), **report.progress}, None)
 
 
-def _gang(told: Mapping[str, Any]) -> Status:
+def _gang(gang: Mapping[str, Any]) -> Status:
     """Whether the nodes have met, or whom node 0 waits for; empty when it says neither."""
-    waits = told.get("waits")
-    if told.get("met") is True:
+    waits = gang.get("waits")
+    if gang.get("met") is True:
         return {"met": True}
     return {"waits": _word(waits, MAX_WHY)} if isinstance(waits, str) and waits else {}
 
@@ -150,8 +150,8 @@ def _metrics(listed: Any) -> tuple[dict[str, str], Status]:
     metrics: dict[str, str] = {}
     counters: Status = {}
     for one in listed if isinstance(listed, list) else ():
-        told, value = _mapping(one).get("name"), _text(_mapping(one).get("value"))
-        name = _word(told, MAX_NAME) if isinstance(told, str) else ""
+        given, value = _mapping(one).get("name"), _text(_mapping(one).get("value"))
+        name = _word(given, MAX_NAME) if isinstance(given, str) else ""
         if not name or value is None:
             continue
         if name in _COUNTERS:
@@ -162,8 +162,8 @@ def _metrics(listed: Any) -> tuple[dict[str, str], Status]:
     return metrics, _known(counters)
 
 
-def _checkpoint(told: Any) -> Status | None:
-    one = _mapping(told)
+def _checkpoint(value: Any) -> Status | None:
+    one = _mapping(value)
     if not isinstance(path := one.get("path"), str) or not path:
         return None
     time = read_time(one["time"]) if isinstance(one.get("time"), str) else None
@@ -171,8 +171,8 @@ def _checkpoint(told: Any) -> Status | None:
     return _known({"path": _word(path, MAX_PATH), "step": step, "time": time and write_time(time)})
 
 
-def _best(told: Any) -> Status | None:
-    one = _mapping(told)
+def _best(value: Any) -> Status | None:
+    one = _mapping(value)
     if not isinstance(metric := one.get("metric"), str):
         return None
     path = one.get("checkpoint")

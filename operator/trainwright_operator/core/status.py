@@ -75,13 +75,13 @@ def render(
 
 def with_obstacle(status: Mapping[str, Any], why: str) -> Status:
     """The same status, with the words for what is in the way of what is being done, if anything is."""
-    told = [
+    conditions = [
         {**one, "message": shorten(f"{one['message']}; {why}", MAX_MESSAGE)}
         if one["type"] == Condition.RECONCILING and one["status"] == "True"
         else one
         for one in status.get("conditions") or ()
     ]
-    return {**status, "conditions": told} if told else dict(status)
+    return {**status, "conditions": conditions} if conditions else dict(status)
 
 
 def _state(phase: Phase, hold: Hold | None) -> str:

@@ -1,8 +1,8 @@
-"""Why an attempt's pods do not run yet, in words: the scheduler's, the kubelet's or the quota's, and the mend.
+"""Why an attempt's pods do not run yet, in the words of the scheduler, the kubelet or the quota, and the fix.
 
-Ready pods that cannot find each other look like any that load. So node 0 tells when all have met, and whom it waits for
-when they have not. Where nothing of the pods gets through, a closed network as much as broken DNS, it is told that
-nothing was said, and where they should meet.
+Ready pods that cannot find each other look like any that load. So node 0 reports when all have met, and whom it waits
+for when they have not. Where nothing of the pods gets through, a closed network as much as broken DNS, the status says
+that nothing was heard, and where they should meet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PATIENCE = timedelta(seconds=60)
 SILENCE = timedelta(seconds=3)
 """Pods that have not appeared so long after the Job controller took their Job up were refused to it."""
 FIRST_WORD = timedelta(seconds=3)
-"""What the scheduler says of newer pods is not told: the claim, or the node, often comes a moment after them."""
+"""What the scheduler says of newer pods is not shown: the claim, or the node, often comes a moment after them."""
 
 _PULL = "ImagePullBackOff"
 _FIXES = {
@@ -182,7 +182,7 @@ def _count(count: int, attempt: Attempt, pod: Pod) -> str:
 
 
 def _steady(wait: Wait) -> Wait:
-    """A pod whose image cannot be pulled alternates between two reasons; told as one, the status does not flap."""
+    """A pod whose image cannot be pulled alternates between two reasons; shown as one, the status does not flap."""
     if wait.reason not in ("ErrImagePull", _PULL):
         return wait
     return Wait(_PULL, _BACK_OFF.sub("", wait.message))

@@ -192,7 +192,7 @@ def _train(job: TrainingJob, setup: Setup, keeper: _Keeper) -> tuple[dict[str, A
     """The final status, and the signals that came meanwhile."""
     from trainwright_operator.local.run import Runner
 
-    runner = Runner(job, setup, keeper.told)
+    runner = Runner(job, setup, keeper.on_status)
     try:
         with _stopped_by_signals(runner) as received:
             return runner.run(), received
@@ -218,12 +218,12 @@ class _Keeper:
         self._folder, self._screen = folder, screen(job.name, Terminal(highlight=False))
         self._saved: tuple[Any, ...] = ()
 
-    def told(self, status: dict[str, Any], events: Any) -> None:
-        self._screen.told(status, events)
-        told = (status["state"], status.get("attempts"), status.get("checkpoint"))
-        if told != self._saved:
+    def on_status(self, status: dict[str, Any], events: Any) -> None:
+        self._screen.show(status, events)
+        news = (status["state"], status.get("attempts"), status.get("checkpoint"))
+        if news != self._saved:
             self._folder.save(self._content, status)
-            self._saved = told
+            self._saved = news
 
     def close(self, status: dict[str, Any]) -> None:
         self._screen.close()
@@ -265,11 +265,11 @@ def _note(job: TrainingJob, pool: AcceleratorPool, output: Path) -> None:
     print(f"{job.name}: {_count(pods, 'pod')} of {_count(ranks, 'rank')}, logs in {output / 'logs'}", file=sys.stderr)
     if wanted > cores:
         print(f"{job.name}: plans {wanted} threads on {_count(cores, 'core')}; they take turns", file=sys.stderr)
-    for words in _passed_over(job.spec.pod_template):
-        print(f"{job.name}: podTemplate.{words}", file=sys.stderr)
+    for ignored in _ignored(job.spec.pod_template):
+        print(f"{job.name}: podTemplate.{ignored}", file=sys.stderr)
 
 
-def _passed_over(template: PodTemplate) -> Iterator[str]:
+def _ignored(template: PodTemplate) -> Iterator[str]:
     """What of a pod this machine does not do, and that may be missed."""
     if template.env_from:
         yield "envFrom is not read here; set its variables in your environment"

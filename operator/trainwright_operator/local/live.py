@@ -34,7 +34,7 @@ _STYLES = {Phase.RUNNING: "cyan", Phase.SUCCEEDED: "green", Phase.FAILED: "red",
 
 
 class Screen(Protocol):
-    def told(self, status: Status, events: tuple[Event, ...]) -> None: ...
+    def show(self, status: Status, events: tuple[Event, ...]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -51,7 +51,7 @@ class Lines:
         self._shown: dict[str, str] = {}
         self._at = -QUIET_SECONDS
 
-    def told(self, status: Status, events: tuple[Event, ...]) -> None:
+    def show(self, status: Status, events: tuple[Event, ...]) -> None:
         for event in events:
             if event.reason != status["state"]:
                 self._print(event.message)
@@ -72,10 +72,10 @@ class Lines:
 
 def sentence(shown: Mapping[str, str]) -> str:
     """``Running, step 140/200, loss 2.113, eval 2.29, 18.4k tokens/s, ends 10:42 (in ~21s)``."""
-    words = {"step": "step {}", "loss": "loss {}", "eval": "eval {}", "tokensPerSecond": "{} tokens/s"}
+    parts = {"step": "step {}", "loss": "loss {}", "eval": "eval {}", "tokensPerSecond": "{} tokens/s"}
     if shown["state"] == Phase.RUNNING:
-        words["ends"] = "ends {}"
-    return ", ".join([shown["state"], *(form.format(shown[key]) for key, form in words.items() if shown.get(key))])
+        parts["ends"] = "ends {}"
+    return ", ".join([shown["state"], *(form.format(shown[key]) for key, form in parts.items() if shown.get(key))])
 
 
 class Table_:  # noqa: N801 - rich's own Table is here too
@@ -87,7 +87,7 @@ class Table_:  # noqa: N801 - rich's own Table is here too
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render, transient=False)
         self._live.start()
 
-    def told(self, status: Status, events: tuple[Event, ...]) -> None:
+    def show(self, status: Status, events: tuple[Event, ...]) -> None:
         self._status = status
         for event in events:
             style = "yellow" if event.type == "Warning" else "dim"

@@ -64,8 +64,8 @@ class Objects:
         }
 
     def sync(self, now: datetime) -> list[str]:
-        """Bring Jobs and pods forward as the Job controller would; the names of pods that are newly told to end."""
-        told: list[str] = []
+        """Bring Jobs and pods forward as the Job controller would; the names of pods newly asked to end."""
+        terminated: list[str] = []
         for job in list(self.jobs.values()):
             pods = list(self.pods_of(job))
             deleting = "deletionTimestamp" in job["metadata"]
@@ -74,11 +74,11 @@ class Objects:
             failed = _has(job, "FailureTarget")
             alive = [pod for pod in pods if not _ended(pod)]
             if failed or deleting:
-                told += [pod["metadata"]["name"] for pod in alive if _terminate(pod, now)]
+                terminated += [pod["metadata"]["name"] for pod in alive if _terminate(pod, now)]
             if not alive:
                 self._finish(job, failed, now)
-        self.revision += bool(told)
-        return told
+        self.revision += bool(terminated)
+        return terminated
 
     def pods_of(self, job: Object) -> Iterator[Object]:
         uid = job["metadata"]["uid"]

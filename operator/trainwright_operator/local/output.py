@@ -89,7 +89,7 @@ def status_to_go_on(document: Document, prior: Object | None, folder: OutputFold
     """The status that a new run begins with.
 
     Raises:
-        UserError: the output holds another job's run, or a run of this one that was told something else.
+        UserError: the output holds another job's run, or a run of this one that was asked something else.
     """
     if prior is None:
         return {}

@@ -30,7 +30,7 @@ class ProgressServer:
         threading.Thread(target=self._server.serve_forever, name="progress", daemon=True).start()
 
     def variables(self, attempt: int) -> dict[str, str]:
-        """What a pod is told; the attempt is in the address, for trainers that do not say it themselves."""
+        """What a pod is presented; the attempt is in the address, for trainers that do not say it themselves."""
         url = f"http://127.0.0.1:{self._server.server_port}/attempts/{attempt}/progress"
         return {ENV_PROGRESS_URL: url, ENV_PROGRESS_TOKEN: str(self._token_file)}
 
@@ -59,8 +59,8 @@ def _handler(accept: Accept, token: str) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return 413, None
             data = self.rfile.read(int(length))
-            told = self.headers.get("Authorization", "").encode()
-            if not secrets.compare_digest(told, f"Bearer {token}".encode()):
+            presented = self.headers.get("Authorization", "").encode()
+            if not secrets.compare_digest(presented, f"Bearer {token}".encode()):
                 return 401, None
             try:
                 body = json.loads(data)

@@ -34,7 +34,7 @@ from trainwright_operator.local.progress import ProgressServer
 
 Status = dict[str, Any]
 Happening = Callable[[], None]
-Told = Callable[[Status, tuple[Event, ...]], None]
+OnStatus = Callable[[Status, tuple[Event, ...]], None]
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Setup:
 class Runner:
     """Runs one job to its end. ``stop`` may be called from a signal handler; a second call kills."""
 
-    def __init__(self, job: TrainingJob, setup: Setup, told: Told) -> None:
-        self.job, self._setup, self._told = job, setup, told
+    def __init__(self, job: TrainingJob, setup: Setup, on_status: OnStatus) -> None:
+        self.job, self._setup, self._on_status = job, setup, on_status
         self._objects = Objects()
         self._happened: queue.SimpleQueue[Happening] = queue.SimpleQueue()
         self._processes: dict[str, Process] = {}
@@ -95,8 +95,8 @@ class Runner:
         observed = observe(self.job, self._objects.jobs.values(), self._objects.pods.values())
         made = plan(self.job, self._setup.pool, observed, now)
         self.job = replace(self.job, status=made.status)
-        self._told(made.status, made.events)
-        self._refuse_what_only_a_person_can_mend(made.status)
+        self._on_status(made.status, made.events)
+        self._raise_if_stalled(made.status)
         self._carry_out(made, now)
         return made
 
@@ -112,7 +112,7 @@ class Runner:
         for name in self._objects.sync(now):
             self._terminate(name)
 
-    def _refuse_what_only_a_person_can_mend(self, status: Status) -> None:
+    def _raise_if_stalled(self, status: Status) -> None:
         for one in status["conditions"]:
             if status["state"] == Phase.PENDING and one["type"] == names.Condition.STALLED and one["status"] == "True":
                 raise UserError(one["message"])

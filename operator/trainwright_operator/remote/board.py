@@ -32,7 +32,7 @@ TROUBLE = (Condition.FAILED, Condition.STALLED, Condition.QUEUED, Condition.REST
 
 
 class Board(Protocol):
-    def told(self, key: Key, before: Object | None, job: Object) -> None:
+    def update(self, key: Key, before: Object | None, job: Object) -> None:
         """A job as it is now; ``before`` is what was known of it, None when it is new."""
 
     def gone(self, key: Key) -> None: ...
@@ -65,9 +65,9 @@ class PlainLines:
         self._console, self._namespaced = console, namespaced
         self._jobs: dict[Key, Lines] = {}
 
-    def told(self, key: Key, before: Object | None, job: Object) -> None:
+    def update(self, key: Key, before: Object | None, job: Object) -> None:
         lines = self._jobs.setdefault(key, Lines(label(key, self._namespaced), self._console))
-        lines.told(status_of(job), news(before, job))
+        lines.show(status_of(job), news(before, job))
 
     def gone(self, key: Key) -> None:
         self.say(f"{label(key, self._namespaced)}: deleted")
@@ -88,7 +88,7 @@ class LiveTable:
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
         self._live.start()
 
-    def told(self, key: Key, before: Object | None, job: Object) -> None:
+    def update(self, key: Key, before: Object | None, job: Object) -> None:
         self._jobs = dict(sorted({**self._jobs, key: job}.items()))
         for event in news(before, job):
             style = "yellow" if event.type == "Warning" else "dim"

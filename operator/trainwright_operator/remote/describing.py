@@ -99,11 +99,11 @@ def _parts(facts: Facts, findings: list[Finding]) -> Iterator[RenderableType]:
 def _well(facts: Facts) -> str:
     state = status_of(facts.job)["state"]
     shown = status_of(facts.job)["display"]
-    words = {
+    notes = {
         "Running": f"it runs: step {shown.get('step') or 'not told yet'}",
         "Succeeded": "it has trained to its end",
     }
-    return words.get(state, "nothing is wrong; it is on its way")
+    return notes.get(state, "nothing is wrong; it is on its way")
 
 
 def _conditions(facts: Facts) -> Iterator[RenderableType]:
@@ -143,7 +143,7 @@ def _pod_state(pod: Object) -> str:
 
 
 def _events(facts: Facts) -> Iterator[RenderableType]:
-    once = {_told(event): event for event in sorted(facts.events or (), key=_time)}
+    once = {_content(event): event for event in sorted(facts.events or (), key=_time)}
     newest = sorted(once.values(), key=_time)[-MOST_EVENTS:]
     rows = [
         (
@@ -158,7 +158,7 @@ def _events(facts: Facts) -> Iterator[RenderableType]:
     yield from section(("EVENT", "TYPE", "REASON", "OBJECT", "MESSAGE"), rows)
 
 
-def _told(event: Object) -> tuple[str, ...]:
+def _content(event: Object) -> tuple[str, ...]:
     """What an event says and of whom: the scheduler says the same again and again."""
     return (str(event["involvedObject"].get("name")), str(event.get("reason")), str(event.get("message")))
 

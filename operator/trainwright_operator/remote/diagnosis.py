@@ -119,9 +119,9 @@ def _apart(facts: Facts) -> list[Finding]:
 
 
 def _quiet(facts: Facts) -> Iterator[Finding]:
-    told = read_time((status_of(facts.job).get("progress") or {}).get("lastUpdateTime"))
-    if told and facts.now - told >= QUIET_AFTER:
-        minutes = int((facts.now - told).total_seconds() // 60)
+    last_push = read_time((status_of(facts.job).get("progress") or {}).get("lastUpdateTime"))
+    if last_push and facts.now - last_push >= QUIET_AFTER:
+        minutes = int((facts.now - last_push).total_seconds() // 60)
         fix = f"see what it does: trainwright logs {facts.name} --follow; spec.hangTimeoutSeconds restarts what hangs"
         yield Finding(f"it runs, but has told no progress for {minutes} minutes", fix)
 

@@ -26,24 +26,24 @@ def snapshots(
 ) -> Iterator[dict[Key, Object]]:
     """All objects at ``path`` by their keys, first as they are and then after each change, without end.
 
-    The first list must succeed. A connection that is lost later is told to ``interrupted`` once, and made anew until it
-    is there again: training goes on for days, and a laptop sleeps.
+    The first list must succeed. A connection that is lost later is reported to ``interrupted`` once and made anew until
+    it is there again: training goes on for days, and a laptop sleeps.
     """
     known, version = _list(cluster, path, query)
     yield dict(known)
-    told = False
+    reported = False
     while True:
         try:
             for reached in _changes(cluster, path, query, version, known):
-                version, told = reached, False
+                version, reported = reached, False
                 yield dict(known)
         except Expired:
             known, version = _list_again(cluster, path, query, interrupted)
             yield dict(known)
         except Unreachable as error:
-            if not told:
+            if not reported:
                 interrupted(f"{error}; trying again")
-            told = True
+            reported = True
             time.sleep(RETRY_SECONDS)
 
 
@@ -58,14 +58,14 @@ def _list(cluster: Cluster, path: str, query: Mapping[str, str]) -> tuple[dict[K
 def _list_again(
     cluster: Cluster, path: str, query: Mapping[str, str], interrupted: Callable[[str], None]
 ) -> tuple[dict[Key, Object], str]:
-    told = False
+    reported = False
     while True:
         try:
             return _list(cluster, path, query)
         except Unreachable as error:
-            if not told:
+            if not reported:
                 interrupted(f"{error}; trying again")
-            told = True
+            reported = True
             time.sleep(RETRY_SECONDS)
 
 

@@ -68,5 +68,5 @@ class Watch:
                 self.lost.add(key)
         for key, job in current.items():
             if self.seen.get(key) != job:
-                self._board.told(key, self.seen.get(key), job)
+                self._board.update(key, self.seen.get(key), job)
         self.seen = current
