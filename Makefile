@@ -5,13 +5,16 @@ VENV := .venv
 XLA := .venv-xla
 COMPAT := .venv-compat
 DOCS := .venv-docs
+LOWEST := .venv-lowest
+NEWEST := .venv-newest
 BIN := $(CURDIR)/$(VENV)/bin
 CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
+TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
-	compat-env cluster-tools cluster cluster-down cluster-status kubeconfig images clean
+	compat-env test-lowest test-newest cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -83,6 +86,22 @@ mutations: setup cluster-tools ## ask validate and the API server about 10,000 m
 
 e2e: setup ## real pods on the cluster of `make cluster`, or on any other by KUBECONFIG
 	TRAINWRIGHT_CLUSTER=$(NAME) $(BIN)/pytest tests/e2e -q
+
+test-lowest: $(LOWEST)/.ready ## the tests with the oldest releases that pyproject.toml allows; TESTS="..." for some of them
+	$(LOWEST)/bin/python -m pytest $(TESTS) -q -n 2
+
+# The oldest releases have no wheels for a Python that came after them.
+$(LOWEST)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "The oldest releases need Python 3.11: make PYTHON=python3.11 test-lowest")'
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --editable '.[dev]'
+	@touch $@
+
+test-newest: ## the tests with the newest releases of everything, whatever constraints.txt says; TESTS="..." for some of them
+	test -x $(NEWEST)/bin/uv || { $(PYTHON) -m venv $(NEWEST) && $(NEWEST)/bin/pip install --quiet --disable-pip-version-check uv; }
+	$(NEWEST)/bin/uv pip install --quiet --python $(NEWEST) --upgrade --editable '.[dev]'
+	$(NEWEST)/bin/python -m pytest $(TESTS) -q -n 2
 
 lint: setup ## ruff, mypy on the operator, the layers, hadolint on the Dockerfiles
 	$(BIN)/ruff check .
@@ -158,4 +177,4 @@ images: setup ## build the images again and bring them to the nodes; MORE=traine
 	$(CLUSTER) images --name $(NAME) --more $(MORE)
 
 clean: ## remove what setup and runs made
-	rm -rf $(VENV) $(XLA) $(COMPAT) $(DOCS) runs artefacts site
+	rm -rf $(VENV) $(XLA) $(COMPAT) $(DOCS) $(LOWEST) $(NEWEST) runs artefacts site

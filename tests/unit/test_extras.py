@@ -56,7 +56,7 @@ IMPORTS = {
     "from trainwright import HfArgumentParser": (
         "transformers",
         "HfArgumentParser",
-        "'transformers>=5.20'",
+        "'transformers>=5.24'",
     ),
 }
 
