@@ -7,6 +7,7 @@ COMPAT := .venv-compat
 DOCS := .venv-docs
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
+PACKAGE := .venv-package
 BIN := $(CURDIR)/$(VENV)/bin
 CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
@@ -14,7 +15,7 @@ TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
-	compat-env test-lowest test-newest cluster-tools cluster cluster-down cluster-status kubeconfig images clean
+	compat-env test-lowest test-newest package cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -129,6 +130,19 @@ starts: setup ## 2,000 starts of data workers in the midst of busy threads: none
 bench-operator: setup cluster-tools ## what the operator costs, on a control plane on loopback; BENCH=burst for one of them
 	cd tests && $(BIN)/python -m bench.operator $(BENCH)
 
+# What is released
+
+package: $(PACKAGE)/.ready ## build the sdist and the wheel into dist/, and install and try the wheel
+	rm -rf dist
+	$(PACKAGE)/bin/python -m build --quiet
+	$(PACKAGE)/bin/twine check --strict dist/*
+	$(PACKAGE)/bin/python tests/package.py dist
+
+$(PACKAGE)/.ready:
+	$(PYTHON) -m venv $(PACKAGE)
+	$(PACKAGE)/bin/pip install --quiet --disable-pip-version-check build twine
+	@touch $@
+
 # What is generated
 
 crds: setup ## write crds/ from the Python types
@@ -177,4 +191,4 @@ images: setup ## build the images again and bring them to the nodes; MORE=traine
 	$(CLUSTER) images --name $(NAME) --more $(MORE)
 
 clean: ## remove what setup and runs made
-	rm -rf $(VENV) $(XLA) $(COMPAT) $(DOCS) $(LOWEST) $(NEWEST) runs artefacts site
+	rm -rf $(VENV) $(XLA) $(COMPAT) $(DOCS) $(LOWEST) $(NEWEST) $(PACKAGE) runs artefacts dist site
