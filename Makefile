@@ -15,7 +15,7 @@ TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
-	compat-env test-lowest test-newest package cluster-tools cluster cluster-down cluster-status kubeconfig images clean
+	compat-env test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -104,12 +104,15 @@ test-newest: ## the tests with the newest releases of everything, whatever const
 	$(NEWEST)/bin/uv pip install --quiet --python $(NEWEST) --upgrade --editable '.[dev]'
 	$(NEWEST)/bin/python -m pytest $(TESTS) -q -n 2
 
-lint: setup ## ruff, mypy on the operator, the layers, hadolint on the Dockerfiles
+lint: setup actionlint ## ruff, mypy on the operator, the layers, hadolint on the Dockerfiles, actionlint on the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint trainer_image/Dockerfile operator/Dockerfile
+
+actionlint: ## lint the workflows, where Go is at hand
+	@if command -v go > /dev/null; then cd tests && $$($(PYTHON) -m cluster build --programs actionlint) ../.github/workflows/*.yml; fi
 
 format: setup ## let ruff put the code in order
 	$(BIN)/ruff check --fix .

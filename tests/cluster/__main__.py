@@ -22,6 +22,7 @@ SETS = {
     "all": programs.ALL,
     "control-plane": programs.CONTROL_PLANE,
     "integration": (*programs.CONTROL_PLANE, "helm"),
+    "actionlint": ("actionlint",),
     "kind": programs.NODES,
 }
 

@@ -105,11 +105,12 @@ MODULES = [
     ),
     Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}),
     Module("vegeta", "github.com/tsenart/vegeta/v12", {"vegeta": "github.com/tsenart/vegeta/v12"}),
+    Module("actionlint", "github.com/rhysd/actionlint", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}),
 ]
 _MODULE_OF = {program: module for module in MODULES for program in module.programs}
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-NODES = (*(p for p in _MODULE_OF if p not in {"etcd", "kwok", "helm", "vegeta"}), "etcd")
+NODES = (*(p for p in _MODULE_OF if p not in {"etcd", "kwok", "helm", "vegeta", "actionlint"}), "etcd")
 ALL = tuple(_MODULE_OF)
 
 
