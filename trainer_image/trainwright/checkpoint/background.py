@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from trainwright.checkpoint.part import Piece
 from trainwright.checkpoint.snapshot import Snapshot
 from trainwright.checkpoint.staging import Copy, Stager
 from trainwright.checkpoint.store import CheckpointStore
+from trainwright.distributed.ranks import Ranks
 
 LONGEST_FAREWELL_SECONDS = 30.0
 """How long a run that failed waits for its last checkpoint, for which it may need a peer that is gone."""
@@ -37,7 +37,7 @@ class Background:
     def __init__(self, store: CheckpointStore, take: Callable[[Copy], Snapshot]) -> None:
         self._store, self._take = store, take
         self._stager = Stager()
-        self._group: Any = None
+        self._ranks: Ranks | None = None
         self._save: _Save | None = None
         self._boundaries = 0
         self._warming: threading.Thread | None = None
@@ -56,12 +56,9 @@ class Background:
 
     def _own_store(self) -> CheckpointStore:
         """The store as the thread sees it: with collectives that do not meet those of the training."""
-        ranks = self._store.ranks
-        if ranks.world_size > 1 and self._group is None:
-            import torch.distributed
-
-            self._group = torch.distributed.new_group(backend="gloo")
-        return self._store.seen_by(replace(ranks, group=self._group))
+        if self._ranks is None:
+            self._ranks = self._store.ranks.apart()
+        return self._store.seen_by(self._ranks)
 
     def is_due(self, step: int) -> bool:
         """Whether every rank settles before ``step``, which begins now."""

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch.distributed
 from accelerate.utils import find_executable_batch_size as _find_executable_batch_size
 from torch import nn
 
 from trainwright.data.loaders import has_length
+from trainwright.distributed.ranks import Ranks
 from trainwright.evaluation.passes import plain
 
 __all__ = [
@@ -97,14 +97,14 @@ def is_main_process(local_rank: int) -> bool:
 
 def total_processes_number(local_rank: int) -> int:
     """How many processes train together; -1 means that there is one alone."""
-    return 1 if local_rank == -1 else torch.distributed.get_world_size()
+    return 1 if local_rank == -1 else Ranks.current().world_size
 
 
 @contextmanager
 def torch_distributed_zero_first(local_rank: int) -> Iterator[None]:
     """The first process of a node goes first, the others follow when it is through."""
     if local_rank not in (-1, 0):
-        torch.distributed.barrier()
+        Ranks.current().barrier()
     yield
     if local_rank == 0:
-        torch.distributed.barrier()
+        Ranks.current().barrier()

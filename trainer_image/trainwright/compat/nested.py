@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 
 from trainwright.arguments.enums import ParallelMode
 from trainwright.distributed.collectives import (
@@ -21,6 +20,7 @@ from trainwright.distributed.collectives import (
     to_numpy,
     with_leaves,
 )
+from trainwright.distributed.ranks import Ranks
 
 
 def atleast_1d(tensor_or_array: Any) -> Any:
@@ -108,9 +108,7 @@ def distributed_concat(tensor: Any, num_total_examples: int | None = None) -> An
 
     def gather(leaf: torch.Tensor) -> torch.Tensor:
         mine = torch.atleast_1d(leaf).contiguous()
-        received = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(received, mine)
-        return torch.cat(received)[:num_total_examples]
+        return torch.cat(Ranks.current().gather_tensors(mine))[:num_total_examples]
 
     return map_leaves(gather, tensor)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 
 from trainwright.contract import UserError
 from trainwright.distributed.ranks import Ranks
@@ -147,7 +146,7 @@ def gather_rows(nest: Any, ranks: Ranks, device: torch.device) -> Any:
     outline, kinds = seen
     mine: list[Any] = leaves(nest) if nest is not None else [None] * len(kinds)
     shapes = [[None if view is None else view[1][index][0] for view in views] for index in range(len(kinds))]
-    gathered = [_gather_leaf(leaf, shapes[index], kinds[index][1], device) for index, leaf in enumerate(mine)]
+    gathered = [_gather_leaf(leaf, shapes[index], kinds[index][1], device, ranks) for index, leaf in enumerate(mine)]
     return with_leaves(outline, gathered)
 
 
@@ -157,7 +156,7 @@ def _outline(nest: Any) -> Any:
 
 
 def _gather_leaf(
-    leaf: torch.Tensor | None, shapes: list[torch.Size | None], dtype: torch.dtype, device: torch.device
+    leaf: torch.Tensor | None, shapes: list[torch.Size | None], dtype: torch.dtype, device: torch.device, ranks: Ranks
 ) -> torch.Tensor:
     known = [shape for shape in shapes if shape is not None]
     if len({len(shape) for shape in known}) > 1:
@@ -165,10 +164,17 @@ def _gather_leaf(
     largest = [max(sizes) for sizes in zip(*known, strict=True)]
     mine = leaf if leaf is not None else torch.empty([0] * len(largest), dtype=dtype)
     sent = pad_to(mine.to(device=device, dtype=dtype), largest).contiguous()
-    received = [torch.empty_like(sent) for _ in shapes]
-    torch.distributed.all_gather(received, sent)
-    rows = [part[: shape[0]] for part, shape in zip(received, shapes, strict=True) if shape is not None]
-    return torch.cat(rows)
+    received = zip(ranks.gather_tensors(sent), shapes, strict=True)
+    return torch.cat([part[: shape[0]] for part, shape in received if shape is not None])
+
+
+def sum_over_ranks(value: float, ranks: Ranks, device: torch.device) -> float:
+    """The sum of a number that every rank has."""
+    if ranks.world_size == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+    ranks.sum(total)
+    return float(total.item())
 
 
 def gather_objects(nest: Any, ranks: Ranks) -> Any:

@@ -41,8 +41,8 @@ class OneProcess(Strategy):
         self._backward_and_step: Callable[[torch.Tensor], Any] | None = None
 
     def new_scaler(self) -> torch.amp.GradScaler | None:
-        self.scaler = torch.amp.GradScaler(self.device.type) if self._fp16 else None
-        return self.scaler
+        scaler = self.scaler = torch.amp.GradScaler(self.device.type) if self._fp16 else None
+        return scaler
 
     def wrap(self, model: nn.Module) -> nn.Module:
         return model

@@ -1,6 +1,6 @@
-"""The processes that train together, for what they agree on between steps: plain objects, errors, a barrier.
+"""The processes that train together, and every collective of the package: sums, gathered values, errors, a barrier.
 
-Costs a collective for each call, so nothing here is used within a step.
+Each call costs a collective. Within a step there is one alone: the sum of the targets that a loss is averaged over.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from trainwright.contract import DataError, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -43,6 +46,49 @@ class Ranks:
         values: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(values, value, group=self.group)
         return values
+
+    def sum(self, tensor: Tensor) -> None:
+        """Add the tensors of all ranks, of one shape and on the device that the ranks talk through, in place."""
+        if self.world_size > 1:
+            import torch.distributed
+
+            torch.distributed.all_reduce(tensor, group=self.group)
+
+    def gather_tensors(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's tensor, of one shape and type, in the order of the ranks."""
+        if self.world_size == 1:
+            return [tensor]
+        import torch.distributed
+
+        received = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        torch.distributed.all_gather(received, tensor, group=self.group)
+        return received
+
+    def scatter(self, values: list[T] | None) -> T:
+        """This rank's one of the (picklable) ``values``, which the first rank alone passes."""
+        if self.world_size == 1:
+            assert values is not None
+            return values[0]
+        import torch.distributed
+
+        received: list[Any] = [None]
+        torch.distributed.scatter_object_list(received, values, group=self.group, group_src=0)
+        return cast(T, received[0])
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world_size > 1:
+            import torch.distributed
+
+            torch.distributed.barrier(group=self.group)
+
+    def apart(self) -> Ranks:
+        """The same ranks with a group of their own, whose collectives meet no others: for a thread beside training."""
+        if self.world_size == 1:
+            return self
+        import torch.distributed
+
+        return replace(self, group=torch.distributed.new_group(backend="gloo"))
 
     def agree(self, do: Callable[[], T]) -> list[T]:
         """Run ``do`` on every rank, and give every rank all results: or fail on all of them when it fails on one.
