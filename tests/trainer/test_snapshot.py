@@ -334,8 +334,10 @@ def test_another_world_size_keeps_the_order_of_the_samples(tmp_path: Path) -> No
     for rank in range(2):
         resumed = loader(rank, 2, 2)
         args = SimpleNamespace(world_size=2, process_index=rank, seed=42, full_determinism=False)
+        state, strategy = SimpleNamespace(global_step=2), SimpleNamespace(data_rank=rank)
+        trainer = SimpleNamespace(args=args, state=state, _strategy=strategy)
         with pytest.warns(UserWarning, match="was written by 1 processes, this run has 2"):
-            restore_position(SimpleNamespace(args=args, state=SimpleNamespace(global_step=2)), tmp_path, resumed)
+            restore_position(trainer, tmp_path, resumed)
         shares.append(list(batches(resumed, epoch=0, skip=2)))
     assert [sample for turn in zip(*shares, strict=True) for batch in turn for sample in batch] == order[8:]
 

@@ -314,7 +314,7 @@ def _reseed(trainer: Any, folder: Path, has_same_order: bool) -> None:
         "every process draws new random numbers, so the result is not that of an uninterrupted run",
         stacklevel=3,
     )
-    seed_everything(derived_seed(args.seed, trainer.state.global_step, args.process_index))
+    seed_everything(derived_seed(args.seed, trainer.state.global_step, trainer._strategy.data_rank))
 
 
 def _load(path: Path) -> Any:

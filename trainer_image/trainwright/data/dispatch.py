@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
 
-import torch.distributed
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from trainwright.contract import DataError
 from trainwright.data.loader import Loader
 from trainwright.data.samplers import Order, ShardedBatches, Sharding
 from trainwright.data.streams import SeededDataset, SeededStream
+from trainwright.distributed.ranks import Ranks
 
 Round = list[list[Any]]
 """The samples of each rank."""
@@ -61,20 +62,21 @@ def _cut(samples: list[Any], first: list[Any], size: int, sharding: Sharding) ->
     return [samples[rank * size : (rank + 1) * size] for rank in range(ranks)]
 
 
-def deal(rounds: Iterator[Round] | None, ranks: int) -> Iterator[list[Any]]:
-    """This rank's samples, one scatter a round; ``rounds`` is given on rank 0 alone.
+def deal(rounds: Iterator[Round] | None, sharding: Sharding) -> Iterator[list[Any]]:
+    """This rank's samples, one scatter a round; ``rounds`` is given on the process of rank 0 alone.
 
     A failure of the reader is dealt too, or the other ranks would wait for ever.
     """
+    ranks = Ranks.current()
     while True:
-        received: list[Any] = [None]
-        shares = None if rounds is None else _next_shares(rounds, ranks)
-        torch.distributed.scatter_object_list(received, shares, src=0)
-        if isinstance(received[0], Exception):
-            raise received[0]
-        if received[0] is None:
+        shares = None if rounds is None else _next_shares(rounds, sharding.world_size)
+        copies = None if shares is None else [share for share in shares for _ in range(sharding.copies)]
+        received = ranks.scatter(copies)
+        if isinstance(received, Exception):
+            raise received
+        if received is None:
             return
-        yield received[0]
+        yield received
 
 
 def _next_shares(rounds: Iterator[Round], ranks: int) -> list[Any]:
@@ -112,6 +114,7 @@ class DispatchingLoader(DataLoader[Any]):
         super().__init__(dataset, batch_size=batch_size, collate_fn=collate_fn)
         self._sharding, self._size, self._drop = sharding, batch_size, drop_last
         self._reader = _reader(dataset, order, batch_size, drop_last, seed, {**options, "name": name})
+        self._reads = Ranks.current().rank == 0
         self._first: list[Any] = []
         self.start = 0
 
@@ -142,7 +145,7 @@ class DispatchingLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: Any) -> None:
         """Put the stream back; its first round is read again, as the last one is filled up from it."""
-        if self._sharding.rank == 0:
+        if self._reads:
             self._first = list(islice(self.dataset, self._size * self._sharding.world_size))
             self.dataset.load_state_dict(state)
 
@@ -150,7 +153,7 @@ class DispatchingLoader(DataLoader[Any]):
         ranks, rounds = self._sharding.world_size, None
         first, self._first = self._first, []
         start, self.start = self.start, 0
-        if self._sharding.rank == 0:
+        if self._reads:
             size = self._size // ranks if self._sharding.split_batches else self._size
             reader = iter(self._reader)
             if start:
@@ -158,7 +161,7 @@ class DispatchingLoader(DataLoader[Any]):
             rounds = rounds_of(reader, size, self._drop, self._sharding, first)
         else:  # what opening the reader draws on rank 0, so that the ranks' generators stay alike
             torch.empty((), dtype=torch.int64).random_()
-        return (self.collate_fn(samples) if samples else None for samples in deal(rounds, ranks))
+        return (self.collate_fn(samples) if samples else None for samples in deal(rounds, self._sharding))
 
 
 def _reader(

@@ -22,6 +22,7 @@ class Loader(DataLoader[Any]):
         options: Those of torch's loader.
 
     Attributes:
+        data_size: Ranks that read different samples.
         start: Samples of a stream that the next iteration leaves out, and that one alone.
     """
 
@@ -37,14 +38,14 @@ class Loader(DataLoader[Any]):
             options["multiprocessing_context"] = context_of(options["multiprocessing_context"], name)
         super().__init__(dataset, **options)
         self._seen, self.start = seen, 0
-        self._world_size = sharding.world_size if sharding is not None else 1
+        self.data_size = sharding.world_size if sharding is not None else 1
 
     @property
     def total_batch_size(self) -> int:
         """Samples in one round of batches, one from each rank."""
         if isinstance(self.batch_sampler, ShardedBatches):
             return self.batch_sampler.global_batch
-        return (self.batch_size or 1) * self._world_size
+        return (self.batch_size or 1) * self.data_size
 
     @property
     def total_dataset_length(self) -> int:

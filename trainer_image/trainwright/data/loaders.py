@@ -92,6 +92,7 @@ def train_loader(
     collate_fn: Collate,
     rank: int,
     world_size: int,
+    copies: int = 1,
     lengths: Sequence[int] | None = None,
     sampler: Any = None,
     input_name: str = "input_ids",
@@ -109,7 +110,7 @@ def train_loader(
     Raises:
         DataError: The dataset is empty, gives no batch, or has no length while ``max_steps`` is not set.
     """
-    sharding, drop_last = Sharding.of(args, rank, world_size), args.dataloader_drop_last
+    sharding, drop_last = Sharding.of(args, rank, world_size, copies), args.dataloader_drop_last
     if isinstance(dataset, IterableDataset):
         if args.max_steps <= 0 and not has_length(dataset):
             raise DataError("max_steps: the train_dataset has no length, so set max_steps to say where training ends")
@@ -145,6 +146,7 @@ def eval_loader(
     collate_fn: Collate,
     rank: int,
     world_size: int,
+    copies: int = 1,
     lengths: Sequence[int] | None = None,
     sampler: Any = None,
     input_name: str = "input_ids",
@@ -156,7 +158,7 @@ def eval_loader(
     last batch of a rank may be short or missing. Rank 0 reads streams, unless ``dispatch_batches`` is false, and deals
     None to ranks that it has no sample for. An empty dataset has no batch.
     """
-    sharding = replace(Sharding.of(args, rank, world_size), even_batches=False)
+    sharding = replace(Sharding.of(args, rank, world_size, copies), even_batches=False)
     if isinstance(dataset, IterableDataset):
         return _loader(dataset, None, args, batch_size, collate_fn, sharding, False, name)
     length = _length_of(dataset, name)
@@ -222,7 +224,7 @@ def _loader(
     workers = options["num_workers"] > 0
     is_stream = batches is None
     dispatched = is_stream if sharding.dispatch_batches is None else sharding.dispatch_batches
-    if dispatched and sharding.world_size > 1:
+    if dispatched and sharding.processes > 1:
         if isinstance(batches, RebalancedBatches):
             raise DataError(
                 "train_sampling_strategy: batch_rebalance deals by cost, which accelerator_config.dispatch_batches "

@@ -70,7 +70,7 @@ def has_own_shards(loader: Any) -> bool:
     """Whether each rank reads a part of a stream that no other rank reads; its state means nothing elsewhere."""
     dataset = getattr(loader, "dataset", None)
     is_share = isinstance(dataset, IterableDataset) and not isinstance(dataset, StreamShard)
-    return is_share and isinstance(loader, Loader) and Ranks.current().world_size > 1
+    return is_share and isinstance(loader, Loader) and loader.data_size > 1
 
 
 def draws_alike(loader: Any, generator: Any) -> bool:

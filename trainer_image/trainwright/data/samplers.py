@@ -24,7 +24,10 @@ Indices = Sequence[int] | torch.Tensor
 
 @dataclass(frozen=True)
 class Sharding:
-    """How batches are dealt to the ranks; the last four fields are those of ``accelerator_config``."""
+    """How batches are dealt to the data ranks; the four in the middle are those of ``accelerator_config``.
+
+    ``copies`` processes have one data rank, and read the same samples.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -32,12 +35,18 @@ class Sharding:
     even_batches: bool = True
     dispatch_batches: bool | None = None
     use_seedable_sampler: bool = True
+    copies: int = 1
 
     @staticmethod
-    def of(args: Any, rank: int, world_size: int) -> Sharding:
+    def of(args: Any, rank: int, world_size: int, copies: int = 1) -> Sharding:
         config = args.accelerator_config
         names = ("split_batches", "even_batches", "dispatch_batches", "use_seedable_sampler")
-        return Sharding(rank, world_size, **{name: getattr(config, name) for name in names} if config else {})
+        given = {name: getattr(config, name) for name in names} if config else {}
+        return Sharding(rank, world_size, copies=copies, **given)
+
+    @property
+    def processes(self) -> int:
+        return self.world_size * self.copies
 
 
 class Order(Protocol):
@@ -229,7 +238,7 @@ class ShardedBatches(Sampler[list[int]]):
 
     def draw(self) -> None:
         """Draw the order of the next iteration now, while the generators stand where they should."""
-        if self.order.draws_from_default and self.sharding.world_size > 1:
+        if self.order.draws_from_default and self.sharding.processes > 1:
             torch.set_rng_state(Ranks.current().gather(torch.get_rng_state())[0])
         self._drawn = self.order.indices(self.epoch)
 

@@ -170,7 +170,7 @@ class _Pass:
         if ignore_keys is None and not trainer._overrides("prediction_step"):
             ignore_keys = ignored_by_default(trainer.model)  # once, and not for every batch
         self.loss_only, self.ignore_keys = loss_only, ignore_keys
-        self.ranks = Ranks.current()
+        self.ranks = trainer._strategy.data
         self.wants_inputs, self.wants_losses = (name in args.include_for_metrics for name in ("inputs", "loss"))
         self.by_batch = args.batch_eval_metrics and trainer.compute_metrics is not None
         self.keeps_outputs = is_prediction or not args.batch_eval_metrics

@@ -91,7 +91,7 @@ def card_of(trainer: Any, given: dict[str, Any], tags: Iterable[str] = ()) -> st
         *(f"## {title}\n\n{OPEN}" for title in
           ("Model description", "Intended uses & limitations", "Training and evaluation data")),
         "## Training procedure",
-        "### Training hyperparameters\n\n" + _bullets(hyperparameters(trainer.args)),
+        "### Training hyperparameters\n\n" + _bullets(hyperparameters(trainer.args, trainer._strategy.data_size)),
         *([f"### Training results\n\n{_table(rows)}"] if (rows := _rows(log)) else []),
         "### Framework versions\n\n" + _versions(),
     ]) + "\n"  # fmt: skip
@@ -233,10 +233,10 @@ def _rows(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # -- how it was trained
 
 
-def hyperparameters(args: Any) -> dict[str, Any]:
+def hyperparameters(args: Any, data_size: int) -> dict[str, Any]:
     """What another run must be told to be alike."""
     ranks, accumulated = args.world_size, args.gradient_accumulation_steps
-    whole, judged = args.train_batch_size * ranks * accumulated, args.eval_batch_size * ranks
+    whole, judged = args.train_batch_size * data_size * accumulated, args.eval_batch_size * data_size
     adam = f", betas=({args.adam_beta1}, {args.adam_beta2}), epsilon={args.adam_epsilon}"
     optimizer = f"{_word(args.optim)}{adam if 'adam' in args.optim else ''}"
     told: dict[str, Any] = {

@@ -47,6 +47,9 @@ class Reporter(TrainerCallback):
     """The callback that reports. The Trainer adds one by itself where :meth:`from_environment` gives one.
 
     It works under any trainer that calls the events of Hugging Face's ``TrainerCallback``.
+
+    Attributes:
+        data_size: Processes that read different samples; None for all of them.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Reporter(TrainerCallback):
         self._known = Progress(attempt=attempt)
         self._told: Progress | None = None
         self._meter = Meter()
+        self.data_size: int | None = None
 
     @classmethod
     def from_environment(cls) -> Reporter | None:
@@ -149,7 +153,7 @@ class Reporter(TrainerCallback):
             max_steps=state.max_steps if state.max_steps and state.max_steps > 0 else None,
             epoch=state.epoch,
             best=_best(args, state),
-            **self._meter.read(args, state, time.monotonic(), self._training),
+            **self._meter.read(args, state, time.monotonic(), self._training, self.data_size),
         )
 
     def _write(self, progress: Progress) -> None:
@@ -191,17 +195,18 @@ class Meter:
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
 
-    def read(self, args: Any, state: Any, now: float, training: bool) -> dict[str, Any]:
+    def read(self, args: Any, state: Any, now: float, training: bool, data_size: int | None = None) -> dict[str, Any]:
         """``remaining_seconds``, ``samples_per_second``, ``tokens_per_second``; None each while it cannot be told.
 
         The first step is left out: it holds compilation and the filling of caches.
         """
+        data_size = data_size or args.world_size
         if state.global_step and training:
-            self._samples.append(_Sample(now, state.global_step, _tokens(args, state)))
+            self._samples.append(_Sample(now, state.global_step, _tokens(state, data_size)))
         while len(self._samples) > 2 and now - self._samples[1].time > RATE_WINDOW_SECONDS:
             self._samples.popleft()
         steps, tokens = self._speed()
-        per_step = (state.train_batch_size or 0) * args.gradient_accumulation_steps * args.world_size
+        per_step = (state.train_batch_size or 0) * args.gradient_accumulation_steps * data_size
         left = state.max_steps - state.global_step
         return {
             "remaining_seconds": max(0, math.ceil(left / steps)) if steps else (0 if left <= 0 else None),
@@ -218,9 +223,9 @@ class Meter:
         return (last.step - first.step) / elapsed, (last.tokens - first.tokens) / elapsed
 
 
-def _tokens(args: Any, state: Any) -> int:
-    """Over all ranks: what the user asked to be counted, else what this rank counted on its own."""
-    return int(state.num_input_tokens_seen or getattr(state, "local_tokens", 0) * args.world_size)
+def _tokens(state: Any, data_size: int) -> int:
+    """Over all data ranks: what the user asked to be counted, else what this rank counted on its own."""
+    return int(state.num_input_tokens_seen or getattr(state, "local_tokens", 0) * data_size)
 
 
 def merged(known: dict[str, float], new: dict[str, Any]) -> tuple[dict[str, float], int]:

@@ -42,8 +42,7 @@ from trainwright.data.loaders import eval_loader, has_length, keep_used_columns,
 from trainwright.data.samplers import LengthGroupedSampler, column_lengths
 from trainwright.devices.seeding import enable_full_determinism, set_seed
 from trainwright.distributed.choice import choose
-from trainwright.distributed.collectives import gather_rows, pad_across_ranks
-from trainwright.distributed.ranks import Ranks
+from trainwright.distributed.collectives import gather_rows, pad_across_ranks, sum_over_ranks
 from trainwright.evaluation import passes
 from trainwright.evaluation.sets import set_name
 from trainwright.integrations.device_metrics import callbacks_for
@@ -64,7 +63,6 @@ from trainwright.training.optimizers import factory
 from trainwright.training.optimizers.averaging import averaged_weights
 from trainwright.training.precision import apply_tf32, map_nested
 from trainwright.training.schedulers import follows_metric, get_scheduler
-from trainwright.training.throughput import sum_over_ranks
 from trainwright.training.train_length import Horizon, length_of, num_examples
 
 # What scripts import from here by the names that transformers.trainer gives them.
@@ -174,7 +172,7 @@ class Trainer:
         self._signature_columns: list[str] | None = None
         self._feed = self._strategy.place()
         self._moves_inputs = args.device.type != "cpu" or self._overrides("_prepare_input")
-        self._sums_items_over_ranks = args.average_tokens_across_devices and args.world_size > 1
+        self._sums_items_over_ranks = args.average_tokens_across_devices and self._strategy.data_size > 1
         self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
         self.can_return_loss = losses.can_return_loss(model)
         self._into_training_mode, self._normalisation = TrainingMode(), None
@@ -217,6 +215,7 @@ class Trainer:
 
         reporter = Reporter.from_environment()
         if reporter is not None:
+            reporter.data_size = self._strategy.data_size
             self.add_callback(reporter)
 
     def _validate_args(self) -> None:
@@ -314,8 +313,9 @@ class Trainer:
             args=self.args,
             batch_size=batch_size,
             collate_fn=collate,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
+            rank=self._strategy.data_rank,
+            world_size=self._strategy.data_size,
+            copies=self._strategy.replica_size,
             lengths=lengths,
             sampler=None if sampler_fn is None or isinstance(dataset, IterableDataset) else sampler_fn(dataset),
             input_name=self._input_name(),
@@ -343,7 +343,7 @@ class Trainer:
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             generator = torch.Generator().manual_seed(seed)
             return self._by_length(eval_dataset, self.args.eval_batch_size, generator)
-        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+        return SequentialSampler(eval_dataset) if self._strategy.data_size <= 1 else None
 
     def _by_length(self, dataset: Any, batch_size: int, generator: torch.Generator | None = None) -> Any:
         column = self.args.length_column_name
@@ -491,7 +491,7 @@ class Trainer:
         batches = list(itertools.islice(epoch_iterator, num_batches))
         items = self._get_num_items_in_batch(batches, device)
         if items is not None and self._sums_items_over_ranks:
-            torch.distributed.all_reduce(items)
+            self._strategy.data.sum(items)
         return batches, items
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor | None:
@@ -584,7 +584,7 @@ class Trainer:
             labels = inputs["labels"]
             inputs = {name: value for name, value in inputs.items() if name != "labels"}
         elif counted and trains and self._is_own_mean():
-            ranks = self.args.world_size if self._sums_items_over_ranks else 1
+            ranks = self._strategy.data_size if self._sums_items_over_ranks else 1
             parts = self.current_gradient_accumulation_steps * ranks
             inputs, share = normalisation.weighed(self._loss_normalisation([]), inputs, num_items_in_batch, parts)
         if counted and self.model_accepts_loss_kwargs:
@@ -599,7 +599,7 @@ class Trainer:
             loss = losses.loss_of(outputs, inputs)
             loss = loss if share is None else loss * share
         if counted and self._sums_items_over_ranks and trains:
-            loss = loss * self.args.world_size  # the ranks' gradients are averaged, but their items were summed
+            loss = loss * self._strategy.data_size  # the ranks' gradients are averaged, but their items were summed
         return (loss, outputs) if return_outputs else loss
 
     def _is_own_mean(self) -> bool:
@@ -685,7 +685,7 @@ class Trainer:
     def store_flos(self) -> None:
         """Add the operations since the last call, over all ranks, to the state."""
         flos, self.current_flos = self.current_flos, 0.0
-        self.state.total_flos += sum_over_ranks(flos, self.args.device)
+        self.state.total_flos += sum_over_ranks(flos, self._strategy.data, self.args.device)
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
         """Epochs, steps an epoch, samples, samples trained on, samples a step, batches an epoch, and steps in all."""
@@ -697,7 +697,7 @@ class Trainer:
 
     def get_total_train_batch_size(self, args: Any) -> int:
         """Samples of one optimizer step over all ranks."""
-        return self._train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return self._train_batch_size * args.gradient_accumulation_steps * self._strategy.data_size
 
     # -- evaluation
 
@@ -761,7 +761,7 @@ class Trainer:
 
     def _add_speed(self, output: EvalLoopOutput, prefix: str, start: float) -> None:
         start += output.metrics.get(f"{prefix}_model_preparation_time", 0.0)
-        steps = math.ceil(output.num_samples / (self.args.eval_batch_size * self.args.world_size))
+        steps = math.ceil(output.num_samples / (self.args.eval_batch_size * self._strategy.data_size))
         output.metrics.update(metrics.speed_metrics(prefix, start, num_samples=output.num_samples, num_steps=steps))
 
     def evaluation_loop(
@@ -802,7 +802,7 @@ class Trainer:
 
     def _nested_gather(self, tensors: Any, name: str | None = None) -> Any:
         """The rows of all ranks, in any nest of tensors; shorter ones are padded with -100."""
-        ranks = Ranks.current()
+        ranks = self._strategy.data
         return gather_rows(pad_across_ranks(tensors, ranks), ranks, self.args.device)
 
     # -- saving and loading

@@ -21,11 +21,12 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 
 from trainwright.data.loaders import batches
+from trainwright.distributed.collectives import sum_over_ranks
 from trainwright.distributed.preemption import Preemption, under_launcher
 from trainwright.distributed.strategy import Hooks
 from trainwright.training.losses import LossMeter
 from trainwright.training.schedulers import follows_metric
-from trainwright.training.throughput import Work, sum_over_ranks
+from trainwright.training.throughput import Work
 from trainwright.training.train_length import Horizon
 
 logger = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ class Loop:
     def read_losses(self) -> float:
         """The sum of the losses since it was last asked for, averaged over the ranks."""
         steps = self.trainer.state.global_step - self.logged_step
-        loss = sum_over_ranks(self.meter.read(), self.device) / self.trainer.args.world_size
+        loss = sum_over_ranks(self.meter.read(), self.strategy.data, self.device) / self.strategy.data_size
         if math.isfinite(loss) or not self.meter.filter_nan:
             self.total_loss += loss
         else:

@@ -100,7 +100,7 @@ def _round_before(trainer: Any, folder: Path, loader: Any) -> int:
     size = trainer.state.train_batch_size or trainer._train_batch_size
     config = arguments_of(folder).get("accelerator_config")
     splits = isinstance(config, dict) and config.get("split_batches")  # words, where an older release wrote them
-    ranks = world_size_of(folder) or trainer.args.world_size
+    ranks = world_size_of(folder) or trainer._strategy.data_size
     return int(size) if splits else int(size) * ranks
 
 

@@ -195,11 +195,11 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
 
 
 def announce(trainer: Any, horizon: Horizon, place: Place) -> None:
-    args, numbers = trainer.args, f"{trainer.get_num_trainable_parameters():,}"
+    accumulated, numbers = trainer.args.gradient_accumulation_steps, f"{trainer.get_num_trainable_parameters():,}"
     logger.info("training %s parameters on %s samples, to step %s", numbers, horizon.num_examples, horizon.max_steps)
     logger.info(
-        "a step takes %d samples: %d a device, %d processes, %d accumulated",
-        horizon.total_batch_size, trainer._train_batch_size, args.world_size, args.gradient_accumulation_steps,
+        "a step takes %d samples: %d a device, %d data ranks, %d accumulated",
+        horizon.total_batch_size, trainer._train_batch_size, trainer._strategy.data_size, accumulated,
     )  # fmt: skip
     if trainer.state.global_step:
         logger.info(

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from trainwright.distributed.collectives import sum_over_ranks
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,13 +77,5 @@ class Work:
         """Add what all ranks have seen to the state; all of them together."""
         if self.trainer.args.include_num_input_tokens_seen != "no":
             seen, self._unseen = int(self._unseen), 0
-            self.trainer.state.num_input_tokens_seen += int(sum_over_ranks(seen, self.trainer.args.device))
-
-
-def sum_over_ranks(value: float, device: torch.device) -> float:
-    """The sum of a number that every rank has."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return value
-    total = torch.tensor(value, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
-    torch.distributed.all_reduce(total)
-    return total.item()
+            seen_by_all = sum_over_ranks(seen, self.trainer._strategy.data, self.trainer.args.device)
+            self.trainer.state.num_input_tokens_seen += int(seen_by_all)
