@@ -71,7 +71,7 @@ class PendingPush:
 
 
 class Reconciler:
-    """``reconcile`` brings one TrainingJob in line; it keeps no state but the pushes that wait to be written, and parsed specs."""
+    """``reconcile`` brings one TrainingJob in line; it keeps parsed specs, and pushes that wait to be written."""
 
     def __init__(
         self,
