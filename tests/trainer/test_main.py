@@ -161,7 +161,7 @@ def test_a_translator_tells_how_like_its_texts_are(folder: Path, monkeypatch: py
             {"dataset": {"source": "a.txt", "evalSource": "other.csv"}, "sample": None},
             ["columns.text", "to evaluate on", "theirs: a, b"],
         ),
-        ({"sample": {"prompt": ["x"]}}, ["spec.sample.prompt", "did you mean 'prompts'?"]),
+        ({"sample": {"prompt": ["x"]}}, ["spec.sample.prompt", "did you mean prompts?"]),
     ],
 )
 def test_what_does_not_go_together(

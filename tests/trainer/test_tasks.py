@@ -271,14 +271,14 @@ CAUSAL = {"task": "CausalLM", "model": GPT2, "dataset": {"source": "lines.txt"}}
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"task": "CausalML"}, ["spec.task", "did you mean 'CausalLM'?"]),
+        ({"task": "CausalML"}, ["spec.task", "did you mean CausalLM?"]),
         ({"task": None}, ["spec.task", "is missing"]),
         ({"task": "MaskedLM"}, ["spec.task", "'gpt2' cannot do MaskedLM", "CausalLM"]),
         ({"dataset": {}}, ["spec.dataset.source", "is missing"]),
-        ({"dataset": {"source": "lines.txt", "blocksize": 3}}, ["spec.dataset.blocksize", "did you mean 'blockSize'?"]),
+        ({"dataset": {"source": "lines.txt", "blocksize": 3}}, ["spec.dataset.blocksize", "did you mean blockSize?"]),
         ({"dataset": {"source": "lines.txt", "blockSize": 128}}, ["spec.dataset.blockSize", "128", "positions for 64"]),
         ({"dataset": {"source": "lines.txt", "maxLength": 65}}, ["spec.dataset.maxLength", "65", "positions for 64"]),
-        ({"dataset": {"source": "lines.txt", "columns": {"text": "txt"}}}, ["columns.text", "did you mean 'text'?"]),
+        ({"dataset": {"source": "lines.txt", "columns": {"text": "txt"}}}, ["columns.text", "did you mean text?"]),
         ({"dataset": {"source": "chats.jsonl"}}, ["columns.text", "'messages' holds chats", "apply_chat_template"]),
         (
             {"dataset": {"source": "chats.jsonl", "columns": {"text": "messages"}}},
@@ -289,11 +289,11 @@ CAUSAL = {"task": "CausalLM", "model": GPT2, "dataset": {"source": "lines.txt"}}
             ["spec.trainingArguments.metricForBestModel: no evaluation gives f1; choose one of loss"],
         ),
         ({"model": {"source": "gpt2", "fromConfig": {}, "tokenizer": None}}, ["spec.model.tokenizer", "'bytes'"]),
-        ({"model": {"source": "gtp2", "fromConfig": {}}}, ["spec.model.source", "did you mean 'gpt2'?"]),
+        ({"model": {"source": "gtp2", "fromConfig": {}}}, ["spec.model.source", "did you mean gpt2?"]),
         ({"model": {"source": "./nowhere"}}, ["spec.model.source", "'./nowhere' is no folder"]),
         (
             {"model": {"source": "gpt2", "fromConfig": {"n_layers": 1}}},
-            ["fromConfig.n_layers", "did you mean 'n_layer'"],
+            ["fromConfig.n_layers", "did you mean n_layer"],
         ),
         ({"model": {"source": "gpt2", "fromConfig": {"n_layer": "x"}}}, ["fromConfig.n_layer", "int"]),
         ({"model": {"source": "gpt2", "fromConfig": {"n_embd": 10, "n_head": 3}}}, ["spec.model.fromConfig"]),

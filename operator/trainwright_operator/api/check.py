@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from trainwright.nearest import did_you_mean
 from trainwright_operator.api.manifest import join
-from trainwright_operator.api.nearest import among, unknown_field
 from trainwright_operator.api.types import FREE, INT_OR_STRING, RULES, Problem, Rule, Schema
+from trainwright_operator.api.unknown_fields import unknown_field
 
 LONGEST_SHOWN = 60
 MOST_CHOICES = 20
@@ -196,7 +197,7 @@ def _string(schema: Schema, value: str, path: str) -> Iterator[Problem]:
 def _not_a_choice(schema: Schema, value: str) -> str:
     if len(schema["enum"]) == 1:
         return f"must be {_choices(schema)}, not {_shown(value)}"
-    near = among(value, schema["enum"])
+    near = did_you_mean(value, schema["enum"])
     if len(schema["enum"]) > MOST_CHOICES and near:
         return f"{_shown(value)} is not a choice{near} (`trainwright explain` lists all)"
     return f"{_shown(value)} is not one of {_choices(schema)}{near}"

@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trainwright.nearest import did_you_mean
 from trainwright_operator.api import declare, manifest, metadata, names
 from trainwright_operator.api.check import check, check_change, without_nulls
 from trainwright_operator.api.job import JobSpec
-from trainwright_operator.api.nearest import among
 from trainwright_operator.api.pool import AcceleratorPool
 from trainwright_operator.api.status import job_status
 from trainwright_operator.api.types import Problem, Rule, Schema
@@ -81,7 +81,7 @@ def problems(content: Any) -> list[Problem]:
     if kind is None:
         return [Problem("kind", f"is missing; give kind: {names.JOB_KIND} and apiVersion: {names.API_VERSION}")]
     if not isinstance(kind, str) or kind not in SCHEMAS:
-        return [Problem("kind", f"is {kind!r}, not one of {', '.join(SCHEMAS)}{among(str(kind), SCHEMAS)}")]
+        return [Problem("kind", f"is {kind!r}, not one of {', '.join(SCHEMAS)}{did_you_mean(str(kind), SCHEMAS)}")]
     return check(SCHEMAS[kind](), as_stored(content))
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from trainwright.arguments import Seq2SeqTrainingArguments
 from trainwright.arguments.fields import FIELDS
-from trainwright.arguments.names import FORMER, nearest
+from trainwright.arguments.names import FORMER
+from trainwright.nearest import did_you_mean
 from trainwright_operator.api import crd, manifest, mirror, names
 from trainwright_operator.commands import foreign, loading
 
@@ -241,4 +242,4 @@ _CARRIED: dict[str, tuple[str, Any]] = {
 
 
 def _why(name: str) -> str:
-    return FORMER.get(name, f"no argument has this name{nearest(name, FIELDS)}").removeprefix("nothing: ")
+    return FORMER.get(name, f"no argument has this name{did_you_mean(name, FIELDS)}").removeprefix("nothing: ")

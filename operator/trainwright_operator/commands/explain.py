@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from trainwright.nearest import nearest
 from trainwright_operator.api import declare, mirror, names
 from trainwright_operator.api.job import JobSpec
 from trainwright_operator.api.manifest import join
-from trainwright_operator.api.nearest import gone, nearest
 from trainwright_operator.api.pool import AcceleratorPool
 from trainwright_operator.api.status import job_status
 from trainwright_operator.api.types import FREE, INT_OR_STRING, RULES, Rule, Schema
+from trainwright_operator.api.unknown_fields import gone
 
 DONE, INVALID = 0, 2
 ARGUMENTS = "spec.trainingArguments"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from trainwright.nearest import nearest
 from trainwright_operator.api import crd, manifest, names
 from trainwright_operator.api.manifest import Document, ManifestError
-from trainwright_operator.api.nearest import nearest
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob, parse_job, parse_pool
 from trainwright_operator.core.placement.pools import BUILTIN, choose, place
 from trainwright_operator.core.placement.resources import check_resources

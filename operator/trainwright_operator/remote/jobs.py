@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from trainwright.nearest import did_you_mean
 from trainwright_operator.api.names import API_VERSION, JOB_KIND, JOB_PLURAL, LABEL_JOB, LABEL_JOB_UID
-from trainwright_operator.api.nearest import among
 from trainwright_operator.core.observe import maker_of
 from trainwright_operator.remote.cluster import Absent, Cluster, Object, RemoteError
 
@@ -48,7 +48,7 @@ def _missing(cluster: Cluster, name: str) -> str:
         return NO_OPERATOR
     except RemoteError:
         there = []
-    hint = among(name, there) or _elsewhere(cluster, name)
+    hint = did_you_mean(name, there) or _elsewhere(cluster, name)
     return f"no {JOB_KIND} named {name!r} in namespace {namespace}{hint}"
 
 

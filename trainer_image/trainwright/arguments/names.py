@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from trainwright.nearest import did_you_mean
+
 from .errors import Problem
 from .fields import FIELDS
 
@@ -85,7 +87,7 @@ def _hint(name: str, known: Collection[str]) -> str:
         return _former(ELSEWHERE[name])
     if name in FIELDS and FIELDS[name].seq2seq:
         return "is an argument of Seq2SeqTrainingArguments"
-    return f"is not an argument{nearest(name, known)}"
+    return f"is not an argument{did_you_mean(name, known)}"
 
 
 def _former(now: str) -> str:
@@ -95,24 +97,7 @@ def _former(now: str) -> str:
 
 def not_one_of(word: Any, choices: Collection[str]) -> str:
     """What is wrong with ``word``: the choices, or of many the one that is near."""
-    near = nearest(word, choices)
+    near = did_you_mean(word, choices)
     if near and len(choices) > MOST_LISTED:
         return f"is not a choice{near}"
     return f"is not one of {', '.join(choices)}{near}"
-
-
-def nearest(word: Any, choices: Collection[str]) -> str:
-    """``; did you mean ...?`` when one of ``choices`` begins like ``word`` or is near it, otherwise nothing."""
-    from difflib import get_close_matches  # only where something is wrong already
-
-    if not isinstance(word, str):
-        return ""
-    folded, wanted = {_fold(choice): choice for choice in choices}, _fold(word)
-    longer = [name for name in folded if len(wanted) > 2 and name.startswith(wanted)]
-    near = longer or get_close_matches(wanted, folded, n=1, cutoff=0.7)
-    return f"; did you mean {folded[near[0]]}?" if near else ""
-
-
-def _fold(name: str) -> str:
-    """Names that differ in case, dashes and underscores only are the same name."""
-    return name.replace("_", "").replace("-", "").lower()

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from trainwright.contract import DataError, UserError
-from trainwright.declarative.nearest import did_you_mean, some
+from trainwright.nearest import did_you_mean, some
 
 USUAL_NAMES = {
     "text": ("text", "content", "sentence", "sentence1", "premise", "question", "document", "article", "body", "code"),

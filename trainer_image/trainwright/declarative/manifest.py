@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from trainwright.contract import UserError
-from trainwright.declarative.nearest import did_you_mean
+from trainwright.nearest import did_you_mean
 
 T = TypeVar("T")
 

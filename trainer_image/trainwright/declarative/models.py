@@ -12,7 +12,7 @@ from trainwright.contract import UserError
 from trainwright.declarative.columns import Labels
 from trainwright.declarative.diagnosis import first_line, refuse
 from trainwright.declarative.manifest import ModelSpec
-from trainwright.declarative.nearest import did_you_mean, some
+from trainwright.nearest import did_you_mean, some
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -20,8 +20,8 @@ from trainwright.contract import DataError, UserError
 from trainwright.declarative import reading
 from trainwright.declarative.diagnosis import Unreachable, explain, first_line, refuse
 from trainwright.declarative.manifest import DatasetSpec
-from trainwright.declarative.nearest import did_you_mean, some
 from trainwright.declarative.sources import Source, resolve
+from trainwright.nearest import did_you_mean, some
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

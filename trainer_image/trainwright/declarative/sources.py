@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from trainwright.contract import DataError
 from trainwright.declarative.diagnosis import first_line, refuse
-from trainwright.declarative.nearest import did_you_mean, some
+from trainwright.nearest import did_you_mean, some
 
 STDLIB = "stdlib://"
 FORMATS = {

@@ -19,8 +19,8 @@ from trainwright.declarative import features
 from trainwright.declarative.features import Featurize, Recipe
 from trainwright.declarative.manifest import DatasetSpec
 from trainwright.declarative.metrics import classification_metrics, likeliest, tagging_metrics, text_metrics
-from trainwright.declarative.nearest import did_you_mean
 from trainwright.declarative.reading import Rows, fingerprint
+from trainwright.nearest import did_you_mean
 
 DEFAULT_BLOCK_SIZE = 1024
 PREPARATION = 1

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from trainwright.arguments.errors import NotCallableError, TrainerError, kind_of
-from trainwright.arguments.names import nearest
 from trainwright.callbacks.callback import EVENTS, TrainerCallback
 from trainwright.contract import DataError
 from trainwright.distributed.ranks import Ranks
+from trainwright.nearest import did_you_mean
 from trainwright.training.checks import takes
 
 Init = TypeVar("Init", bound=Callable[..., None])
@@ -65,7 +65,7 @@ def _unknown(name: str, names: Mapping[str, Any]) -> str:
         return f"{name}: is not an argument of the Trainer; use {FORMER[name]}"
     if name in _arguments():
         return f"{name}: is not an argument of the Trainer, but one of TrainingArguments; give it there"
-    return f"{name}: is not an argument of the Trainer{nearest(name, [n for n in names if n != 'self'])}"
+    return f"{name}: is not an argument of the Trainer{did_you_mean(name, [n for n in names if n != 'self'])}"
 
 
 def _arguments() -> Mapping[str, Any]:

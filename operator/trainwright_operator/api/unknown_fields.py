@@ -1,35 +1,15 @@
-"""What somebody meant by a name that does not exist."""
+"""What is wrong with the name of a field that does not exist: its right spelling, its place, or what became of it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from trainwright.nearest import nearest
 from trainwright_operator.api import declare, mirror
 from trainwright_operator.api.manifest import join
 
 MOST_LISTED = 14
-
-
-def among(word: str, choices: Collection[str]) -> str:
-    """``; did you mean steps?`` when one of ``choices`` is near, otherwise nothing."""
-    near = nearest(word, choices)
-    return f"; did you mean {near}?" if near else ""
-
-
-def nearest(word: str, choices: Collection[str]) -> str | None:
-    """The same name in another spelling (snake_case, other capitals), one that begins with it, or the most alike."""
-    from difflib import get_close_matches  # only where something is wrong already
-
-    folded = {_fold(choice): choice for choice in choices}
-    wanted = _fold(word)
-    longer = [name for name in folded if len(wanted) > 2 and name.startswith(wanted)]
-    near = [wanted] if wanted in folded else longer or get_close_matches(wanted, folded, n=1, cutoff=0.7)
-    return folded[near[0]] if near else None
-
-
-def _fold(name: str) -> str:
-    return name.replace("_", "").replace("-", "").lower()
 
 
 def unknown_field(key: str, fields: dict[str, Any], path: str) -> str:
