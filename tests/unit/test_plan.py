@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -331,3 +333,10 @@ def _check(scene: Scene) -> None:
         assert restarts["counted"] == sum(entry["outcome"] == "Failed" for entry in before)
         assert restarts["disruptions"] == sum(entry["outcome"] == "Disrupted" for entry in before)
     assert len(scene.holding() & {"Running", "Suspended", "Succeeded", "Failed", "Restarting"}) <= 1
+
+
+def test_the_plan_loads_nothing_that_touches_a_cluster_or_this_machine():
+    probe = "import sys, trainwright_operator.core.plan; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
+    shell = {"kopf", "aiohttp", "kubernetes", "cryptography", "prometheus_client", "rich", "torch", "transformers"}
+    assert not (shell | {"asyncio", "socket", "ssl", "subprocess"}) & set(loaded)
