@@ -73,6 +73,19 @@ def test_files_that_are_named_are_there(page: Path) -> None:
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
+HOUSE = (ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md")
+TRAINER, OPERATOR = ROOT / "trainer_image", ROOT / "operator"
+PACKAGES = (TRAINER / "trainwright", OPERATOR / "trainwright_operator", TRAINER, OPERATOR, ROOT)
+
+
+@pytest.mark.parametrize("page", HOUSE, ids=title)
+def test_rooms_and_modules_that_are_named_are_there(page: Path) -> None:
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.py))`", page.read_text(encoding="utf-8")))
+    lost = [name for name in sorted(named) if not any((package / name).exists() for package in PACKAGES)]
+    assert named
+    assert lost == []
+
+
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
