@@ -148,8 +148,9 @@ $(PACKAGE)/.ready:
 
 # What is generated
 
-crds: setup ## write crds/ from the Python types
+crds: setup ## write crds/ and the fields of a pool in the chart's values.schema.json from the Python types
 	$(BIN)/python -m trainwright_operator.api.crd crds
+	$(BIN)/python charts/values_schema.py
 
 chart: setup cluster-tools ## lint the chart and write charts/bundle from it
 	@helm=$$(cd tests && $(BIN)/python -c 'from cluster import programs; print(programs.program("helm"))') && \
