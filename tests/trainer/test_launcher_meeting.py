@@ -9,7 +9,7 @@ from trainer.receiver import Receiver
 NEVER = 1e9  # a busy machine may take its time
 SOON = """
 from trainwright.launch import rendezvous
-rendezvous.FIRST_WORD_SECONDS = {seconds}
+rendezvous.FIRST_LOG_SECONDS = {seconds}
 from trainwright.launch.launcher import main
 main()
 """
@@ -87,13 +87,13 @@ def test_a_gang_that_meets_at_once_says_so_to_the_operator_alone(tmp_path):
 
 SHUT = """
 from trainwright.launch import meeting, rendezvous
-rendezvous.FIRST_WORD_SECONDS = {seconds}
+rendezvous.FIRST_LOG_SECONDS = {seconds}
 meeting.CONNECT_SECONDS = 1.0
-offer = meeting.Reach.offer
-def told(self, store):
-    offer(self, store)
+open_port = meeting.ReachabilityCheck.open_port
+def publish_closed_port(self, store):
+    open_port(self, store)
     store.set(f"at/{{self._place.node_rank}}", "127.0.0.1 {port}")
-meeting.Reach.offer = told
+meeting.ReachabilityCheck.open_port = publish_closed_port
 from trainwright.launch.launcher import main
 main()
 """
@@ -110,6 +110,6 @@ def test_nodes_that_meet_and_reach_no_other_port_say_so_and_go_on(tmp_path):
         words = gang_of(operator)[-1]["waits"]
         (tmp_path / "told").touch()
         assert gang.wait() == [0, 0]
-    assert f"and does not reach it at 127.0.0.1:{port} (timed out)" in words
+    assert f"but does not reach it at 127.0.0.1:{port} (timed out)" in words
     assert gang_of(operator)[0] == {"met": True}
-    assert "node 1 has met node 0 and does not reach it" in gang.log(1)
+    assert "node 1 has met node 0 but does not reach it" in gang.log(1)

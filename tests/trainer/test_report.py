@@ -10,7 +10,7 @@ from trainwright.callbacks.state import TrainerControl, TrainerState
 from trainwright.contract import MAX_METRICS, UserError
 from trainwright.integrations.reporter import Meter, Reporter, merged
 from trainwright.launch import nodefiles
-from trainwright.launch.push import Endpoint, Poster, Refused
+from trainwright.launch.push import Endpoint, Poster, PushRefused
 
 ARGS = SimpleNamespace(
     output_dir="/output", gradient_accumulation_steps=2, world_size=4, metric_for_best_model="eval_loss"
@@ -98,7 +98,7 @@ def test_a_push_that_failed_is_made_good(reporters, capfd):
         reporter.on_train_begin(ARGS, state, CONTROL)
         receiver.wait_for(lambda: len(receiver.documents) >= 3)
     assert receiver.documents[2]["trainwright"]["step"] == 1
-    assert capfd.readouterr().err.count("progress is not reported for now: Refused: 503") == 1
+    assert capfd.readouterr().err.count("progress is not reported for now: PushRefused: 503") == 1
 
 
 def test_an_endpoint_that_is_down_disturbs_nothing(reporters, tmp_path):
@@ -131,9 +131,9 @@ def test_https_is_verified_and_the_token_is_read_anew(tmp_path):
 def test_a_refusal_says_when_to_come_back():
     with Receiver() as receiver:
         receiver.answers = [429]
-        with pytest.raises(Refused, match="429"):
+        with pytest.raises(PushRefused, match="429"):
             Poster(Endpoint(receiver.url)).post({})
-    assert Refused(429, "Too Many", 7.0).retry_after == 7.0
+    assert PushRefused(429, "Too Many", 7.0).retry_after == 7.0
 
 
 @pytest.mark.parametrize("url", ["http://operator.example/x", "ftp://localhost/x", "operator"])

@@ -54,7 +54,7 @@ def test_a_script_goes_on_by_itself_in_the_output_of_its_job(tmp_path: Path) -> 
     assert f"going on from {output / 'checkpoint-4'} of this job" in logs[1]
     assert "first [5, 6]" in logs[1]
     assert "second [1, 2, 3, 4, 5, 6]" in logs[1]
-    assert logs[1].count("the job states learning_rate, and the script has not read them") == 1
+    assert logs[1].count("the job sets learning_rate, but the script has not read them") == 1
     assert models(tmp_path / "output") == [output]
     assert gang.word().checkpoint == "out-a/checkpoint-6"
 
@@ -67,7 +67,7 @@ def of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(ENV_JOB_FILE, str(tmp_path / "job.json"))
     monkeypatch.setenv(ENV_OUTPUT_DIR, str(tmp_path / "output"))
     monkeypatch.setattr(job, "_read", [])
-    monkeypatch.setattr(job, "_begun", [])
+    monkeypatch.setattr(job, "_trainings", [])
     return tmp_path / "output"
 
 
@@ -75,16 +75,16 @@ def test_arguments_come_from_the_job(of_a_job: Path, capsys: pytest.CaptureFixtu
     args = TrainingArguments.from_job(max_steps=9, use_cpu=True)
     assert (args.learning_rate, args.max_steps, args.output_dir) == (0.25, 9, str(of_a_job))
     assert Seq2SeqTrainingArguments.from_job(predict_with_generate=True, use_cpu=True).learning_rate == 0.25
-    job.tell_unread()
+    job.warn_if_arguments_unread()
     assert capsys.readouterr().err == ""
 
 
 def test_arguments_that_nobody_reads_are_told_once(of_a_job: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job.tell_unread()
-    job.tell_unread()
+    job.warn_if_arguments_unread()
+    job.warn_if_arguments_unread()
     told = capsys.readouterr().err.splitlines()
     assert [line.partition(";")[0] for line in told] == [
-        "trainingArguments: the job states learning_rate, max_steps, and the script has not read them"
+        "trainingArguments: the job sets learning_rate, max_steps, but the script has not read them"
     ]
 
 
@@ -106,13 +106,13 @@ def test_a_folder_that_goes_with_the_pod_is_told(
 ) -> None:
     mounted = str(of_a_job)
     monkeypatch.setattr(os.path, "ismount", lambda place: str(place) in ("/", mounted))
-    job.warn_of_lost("/scratch/a")
+    job.warn_if_ephemeral("/scratch/a")
     assert caplog.text == ""  # on a machine of one's own nothing goes
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    job.warn_of_lost(f"{mounted}/out-a")
+    job.warn_if_ephemeral(f"{mounted}/out-a")
     assert caplog.text == ""
-    job.warn_of_lost("/scratch/a")
-    assert "output_dir: /scratch/a is on the pod's own disk and goes with the pod; write below" in caplog.text
+    job.warn_if_ephemeral("/scratch/a")
+    assert "output_dir: /scratch/a is on the pod's own disk and is lost with the pod; use" in caplog.text
 
 
 def test_models_are_found_where_they_are(tmp_path: Path) -> None:

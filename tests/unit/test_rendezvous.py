@@ -128,7 +128,7 @@ def test_who_meets_soon_says_nothing(name):
     wait_for, errors, _ = CASES[name]
     place, wait, told = waiting()
     wait_for(place, wait, failing(*errors[:9]))
-    assert (told, wait.told) == ([], False)
+    assert (told, wait.reported) == ([], False)
 
 
 @pytest.mark.parametrize("name", CASES)

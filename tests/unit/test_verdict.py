@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from trainwright.contract import MAX_TERMINATION_BYTES, EndedBy, ExitCode
-from trainwright.launch.verdict import Failure, RankExit, in_words, judge, termination
+from trainwright.launch.verdict import Failure, RankExit, decide, exit_message, termination
 
 DONE = RankExit(0, 0, 1.0)
 PREEMPTED = RankExit(0, 143, 2.0)
@@ -50,15 +50,15 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_judge(name):
+def test_the_first_failure_and_the_stop_decide_how_a_node_ends(name):
     exits, stopped, hung, lost, code, rank, by = CASES[name]
-    end = judge(exits, stopped=stopped, hung=hung, lost=lost)
+    end = decide(exits, stopped=stopped, hung=hung, lost=lost)
     assert (end.code, end.rank, end.by) == (code, rank, by)
     assert termination(end).ended_by == (None if code == 0 else by)
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [
         (3, "rank 4 ended with exit code 3"),
         (139, "rank 4 was killed by SIGSEGV"),
@@ -66,8 +66,8 @@ def test_judge(name):
         (255, "code 255"),
     ],
 )
-def test_a_rank_without_words_is_put_into_words(code, words):
-    assert words in in_words(4, code)
+def test_a_rank_that_wrote_no_error_gets_a_message_from_its_exit_code(code, message):
+    assert message in exit_message(4, code)
 
 
 def test_termination_joins_end_report_and_heartbeat():

@@ -1,7 +1,7 @@
-"""Tells how a run is doing: a heartbeat for the launcher, progress for the operator, and the last report of all.
+"""Reports a run: a heartbeat for the launcher, progress for the operator, and the last report.
 
-On the training thread a step costs two stores into shared memory. All else happens on a thread of rank 0 that looks at
-the trainer's state now and then, and at once when something was logged, evaluated or saved.
+On the training thread, a step costs two stores into shared memory. The rest runs on a thread of rank 0, which reads the
+trainer's state at intervals, and at once after a log, an evaluation or a save.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from trainwright.contract import (
     UserError,
 )
 from trainwright.launch import nodefiles
-from trainwright.launch.push import Courier, Endpoint, Poster
+from trainwright.launch.push import Endpoint, Poster, Publisher
 
 INTERVAL_SECONDS = 5.0
-"""How often a changed step is told when nothing else happened; events are told at once."""
+"""How often a changed step is reported; events are reported at once."""
 LOCAL_INTERVAL_SECONDS = 1.0
-"""The same where it costs no network: to this machine's own address, or to the launcher alone."""
+"""The same without a network: to an address of this machine, or only to the launcher."""
 FLUSH_SECONDS = 3.0
 """How long the end of the process waits for the last push."""
 RATE_WINDOW_SECONDS = 60.0
@@ -44,12 +44,12 @@ _NOT_METRICS = ("epoch", "step", "total_flos")
 
 
 class Reporter(TrainerCallback):
-    """The callback that reports. The Trainer adds one by itself where :meth:`from_environment` gives one.
+    """The callback that reports. The Trainer adds the one from :meth:`from_environment`, if any.
 
-    It works under any trainer that calls the events of Hugging Face's ``TrainerCallback``.
+    It works with any trainer that calls the events of Hugging Face's ``TrainerCallback``.
 
     Attributes:
-        data_size: Processes that read different samples; None for all of them.
+        data_size: The number of processes that read different samples; None for all.
     """
 
     def __init__(
@@ -61,21 +61,21 @@ class Reporter(TrainerCallback):
         interval: float = INTERVAL_SECONDS,
     ) -> None:
         self._folder = folder
-        self._beat = _heart(folder)
+        self._beat = _heartbeat(folder)
         self._poster = Poster(endpoint) if endpoint else None
         self._reports = rank == 0
         self._interval = interval
-        self._courier: Courier | None = None
+        self._publisher: Publisher | None = None
         self._training = False
         self._source: tuple[Any, Any] | None = None
         self._known = Progress(attempt=attempt)
-        self._told: Progress | None = None
+        self._reported: Progress | None = None
         self._meter = Meter()
         self.data_size: int | None = None
 
     @classmethod
     def from_environment(cls) -> Reporter | None:
-        """None outside a launcher and without an endpoint: then there is nobody to tell."""
+        """None if there is neither a launcher nor an endpoint to report to."""
         folder, endpoint = nodefiles.node_dir(), _endpoint()
         if folder is None and endpoint is None:
             return None
@@ -93,22 +93,22 @@ class Reporter(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self._training = True
         self._meter = Meter()
-        self._tell(args, state)
+        self._report(args, state)
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-        self._tell(args, state, **self._with_metrics(logs or {}))
+        self._report(args, state, **self._with_metrics(logs or {}))
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):  # type: ignore[no-untyped-def]
-        self._tell(args, state, **self._with_metrics(metrics or {}))
+        self._report(args, state, **self._with_metrics(metrics or {}))
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-        self._tell(args, state, checkpoint={"path": _relative(path, args), "step": state.global_step, "time": _now()})
+        self._report(args, state, checkpoint={"path": _relative(path, args), "step": state.global_step, "time": _now()})
 
     def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self._training = False
         self._beat(nodefiles.RESTING)
-        self._tell(args, state)
+        self._report(args, state)
 
     def _with_metrics(self, new: dict[str, Any]) -> dict[str, Any]:
         metrics, left_out = merged(self._known.metrics, new)
@@ -116,31 +116,31 @@ class Reporter(TrainerCallback):
 
     def close(self) -> None:
         """Writes the last report and pushes it, within :data:`FLUSH_SECONDS`. Called at the end of the process."""
-        if self._courier is not None:
+        if self._publisher is not None:
             atexit.unregister(self.close)
-            self._courier.close(FLUSH_SECONDS)
+            self._publisher.close(FLUSH_SECONDS)
             self._write(self._progress())
 
-    def _tell(self, args: Any, state: Any, **news: Any) -> None:
-        """Takes note of what happened and lets the courier tell it."""
+    def _report(self, args: Any, state: Any, **changes: Any) -> None:
+        """Stores the changes and lets the publisher report them soon."""
         if self._training:
             self._beat(state.global_step)
         if not self._reports:
             return
-        self._known = replace(self._known, **news)
+        self._known = replace(self._known, **changes)
         self._source = (args, state)
-        if self._courier is None:
-            self._courier = Courier(self._collect, self._deliver, _complain, self._interval)
+        if self._publisher is None:
+            self._publisher = Publisher(self._collect, self._deliver, _log_failure, self._interval)
             atexit.register(self.close)
-        self._courier.urge()
+        self._publisher.publish_soon()
 
-    # What follows runs on the courier's thread.
+    # The methods below run on the publisher's thread.
 
-    def _collect(self, urged: bool) -> dict[str, Any] | None:
+    def _collect(self, urgent: bool) -> dict[str, Any] | None:
         progress = self._progress()
-        if not urged and self._told is not None and progress.step == self._told.step:
+        if not urgent and self._reported is not None and progress.step == self._reported.step:
             return None
-        self._told = progress
+        self._reported = progress
         self._write(progress)
         return progress.to_wire(_now())
 
@@ -165,7 +165,7 @@ class Reporter(TrainerCallback):
             self._poster.post(document)
 
 
-def _heart(folder: Path | None) -> Callable[[int], None]:
+def _heartbeat(folder: Path | None) -> Callable[[int], None]:
     if folder is None:
         return lambda step: None
     return nodefiles.Heartbeat(nodefiles.heartbeat_path(folder, nodefiles.local_rank())).beat
@@ -178,7 +178,7 @@ def _endpoint() -> Endpoint | None:
     try:
         return Endpoint(url, os.environ.get(ENV_PROGRESS_CA), os.environ.get(ENV_PROGRESS_TOKEN))
     except UserError as error:
-        _complain(str(error))
+        _log_failure(str(error))
         return None
 
 
@@ -190,15 +190,15 @@ class _Sample:
 
 
 class Meter:
-    """Speed and remaining time over the last minute, from what the trainer counts anyway."""
+    """Speed and remaining time over the last minute, from the trainer's own counters."""
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
 
     def read(self, args: Any, state: Any, now: float, training: bool, data_size: int | None = None) -> dict[str, Any]:
-        """``remaining_seconds``, ``samples_per_second``, ``tokens_per_second``; None each while it cannot be told.
+        """``remaining_seconds``, ``samples_per_second``, ``tokens_per_second``; each is None while unknown.
 
-        The first step is left out: it holds compilation and the filling of caches.
+        The first step is left out, because it includes compilation and the filling of caches.
         """
         data_size = data_size or args.world_size
         if state.global_step and training:
@@ -224,14 +224,14 @@ class Meter:
 
 
 def _tokens(state: Any, data_size: int) -> int:
-    """Over all data ranks: what the user asked to be counted, else what this rank counted on its own."""
+    """Tokens over all data ranks: the count that the user asked for, else this rank's count times their number."""
     return int(state.num_input_tokens_seen or getattr(state, "local_tokens", 0) * data_size)
 
 
 def merged(known: dict[str, float], new: dict[str, Any]) -> tuple[dict[str, float], int]:
-    """The newest value of each metric, of :data:`MAX_METRICS` at most, and how many found no room.
+    """The newest value of each metric, at most :data:`MAX_METRICS`, and how many were left out because of that limit.
 
-    What is no number is passed over.
+    Values other than numbers are ignored.
     """
     numbers = {
         name: float(value)
@@ -269,5 +269,5 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _complain(problem: str) -> None:
+def _log_failure(problem: str) -> None:
     print(f"progress is not reported for now: {problem}", file=sys.stderr, flush=True)

@@ -1,1 +1,1 @@
-"""What the launcher is made of: torch's elastic agent, the watch over the ranks, and the verdict on how a pod ends."""
+"""The launcher: torch's elastic agent, the supervision of the ranks, and the decision about how the pod ends."""

@@ -1,8 +1,8 @@
-"""Torch's own elastic agent with our overseer in it.
+"""Torch's elastic agent, with our supervisor inside.
 
-The agent keeps the store, numbers the ranks, binds them to cores and starts them, as torchrun does. What it would do at
-the end is left to the overseer: by itself it signals whole process groups, waits 30 s whatever the grace period, and
-waits 300 s for nodes that will never come.
+As in torchrun, the agent keeps the store, numbers the ranks, binds them to cores and starts them. The supervisor, not
+torch, handles the end, because torch signals whole process groups, waits 30 s regardless of the grace period, and waits
+300 s for nodes that never come.
 """
 
 from __future__ import annotations
@@ -24,52 +24,52 @@ from torch.distributed.elastic.rendezvous import RendezvousInfo
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 from torch.distributed.launcher.api import LaunchConfig
 
-from trainwright.launch.meeting import Herald, Reach
+from trainwright.launch.meeting import GangReporter, ReachabilityCheck
 from trainwright.launch.peers import Peers
 from trainwright.launch.rank_log import RankLog
-from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, checks, named, wait_for_port
-from trainwright.launch.supervisor import Overseer
+from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, named, network_hint, wait_for_port
+from trainwright.launch.supervisor import Supervisor
 
 TICK_SECONDS = 0.1
 _OURS = (signal.SIGTERM, signal.SIGINT)
 
 
 class PodAgent(LocalElasticAgent):
-    """Starts the ranks of one node, and hands every look at them to the overseer."""
+    """Starts the ranks of one node and leaves their monitoring to the supervisor."""
 
-    def __init__(self, spec: WorkerSpec, logs: LogsSpecs, overseer: Overseer, place: Place) -> None:
+    def __init__(self, spec: WorkerSpec, logs: LogsSpecs, supervisor: Supervisor, place: Place) -> None:
         super().__init__(spec, logs)
-        self._overseer, self._place = overseer, place
+        self._supervisor, self._place = supervisor, place
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        self._overseer.starting = True
+        self._supervisor.starting = True
         if self._place.nodes > 1:
-            self._overseer.peers = Peers(worker_group.store, self._place.node_rank, self._place.nodes)
+            self._supervisor.peers = Peers(worker_group.store, self._place.node_rank, self._place.nodes)
         handlers = {signum: signal.getsignal(signum) for signum in _OURS}
         pids: dict[int, Any] = super()._start_workers(worker_group)
-        for signum, handler in handlers.items():  # torch before 2.11 takes them, whatever it is told
+        for signum, handler in handlers.items():  # torch before 2.11 replaces them in spite of its own setting
             signal.signal(signum, handler)
-        self._overseer.started(pids, self._place.ranks.start)
+        self._supervisor.started(pids, self._place.ranks.start)
         return pids
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        if self._overseer.tick():
+        if self._supervisor.tick():
             return RunResult(state=WorkerState.HEALTHY)
         result: RunResult = super()._monitor_workers(worker_group)
         return result
 
     def _exit_barrier(self) -> None:
-        while not self._overseer.may_leave():
+        while not self._supervisor.may_leave():
             time.sleep(TICK_SECONDS)
 
 
-class Meeting(StaticTCPRendezvous):
-    """Torch's static rendezvous, whose store waits for all nodes without a word: here each says for whom it waits."""
+class GangRendezvous(StaticTCPRendezvous):
+    """Torch's static rendezvous, but a waiting node logs which nodes it waits for; torch's store waits silently."""
 
-    def __init__(self, place: Place, run_id: str, herald: Herald, wait: Wait) -> None:
+    def __init__(self, place: Place, run_id: str, reporter: GangReporter, wait: Wait) -> None:
         super().__init__(place.master, place.port, place.node_rank, place.nodes, run_id, place.timeout)
-        self._place, self._herald, self._wait = place, herald, wait
-        self._reach = Reach(place, herald)
+        self._place, self._reporter, self._wait = place, reporter, wait
+        self._reachability = ReachabilityCheck(place, reporter)
 
     def next_rendezvous(self) -> RendezvousInfo:
         self._store = self._meet()
@@ -89,38 +89,38 @@ class Meeting(StaticTCPRendezvous):
             multi_tenant=True,
         )
         if place.nodes > 1:
-            self._reach.offer(store)
+            self._reachability.open_port(store)
         if place.node_rank > 0:
             store.set(f"here/{place.node_rank}", "1")
-            self._until(store, ["met"], self._as_guest)
+            self._wait_for(store, ["met"], self._log_waiting_for_gang)
         elif place.nodes > 1:
-            self._until(store, [f"here/{node}" for node in range(1, place.nodes)], self._as_host)
+            self._wait_for(store, [f"here/{node}" for node in range(1, place.nodes)], self._log_absent_nodes)
             store.set("met", "1")
-        self._herald.met(self._wait)
+        self._reporter.met(self._wait)
         if place.nodes > 1:
-            self._reach.try_next(store)
+            self._reachability.check_next(store)
         return store
 
-    def _until(self, store: TCPStore, keys: list[str], goes_on: Callable[[TCPStore], None]) -> None:
+    def _wait_for(self, store: TCPStore, keys: list[str], on_timeout: Callable[[TCPStore], None]) -> None:
         while True:
             try:
                 store.wait(keys, timedelta(seconds=self._wait.patience))
                 return
-            except DistStoreError:  # they are not all there yet
-                goes_on(store)
+            except DistStoreError:  # some keys are not set yet
+                on_timeout(store)
 
-    def _as_host(self, store: TCPStore) -> None:
+    def _log_absent_nodes(self, store: TCPStore) -> None:
         absent = [node for node in range(1, self._place.nodes) if not store.check([f"here/{node}"])]
         if absent:
             where = f"at {self._place.master}:{self._place.port}"
-            self._wait.goes_on(f"{where} for {named(absent)}", f"see their logs; {checks(self._place)}")
+            self._wait.still_waiting(f"{where} for {named(absent)}", f"see their logs; {network_hint(self._place)}")
 
-    def _as_guest(self, store: TCPStore) -> None:
-        self._wait.goes_on("with node 0 for other nodes", "the log of node 0 says for which")
+    def _log_waiting_for_gang(self, store: TCPStore) -> None:
+        self._wait.still_waiting("with node 0 for other nodes", "the log of node 0 says for which")
 
 
 class PodStreams(LogsSpecs):
-    """Ranks write to the pod's own log; each line of several ranks says whose it is."""
+    """Sends the output of the ranks to the pod's log; with several ranks, each line is prefixed with its rank."""
 
     def __init__(self, log: RankLog | None = None) -> None:
         super().__init__()
@@ -142,27 +142,29 @@ class PodStreams(LogsSpecs):
         return os.devnull
 
 
-def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer, herald: Herald, wait: Wait) -> PodAgent:
-    """Runs ``command`` (arguments to Python) in every rank of this node until the last one ended.
+def run(
+    place: Place, run_id: str, command: Sequence[str], supervisor: Supervisor, reporter: GangReporter, wait: Wait
+) -> PodAgent:
+    """Runs ``command`` (arguments to Python) in every rank of this node until the last rank has ended.
 
-    On node 0 the store lives as long as the agent that is returned: the other nodes may still need it.
+    On node 0 the store lives as long as the returned agent, because the other nodes may still need it.
 
     Raises:
-        RendezvousFailed: the store could not be made or reached in time.
+        RendezvousFailed: the store could not be created or reached in time.
     """
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others are the launcher's
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the launcher handles the other signals
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
-    log = RankLog(overseer.folder) if place.per_node > 1 else None
-    meeting = Meeting(place, run_id, herald, wait)
-    agent = PodAgent(_spec(place, meeting, command), PodStreams(log), overseer, place)
+    log = RankLog(supervisor.folder) if place.per_node > 1 else None
+    gang_rendezvous = GangRendezvous(place, run_id, reporter, wait)
+    agent = PodAgent(_spec(place, gang_rendezvous, command), PodStreams(log), supervisor, place)
     try:
         if log is not None:
             log.start()
         agent.run()
         return agent
     except RuntimeError as error:
-        if overseer.starting:
+        if supervisor.starting:
             raise
         raise RendezvousFailed(f"node {place.node_rank}: {place.master}:{place.port}: {_first_line(error)}") from error
     finally:
@@ -170,12 +172,12 @@ def run(place: Place, run_id: str, command: Sequence[str], overseer: Overseer, h
             log.close()
 
 
-def _spec(place: Place, meeting: Meeting, command: Sequence[str]) -> WorkerSpec:
+def _spec(place: Place, gang_rendezvous: GangRendezvous, command: Sequence[str]) -> WorkerSpec:
     config = LaunchConfig(place.nodes, place.nodes, place.per_node, logs_specs=PodStreams())
     return WorkerSpec(
         role="trainer",
         local_world_size=place.per_node,
-        rdzv_handler=meeting,
+        rdzv_handler=gang_rendezvous,
         entrypoint=sys.executable,
         args=tuple(command),
         max_restarts=0,

@@ -1,8 +1,8 @@
-"""What every rank does around its own work: say in one line why it failed, and end in bounded time.
+"""Wraps the work of every rank: reports a failure in one line, and ends the process in bounded time.
 
-``run(main)`` is the whole of a rank's ``__main__``; ``python -m trainwright.launch.entry SCRIPT [ARGS]`` runs
-a user's own file under it, as ``python SCRIPT ARGS`` would. Standard library only: a script may not need
-torch, and its image may hold nothing else of ours.
+``run(main)`` is the whole ``__main__`` of a rank. ``python -m trainwright.launch.entry SCRIPT [ARGS]`` runs a user's
+file the same way, like ``python SCRIPT ARGS``. Standard library only, because a script may not need torch, and its
+image may contain no other module of ours.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from types import FrameType, TracebackType
 from typing import NoReturn
 
 from trainwright.contract import ExitCode, UserError
-from trainwright.job import tell_unread
+from trainwright.job import warn_if_arguments_unread
 from trainwright.launch import nodefiles
 
 DUMP_SIGNAL = signal.SIGUSR1
-"""Asks a rank for the stacks of all its threads."""
+"""Makes a rank dump the stacks of all its threads."""
 EXIT_HANDLER_SECONDS = 10.0
 """How long a failed rank may spend in its ``atexit`` handlers."""
 MAX_ERROR_CHARACTERS = 1500
@@ -48,27 +48,27 @@ _DISTRIBUTIONS = {
     "PIL": "pillow", "bs4": "beautifulsoup4", "cv2": "opencv-python-headless", "dateutil": "python-dateutil",
     "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml",
 }  # fmt: skip
-"""Modules that pip knows by another name."""
+"""Modules whose distribution has another name on PyPI."""
 
 
 def run(main: Callable[[], object]) -> NoReturn:
-    """Runs a rank's work and ends the process: the exit code of a :class:`UserError` or ``SystemExit``, else 0 or 1.
+    """Runs ``main`` and ends the process with the exit code of its :class:`UserError` or ``SystemExit``, else 0 or 1.
 
-    A :class:`UserError` prints one line; any other exception its traceback, without our own frames.
+    A :class:`UserError` prints one line; any other exception prints its traceback, without our own frames.
     """
     prepare()
     try:
         main()
-        tell_unread()
+        warn_if_arguments_unread()
     except BaseException as error:
-        code = _settle(error)
+        code = _report(error)
         if code != ExitCode.DONE:
             leave(code)
     finish()
 
 
 def prepare() -> None:
-    """Makes this process answer the launcher: stacks on SIGUSR1, an orderly end on SIGTERM."""
+    """Installs the signal handlers that the launcher relies on: SIGUSR1 dumps stacks, SIGTERM exits in order."""
     folder = nodefiles.node_dir()
     faulthandler.enable()
     if folder is not None:
@@ -78,27 +78,27 @@ def prepare() -> None:
 
 
 def finish() -> NoReturn:
-    """Ends the process well, as Python would: its threads joined, its ``atexit`` handlers run, its files flushed.
+    """Ends the process with code 0 as Python does: joins threads, runs ``atexit`` handlers, flushes files.
 
-    All but the destructors of C++: those of a process group that a script has not left abort the process now and then
-    ("terminate called without an active exception"), and a run that was trained to the end would count as failed.
+    It skips the C++ destructors. Those of a process group that the script has not destroyed sometimes abort the process
+    ("terminate called without an active exception"), and then a completed run would count as failed.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading._shutdown()  # type: ignore[attr-defined]
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        with contextlib.suppress(RuntimeError):  # a peer that is gone already is no concern of a run that is done
+        with contextlib.suppress(RuntimeError):  # a peer may have left already, which does not matter at this point
             distributed.destroy_process_group()
     gc.collect()
     _exit_now(ExitCode.DONE)
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process with ``code`` after its ``atexit`` handlers, waiting for no thread and no communicator.
+    """Ends the process with ``code`` after its ``atexit`` handlers, without waiting for threads or communicators.
 
-    Threads and collectives may wait for a peer that is gone; a failed rank must not.
+    Threads and collectives may wait for a peer that is gone, and a failed rank must not wait with them.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is leaving already
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is already exiting
     guard = threading.Timer(EXIT_HANDLER_SECONDS, os._exit, (code,))
     guard.daemon = True
     guard.start()
@@ -114,10 +114,10 @@ def _exit_now(code: int) -> NoReturn:
 
 
 def run_script(path: str, args: Sequence[str] = ()) -> None:
-    """Runs a Python file as ``python path args`` does: ``sys.argv``, ``sys.path[0]`` and ``__main__`` are its own.
+    """Runs a Python file as ``python path args`` does, with its own ``sys.argv``, ``sys.path[0]`` and ``__main__``.
 
     Raises:
-        UserError: there is no such file, it cannot be read, or it is not Python.
+        UserError: the file does not exist, cannot be read, or is not Python.
     """
     _check_script(path)
     sys.argv = [path, *args]
@@ -129,7 +129,7 @@ def run_module(name: str, args: Sequence[str] = ()) -> None:
     """Runs a module as ``python -m name args`` does.
 
     Raises:
-        UserError: there is no such module.
+        UserError: the module does not exist.
     """
     sys.argv = [name, *args]
     sys.path[0] = os.getcwd()
@@ -156,10 +156,10 @@ def _stop(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(int(ExitCode.PREEMPTED))
 
 
-def _settle(error: BaseException) -> int:
-    """Tells the log and the launcher about ``error``; returns the exit code it asks for."""
+def _report(error: BaseException) -> int:
+    """Reports ``error`` to the log and to the launcher; returns the exit code for it."""
     if isinstance(error, SystemExit):
-        return _settle_exit(error)
+        return _report_exit(error)
     if isinstance(error, UserError):
         _print(f"error: {_one_line(str(error))}")
         _record(error.exit_code, _one_line(str(error)))
@@ -167,15 +167,15 @@ def _settle(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
     place = _shown(error.__traceback__)
-    if (line := _of_the_image(error, place)) is not None:
-        return _settle(UserError(line))
+    if (line := _image_problem(error, place)) is not None:
+        return _report(UserError(line))
     sys.excepthook(type(error), error.with_traceback(place), place)
-    _record(1, _line(error, place), secondary=_says_peer_lost(error))
+    _record(1, _line(error, place), secondary=_is_lost_peer(error))
     return 1
 
 
-def _of_the_image(error: BaseException, trace: TracebackType | None) -> str | None:
-    """What every further attempt would meet in the same image: a module that is not there, or is not Python."""
+def _image_problem(error: BaseException, trace: TracebackType | None) -> str | None:
+    """The message for an error that every retry in the same image would repeat: a missing or invalid module."""
     if isinstance(error, SyntaxError) and not (error.filename or "<").startswith("<"):
         return f"{Path(str(error.filename)).name}, line {error.lineno}: {error.msg}"
     if not isinstance(error, ImportError) or not error.name or trace is None:
@@ -192,7 +192,7 @@ def _of_the_image(error: BaseException, trace: TracebackType | None) -> str | No
     return None
 
 
-def _settle_exit(error: SystemExit) -> int:
+def _report_exit(error: SystemExit) -> int:
     if error.code is None or isinstance(error.code, int):
         code = int(error.code or 0) & 0xFF
         if code not in (ExitCode.DONE, ExitCode.PREEMPTED):
@@ -215,7 +215,7 @@ def _print(text: str) -> None:
 
 
 def _shown(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the user's first frame on."""
+    """The traceback without our own frames at its start."""
     while trace is not None and trace.tb_frame.f_code.co_filename in _OWN_FRAMES:
         trace = trace.tb_next
     return trace
@@ -230,7 +230,7 @@ def _line(error: BaseException, trace: TracebackType | None = None) -> str:
 
 
 def _place(trace: TracebackType) -> str:
-    """Where the user's file last was."""
+    """The last position within the user's file."""
     frames = traceback.extract_tb(trace)
     last = [frame for frame in frames if frame.filename == frames[0].filename][-1]
     return f"{Path(last.filename).name}, line {last.lineno}"
@@ -240,8 +240,8 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())[:MAX_ERROR_CHARACTERS]
 
 
-def _says_peer_lost(error: BaseException) -> bool:
-    """Whether a collective or the store failed because a peer went away: the cause is another rank's."""
+def _is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective or the store failed because a peer went away, so that the cause is on another rank."""
     module, text = type(error).__module__, str(error).lower()
     return isinstance(error, RuntimeError) and (
         (module.startswith("torch") and "Dist" in type(error).__name__) or any(sign in text for sign in _LOST_PEER)

@@ -1,8 +1,9 @@
-"""PID 1 of every pod: starts the node's ranks by torch's elastic agent, and makes their end the pod's own.
+"""PID 1 of every pod: starts the node's ranks with torch's elastic agent, and exits as they did.
 
-``torchrun`` turns every exit code into 1 and kills what still runs 30 s after SIGTERM. The operator decides by exit
-codes, and a checkpoint takes what the grace period allows; so this launcher passes the first failure's code on, lets
-the ranks save for the grace period less 5 s, watches for hangs, reaps orphans, and leaves one line of why.
+``torchrun`` turns every exit code into 1 and kills remaining processes 30 s after SIGTERM. But the operator decides by
+exit codes, and saving a checkpoint may need the whole grace period. So this launcher exits with the code of the first
+failure, lets the ranks save until 5 s before the end of the grace period, detects hangs, reaps orphans, and reports the
+reason in one line.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Any, NoReturn
 from trainwright import contract
 from trainwright.contract import EndedBy, ExitCode, ResolvedJob, Termination, UserError
 from trainwright.launch import nodefiles, reaper, runtime, verdict
-from trainwright.launch.meeting import Herald
+from trainwright.launch.meeting import GangReporter
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, wait_for_master
-from trainwright.launch.supervisor import Overseer
+from trainwright.launch.supervisor import Supervisor
 from trainwright.launch.verdict import Failure
 from trainwright.launch.watchdog import Watchdog
 
@@ -32,7 +33,7 @@ _LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 
 
 def main() -> NoReturn:
-    """Runs the job of this pod and exits with its code, whatever happens."""
+    """Runs the job of this pod and exits with its code."""
     folder = Path(tempfile.mkdtemp(prefix="trainwright-"))
     os.environ[contract.ENV_NODE_DIR] = str(folder)
     try:
@@ -45,23 +46,23 @@ def main() -> NoReturn:
 
 
 def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
-    """Runs this node's part of the job to its end."""
+    """Runs this node's part of the job; returns how it ended."""
     reaper.adopt_orphans()
-    overseer = Overseer(folder, job.grace_period_seconds, Watchdog(job.hang_timeout_seconds))
-    listen_for_stop(overseer)
+    supervisor = Supervisor(folder, job.grace_period_seconds, Watchdog(job.hang_timeout_seconds))
+    install_stop_handlers(supervisor)
     command = rank_command(job, folder)
     place = runtime.prepare(os.environ, place, job.attempt)
-    herald = Herald(place, os.environ)
-    wait = Wait(place, herald.waits)
-    agent = meet(place, wait).run(place, f"{job.name}-{job.attempt}", command, overseer, herald, wait)
-    end = overseer.result()
-    overseer.sweep()
-    del agent  # and with it the store, that node 0 keeps for the others
-    return verdict.termination(end, nodefiles.read_report(folder), overseer.last_step())
+    reporter = GangReporter(place, os.environ)
+    wait = Wait(place, reporter.waiting)
+    agent = import_agent(place, wait).run(place, f"{job.name}-{job.attempt}", command, supervisor, reporter, wait)
+    end = supervisor.result()
+    supervisor.sweep()
+    del agent  # closes the store, which node 0 keeps for the other nodes
+    return verdict.termination(end, nodefiles.read_report(folder), supervisor.last_step())
 
 
-def meet(place: Place, wait: Wait) -> Any:
-    """Waits for the master's name while torch is imported; returns the module of the agent."""
+def import_agent(place: Place, wait: Wait) -> Any:
+    """Imports the agent, and with it torch, while waiting for the master's name to resolve; returns the module."""
     loading = threading.Thread(target=_load_agent, daemon=True)
     loading.start()
     if place.nodes > 1:
@@ -71,7 +72,7 @@ def meet(place: Place, wait: Wait) -> Any:
 
 
 def _load_agent() -> None:
-    """Here, not in the ranks, the store warns with a C++ stack of a peer that left: which is said in words anyway."""
+    """Silences the store's warning about a peer that left, a C++ stack: the launcher logs a readable line instead."""
     given = os.environ.get(_LOG_LEVEL)
     os.environ[_LOG_LEVEL] = given or "ERROR"
     importlib.import_module("trainwright.launch.agent")
@@ -83,7 +84,7 @@ def read_job(environment: Mapping[str, str]) -> ResolvedJob:
     """The resolved job of this pod.
 
     Raises:
-        UserError: it is not there, it cannot be read, or it is of another release.
+        UserError: the file is missing, cannot be read, or was written by another release.
     """
     path = environment.get(contract.ENV_JOB_FILE, contract.JOB_FILE)
     try:
@@ -97,7 +98,7 @@ def read_job(environment: Mapping[str, str]) -> ResolvedJob:
 
 
 def rank_command(job: ResolvedJob, folder: Path) -> list[str]:
-    """What each rank runs, as arguments to Python: the declarative trainer, or the user's script under ``entry``."""
+    """The command of each rank, as arguments to Python: the declarative trainer, or the user's script."""
     if job.script is None:
         return ["-u", "-m", "trainwright.declarative"]
     arguments = job.script.get("args") or []
@@ -106,7 +107,7 @@ def rank_command(job: ResolvedJob, folder: Path) -> list[str]:
 
 
 def script_path(script: Mapping[str, object], folder: Path) -> Path:
-    """The file of a script: its inline text written to ``folder``, its own path, or the mounted key of a ConfigMap."""
+    """The script's file: its inline text written to ``folder``, its ``path``, or the mounted key of a ConfigMap."""
     if isinstance(inline := script.get("inline"), str):
         path = folder / "script.py"
         path.write_text(inline)
@@ -118,38 +119,38 @@ def script_path(script: Mapping[str, object], folder: Path) -> Path:
     raise UserError("script: needs one of inline, configMap or path")
 
 
-def listen_for_stop(overseer: Overseer) -> None:
-    """SIGTERM and SIGINT ask the overseer to stop; before any rank runs there is nothing to save, and it ends at once.
+def install_stop_handlers(supervisor: Supervisor) -> None:
+    """SIGTERM and SIGINT ask the supervisor to stop. Before any rank runs, they end the process at once.
 
-    The early end needs a thread: until the gang has met, the main one is inside a call that no handler interrupts.
+    The early end needs a thread, because until the gang has met the main thread is in a call that no signal interrupts.
     """
 
     def request(signum: int, frame: FrameType | None) -> None:
-        overseer.stop_requested = True
+        supervisor.stop_requested = True
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, request)
-    threading.Thread(target=_end_early, args=(overseer, reader), name="early stop", daemon=True).start()
+    threading.Thread(target=_end_early, args=(supervisor, reader), name="early stop", daemon=True).start()
 
 
-def _end_early(overseer: Overseer, reader: int) -> None:
+def _end_early(supervisor: Supervisor, reader: int) -> None:
     while signum := os.read(reader, 1):
-        if signum[0] in (signal.SIGTERM, signal.SIGINT) and not overseer.starting:
-            finish(verdict.termination(Failure(ExitCode.PREEMPTED, by=EndedBy.SIGNAL)), overseer.folder)
+        if signum[0] in (signal.SIGTERM, signal.SIGINT) and not supervisor.starting:
+            finish(verdict.termination(Failure(ExitCode.PREEMPTED, by=EndedBy.SIGNAL)), supervisor.folder)
 
 
 def finish(termination: Termination, folder: Path) -> NoReturn:
-    """Leaves the termination message, repeats its error in the log, and ends the process."""
+    """Writes the termination message, logs its error, and ends the process."""
     if termination.error:
         print(f"trainwright: {termination.error}", file=sys.stderr)
     path = os.environ.get(contract.ENV_TERMINATION_FILE, contract.TERMINATION_FILE)
     try:
         Path(path).write_text(termination.to_json())
     except OSError as error:
-        print(f"trainwright: cannot leave the termination message: {error}", file=sys.stderr)
+        print(f"trainwright: cannot write the termination message: {error}", file=sys.stderr)
     shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.flush()
     sys.stderr.flush()

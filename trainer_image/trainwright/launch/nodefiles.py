@@ -1,7 +1,7 @@
-"""What the ranks of one node and their launcher tell each other: small files in one private folder.
+"""How the ranks of one node report to their launcher: small files in one private folder.
 
-A rank beats its *heartbeat* at every step, leaves an *error* when it fails and its *stacks* when asked; rank 0 keeps
-the last *report*. The launcher only reads them, so neither side ever waits for the other. Standard library only.
+A rank updates its *heartbeat* at every step, writes an *error* when it fails and its *stacks* on request; rank 0 keeps
+the last *report*. The launcher only reads these files, so neither side waits for the other. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEARTBEAT_BYTES = 16
 
 
 def node_dir() -> Path | None:
-    """The folder of this node, or None where no launcher made one."""
+    """The folder of this node, or None without a launcher."""
     folder = os.environ.get(ENV_NODE_DIR)
     return Path(folder) if folder else None
 
@@ -48,7 +48,7 @@ def report_path(folder: Path) -> Path:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Readers see the old text or the new one; not flushed to disk, for the folder dies with the pod."""
+    """Readers see the old text or the new one. Not flushed to disk, because the folder is lost with the pod anyway."""
     descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w") as file:
@@ -61,7 +61,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 RESTING = -1
-"""In place of a step: nobody needs to expect a beat until the next one."""
+"""Instead of a step: the watchdog expects no beat until the next one."""
 
 
 class Heartbeat:
@@ -77,7 +77,7 @@ class Heartbeat:
         self._beats = 0
 
     def beat(self, step: int) -> None:
-        """Says that this rank is alive and has finished ``step``; :data:`RESTING` stops the watch."""
+        """Records that this rank is alive and has finished ``step``; :data:`RESTING` pauses the watchdog."""
         self._beats = beats = self._beats + 1
         counters = self._counters
         if step >= 0:
@@ -108,7 +108,7 @@ def read_pulse(path: Path) -> Pulse:
 class RankError:
     """Why a rank failed, in one line.
 
-    ``secondary``: the error says that a peer was lost, not why; ``time`` is in seconds since the epoch.
+    ``secondary``: the error only reports that a peer was lost, not why; ``time`` is in seconds since the epoch.
     """
 
     rank: int

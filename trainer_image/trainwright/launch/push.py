@@ -1,7 +1,7 @@
-"""Posts documents to the operator from a thread of its own: the newest wins, and training never waits.
+"""Posts documents to the operator on a background thread: the newest wins, and training never waits.
 
-What is posted is asked for when it is time to post, so a document nobody could send is never built. A push that fails
-is retried with a growing pause; the next success carries the newest document anyhow.
+The document is built when it is time to post, so none is built that cannot be sent. A failed push is retried with
+growing pauses; the retry sends the newest document.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to post, whom to trust there, and the file with the bearer token (rotated by the kubelet)."""
+    """The URL to post to, the CA to trust, and the file with the bearer token (rotated by the kubelet)."""
 
     url: str
     ca_file: str | None = None
@@ -59,8 +59,8 @@ class Endpoint:
         return headers
 
 
-class Refused(Exception):
-    """The operator answered, but did not take the document; ``retry_after`` is in seconds."""
+class PushRefused(Exception):
+    """The operator answered but did not accept the document; ``retry_after`` is in seconds."""
 
     def __init__(self, status: int, reason: str, retry_after: float) -> None:
         super().__init__(f"{status} {reason}".strip())
@@ -68,14 +68,14 @@ class Refused(Exception):
 
 
 class Poster:
-    """One kept connection to an endpoint. Reads token and CA anew as they rotate."""
+    """A keep-alive connection to an endpoint. Rereads the token and the CA, because they rotate."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, document: dict[str, Any]) -> None:
-        """Raises OSError, http.client.HTTPException or :class:`Refused`; the next call then connects anew."""
+        """Raises OSError, http.client.HTTPException or :class:`PushRefused`; the next call then reconnects."""
         body = json.dumps(document, separators=(",", ":")).encode()
         kept = self._connection is not None
         try:
@@ -84,7 +84,7 @@ class Poster:
             self.close()
             if not kept:
                 raise
-            self._exchange(body)  # the server had closed the idle connection, which is no failure
+            self._exchange(body)  # the server had closed the idle connection, which is not a failure
         except BaseException:
             self.close()
             raise
@@ -96,7 +96,7 @@ class Poster:
         answer = self._connection.getresponse()
         answer.read()
         if answer.status != 200:
-            raise Refused(answer.status, answer.reason, _seconds(answer.getheader("Retry-After")))
+            raise PushRefused(answer.status, answer.reason, _seconds(answer.getheader("Retry-After")))
 
     def close(self) -> None:
         if self._connection is not None:
@@ -105,75 +105,76 @@ class Poster:
 
 
 def _seconds(text: str | None) -> float:
-    """Of a Retry-After header; dates are not worth their parsing here."""
+    """The seconds of a Retry-After header; 0 for a date."""
     try:
         return max(0.0, float(text or 0))
     except ValueError:
         return 0.0
 
 
-class Courier:
-    """A daemon thread that delivers what ``collect`` gives: at once when ``urge`` is called, else every ``interval``.
+class Publisher:
+    """A daemon thread that delivers the result of ``collect``: every ``interval`` seconds, or after ``publish_soon``.
 
-    ``collect(urged)`` runs on the thread and returns the document, or None when nothing changed. ``deliver`` may raise:
-    it is then called again after a pause that doubles from ``interval`` up to a minute.
+    ``collect(urgent)`` runs on the thread and returns the document, or None when nothing changed. When ``deliver``
+    raises, it is retried after a pause that doubles from ``interval`` up to a minute, and ``on_failure`` gets the
+    message of the first failure in a row.
     """
 
     def __init__(
         self,
         collect: Callable[[bool], dict[str, Any] | None],
         deliver: Callable[[dict[str, Any]], None],
-        complain: Callable[[str], None],
+        on_failure: Callable[[str], None],
         interval: float,
         minimum_gap: float = 1.0,
     ) -> None:
-        self._collect, self._deliver, self._complain = collect, deliver, complain
+        self._collect, self._deliver, self._on_failure = collect, deliver, on_failure
         self._interval, self._minimum_gap = interval, minimum_gap
         self._condition = threading.Condition()
-        self._urged = self._closing = self._busy = False
+        self._urgent = self._closing = self._busy = False
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
 
-    def urge(self) -> None:
-        """Something happened that should not wait for the interval. Never blocks on the network."""
+    def publish_soon(self) -> None:
+        """Delivers before the interval is over. Never blocks on the network."""
         with self._condition:
-            self._urged = True
+            self._urgent = True
             self._condition.notify_all()
 
     def close(self, deadline_seconds: float) -> None:
-        """Delivers the newest document once more and ends the thread, both within the deadline."""
+        """Delivers the newest document and ends the thread, both within the deadline."""
         with self._condition:
-            self._urged = self._closing = True
+            self._urgent = self._closing = True
             self._condition.notify_all()
         self._thread.join(deadline_seconds)
 
     def _run(self) -> None:
         pause = 0.0
         while True:
-            urged, closing = self._wait(pause)
-            pause = self._attempt(urged)
+            urgent, closing = self._wait(pause)
+            pause = self._attempt(urgent)
             if closing:
                 return
 
     def _wait(self, pause: float) -> tuple[bool, bool]:
-        """Until it is time, or urged after at least ``pause`` seconds, or closing."""
+        """Waits for the interval, or ``publish_soon`` (at least ``pause`` seconds), or ``close``."""
         now = time.monotonic()
         earliest, latest = now + pause, now + max(pause, self._interval)
         with self._condition:
             while not self._closing:
                 now = time.monotonic()
-                due = earliest if self._urged else latest
+                due = earliest if self._urgent else latest
                 if now >= due:
                     break
                 self._condition.wait(due - now)
-            urged, self._urged = self._urged, False
-            return urged, self._closing
+            urgent, self._urgent = self._urgent, False
+            return urgent, self._closing
 
-    def _attempt(self, urged: bool) -> float:
+    def _attempt(self, urgent: bool) -> float:
         """Delivers once; returns the seconds to wait before the next attempt."""
         try:
-            document = self._collect(urged or self._failures > 0)
+            document = self._collect(urgent or self._failures > 0)
             if document is not None:
                 self._deliver(document)
             self._failures = 0
@@ -182,6 +183,6 @@ class Courier:
             self._failures += 1
             if self._failures == 1:
                 with suppress(Exception):
-                    self._complain(f"{type(error).__name__}: {error}")
+                    self._on_failure(f"{type(error).__name__}: {error}")
             pause = min(LONGEST_PAUSE_SECONDS, max(self._interval, 0.1) * 2 ** min(self._failures - 1, 10))
             return float(max(pause, getattr(error, "retry_after", 0.0)))

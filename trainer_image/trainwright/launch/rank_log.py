@@ -1,7 +1,7 @@
-"""The log of a pod with several ranks: each line says whose it is.
+"""The log of a pod with several ranks: each line starts with its rank.
 
-The ranks write into pipes, from which one thread copies whole lines to the pod's own streams, so that lines of two
-ranks never mix. Pipes, not files that are followed: nothing grows with the run, and a line shows at once.
+The ranks write into pipes. One thread copies whole lines from the pipes to the pod's streams, so lines of two ranks
+never mix. Pipes rather than followed files, because they do not grow with the run, and a line appears at once.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 _CHUNK = 65536
 _LONGEST_LINE = 65536
 _WAKE_SECONDS = 0.2
-_LINE_ENDS = re.compile(rb"(?<=\n)|(?<=\r)(?!\n)")  # progress bars end their lines by a carriage return
+_LINE_ENDS = re.compile(rb"(?<=\n)|(?<=\r)(?!\n)")  # progress bars end their lines with a carriage return
 
 
 class RankLog:
-    """Pipes for the output of ranks, and the thread that reads them."""
+    """The pipes for the output of the ranks, and the thread that reads them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -41,7 +41,7 @@ class RankLog:
         self._thread.start()
 
     def close(self) -> None:
-        """Copies what is left, also lines without an end. The ranks have ended by now."""
+        """Copies what is left, including an unfinished last line. Call when the ranks have ended."""
         self._closing = True
         if self._thread.is_alive():
             self._thread.join()
@@ -57,7 +57,7 @@ class RankLog:
         chunk = os.read(reader, _CHUNK)
         if chunk:
             lines.add(chunk)
-        else:  # the rank and whatever it started have ended
+        else:  # the rank and the processes that it started have ended
             self._selector.unregister(reader)
             lines.end()
 

@@ -1,7 +1,7 @@
-"""The duties of PID 1: whoever loses its parent in this pod becomes ours, and must be waited for.
+"""The duties of PID 1: a process that loses its parent in this pod becomes our child, and we must wait for it.
 
-Data loader workers and helpers of a rank that died would otherwise stay as zombies. The ranks themselves are left to
-their own handles: reaping one here would lose its exit code.
+Otherwise the data loader workers of a rank that died would stay as zombies. The ranks themselves are reaped by the
+agent, because reaping one here would lose its exit code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> None:
-    """Makes orphaned descendants children of this process, where it is not PID 1 and so their parent anyway."""
+    """Makes orphaned descendants children of this process. PID 1 is their parent anyway."""
     if os.getpid() != 1:
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -28,15 +28,15 @@ def reap_orphans(ours: Container[int]) -> None:
         while True:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None or ended.si_pid in ours:
-                return  # the next look comes after its owner took note of it
+                return  # the owner of this process reaps it before the next call
             os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def exit_code_of(pid: int) -> int | None:
-    """How a child ended, 128 + the signal's number for one that was killed; None while it runs. Leaves it to be reaped.
+    """The exit code of a child, 128 + the signal's number if it was killed; None while it runs. Does not reap it.
 
     Raises:
-        ChildProcessError: it was reaped already.
+        ChildProcessError: the child was reaped already.
     """
     ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if ended is None:
@@ -45,12 +45,12 @@ def exit_code_of(pid: int) -> int | None:
 
 
 def send(pid: int, signum: signal.Signals) -> None:
-    """To one process, which may be gone: its own children are its own business while it ends in order."""
+    """Signals one process, which may be gone, and not its children: it stops them itself during an orderly end."""
     with suppress(ProcessLookupError):
         os.kill(pid, signum)
 
 
 def kill_group(pid: int) -> None:
-    """A rank leads a process group of its own: it and whatever it left behind."""
+    """Kills a rank and the processes that it left behind: a rank leads its own process group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Where this pod stands in its gang, from torchrun's own variables, and the wait until the gang can meet.
+"""The position of this pod in its gang, from torchrun's variables, and the wait until the gang can meet.
 
-Rendezvous is static: the node rank is the pod's completion index and node 0 is the master, so that ranks keep their
-order in logs, in progress and in a TPU's wiring.
+Rendezvous is static: the node rank is the pod's completion index and node 0 is the master. So ranks keep their order in
+logs, in progress and in a TPU's wiring.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from trainwright.contract import ENV_FIRST_NODE_RANK, MASTER_PORT, UserError
 
 RENDEZVOUS_SECONDS = 1800
-"""How long a pod waits for the others: images are pulled and nodes are scaled up meanwhile."""
-FIRST_WORD_SECONDS = 15.0
-"""After so long whoever waits says for whom: a gang whose pods have started meets within moments."""
+"""How long a pod waits for the others, whose images may still be pulled and whose nodes may still be added."""
+FIRST_LOG_SECONDS = 15.0
+"""A node that waits for longer logs what it waits for: a gang whose pods have started usually meets at once."""
 CONNECT_SECONDS = 3.0
 _LONGEST_PAUSE = 1.0
 _MOST_NAMED = 8
 
 
 class RendezvousFailed(Exception):
-    """The gang did not meet in time; another attempt may."""
+    """The gang did not meet in time; a retry may succeed."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """One node of a gang: ``node_rank`` of ``nodes``, each with ``per_node`` ranks; seconds for ``timeout``."""
+    """One node of a gang: ``node_rank`` of ``nodes``, each with ``per_node`` ranks; ``timeout`` in seconds."""
 
     nodes: int
     per_node: int
@@ -40,8 +40,8 @@ class Place:
     @staticmethod
     def of(environment: Mapping[str, str]) -> Place:
         """From ``PET_NNODES``, ``PET_NPROC_PER_NODE``, ``PET_NODE_RANK``, ``PET_MASTER_ADDR``, ``PET_MASTER_PORT`` and
-        the ``timeout`` of ``PET_RDZV_CONF``, as torchrun reads them. A gang of one node meets on loopback. In a slice
-        among several, ``PET_NODE_RANK`` counts the slice's own hosts, from ``TRAINWRIGHT_FIRST_NODE_RANK`` on.
+        the ``timeout`` of ``PET_RDZV_CONF``, as torchrun reads them. A gang of one node meets on loopback. With several
+        slices, ``PET_NODE_RANK`` counts the hosts of its slice, and ``TRAINWRIGHT_FIRST_NODE_RANK`` is added to it.
         """
         nodes = _number(environment, "PET_NNODES", 1, least=1)
         first = _number(environment, ENV_FIRST_NODE_RANK, 0, least=0)
@@ -64,33 +64,33 @@ class Place:
 
 
 class Wait:
-    """How long this node has waited for others; ``tell`` gets a line about it after 15 s, then ever more seldom."""
+    """How long this node has waited for others; ``report`` gets a message after 15 s, then at growing intervals."""
 
-    def __init__(self, place: Place, tell: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> None:
-        self._place, self._tell, self._now = place, tell, now
+    def __init__(self, place: Place, report: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> None:
+        self._place, self._report, self._now = place, report, now
         self._began = now()
-        self._due = FIRST_WORD_SECONDS
-        self.told = False
+        self._due = FIRST_LOG_SECONDS
+        self.reported = False
 
     @property
     def patience(self) -> float:
-        """Seconds until there is something to say, or to give up."""
+        """Seconds until the next report or the timeout."""
         waited = self._now() - self._began
         return max(0.01, min(self._due, self._place.timeout) - waited)
 
-    def goes_on(self, what: str, check: str) -> None:
-        """``what`` (``for node 0: ...``) is waited for still.
+    def still_waiting(self, what: str, check: str) -> None:
+        """Reports, when a report is due, that this node still waits for ``what`` (``for node 0: ...``).
 
         Raises:
-            RendezvousFailed: and has been for ``place.timeout`` seconds.
+            RendezvousFailed: it has waited for ``place.timeout`` seconds.
         """
         waited, who = self._now() - self._began, f"node {self._place.node_rank}"
         if waited >= self._place.timeout:
             raise RendezvousFailed(f"{who} waited {self._place.timeout} s {what}; {check}")
         if waited >= self._due:
             self._due = 4 * waited
-            self.told = True
-            self._tell(f"{who} has waited {waited:.0f} s {what}; {check}")
+            self.reported = True
+            self._report(f"{who} has waited {waited:.0f} s {what}; {check}")
 
     def seconds(self) -> float:
         return self._now() - self._began
@@ -108,11 +108,11 @@ def wait_for_master(place: Place, wait: Wait, resolve: Callable[..., object] = s
             resolve(place.master, place.port)
             return
         except OSError as error:
-            wait.goes_on(f"for node 0: {place.master} does not resolve ({error.strerror or error})", check)
+            wait.still_waiting(f"for node 0: {place.master} does not resolve ({error.strerror or error})", check)
 
 
 def wait_for_port(place: Place, wait: Wait, connect: Callable[..., socket.socket] = socket.create_connection) -> None:
-    """Returns as soon as node 0 listens: what keeps it from there is told by the socket, and by no store.
+    """Returns as soon as node 0 listens. A plain socket, because its error says what is wrong; the store's does not.
 
     Raises:
         RendezvousFailed: nobody answered within ``place.timeout`` seconds.
@@ -124,12 +124,12 @@ def wait_for_port(place: Place, wait: Wait, connect: Callable[..., socket.socket
         except ConnectionRefusedError:
             why, check = "it does not listen yet", "see its log"
         except OSError as error:
-            why, check = str(error.strerror or error), checks(place)
-        wait.goes_on(f"for node 0 at {place.master}:{place.port}: {why}", check)
+            why, check = str(error.strerror or error), network_hint(place)
+        wait.still_waiting(f"for node 0 at {place.master}:{place.port}: {why}", check)
 
 
-def checks(place: Place) -> str:
-    """What keeps apart pods that run."""
+def network_hint(place: Place) -> str:
+    """What to check when pods run but do not reach each other."""
     return (
         f"check that a NetworkPolicy lets the job's pods reach one another on every port, {_service(place)} "
         "and the cluster's DNS"

@@ -1,6 +1,6 @@
-"""What a node's ranks find in their environment before they start, by the runtime and the vendor of their pool.
+"""Sets the environment of a node's ranks before they start, by the runtime and the vendor of their pool.
 
-Whatever the pool or the job sets stays. Ranks inherit the launcher's environment, so it is changed in place.
+Variables that the pool or the job sets are kept. Ranks inherit the launcher's environment, so it is changed in place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from trainwright.contract import ENV_OUTPUT_DIR, ENV_RUNTIME, ENV_VENDOR, OUTPUT
 from trainwright.launch.rendezvous import Place
 
 FLIGHT_RECORDS = "flight-recorder"
-"""In the output folder: what the collectives of each rank were when one of them timed out."""
+"""The folder, within the output folder, for the collectives of each rank when one of them timed out."""
 
 _GPU_DEFAULTS = {
     "NCCL_DEBUG": "WARN",  # RCCL reads the same names
@@ -32,10 +32,10 @@ _OLDER_NAMES = {
 
 
 def prepare(environment: MutableMapping[str, str], place: Place, attempt: int) -> Place:
-    """Completes the environment; returns where this node stands, with the ranks that its runtime starts.
+    """Completes the environment; returns ``place`` with the number of ranks that the runtime starts.
 
     Raises:
-        UserError: the runtime is unknown, or is not in this image.
+        UserError: the runtime is unknown, or this image lacks it.
     """
     runtime = environment.get(ENV_RUNTIME) or RUNTIMES[0]
     if runtime not in _PREPARATIONS:
@@ -47,7 +47,7 @@ def prepare(environment: MutableMapping[str, str], place: Place, attempt: int) -
 def _torchrun(environment: MutableMapping[str, str], place: Place, attempt: int) -> Place:
     if environment.get(ENV_VENDOR) in ("nvidia", "amd"):
         folder = Path(environment.get(ENV_OUTPUT_DIR, OUTPUT_DIR)) / FLIGHT_RECORDS
-        with contextlib.suppress(OSError):  # a folder that cannot be written is told of where it matters
+        with contextlib.suppress(OSError):  # the trainer reports an output folder that cannot be written
             folder.mkdir(parents=True, exist_ok=True)
         defaults = {**_GPU_DEFAULTS, "TORCH_FR_DUMP_TEMP_FILE": str(folder / f"attempt-{attempt}-rank-")}
         environment.update({name: value for name, value in defaults.items() if not _is_set(name, environment)})
@@ -59,7 +59,7 @@ def _is_set(name: str, environment: Mapping[str, str]) -> bool:
 
 
 def _torchtpu(environment: MutableMapping[str, str], place: Place, attempt: int) -> Place:
-    """TorchTPU's own function sets what all ranks must agree on, once, before any of them starts."""
+    """Calls TorchTPU's function for the settings that all ranks share, once, before any rank starts."""
     try:
         distributed = importlib.import_module("torch.tpu.distributed")
     except ImportError as error:
@@ -73,14 +73,14 @@ def _torchtpu(environment: MutableMapping[str, str], place: Place, attempt: int)
 def _set_launch_env(distributed: Any, place: Place) -> None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it may change: the image pins its version
+            warnings.simplefilter("ignore")  # it warns that its API may change, but the image pins its version
             distributed.set_tpu_launch_env(nproc_per_node=place.per_node)
     except ValueError as error:
         raise UserError(f"accelerator: TorchTPU cannot be started here: {' '.join(str(error).split())}") from None
 
 
 def _torch_xla(environment: MutableMapping[str, str], place: Place, attempt: int) -> Place:
-    """One process drives all chips of its host, whatever their number."""
+    """One process drives all chips of its host."""
     return replace(place, per_node=1)
 
 

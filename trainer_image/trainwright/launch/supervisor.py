@@ -1,6 +1,6 @@
-"""Watches over the ranks of one node: forwards a stop, bounds every end, notices hangs, and knows who failed first.
+"""Supervises the ranks of one node: forwards a stop, bounds every end, detects hangs, and knows who failed first.
 
-``tick`` is called ten times a second by the agent. What was learnt becomes the pod's exit code by ``verdict.judge``.
+The agent calls ``tick`` ten times a second. ``verdict.decide`` turns the result into the pod's exit code.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from trainwright.launch.verdict import Failure, RankExit
 from trainwright.launch.watchdog import Watchdog
 
 LINGER_SECONDS = 3.0
-"""What the others get when a rank failed: enough to fail by themselves and say why, too little to be waited for."""
+"""How long the other ranks may run after one failed: enough to fail with their own error, and no long wait."""
 RESERVE_SECONDS = 5.0
-"""Of the grace period, kept for killing what did not end and for the last words."""
+"""The end of the grace period, reserved for killing remaining ranks and writing the termination message."""
 DUMP_SECONDS = 1.0
-"""What ``faulthandler`` gets to write the stacks of a rank."""
+"""How long ``faulthandler`` may take to write the stacks of a rank."""
 
 
 @dataclass
 class Rank:
-    """A process of this node; ``end`` is None while it runs, ``killed`` when it was this launcher that ended it."""
+    """A process of this node; ``end`` is None while it runs, ``killed`` says that this launcher killed it."""
 
     local_rank: int
     rank: int
@@ -38,8 +38,8 @@ class Rank:
     killed: bool = False
 
 
-class Overseer:
-    """One node's ranks from their start to the last one's end."""
+class Supervisor:
+    """The ranks of one node, from their start until the last one has ended."""
 
     def __init__(self, folder: Path, grace_seconds: float, watchdog: Watchdog) -> None:
         self.folder = folder
@@ -58,45 +58,45 @@ class Overseer:
         self.ranks = [Rank(local, first_rank + local, pid) for local, pid in sorted(pids.items())]
 
     def tick(self) -> bool:
-        """Looks at everything once; True while any rank runs."""
+        """Checks the ranks, the peers and the deadlines once; True while any rank runs."""
         now = time.monotonic()
         self._note_exits()
         reaper.reap_orphans({rank.pid for rank in self.ranks})
-        if not self._failed and self._fails():
+        if not self._failed and self._has_failed():
             self._failed = True
             self._end_by(now + LINGER_SECONDS)
-        elif self._deadline is None and (who := self._asked_to_stop()):
+        elif self._deadline is None and (who := self._stop_requester()):
             self._stop(who, now)
         elif self._deadline is None and self._watchdog.hangs(self._pulses(), now):
-            self._hang()
+            self._handle_hang()
         if self._deadline is not None and now >= self._deadline:
             self._kill()
         return bool(self._running())
 
     def may_leave(self) -> bool:
-        """After all ranks of this node ended well: whether no other node needs this launcher any longer."""
-        if self.peers is None or self.peers.news is not None:
+        """Whether no other node needs this launcher any longer. Called after all ranks of this node ended well."""
+        if self.peers is None or self.peers.failure is not None:
             return True
         self._stopped = EndedBy.SIGNAL if self.stop_requested else None
         return self.stop_requested or self.peers.all_done()
 
     def sweep(self) -> None:
-        """Ends what the ranks left behind, and gives word the time to reach the other nodes."""
+        """Kills what the ranks left behind, and waits until the other nodes have received a reported failure."""
         for rank in self.ranks:
             reaper.kill_group(rank.pid)
         if self.peers is not None:
             self.peers.leave()
 
     def result(self) -> Failure:
-        """How this node ended. One that only lost its peer, or whose ranks agreed with those of another to stop, waits,
-        a moment, for the node that knows why.
+        """How this node ended. If it only lost its peer, or its ranks agreed with those of another node to stop, it
+        waits briefly for the report of the node that knows the reason.
         """
         patience = time.monotonic() + LINGER_SECONDS
         first = verdict.first_failure(self._own_ends())
         unexplained = first.secondary if first is not None else self._stopped is EndedBy.SCRIPT
-        while unexplained and self._waits_for_news() and time.monotonic() < patience:
+        while unexplained and self._expects_report() and time.monotonic() < patience:
             time.sleep(0.05)
-        return verdict.judge(self._own_ends(), stopped=self._stopped, hung=self._hung, lost=self._news())
+        return verdict.decide(self._own_ends(), stopped=self._stopped, hung=self._hung, lost=self._peer_failure())
 
     def last_step(self) -> int:
         return max((pulse.step for pulse in self._pulses()), default=0)
@@ -110,60 +110,60 @@ class Overseer:
     def _pulses(self) -> list[nodefiles.Pulse]:
         return [nodefiles.read_pulse(nodefiles.heartbeat_path(self.folder, rank.local_rank)) for rank in self.ranks]
 
-    def _news(self) -> Failure | None:
-        return self.peers.news if self.peers is not None else None
+    def _peer_failure(self) -> Failure | None:
+        return self.peers.failure if self.peers is not None else None
 
-    def _waits_for_news(self) -> bool:
-        return self.peers is not None and self.peers.news is None
+    def _expects_report(self) -> bool:
+        return self.peers is not None and self.peers.failure is None
 
     def _note_exits(self) -> None:
         for rank in self._running():
             code = reaper.exit_code_of(rank.pid)
             if code is not None:
                 error = nodefiles.read_error(self.folder, rank.local_rank)
-                when, words, secondary = (
+                when, message, secondary = (
                     (error.time, error.error, error.secondary) if error else (time.time(), None, False)
                 )
-                rank.end = RankExit(rank.rank, code, when, words, secondary)
+                rank.end = RankExit(rank.rank, code, when, message, secondary)
 
-    def _fails(self) -> bool:
-        """Whether a rank of this node or of another one failed. Tells the others of a failure whose cause is here."""
+    def _has_failed(self) -> bool:
+        """Whether a rank of this node or of another one failed. Reports a failure that began here to the others."""
         first = verdict.first_failure(self._own_ends())
         if first is not None and not first.secondary:
-            self._tell(verdict.as_failure(first))
-        news = self._news()
-        if news is not None and news.code == ExitCode.HANG and self._hung is None:
-            self._show_stacks()
-        return first is not None or (news is not None and news.code != ExitCode.PREEMPTED)
+            self._report(verdict.as_failure(first))
+        failure = self._peer_failure()
+        if failure is not None and failure.code == ExitCode.HANG and self._hung is None:
+            self._print_stacks()
+        return first is not None or (failure is not None and failure.code != ExitCode.PREEMPTED)
 
-    def _asked_to_stop(self) -> EndedBy | None:
-        """By a signal, by a node that was, or by an own rank that ended as preempted."""
+    def _stop_requester(self) -> EndedBy | None:
+        """Who asked this node to stop: a signal, another node that was asked, or a rank that ended as preempted."""
         if self.stop_requested:
             return EndedBy.SIGNAL
-        if self._news() is not None:
+        if self._peer_failure() is not None:
             return EndedBy.PEER
         return EndedBy.SCRIPT if any(end.code == ExitCode.PREEMPTED for end in self._own_ends()) else None
 
     def _stop(self, who: EndedBy, now: float) -> None:
         self._stopped = who
         self._end_by(now + self._grace)
-        unasked = verdict.unasked(self._own_ends()) if who is EndedBy.SCRIPT else None
-        self._tell(unasked or self._news() or Failure(ExitCode.PREEMPTED))
+        unrequested = verdict.unrequested_stop(self._own_ends()) if who is EndedBy.SCRIPT else None
+        self._report(unrequested or self._peer_failure() or Failure(ExitCode.PREEMPTED))
         for rank in self._running():
-            # The rank alone: a signal to its group would take its data loader workers from under it.
+            # Only the rank: a signal to its group would kill the data loader workers that it still needs.
             reaper.send(rank.pid, signal.SIGTERM)
 
-    def _hang(self) -> None:
+    def _handle_hang(self) -> None:
         self._hung = Failure(
             ExitCode.HANG,
             f"no rank finished a step for {self._watchdog.timeout:g} s after step {self.last_step()}; "
             "the stacks of every rank are in the log",
         )
-        self._tell(self._hung)
-        self._show_stacks()
+        self._report(self._hung)
+        self._print_stacks()
         self._end_by(time.monotonic())
 
-    def _show_stacks(self) -> None:
+    def _print_stacks(self) -> None:
         for rank in self._running():
             reaper.send(rank.pid, DUMP_SIGNAL)
         time.sleep(DUMP_SECONDS)
@@ -180,6 +180,6 @@ class Overseer:
     def _end_by(self, deadline: float) -> None:
         self._deadline = min(deadline, self._deadline or deadline)
 
-    def _tell(self, failure: Failure) -> None:
+    def _report(self, failure: Failure) -> None:
         if self.peers is not None:
-            self.peers.tell(failure)
+            self.peers.report(failure)

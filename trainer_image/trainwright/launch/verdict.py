@@ -1,7 +1,7 @@
-"""How a pod ends: from the exits of its ranks, in their order, to one exit code and one line that says why.
+"""How a pod ends: turns the exits of its ranks into one exit code and a reason in one line.
 
-Pure. The first failure counts; those that only say that a peer was lost do not hide it. A pod that was asked to stop
-ends as preempted, never with 0, unless a rank failed before or of its own.
+Pure. The first failure counts; failures that only report a lost peer do not hide it. A pod that was asked to stop ends
+as preempted, never with 0, unless a rank failed before or for its own reason.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REASONS = {
 
 @dataclass(frozen=True)
 class RankExit:
-    """One rank's end. ``order`` sorts by time; ``secondary`` when it only tells that a peer was lost."""
+    """How a rank ended. ``order`` sorts by time; ``secondary``: the error only reports that a peer was lost."""
 
     rank: int
     code: int
@@ -36,9 +36,9 @@ class RankExit:
 
 @dataclass(frozen=True)
 class Failure:
-    """What ended a gang first: the same words on every node. ``node`` and ``rank`` may be unknown.
+    """The first failure of a gang, with the same message on every node. ``node`` and ``rank`` may be unknown.
 
-    ``by`` is not told to others: what is a node's own failure is a peer's to them.
+    ``by`` is not sent to other nodes: a node's own failure is a peer's failure to them.
     """
 
     code: int
@@ -49,22 +49,22 @@ class Failure:
 
 
 def first_failure(exits: Sequence[RankExit]) -> RankExit | None:
-    """The failure that others followed from, as far as the exits tell."""
+    """The failure that caused the others, as far as the exits show."""
     failed = [end for end in exits if end.code not in (ExitCode.DONE, ExitCode.PREEMPTED)]
     return min(failed, key=lambda end: (end.secondary, end.order), default=None)
 
 
-def judge(
+def decide(
     exits: Sequence[RankExit],
     *,
     stopped: EndedBy | None = None,
     hung: Failure | None = None,
     lost: Failure | None = None,
 ) -> Failure:
-    """The end of this node.
+    """How this node ends.
 
-    ``exits`` are those of ranks that ended by themselves; ``stopped`` says who asked the pod to stop before anything
-    failed; ``lost`` is the failure that another node told of, or that it is gone.
+    ``exits`` are those of ranks that the launcher did not kill; ``stopped`` says who asked the pod to stop before any
+    failure; ``lost`` is the failure that another node reported, or the loss of that node.
     """
     if hung is not None:
         return hung
@@ -78,38 +78,38 @@ def judge(
     if lost is not None and (stopped is not EndedBy.SCRIPT or lost.error is None):
         return replace(lost, by=EndedBy.PEER)
     if any(end.code == ExitCode.PREEMPTED for end in exits):
-        return unasked(exits)
+        return unrequested_stop(exits)
     return replace(as_failure(first), by=EndedBy.LOST) if first is not None else Failure(ExitCode.DONE)
 
 
-def unasked(exits: Sequence[RankExit]) -> Failure:
-    """A stop for which nobody asked. That it has an ``error`` tells it, also on other nodes, from one that was."""
+def unrequested_stop(exits: Sequence[RankExit]) -> Failure:
+    """A stop that nobody requested. Its ``error`` distinguishes it from a requested one, also on other nodes."""
     rank = next(end.rank for end in exits if end.code == ExitCode.PREEMPTED)
-    words = (
-        f"rank {rank} ended with exit code {ExitCode.PREEMPTED:d} by itself: nobody had asked its pod to stop, so its "
-        "script did, or a SIGTERM to that process alone"
+    message = (
+        f"rank {rank} ended with exit code {ExitCode.PREEMPTED:d} by itself: nobody asked its pod to stop, so its "
+        "script exited with that code, or that process alone got a SIGTERM"
     )
-    return Failure(ExitCode.PREEMPTED, words, rank)
+    return Failure(ExitCode.PREEMPTED, message, rank)
 
 
 def as_failure(end: RankExit, node: int | None = None) -> Failure:
-    return Failure(end.code, end.error or in_words(end.rank, end.code), end.rank, node)
+    return Failure(end.code, end.error or exit_message(end.rank, end.code), end.rank, node)
 
 
-def in_words(rank: int, code: int) -> str:
-    """For a rank that left no word itself."""
+def exit_message(rank: int, code: int) -> str:
+    """The message for a rank that wrote none itself."""
     if code <= 128:
         return f"rank {rank} ended with exit code {code}"
     try:
         name = signal.Signals(code - 128).name
     except ValueError:
         return f"rank {rank} ended with exit code {code}"
-    hint = "; most often the memory limit was reached" if name == "SIGKILL" else ""
+    hint = "; the usual reason is that it reached the memory limit" if name == "SIGKILL" else ""
     return f"rank {rank} was killed by {name} (exit code {code}){hint}"
 
 
 def termination(end: Failure, report: dict[str, Any] | None = None, step: int | None = None) -> Termination:
-    """The final word: ``report`` is rank 0's last one (none on other nodes), ``step`` what the heartbeats say."""
+    """The termination message: ``report`` is rank 0's last one (None on other nodes), ``step`` the heartbeats' last."""
     report = report or {}
     checkpoint = report.get("checkpoint") or {}
     return Termination(

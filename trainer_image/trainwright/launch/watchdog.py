@@ -1,7 +1,7 @@
-"""Decides when a node's ranks hang: none of them has finished a step for too long.
+"""Decides when the ranks of a node hang: none of them has finished a step for too long.
 
-A rank is watched from its first beat on, which comes with its first finished step: loading, compiling and a script that
-never reports are nobody's hang. One rank that moves is enough, for the ranks of a gang wait for each other.
+A rank is watched from its first beat, at the end of its first step. So loading, compiling, and a script that never
+reports do not count as a hang. One rank that makes progress is enough, because the ranks of a gang wait for each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from trainwright.launch.nodefiles import Pulse
 
 
 class Watchdog:
-    """Fed with the pulses of all local ranks; ``timeout`` in seconds, None never barks."""
+    """Receives the pulses of all local ranks; ``timeout`` in seconds, None for no watchdog."""
 
     def __init__(self, timeout: float | None) -> None:
         self.timeout = timeout
@@ -20,7 +20,7 @@ class Watchdog:
         self._moved: float | None = None
 
     def hangs(self, pulses: Sequence[Pulse], now: float) -> bool:
-        """Whether no pulse moved for the timeout; ``now`` is a monotonic time in seconds."""
+        """Whether no pulse changed for longer than the timeout; ``now`` is a monotonic time in seconds."""
         if self.timeout is None:
             return False
         beats = tuple(pulse.beats for pulse in pulses)

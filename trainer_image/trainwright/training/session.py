@@ -35,7 +35,7 @@ from trainwright.data.workers import needs_server
 from trainwright.evaluation.sets import check_sets
 from trainwright.integrations.liger import liger_kernels
 from trainwright.integrations.neftune import add_noise
-from trainwright.job import first_training, resolved_job, tell_unread, warn_of_lost
+from trainwright.job import first_training, resolved_job, warn_if_arguments_unread, warn_if_ephemeral
 from trainwright.outputs import TrainOutput
 from trainwright.training import checks
 from trainwright.training.activation_checkpointing import recompute_activations
@@ -209,9 +209,9 @@ def announce(trainer: Any, horizon: Horizon, place: Place) -> None:
 
 def check_ready(trainer: Any) -> None:
     """Raises what can be known to fail before any work is done, and tells what would be lost."""
-    tell_unread()
+    warn_if_arguments_unread()
     if trainer.args.should_save:
-        warn_of_lost(trainer._get_output_dir(trial=None))
+        warn_if_ephemeral(trainer._get_output_dir(trial=None))
     if trainer.train_dataset is None and not trainer._overrides("get_train_dataloader"):
         raise DataError("train_dataset: the Trainer was made without one; give it the data to train on")
     if length_of(trainer.train_dataset) == 0:
