@@ -135,7 +135,10 @@ def test_the_best_adapter_is_loaded_at_the_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (lambda: wrapped(r=4), r"the adapter default is another one: .*lora_A.weight is \(2, 16\) there and \(4, 16\)"),
+        (
+            lambda: wrapped(r=4),
+            r"the adapter default does not match the model: .*lora_A.weight is \(2, 16\) there and \(4, 16\)",
+        ),
         (lambda: wrapped(target_modules=["c_fc"]), "missing base_model.model.transformer.h.0.mlp.c_fc.lora_A.weight"),
         (several, "holds no weights .* of the adapter other"),
     ],

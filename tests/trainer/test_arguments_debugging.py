@@ -114,7 +114,7 @@ class TestLiger:
     @pytest.mark.parametrize(
         ("config", "message"),
         [
-            (None, "use_liger_kernel: liger-kernel has nothing for Classifier; leave it out"),
+            (None, "use_liger_kernel: liger-kernel has no kernels for Classifier; leave it out"),
             ({"rmsnorm": True}, "liger_kernel_config: 'rmsnorm' is not one of rope, .*; did you mean rms_norm"),
         ],
     )

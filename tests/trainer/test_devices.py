@@ -122,7 +122,7 @@ def test_what_only_torch_xla_counts_is_refused_elsewhere():
     args = SimpleNamespace(
         device=torch.device("cpu"), debug=["tpu_metrics_debug"], output_dir="x", process_index=0, bf16=False, fp16=False
     )
-    with pytest.raises(UserError, match="debug: tpu_metrics_debug counts what torch_xla does"):
+    with pytest.raises(UserError, match="debug: tpu_metrics_debug needs torch_xla, which this run does not use"):
         callbacks_for(args)
     assert callbacks_for(SimpleNamespace(**{**vars(args), "debug": []})) == []
 

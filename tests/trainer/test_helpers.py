@@ -81,7 +81,7 @@ def test_it_returns_what_that_of_transformers_returns(case: str) -> None:
     try:
         expected = function(*given)
     except (AssertionError, TypeError):
-        with pytest.raises(TypeError, match=f"{name}: a dict and a list are not alike"):
+        with pytest.raises(TypeError, match=f"{name}: a dict and a list do not match"):
             getattr(trainwright, name)(*given)
         return
     result = getattr(trainwright, name)(*given)

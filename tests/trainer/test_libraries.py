@@ -42,7 +42,7 @@ def run(folder: Path, jobs: list[dict[str, Any]], *options: str) -> list[int]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     replaced = any(job.get("overlay") for job in jobs)
-    assert done.stderr.count("takes the place of that of transformers") == replaced, done.stderr
+    assert done.stderr.count("Trainer replaces the one of transformers") == replaced, done.stderr
     return [int(line) for line in done.stdout.split()]
 
 

@@ -100,8 +100,8 @@ def test_a_script_that_says_transformers_trains_on_our_trainer(tmp_path: Path):
         lines = gang.log().splitlines()
     said = [line.partition("trainwright.overlay: ")[2] for line in lines if "trainwright.overlay: " in line]
     assert said == [
-        "transformers 9.1.0 is not among the versions that it was tried with: 5.24",
-        "Trainwright's Trainer takes the place of that of transformers 9.1.0",
+        "transformers 9.1.0 is not one of the versions that it was tested with: 5.24",
+        "Trainwright's Trainer replaces the one of transformers 9.1.0",
     ]
     assert any("MyTrainer overrides _run_epoch" in line for line in lines)
     assert sum("args of the script: ['a b']" in line for line in lines) == 2

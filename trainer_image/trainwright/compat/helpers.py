@@ -1,4 +1,4 @@
-"""Small functions around a Trainer that Hugging Face's users import: parameters, processes, batch sizes."""
+"""Small helper functions of transformers' Trainer that users import: parameters, processes, batch sizes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = [
 def get_parameter_names(
     model: nn.Module, forbidden_layer_types: Sequence[type], forbidden_layer_names: Sequence[str] | None = None
 ) -> list[str]:
-    """Names of the parameters in no layer of these types, whose lower-case name matches none of the patterns.
+    """The names of parameters outside layers of these types, and whose lower-case name matches none of the patterns.
 
-    A pattern is looked for in the name as every module on the way calls it: ``^bias`` finds all biases.
+    A pattern is matched against the name as seen from every enclosing module: ``^bias`` matches all biases.
     """
     patterns = [re.compile(pattern) for pattern in forbidden_layer_names or ()]
     types = tuple(forbidden_layer_types)
@@ -48,18 +48,18 @@ def get_parameter_names(
 
 
 def get_model_param_count(model: nn.Module, trainable_only: bool = False) -> int:
-    """How many numbers a model holds, or how many of them are trained."""
+    """The number of parameters of a model, or only of those that are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
 def get_dataloader_sampler(dataloader: Any) -> Any:
-    """The sampler at the bottom of a loader; None where there is none."""
+    """The innermost sampler of a loader; None if it has none."""
     inner = getattr(dataloader, "batch_sampler", None)
     return getattr(dataloader, "sampler", None) if inner is None else get_dataloader_sampler(inner)
 
 
 def number_of_arguments(func: Callable[..., Any]) -> int:
-    """How many arguments a function takes; those that a ``partial`` holds already do not count."""
+    """How many arguments a function takes, not counting those that a ``partial`` has bound."""
     if isinstance(func, functools.partial):
         return number_of_arguments(func.func) - len(func.args) - len(func.keywords)
     return len(inspect.signature(func).parameters)
@@ -72,7 +72,7 @@ def find_executable_batch_size(
 
     Args:
         function: Takes ``batch_size`` as its first argument; without it, this is a decorator.
-        auto_find_batch_size: Whether to try at all.
+        auto_find_batch_size: False to use ``starting_batch_size`` without a search.
     """
     settings: dict[str, Any] = {
         "starting_batch_size": starting_batch_size,
@@ -86,23 +86,23 @@ def find_executable_batch_size(
 
 
 def denumpify_detensorize(metrics: Any) -> Any:
-    """Numbers of Python, which JSON knows, for those of NumPy and torch; in any nest."""
+    """Converts numbers of NumPy and torch, in any nest, to those of Python, which JSON supports."""
     return plain(metrics)
 
 
 def is_main_process(local_rank: int) -> bool:
-    """Whether this is the first process of its node; -1 means that there is one alone."""
+    """Whether this is the first process of its node; -1 means a single process."""
     return local_rank in (-1, 0)
 
 
 def total_processes_number(local_rank: int) -> int:
-    """How many processes train together; -1 means that there is one alone."""
+    """How many processes train together; -1 means a single process."""
     return 1 if local_rank == -1 else Ranks.current().world_size
 
 
 @contextmanager
 def torch_distributed_zero_first(local_rank: int) -> Iterator[None]:
-    """The first process of a node goes first, the others follow when it is through."""
+    """The first process of a node runs the body first; the others wait until it has finished."""
     if local_rank not in (-1, 0):
         Ranks.current().barrier()
     yield

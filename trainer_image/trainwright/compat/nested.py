@@ -1,4 +1,4 @@
-"""Nests of tensors by the names that Hugging Face's users import: what metrics and evaluation loops of their own use.
+"""Functions on nests of tensors, under the names of transformers, for users' own metrics and evaluation loops.
 
 A nest is a tensor or an array, or a tuple, list or mapping of nests. Rows are along the first dimension.
 """
@@ -24,7 +24,7 @@ from trainwright.distributed.ranks import Ranks
 
 
 def atleast_1d(tensor_or_array: Any) -> Any:
-    """With one dimension at least."""
+    """The same values with at least one dimension."""
     is_tensor = isinstance(tensor_or_array, torch.Tensor)
     return torch.atleast_1d(tensor_or_array) if is_tensor else np.atleast_1d(tensor_or_array)
 
@@ -32,7 +32,7 @@ def atleast_1d(tensor_or_array: Any) -> Any:
 def torch_pad_and_concatenate(
     tensor1: torch.Tensor, tensor2: torch.Tensor, padding_index: float = PADDING
 ) -> torch.Tensor:
-    """The rows of both; in the second dimension the shorter one is filled up."""
+    """The rows of both; the one that is shorter in the second dimension is padded."""
     first, second = torch.atleast_1d(tensor1), torch.atleast_1d(tensor2)
     if first.dim() == 1:
         return torch.cat((first, second))
@@ -46,7 +46,7 @@ def _lengthened(rows: torch.Tensor, longest: int, padding: float) -> torch.Tenso
 
 
 def numpy_pad_and_concatenate(array1: Any, array2: Any, padding_index: float = PADDING) -> Any:
-    """As :func:`torch_pad_and_concatenate`, for arrays."""
+    """Like :func:`torch_pad_and_concatenate`, for arrays."""
     first, second = np.atleast_1d(array1), np.atleast_1d(array2)
     if first.ndim == 1:
         return np.concatenate((first, second))
@@ -55,20 +55,20 @@ def numpy_pad_and_concatenate(array1: Any, array2: Any, padding_index: float = P
 
 
 def expand_like(arrays: Any, new_seq_length: int, padding_index: float = PADDING) -> Any:
-    """Filled up to ``new_seq_length`` in the second dimension."""
+    """Padded to ``new_seq_length`` in the second dimension."""
     widths = [(0, 0), (0, new_seq_length - arrays.shape[1]), *([(0, 0)] * (arrays.ndim - 2))]
     return np.pad(arrays, widths, constant_values=padding_index)
 
 
 class NestError(TypeError, AssertionError):
-    """Two nests are not of one structure."""
+    """Two nests differ in structure."""
 
 
 def nested_concat(tensors: Any, new_tensors: Any, padding_index: float = PADDING) -> Any:
-    """The rows of both nests, which are of one structure; shorter ones are filled up in the second dimension."""
+    """The rows of both nests, which must have the same structure; shorter ones are padded in the second dimension."""
     olds, news = leaves(tensors), leaves(new_tensors)
     if type(tensors) is not type(new_tensors) or len(olds) != len(news):
-        raise NestError(f"nested_concat: a {type(tensors).__name__} and a {type(new_tensors).__name__} are not alike")
+        raise NestError(f"nested_concat: a {type(tensors).__name__} and a {type(new_tensors).__name__} do not match")
     joined = [
         (torch_pad_and_concatenate if isinstance(old, torch.Tensor) else numpy_pad_and_concatenate)(
             old, new, padding_index
@@ -79,17 +79,17 @@ def nested_concat(tensors: Any, new_tensors: Any, padding_index: float = PADDING
 
 
 def find_batch_size(tensors: Any) -> int | None:
-    """The rows of the first tensor; None where there is no tensor with rows."""
+    """The number of rows of the first tensor; None if no tensor has rows."""
     return batch_size_of(tensors)
 
 
 def nested_numpify(tensors: Any) -> Any:
-    """As arrays on the host; bfloat16, which NumPy has not, as float32."""
+    """Arrays on the host; bfloat16 becomes float32, because NumPy lacks it."""
     return map_leaves(to_numpy, tensors)
 
 
 def nested_detach(tensors: Any) -> Any:
-    """Without the graph."""
+    """Detached from the autograd graph."""
     return detach(tensors)
 
 
@@ -99,12 +99,12 @@ def nested_truncate(tensors: Any, limit: int) -> Any:
 
 
 def nested_new_like(arrays: Any, num_samples: int, padding_index: float = PADDING) -> Any:
-    """The same nest with ``num_samples`` rows of padding."""
+    """A nest of the same structure with ``num_samples`` rows of padding."""
     return map_leaves(lambda leaf: np.full_like(leaf, padding_index, shape=(num_samples, *leaf.shape[1:])), arrays)
 
 
 def distributed_concat(tensor: Any, num_total_examples: int | None = None) -> Any:
-    """The rows of all ranks, which hold equally many; the first ``num_total_examples`` of them."""
+    """The first ``num_total_examples`` rows of all ranks, each of which must have the same number of rows."""
 
     def gather(leaf: torch.Tensor) -> torch.Tensor:
         mine = torch.atleast_1d(leaf).contiguous()
@@ -116,7 +116,7 @@ def distributed_concat(tensor: Any, num_total_examples: int | None = None) -> An
 def distributed_broadcast_scalars(
     scalars: list[int | float],
     num_total_examples: int | None = None,
-    device: torch.device | None = torch.device("cuda"),  # noqa: B008 - the default of Hugging Face's
+    device: torch.device | None = torch.device("cuda"),  # noqa: B008 - the default of transformers
 ) -> torch.Tensor:
     """The numbers of all ranks."""
     rows: torch.Tensor = distributed_concat(torch.tensor(scalars, device=device), num_total_examples)
@@ -124,7 +124,7 @@ def distributed_broadcast_scalars(
 
 
 def nested_gather(tensors: Any, parallel_mode: Any, name: str | None = None) -> Any:
-    """The rows of all ranks where there are several; see :func:`distributed_concat`."""
+    """The rows of all ranks if there are several; see :func:`distributed_concat`."""
     return distributed_concat(tensors) if parallel_mode == ParallelMode.DISTRIBUTED else tensors
 
 
@@ -132,8 +132,8 @@ class EvalLoopContainer:
     """Collects the nests of an evaluation loop.
 
     Args:
-        do_nested_concat: Put the nests together; else they are kept as a list.
-        padding_index: What shorter rows are filled up with.
+        do_nested_concat: Concatenate the nests; otherwise they are kept as a list.
+        padding_index: The padding of shorter rows.
     """
 
     def __init__(self, do_nested_concat: bool = True, padding_index: int = PADDING) -> None:
@@ -142,16 +142,16 @@ class EvalLoopContainer:
         self.arrays: Any = None
 
     def add(self, tensors: Any) -> None:
-        """One batch's nest of tensors."""
+        """Adds the nest of tensors of one batch."""
         self.tensors = self._joined(self.tensors, tensors if self.do_nested_concat else [tensors])
 
     def to_cpu_and_numpy(self) -> None:
-        """Move what was added to the host."""
+        """Moves all added tensors to the host."""
         if self.tensors is not None:
             self.arrays, self.tensors = self._joined(self.arrays, nested_numpify(self.tensors)), None
 
     def get_arrays(self) -> Any:
-        """All that was added, as arrays; None for nothing."""
+        """Everything that was added, as arrays; None if nothing was."""
         self.to_cpu_and_numpy()
         return self.arrays
 

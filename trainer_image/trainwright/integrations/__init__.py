@@ -1,1 +1,1 @@
-"""What a run can be connected with, one file each: adapters, kernels, displays, the operator, model cards."""
+"""Optional integrations of a run, one file each: adapters, kernels, progress displays, the operator, model cards."""

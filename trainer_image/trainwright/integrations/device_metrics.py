@@ -1,6 +1,6 @@
-"""What a run on an accelerator does beside training: ends torch_xla's graphs, and logs figures of the device.
+"""Callbacks for runs on an accelerator: end the graphs of torch_xla, log device metrics, and record profiles.
 
-As a callback it costs a run on CPUs nothing.
+As callbacks, they cost a run on CPUs nothing.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 def callbacks_for(args: Any) -> list[TrainerCallback]:
-    """What the device of ``args`` needs, to stand before the callbacks of a user.
+    """The callbacks that the device of ``args`` needs; they run before the user's callbacks.
 
     Raises:
-        UserError: the device cannot do what the arguments ask for.
+        UserError: the device does not support the arguments.
     """
     on_xla = args.device.type == "xla"
-    if (problem := _unfit(args)) is not None:
+    if (problem := _unsupported_format(args)) is not None:
         raise UserError(problem)
     if "tpu_metrics_debug" in args.debug and not on_xla:
-        raise UserError("debug: tpu_metrics_debug counts what torch_xla does, which is not used here; leave it out")
+        raise UserError("debug: tpu_metrics_debug needs torch_xla, which this run does not use; leave it out")
     profile = Profile.from_environment(args.output_dir, args.process_index)
     found: list[TrainerCallback] = [XlaCallback(args.debug)] if on_xla else []
     if args.device.type != "cpu":
@@ -38,15 +38,15 @@ def callbacks_for(args: Any) -> list[TrainerCallback]:
     return [*found, *([ProfileCallback(profile)] if profile is not None else [])]
 
 
-def _unfit(args: Any) -> str | None:
-    """What the numbers of the arguments need and the device has not."""
+def _unsupported_format(args: Any) -> str | None:
+    """The message for a number format that the arguments ask for and the device lacks; None if there is none."""
     is_nvidia = args.device.type == "cuda" and torch.version.cuda is not None
     capability = torch.cuda.get_device_capability(args.device) if is_nvidia else None
     return check.unknown_format(args, args.device.type, capability, device_name(args.device) if is_nvidia else "")
 
 
 class XlaCallback(TrainerCallback):
-    """A graph for each step: the micro-batches before its last one, and each batch of an evaluation, end their own."""
+    """Ends a graph of torch_xla after each micro-batch, each step, and each batch of an evaluation."""
 
     def __init__(self, debug: list[str]) -> None:
         self.mark = xla.StepMark(logger.warning)
@@ -67,7 +67,7 @@ class XlaCallback(TrainerCallback):
 
 
 class FiguresCallback(TrainerCallback):
-    """Adds what :class:`Meter` reads to the logs of training, and to the history that they were written to."""
+    """Adds the device metrics of :class:`Meter` to the training logs and to the log history."""
 
     def __init__(self, mark: xla.StepMark | None) -> None:
         self._mark = mark
@@ -86,7 +86,7 @@ class FiguresCallback(TrainerCallback):
 
 
 class ProfileCallback(TrainerCallback):
-    """Records some steps of this rank."""
+    """Records a profile of some steps of this rank."""
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile

@@ -1,7 +1,7 @@
-"""The README.md of a trained model: what the run knows of itself, for people and for the Hub.
+"""The README.md of a trained model: a model card with what is known about the run, for people and for the Hub.
 
-Its metadata, and the names of what it tells, are those of transformers' cards, which scripts and the Hub read; a
-module that is none of transformers' has one, too. The sections that only a person can write are left open.
+Its metadata and names are those of transformers' model cards, which scripts and the Hub read. A model that is not from
+transformers gets a card too. The sections that only a person can write are left open.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _TASKS = {
     "zero-shot-classification": "Zero Shot Classification",
     "automatic-speech-recognition": "Automatic Speech Recognition", "audio-classification": "Audio Classification",
 }  # fmt: skip
-"""Tasks of the Hub whose results it lists -> how it calls them."""
+"""The Hub's id of each task whose results it lists -> the display name."""
 
 _METRICS = (
     *("accuracy", "bleu", "f1", "matthews_correlation", "pearsonr", "precision", "recall", "rouge", "sacrebleu"),
     *("spearmanr", "wer"),
 )
 _FORMATS = ("csv", "json", "pandas", "parquet", "text")
-"""What ``datasets`` calls sets that were read from files: no datasets of the Hub."""
+"""The builder names of datasets that were read from files, not from the Hub."""
 _SPEED = ("_runtime", "_samples_per_second", "_steps_per_second", "_model_preparation_time")
 
 
 def write_card(trainer: Any, given: Mapping[str, Any]) -> None:
-    """Write the card into the output folder. What a card that is there already has for tags is kept."""
+    """Write the card into the output folder. The tags of an existing card are kept."""
     from huggingface_hub import ModelCard
 
     path = Path(trainer.args.output_dir) / NAME
@@ -51,7 +51,7 @@ def write_card(trainer: Any, given: Mapping[str, Any]) -> None:
 
 
 def _complete_adapters(model: Any, path: Path) -> None:
-    """Let PEFT, which wrote the card that was there, add what it knows; it drops tags and the base for its own."""
+    """Let PEFT, which wrote the existing card, add its part. PEFT replaces the tags and the base, so restore ours."""
     from huggingface_hub import ModelCard
 
     ours = ModelCard.load(path).data
@@ -66,8 +66,8 @@ def card_of(trainer: Any, given: dict[str, Any], tags: Iterable[str] = ()) -> st
     """The text of the card.
 
     Args:
-        given: The arguments of ``Trainer.create_model_card``; what is None is found out.
-        tags: Further tags.
+        given: The arguments of ``Trainer.create_model_card``; None for those to be derived from the run.
+        tags: Additional tags.
     """
     model, log = unwrap(trainer.model), trainer.state.log_history
     base, sets = given["finetuned_from"] or _base_of(model), _sets(trainer, given)
@@ -83,7 +83,7 @@ def card_of(trainer: Any, given: dict[str, Any], tags: Iterable[str] = ()) -> st
         datasets=[each["type"] for each in sets if each["type"]],
         metrics=[tag for tag, _ in _tagged(results)],
         model_name=name,
-        eval_results=_judgements(tasks, sets, results),
+        eval_results=_eval_results(tasks, sets, results),
     )
     return f"---\n{metadata}\n---\n\n# {name}\n\n" + "\n\n".join([
         "<!-- Written by the Trainer from what it knows of the run; read it, complete it, and delete this line. -->",
@@ -107,17 +107,17 @@ def _listed(value: Any) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else [each for each in value if each is not None]
 
 
-# -- where the model comes from, and what it learned from
+# -- base model and datasets
 
 
 def _base_of(model: Any) -> str | None:
-    """The Hub's name of the model that this one was made from."""
+    """The Hub id of the base model."""
     name = getattr(getattr(model, "config", None), "_name_or_path", None)
     return name if name and not Path(name).is_dir() else None
 
 
 def _license_of(base: str | None) -> str | None:
-    """That of the model that this one was made from, if the Hub can be asked."""
+    """The license of the base model, if the Hub can be reached."""
     if base is None:
         return None
     from huggingface_hub import HfApi, constants
@@ -126,13 +126,13 @@ def _license_of(base: str | None) -> str | None:
         return None
     try:
         tags = HfApi().model_info(base, timeout=5).tags or []
-    except Exception:  # no network, no such model, no right to see it: a card without a license
+    except Exception:  # no network, no such model, or no access: the card then has no license
         return None
     return next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None)
 
 
 def _tasks_of(model: Any) -> list[str]:
-    """The Hub's word for what a class of transformers does."""
+    """The Hub's task for a model class of transformers."""
     if "transformers" not in sys.modules:
         return []
     from transformers.modelcard import TASK_MAPPING
@@ -144,9 +144,9 @@ def _tasks_of(model: Any) -> list[str]:
 
 
 def _sets(trainer: Any, given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Name, type (the Hub's name), arguments, configuration and split of each set that the card names."""
+    """Name, type (the Hub id), arguments, configuration and split of each dataset on the card."""
     names, types, args = (_listed(given[key]) for key in ("dataset", "dataset_tags", "dataset_args"))
-    found = _of_the_hub(trainer.eval_dataset if trainer.eval_dataset is not None else trainer.train_dataset)
+    found = _hub_dataset(trainer.eval_dataset if trainer.eval_dataset is not None else trainer.train_dataset)
     if found is not None:
         types, args = types or [found["type"]], args or [found["config"]]
     names = names or types
@@ -161,16 +161,16 @@ def _sets(trainer: Any, given: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _of_the_hub(data: Any) -> dict[str, Any] | None:
+def _hub_dataset(data: Any) -> dict[str, Any] | None:
     name = getattr(data, "builder_name", None) if type(data).__module__.startswith("datasets.") else None
     return None if name in (None, *_FORMATS) else {"type": name, "config": data.config_name, "split": str(data.split)}
 
 
-# -- what it is worth
+# -- evaluation results
 
 
-def _judged(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What an entry of the log says of an evaluation, be it of one set of several."""
+def _eval_metrics(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of an evaluation in an entry of the log, without the prefix ``eval_``."""
     return {
         key.removeprefix("eval_"): value
         for key, value in entry.items()
@@ -179,9 +179,9 @@ def _judged(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _results(log: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last evaluation, of all its sets, by names for people."""
-    last = next((entry.get("step") for entry in reversed(log) if _judged(entry)), None)
-    found = {key: value for entry in log if entry.get("step") == last for key, value in _judged(entry).items()}
+    """The metrics of the last evaluation, on all its datasets, by display name."""
+    last = next((entry.get("step") for entry in reversed(log) if _eval_metrics(entry)), None)
+    found = {key: value for entry in log if entry.get("step") == last for key, value in _eval_metrics(entry).items()}
     return {_title(key): value for key, value in found.items()}
 
 
@@ -190,17 +190,15 @@ def _title(key: str) -> str:
 
 
 def _tagged(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The metrics that the Hub knows: its word, and our name."""
-    words = {name: name.lower().replace(" ", "_") for name in results}
+    """The metrics that the Hub knows: its tag and our display name."""
+    tags = {name: name.lower().replace(" ", "_") for name in results}
     return [
-        ("rouge" if word == "rouge1" else word, name)
-        for name, word in words.items()
-        if word == "rouge1" or word in _METRICS
+        ("rouge" if tag == "rouge1" else tag, name) for name, tag in tags.items() if tag == "rouge1" or tag in _METRICS
     ]
 
 
-def _judgements(tasks: list[str], sets: list[dict[str, Any]], results: Mapping[str, Any]) -> list[Any]:
-    """One for each task, set and metric: the Hub takes none that lacks one of the three."""
+def _eval_results(tasks: list[str], sets: list[dict[str, Any]], results: Mapping[str, Any]) -> list[Any]:
+    """One result for each task, dataset and metric: the Hub requires all three."""
     from huggingface_hub import EvalResult
 
     return [
@@ -216,61 +214,61 @@ def _judgements(tasks: list[str], sets: list[dict[str, Any]], results: Mapping[s
 
 
 def _rows(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One for each step that was evaluated while training, with the loss that was logged before it."""
+    """A row for each evaluation during training, with the last training loss logged before it."""
     rows: dict[Any, dict[str, Any]] = {}
     loss: Any = "not logged"
     for entry in log:
         if "train_runtime" in entry:
             break
         loss = entry.get("loss", loss)
-        if judged := _judged(entry):
+        if metrics := _eval_metrics(entry):
             step = entry.get("step")
             row = rows.setdefault(step, {"Training Loss": loss, "Epoch": entry.get("epoch"), "Step": step})
-            row |= {"Validation Loss" if key == "loss" else _title(key): value for key, value in judged.items()}
+            row |= {"Validation Loss" if key == "loss" else _title(key): value for key, value in metrics.items()}
     return list(rows.values())
 
 
-# -- how it was trained
+# -- hyperparameters and versions
 
 
 def hyperparameters(args: Any, data_size: int) -> dict[str, Any]:
-    """What another run must be told to be alike."""
+    """The settings that reproduce this run."""
     ranks, accumulated = args.world_size, args.gradient_accumulation_steps
-    whole, judged = args.train_batch_size * data_size * accumulated, args.eval_batch_size * data_size
+    total_train, total_eval = args.train_batch_size * data_size * accumulated, args.eval_batch_size * data_size
     adam = f", betas=({args.adam_beta1}, {args.adam_beta2}), epsilon={args.adam_epsilon}"
-    optimizer = f"{_word(args.optim)}{adam if 'adam' in args.optim else ''}"
-    told: dict[str, Any] = {
+    optimizer = f"{_plain(args.optim)}{adam if 'adam' in args.optim else ''}"
+    values: dict[str, Any] = {
         "learning_rate": args.learning_rate,
         "train_batch_size": args.train_batch_size,
         "eval_batch_size": args.eval_batch_size,
         "seed": args.seed,
         "num_devices": ranks if ranks > 1 else None,
         "gradient_accumulation_steps": accumulated if accumulated > 1 else None,
-        "total_train_batch_size": whole if whole != args.train_batch_size else None,
-        "total_eval_batch_size": judged if judged != args.eval_batch_size else None,
+        "total_train_batch_size": total_train if total_train != args.train_batch_size else None,
+        "total_eval_batch_size": total_eval if total_eval != args.eval_batch_size else None,
         "optimizer": f"{optimizer}, {args.optim_args}" if args.optim_args else optimizer,
-        "lr_scheduler_type": _word(args.lr_scheduler_type),
+        "lr_scheduler_type": _plain(args.lr_scheduler_type),
         "lr_scheduler_warmup_steps": args.warmup_steps or None,
         "training_steps": args.max_steps if args.max_steps > 0 else None,
         "num_epochs": None if args.max_steps > 0 else args.num_train_epochs,
         "mixed_precision_training": "fp16" if args.fp16 else "bf16" if args.bf16 else None,
         "label_smoothing_factor": args.label_smoothing_factor or None,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _word(value: Any) -> str:
+def _plain(value: Any) -> str:
     return str(getattr(value, "value", value))
 
 
 def _versions() -> str:
-    """Of the libraries that took part."""
+    """The versions of the libraries that the run has imported."""
     names = {"Transformers": "transformers", "Pytorch": "torch", "Datasets": "datasets", "Tokenizers": "tokenizers"}
     present = {name: sys.modules[package] for name, package in names.items() if package in sys.modules}
     return "\n".join(f"- {name} {package.__version__}" for name, package in present.items())
 
 
-# -- as Markdown
+# -- Markdown
 
 
 def _summary(base: str | None, sets: list[str], results: Mapping[str, Any]) -> str:
@@ -286,7 +284,7 @@ def _bullets(values: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    """Floats with four decimals, but for rates, of which nothing would be left."""
+    """Floats with four decimals, except for values below 0.001, such as learning rates."""
     rounds = isinstance(value, float) and abs(value) >= 0.001 and value != round(value, 4)
     return f"{value:.4f}" if rounds else f"{value}"
 

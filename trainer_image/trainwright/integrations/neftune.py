@@ -13,10 +13,13 @@ from trainwright.distributed.wrapping import base_model
 
 
 def add_noise(model: nn.Module, alpha: float) -> RemovableHandle:
-    """Add noise of magnitude ``alpha / sqrt(length x width)`` to what the input embeddings give; undone by ``remove``.
+    """Add noise of magnitude ``alpha / sqrt(length x width)`` to the output of the input embeddings.
+
+    Returns:
+        A handle; its ``remove`` ends the noise.
 
     Raises:
-        ModelError: The model does not tell its input embeddings.
+        ModelError: The model has no ``get_input_embeddings``, or it returns None.
     """
     base = base_model(model)
     get = getattr(base, "get_input_embeddings", None)

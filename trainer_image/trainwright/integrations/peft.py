@@ -1,8 +1,8 @@
-"""Adapters (PEFT): a checkpoint of a model with adapters holds these alone, in the files that ``peft`` reads.
+"""Adapters (PEFT): a checkpoint of a model with adapters holds only the adapters, in the files that ``peft`` reads.
 
-``adapter_model.safetensors`` and ``adapter_config.json``; those of an adapter that is not called ``default`` stand in a
-folder of its name. The base model is neither written nor touched. Both ways of adding adapters are known: a
-``PeftModel`` around the model, and the model's own ``add_adapter``.
+The files are ``adapter_model.safetensors`` and ``adapter_config.json``, in a subfolder of the adapter's name unless it
+is ``default``. The base model is not written. Both ways of adding adapters are supported: a ``PeftModel`` around the
+model, and the model's own ``add_adapter``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from trainwright.contract import UserError
 ADAPTER = "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
 _OWN_PREFIX = "base_model.model."
-"""Where ``peft`` has the base model; a model with adapters of its own has no such level."""
+"""The prefix of the base model within a ``PeftModel``; a model with its own adapters has no such level."""
 
 
 def adapter_names(model: nn.Module) -> list[str]:
-    """The adapters of a model, whether active or not; none for a model without any."""
+    """The names of all adapters of a model, active or not."""
     if "peft" not in sys.modules or not (_is_wrapped(model) or getattr(model, "_hf_peft_config_loaded", False)):
         return []
     return list(cast(Any, model).peft_config)
@@ -40,22 +40,22 @@ def _is_wrapped(model: nn.Module) -> bool:
 
 
 def load_adapters(model: nn.Module, folder: Path) -> None:
-    """Load every adapter of ``model`` from a checkpoint, in place: which are active and trained stays as it is.
+    """Load every adapter of ``model`` from a checkpoint, in place. Does not change which are active and trained.
 
     Raises:
-        UserError: One is missing or damaged, or is of another shape (what differs is listed).
+        UserError: An adapter is missing or damaged, or differs in its parameters (the message lists them).
     """
     from peft import set_peft_model_state_dict
 
     states = {name: _read(_folder_of(model, name, folder), name) for name in adapter_names(model)}
     for name, state in states.items():
-        _refuse_another(model, name, state, folder)
+        _check_adapter_matches(model, name, state, folder)
     for name, state in states.items():
         set_peft_model_state_dict(model, state if _is_wrapped(model) else _without_prefix(state), adapter_name=name)
 
 
 def _folder_of(model: nn.Module, name: str, folder: Path) -> Path:
-    """The model's own ``save_pretrained`` knows one adapter at a time and gives it no folder of its own."""
+    """The folder of an adapter. A model's own ``save_pretrained`` saves one adapter, without a subfolder."""
     return folder if name == "default" or not _is_wrapped(model) else folder / name
 
 
@@ -66,18 +66,18 @@ def _read(folder: Path, name: str) -> dict[str, torch.Tensor]:
         if (folder / PICKLED).is_file():
             return torch.load(folder / PICKLED, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except (SafetensorError, UnpicklingError, OSError, RuntimeError) as error:
-        words = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder}: the adapter {name} cannot be read ({words}); use another checkpoint") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder}: the adapter {name} cannot be read ({reason}); use another checkpoint") from error
     raise UserError(f"{folder}: holds no weights ({ADAPTER}) of the adapter {name}; give the path of its checkpoint")
 
 
-def _refuse_another(model: nn.Module, name: str, state: Mapping[str, torch.Tensor], folder: Path) -> None:
+def _check_adapter_matches(model: nn.Module, name: str, state: Mapping[str, torch.Tensor], folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     prefix = "" if _is_wrapped(model) else _OWN_PREFIX
     adapter = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     own = {f"{prefix}{key}": value for key, value in adapter.items()}
-    # peft saves embeddings and the head of the base model too, where an adapter is on them or they were resized.
+    # peft also saves embeddings and the head of the base model, if an adapter is on them or they were resized.
     known = {f"{prefix}{key}": value for key, value in model.state_dict().items()} | own
     problems = [f"missing {key}" for key in own if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in known]
@@ -89,7 +89,7 @@ def _refuse_another(model: nn.Module, name: str, state: Mapping[str, torch.Tenso
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise UserError(
-            f"{folder}: the adapter {name} is another one: {'; '.join(problems[:10])}{more}; "
+            f"{folder}: the adapter {name} does not match the model: {'; '.join(problems[:10])}{more}; "
             "configure it as it was trained, or train from the start in another output_dir"
         )
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on: a progress bar, or printed lines."""
+"""Shows a run's progress to a person: a progress bar, or printed logs."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _bar(**kwargs: Any) -> Any:
 
 
 class PrinterCallback(TrainerCallback):
-    """Prints what is logged, on local rank 0."""
+    """Prints the logs, on local rank 0."""
 
     def on_log(
         self,

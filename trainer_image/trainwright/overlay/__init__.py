@@ -1,8 +1,8 @@
-"""Our Trainer under whatever says ``from transformers import Trainer``, for scripts and libraries left as they are.
+"""Replaces the Trainer of transformers by ours, for unchanged scripts and libraries that import it.
 
-``import trainwright.overlay`` as a script's first line, ``python -m trainwright.overlay script.py`` in front of it, or
-``spec.script.overlay: true`` in a TrainingJob. Nothing is imported before the script itself asks for a Trainer, so
-that what it sets in the environment before it imports a library still counts.
+To use it, put ``import trainwright.overlay`` on the first line of a script, run ``python -m trainwright.overlay
+script.py``, or set ``spec.script.overlay: true`` in a TrainingJob. Nothing is imported before the script asks for a
+Trainer, so environment variables that the script sets before its imports still have an effect.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from trainwright.overlay.arrival import install
 try:
     install()
 except UserError as error:
-    if (
-        sys.argv[0] != "-m"
-    ):  # which is there while Python looks for what `python -m` shall run: nothing else can tell it
+    if sys.argv[0] != "-m":  # argv[0] is "-m" only while Python resolves the module of `python -m`
         raise
     print(f"error: {error}", file=sys.stderr)
     sys.exit(int(error.exit_code))

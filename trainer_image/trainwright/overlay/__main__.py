@@ -1,4 +1,4 @@
-"""``python -m trainwright.overlay SCRIPT [ARGS]``, or ``-m MODULE [ARGS]``: run it with our Trainer, as a rank."""
+"""``python -m trainwright.overlay SCRIPT [ARGS]``, or ``-m MODULE [ARGS]``: runs it with our Trainer, as a rank."""
 
 from __future__ import annotations
 

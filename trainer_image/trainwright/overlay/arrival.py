@@ -1,4 +1,4 @@
-"""When to replace: as soon as a module of transformers is there, whether it is imported already or only later."""
+"""When to replace: as soon as a module of transformers is imported, which may have happened already."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainwright import extras
 from trainwright.contract import UserError
 
 KNOWN = ("5.24",)
-"""The versions of transformers that the libraries' tests ran with."""
+"""The versions of transformers that the overlay is tested with."""
 
 
 def install() -> None:
-    """Lead every import of a Trainer of transformers to ours, from now on and where it has happened already.
+    """Replace every import of a Trainer of transformers by ours, both past and future imports.
 
     Raises:
         UserError: transformers, or what our Trainer needs, is not installed.
@@ -28,14 +28,14 @@ def install() -> None:
         raise UserError(f"trainwright.overlay: {line}; or leave the overlay out")
     found = version("transformers")
     if ".".join(found.split(".")[:2]) not in KNOWN:
-        tell(f"transformers {found} is not among the versions that it was tried with: {', '.join(KNOWN)}")
+        log(f"transformers {found} is not one of the versions that it was tested with: {', '.join(KNOWN)}")
     after_import("transformers.training_args", _join_on_cpus)
     after_import("transformers.trainer", _replace_trainer)
     after_import("transformers.trainer_seq2seq", _replace_seq2seq)
 
 
 def _join_on_cpus() -> None:
-    """Their arguments join ranks on CPUs only where they are told so; else each rank would train by itself."""
+    """The arguments of transformers join ranks on CPUs only with this variable; else each rank would train alone."""
     import torch
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
@@ -46,7 +46,7 @@ def _replace_trainer() -> None:
     from trainwright.overlay.replacing import replace_trainer
 
     replace_trainer()
-    tell(f"Trainwright's Trainer takes the place of that of transformers {version('transformers')}")
+    log(f"Trainwright's Trainer replaces the one of transformers {version('transformers')}")
 
 
 def _replace_seq2seq() -> None:
@@ -55,15 +55,15 @@ def _replace_seq2seq() -> None:
     replace_seq2seq()
 
 
-def tell(line: str) -> None:
-    """A line on stderr, from the first rank and not from the processes that it starts."""
+def log(line: str) -> None:
+    """Prints a line on stderr, on rank 0 only and not in the processes that it starts."""
     multiprocessing = sys.modules.get("multiprocessing")
     if os.environ.get("RANK", "0") == "0" and (multiprocessing is None or multiprocessing.parent_process() is None):
         print(f"trainwright.overlay: {line}", file=sys.stderr, flush=True)
 
 
 def after_import(name: str, act: Callable[[], None]) -> None:
-    """Call ``act`` once the module ``name`` has run: now, if it is there, or at the end of its first import."""
+    """Call ``act`` after the import of the module ``name``: now if it is imported already, else when it is."""
     module = sys.modules.get(name)
     if module is not None and not getattr(module.__spec__, "_initializing", False):
         act()
@@ -72,7 +72,7 @@ def after_import(name: str, act: Callable[[], None]) -> None:
 
 
 class _Arrival(MetaPathFinder):
-    """Finds one module as the others would, and acts when that has run."""
+    """Finds one module with the other finders, and calls ``act`` after its import."""
 
     def __init__(self, name: str, act: Callable[[], None]) -> None:
         self.name, self.act = name, act
