@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from trainer.settings import settings
-from trainwright.data.loaders import batches, eval_loader, position_of, resume_at, train_loader
+from trainwright.data.epochs import batches
+from trainwright.data.loaders import eval_loader, train_loader
 
 
 def as_list(samples: list[Any]) -> list[Any]:
@@ -98,8 +99,8 @@ def one_stream(rank: int, world_size: int, length: int, stateful: bool = False, 
     interrupted = loader_for(stream(), rank, world_size, **arguments)
     iterator = batches(interrupted, epoch=0)
     next(iterator)
-    state = position_of(interrupted)
+    state = interrupted.state_dict()
     resumed = loader_for(stream(), rank, world_size, **arguments)
     assert state is not None
-    resume_at(resumed, state)
+    resumed.load_state_dict(state)
     return whole, list(batches(resumed, epoch=0, skip=1)), evaluation

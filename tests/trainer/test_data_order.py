@@ -14,7 +14,8 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grou
 
 from trainer.settings import settings
 from trainwright.contract import DataError
-from trainwright.data.loaders import batches, eval_loader, train_loader
+from trainwright.data.epochs import batches
+from trainwright.data.loaders import eval_loader, train_loader
 from trainwright.data.rebalance import RebalancedBatches
 from trainwright.data.samplers import LengthGrouped, Sequential, ShardedBatches, Sharding, Shuffled
 

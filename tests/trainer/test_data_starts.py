@@ -24,7 +24,7 @@ from trainer.runs import make, weights
 from trainwright import TrainerCallback
 from trainwright.contract import DataError
 from trainwright.data import fork_server, forking, sending, workers
-from trainwright.data.loaders import batches
+from trainwright.data.epochs import batches
 
 UNUSED = "_xxsubinterpreters"
 """An extension module of Python that nothing here imports."""

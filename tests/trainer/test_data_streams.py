@@ -13,7 +13,7 @@ from accelerate.data_loader import IterableDatasetShard
 from trainer.data_cases import StatefulStream, Stream, as_list, loader_for
 from trainer.world import in_world
 from trainwright.contract import DataError
-from trainwright.data.loaders import batches, position_of, resume_at
+from trainwright.data.epochs import batches
 from trainwright.data.samplers import Sharding
 from trainwright.data.streams import StreamShard, has_state
 
@@ -32,10 +32,10 @@ def test_an_empty_stream_is_an_error_and_an_exhausted_one_is_not() -> None:
 def test_a_stateful_stream_goes_on_without_reading_what_was_read() -> None:
     loader = loader_for(StatefulStream(9))
     taken = list(itertools.islice(batches(loader, epoch=0), 2))
-    state = position_of(loader)
+    state = loader.state_dict()
     resumed = loader_for(StatefulStream(9))
     assert state is not None
-    resume_at(resumed, state)
+    resumed.load_state_dict(state)
     rest = list(batches(resumed, epoch=0, skip=2))
     assert (taken, rest) == ([[0, 1], [2, 3]], [[4, 5], [6, 7], [8]])
     assert resumed.dataset.read == 5
@@ -56,10 +56,10 @@ def test_streams_of_datasets_resume_exactly(shuffled: bool) -> None:
     whole = list(batches(loader_for(stream()), epoch=1))
     loader = loader_for(stream())
     taken = list(itertools.islice(batches(loader, epoch=1), 4))
-    state = position_of(loader)
+    state = loader.state_dict()
     assert state is not None
     resumed = loader_for(stream())
-    resume_at(resumed, state)
+    resumed.load_state_dict(state)
     assert taken + list(batches(resumed, epoch=1, skip=4)) == whole
     assert has_state(stream()) is not shuffled
 

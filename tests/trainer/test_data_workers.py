@@ -10,7 +10,7 @@ import torch
 
 from trainer.data_cases import Noisy, Stream, as_list, loader_for, pad_only_to_four
 from trainwright.contract import DataError
-from trainwright.data.loaders import batches, position_of, resume_at
+from trainwright.data.epochs import batches
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -56,9 +56,9 @@ def test_a_stream_in_workers_resumes_alike() -> None:
     loader = loader_for(Stream(11, noisy=True), **arguments)
     taken = list(itertools.islice(batches(loader, epoch=0), 3))
     resumed = loader_for(Stream(11, noisy=True), **arguments)
-    state = position_of(loader)
+    state = loader.state_dict()
     assert state is not None
-    resume_at(resumed, state)
+    resumed.load_state_dict(state)
     assert taken + list(batches(resumed, epoch=0, skip=3)) == whole
 
 

@@ -35,7 +35,7 @@ from trainwright.checkpoint.staging import Copy, Stager, as_it_is
 from trainwright.checkpoint.store import MANIFEST
 from trainwright.checkpoint.weights import save_weights, takes_state
 from trainwright.contract import UserError
-from trainwright.data.loaders import position_of, resume_at
+from trainwright.data.epochs import Epochs
 from trainwright.data.place import draws_alike, has_own_shards
 from trainwright.devices.seeding import derived_seed, rng_state, seed_everything, set_rng_state
 
@@ -173,7 +173,7 @@ def _training_state(trainer: Any, leader: bool) -> dict[str, Any]:
     """File name -> what it holds."""
     states = {name: _state_of(trainer, name, part) for name, part in _parts(trainer).items()} if leader else {}
     states[_of_rank("rng_state", "pth", trainer)] = rng_state()
-    position = position_of(getattr(trainer.callback_handler, "train_dataloader", None))
+    position = None if trainer._epochs is None else trainer._epochs.state_dict()
     if position is not None:
         horizon = getattr(getattr(trainer, "_loop", None), "horizon", None)
         position["step"] = None if horizon is None else horizon.total_batch_size
@@ -242,7 +242,7 @@ def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OP
 def restore_position(
     trainer: Any,
     folder: Path,
-    loader: Any = None,
+    epochs: Epochs | None = None,
     load_rng: Callable[[str], None] | None = None,
     start: int | None = None,
 ) -> None:
@@ -256,16 +256,19 @@ def restore_position(
     generators are seeded anew from (seed, step, rank), and a warning says so; ``full_determinism`` refuses it instead.
     """
     folder = Path(folder)
-    position = saved_position(trainer, folder) if loader is not None else None
+    position = saved_position(trainer, folder) if epochs is not None else None
     is_alike = world_size_of(folder) in (trainer.args.world_size, None)
-    if position is not None and not is_alike and (position.get("own_shards") or has_own_shards(loader)):
-        position["dataset"] = None
-    if position is not None or start is not None:
-        resume_at(loader, {**(position or {"epoch": None, "generator_now": None}), "start": start})
+    goes_on = True
+    if epochs is not None and position is not None:
+        goes_on = draws_alike(epochs.loader, position["generator"])
+        if not is_alike and (position.get("own_shards") or has_own_shards(epochs.loader)):
+            position["dataset"] = None
+    if epochs is not None and (position is not None or start is not None):
+        epochs.load_state_dict({**(position or {"epoch": None, "generator_now": None}), "start": start})
     if is_alike:
         (load_rng or partial(load_rng_state, trainer))(str(folder))
     else:
-        _reseed(trainer, folder, position is None or draws_alike(loader, position["generator"]))
+        _reseed(trainer, folder, goes_on)
 
 
 def saved_position(trainer: Any, folder: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from trainwright.contract import DataError
-from trainwright.data.loader import Loader
+from trainwright.data.loader import Loader, Reading, Stateful
 from trainwright.data.samplers import Order, ShardedBatches, Sharding
 from trainwright.data.streams import SeededDataset, SeededStream
 from trainwright.distributed.ranks import Ranks
@@ -87,7 +87,7 @@ def _next_shares(rounds: Iterator[Round], ranks: int) -> list[Any]:
         return [error if rank == 0 else kind(f"rank 0: {error}") for rank in range(ranks)]
 
 
-class DispatchingLoader(DataLoader[Any]):
+class DispatchingLoader(Stateful, DataLoader[Any]):
     """The loader of one rank, whose data comes from rank 0.
 
     Args:
@@ -116,7 +116,7 @@ class DispatchingLoader(DataLoader[Any]):
         self._reader = _reader(dataset, order, batch_size, drop_last, seed, {**options, "name": name})
         self._reads = Ranks.current().rank == 0
         self._first: list[Any] = []
-        self.start = 0
+        self.start, self.reading = 0, Reading()
 
     @property
     def reader(self) -> Loader:
@@ -143,7 +143,7 @@ class DispatchingLoader(DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
         self._reader.set_epoch(epoch)
 
-    def load_state_dict(self, state: Any) -> None:
+    def load_stream(self, state: Any) -> None:
         """Put the stream back; its first round is read again, as the last one is filled up from it."""
         if self._reads:
             self._first = list(islice(self.dataset, self._size * self._sharding.world_size))

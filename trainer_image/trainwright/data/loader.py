@@ -2,17 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from trainwright.data.samplers import ShardedBatches, Sharding
 from trainwright.data.streams import StreamShard, set_epoch
 from trainwright.data.workers import context_of
+from trainwright.devices.seeding import RNGState
 
 
-class Loader(DataLoader[Any]):
+@dataclass
+class Position:
+    """How far the epoch at work is read, and the generators as they stood when its order was drawn.
+
+    ``left_out`` is what the samples before the first batch are more than the batches that stand for them in ``read``.
+    """
+
+    epoch: int
+    read: int
+    rng: RNGState
+    generator: torch.Tensor | None
+    grouping: int | None = None
+    left_out: int = 0
+    ended: bool = False
+
+
+@dataclass
+class Reading:
+    """Where a loader stands, and the saved state that its next epoch goes on from."""
+
+    position: Position | None = None
+    resumed: dict[str, Any] | None = None
+
+
+class Stateful:
+    """What our loaders say of themselves, by the protocol of torchdata's StatefulDataLoader.
+
+    Counted is what is read through :mod:`trainwright.data.epochs`, as by the Trainer.
+    """
+
+    reading: Reading
+
+    def state_dict(self) -> dict[str, Any] | None:
+        from trainwright.data.epochs import Epochs
+
+        return Epochs(self).state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reading.resumed = state
+
+
+class Loader(Stateful, DataLoader[Any]):
     """The loader of one rank.
 
     Args:
@@ -37,7 +81,7 @@ class Loader(DataLoader[Any]):
         if options.get("num_workers"):
             options["multiprocessing_context"] = context_of(options["multiprocessing_context"], name)
         super().__init__(dataset, **options)
-        self._seen, self.start = seen, 0
+        self._seen, self.start, self.reading = seen, 0, Reading()
         self.data_size = sharding.world_size if sharding is not None else 1
 
     @property

@@ -1,21 +1,12 @@
-"""The batches of one rank: loaders that give the order of Hugging Face's Trainer, and resume in the middle of an epoch.
-
-Randomness. The order of an epoch depends on seed and epoch (or, where the user asks for that, on torch's default
-generator as it stood when the epoch began: its state is kept for a resume). Without data workers, datasets and
-collators draw from the run's own generators, which a checkpoint holds, and no batch is fetched before it is wanted.
-Data workers seed themselves for each batch (see :mod:`trainwright.data.streams`). Opening a fresh epoch draws one
-number from the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging
-Face; opening one in the middle leaves every generator as it was.
-"""
+"""The batches of one rank: loaders that give the order of Hugging Face's Trainer."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
@@ -24,7 +15,6 @@ from trainwright.contract import DataError
 from trainwright.data.collators import Collate, GuardedCollate, KeepColumns, default_collator_for, no_columns_left
 from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.loader import Loader
-from trainwright.data.place import group_once, grouping_of, has_own_shards, samples_a_round, start_within
 from trainwright.data.rebalance import RebalancedBatches
 from trainwright.data.samplers import (
     FromSampler,
@@ -37,9 +27,7 @@ from trainwright.data.samplers import (
     lengths_of,
     unseeded,
 )
-from trainwright.data.streams import SeededDataset, SeededStream, has_state, set_epoch, share_of_stream
-from trainwright.data.workers import watch_start
-from trainwright.devices.seeding import RNGState, preserved_rng, rng_state, set_rng_state
+from trainwright.data.streams import SeededDataset, SeededStream, share_of_stream
 
 logger = logging.getLogger(__name__)
 
@@ -253,184 +241,11 @@ def _options(args: Any) -> dict[str, Any]:
     }
 
 
-# -- epochs
-
-
-@dataclass
-class Position:
-    """How far the epoch at work is read, and the generators as they stood when its order was drawn.
-
-    ``left_out`` is what the samples before the first batch are more than the batches that stand for them in ``read``.
-    """
-
-    epoch: int
-    read: int
-    rng: RNGState
-    generator: torch.Tensor | None
-    grouping: int | None = None
-    left_out: int = 0
-    ended: bool = False
-
-
-_positions: WeakKeyDictionary[Any, Position] = WeakKeyDictionary()
-_resumed: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-
-
-def batches(loader: Any, *, epoch: int, skip: int = 0) -> Iterator[Any]:
-    """Open an epoch: an iterator over its batches, ``skip`` of them left out.
-
-    The order is drawn before this returns. Our loaders skip without reading the data; streams go on from their saved
-    state where they have one; anything else is read and thrown away. A saved state with a ``start`` says at which
-    sample to begin, where that is not the first of a batch; ``skip`` then says how many batches that stands for.
-
-    Raises:
-        DataError: While iterating: a collator failed, or a first epoch has no batch at all.
-    """
-    _set_loader_epoch(loader, epoch)
-    watch_start(loader, "train_dataset")
-    saved = _resumed.pop(loader, None)
-    if skip or (saved and saved.get("start")):
-        with preserved_rng():
-            position, iterator = _open_within(loader, epoch, skip, saved)
-    else:
-        _restore_generator(loader, saved and saved["generator_now"])
-        position = Position(epoch, 0, rng_state(), _generator_state(loader), grouping_of(loader))
-        iterator = _open(loader)
-    _positions[loader] = position
-    return _read(iterator, position, loader if epoch == 0 and skip == 0 else None)
-
-
-def position_of(loader: Any) -> dict[str, Any] | None:
-    """What a checkpoint has to hold of a loader, beside the generators: tensors and plain values."""
-    position = _positions.get(loader) if loader is not None else None
-    if position is None:
-        return None
-    dataset, a_round = getattr(loader, "dataset", None), samples_a_round(loader)
-    return {
-        "epoch": position.epoch,
-        "read": position.read,
-        "ended": position.ended,
-        "samples": None if a_round is None else position.read * a_round + position.left_out,
-        "batches": len(loader) if has_length(loader) else None,
-        "length": len(dataset) if has_length(dataset) else None,
-        "grouping": position.grouping,
-        "rng": position.rng,
-        "generator": position.generator,
-        "generator_now": _generator_state(loader),
-        "dataset": _stream_state(loader),
-        "own_shards": has_own_shards(loader),
-    }
-
-
-def resume_at(loader: Any, state: dict[str, Any]) -> None:
-    """The next :func:`batches` goes on from a saved :func:`position_of`."""
-    _resumed[loader] = state
-
-
-def _open(loader: Any) -> Iterator[Any]:
-    iterator = iter(loader)
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    if isinstance(batch_sampler, ShardedBatches) and loader.num_workers == 0:
-        batch_sampler.draw()
-    return iterator
-
-
-def _open_within(loader: Any, epoch: int, skip: int, saved: dict[str, Any] | None) -> tuple[Position, Iterator[Any]]:
-    start, grouping, state = (saved or {}).get("start"), None, None
-    if saved is not None and saved["epoch"] == epoch:
-        set_rng_state(saved["rng"])
-        _restore_generator(loader, saved["generator"])
-        grouping, state = saved.get("grouping"), saved["dataset"]
-    position = Position(epoch, skip, rng_state(), _generator_state(loader), grouping or grouping_of(loader))
-    group_once(loader, grouping)
-    a_round = samples_a_round(loader)
-    if start is not None and a_round is not None:
-        position.left_out = start - skip * a_round
-    if state is not None:
-        (loader if isinstance(loader, DispatchingLoader) else loader.dataset).load_state_dict(state)
-    elif start is not None:
-        start_within(loader, start)
-    elif isinstance(getattr(loader, "batch_sampler", None), ShardedBatches):
-        loader.batch_sampler.start = skip * loader.batch_sampler.global_batch
-    else:
-        iterator = _open(loader)
-        for _ in range(skip):
-            next(iterator, None)
-        return position, iterator
-    return position, _open(loader)
-
-
-def _read(iterator: Iterator[Any], position: Position, first_of: Any) -> Iterator[Any]:
-    """``first_of`` is the loader whose first epoch this is: it must have a batch."""
-    for batch in readable(iterator):
-        position.read += 1
-        yield batch
-    position.ended = True
-    if first_of is not None and position.read == 0:
-        if getattr(_reader_of(first_of), "drop_last", False):
-            raise DataError(
-                "train_dataset: it holds no full batch, and dataloader_drop_last leaves out what is not full; give it "
-                "samples, or set that to false"
-            )
-        raise DataError("train_dataset: it is empty; give it samples")
-
-
-def readable(iterator: Iterator[Any]) -> Iterator[Any]:
-    """A data worker's error comes with its traceback in the message: leave the one line that is meant to be read."""
-    try:
-        yield from iterator
-    except DataError as error:
-        line = str(error).strip().splitlines()[-1]
-        raise DataError(line.removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from error
-
-
-def _set_loader_epoch(loader: Any, epoch: int) -> None:
-    """Whoever wants to know the epoch: a foreign loader, its samplers, its dataset."""
-    if isinstance(loader, Loader | DispatchingLoader):
-        loader.set_epoch(epoch)
-        return
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    for part in (loader, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None)):
-        set_epoch(part, epoch)
-
-
-def _reader_of(loader: Any) -> Any:
-    return loader.reader if isinstance(loader, DispatchingLoader) else loader
-
-
-def _generator_of(loader: Any) -> torch.Generator | None:
-    order = getattr(getattr(_reader_of(loader), "batch_sampler", None), "order", None)
-    return order.generator if isinstance(order, FromSampler) else None
-
-
-def _generator_state(loader: Any) -> torch.Tensor | None:
-    generator = _generator_of(loader)
-    return generator.get_state() if generator is not None else None
-
-
-def _restore_generator(loader: Any, state: torch.Tensor | None) -> None:
-    generator = _generator_of(loader)
-    if generator is not None and state is not None:
-        generator.set_state(state)
-
-
-def _stream_state(loader: Any) -> Any:
-    """Only of what is read in this process: data workers have copies that cannot be asked."""
-    dataset, reader = getattr(loader, "dataset", None), _reader_of(loader)
-    if not isinstance(dataset, IterableDataset) or getattr(reader, "num_workers", 0) or not has_state(dataset):
-        return None
-    return dataset.state_dict()
-
-
 __all__ = [
-    "batches",
     "default_collator_for",
     "eval_loader",
     "has_length",
     "keep_used_columns",
-    "position_of",
-    "readable",
-    "resume_at",
     "signature_columns",
     "train_loader",
 ]

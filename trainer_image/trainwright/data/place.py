@@ -17,13 +17,13 @@ from trainwright.data.streams import StreamShard
 from trainwright.distributed.ranks import Ranks
 
 
-def samples_a_round(loader: Any) -> int | None:
-    """Samples of one batch of every rank; None where the loader does not say."""
+def samples_a_round(loader: Any, data_size: int | None = None) -> int | None:
+    """Samples of one batch of every rank that reads its own, by default of all; None where the loader does not say."""
     total = getattr(loader, "total_batch_size", None)
     if isinstance(total, int):
         return total
     own = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
-    return own * Ranks.current().world_size if isinstance(own, int) else None
+    return own * (data_size or Ranks.current().world_size) if isinstance(own, int) else None
 
 
 def order_of(loader: Any) -> Any:

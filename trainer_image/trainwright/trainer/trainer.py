@@ -38,6 +38,7 @@ from trainwright.checkpoint.snapshot import (
 from trainwright.checkpoint.weights import load_weights
 from trainwright.data import diagnosis
 from trainwright.data.collators import DataCollatorWithPadding, KeepColumns, default_data_collator
+from trainwright.data.epochs import Epochs
 from trainwright.data.loaders import eval_loader, has_length, keep_used_columns, signature_columns, train_loader
 from trainwright.data.samplers import LengthGroupedSampler, column_lengths
 from trainwright.devices.seeding import enable_full_determinism, set_seed
@@ -111,6 +112,8 @@ class Trainer:
     environment (``TRAINWRIGHT_ASYNC_SAVE=1``) and the TrainingJob (``spec.output.asyncSave``)."""
 
     _background: Any = None
+
+    _epochs: Epochs | None = None
 
     _says_accepts_loss_kwargs: bool | None = None
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache
 
-from trainwright.data.loaders import batches
+from trainwright.data.epochs import Epochs
 from trainwright.distributed.collectives import sum_over_ranks
 from trainwright.distributed.preemption import Preemption, under_launcher
 from trainwright.distributed.strategy import Hooks
@@ -37,7 +37,7 @@ class Loop:
 
     Args:
         model: What forward goes through: the model itself, or its wrapper that reduces gradients over the ranks.
-        dataloader: The training batches of this rank.
+        epochs: The training batches of this rank.
         ignore_keys: Outputs of the model that evaluations shall not gather.
     """
 
@@ -45,12 +45,12 @@ class Loop:
         self,
         trainer: Any,
         model: torch.nn.Module,
-        dataloader: Any,
+        epochs: Epochs,
         horizon: Horizon,
         ignore_keys: list[str] | None = None,
     ) -> None:
         args = trainer.args
-        self.trainer, self.model, self.dataloader, self.horizon = trainer, model, dataloader, horizon
+        self.trainer, self.model, self.epochs, self.horizon = trainer, model, epochs, horizon
         self.device = args.device
         self.accumulation = args.gradient_accumulation_steps
         self.max_grad_norm = args.max_grad_norm
@@ -107,7 +107,7 @@ class Loop:
         Whoever stops early stops before they are fetched: a checkpoint holds the generators as they stood then.
         """
         trainer, first = self.trainer, skip // self.accumulation
-        iterator = batches(self.dataloader, epoch=epoch, skip=skip)
+        iterator = self.epochs.batches(epoch, skip)
         for _ in range(first, self.horizon.steps_per_epoch):
             upcoming = trainer.state.global_step + 1
             if self.background is not None and self.background.is_due(upcoming):

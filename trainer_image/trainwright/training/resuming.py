@@ -61,7 +61,10 @@ def place_of(trainer: Any, folder: Path, horizon: Horizon, loader: Any) -> Place
         return Place(epoch + 1)
     if trainer.args.ignore_data_skip:
         return Place(epoch)
-    a_round, length = samples_a_round(loader) or horizon.total_batch_size, length_of(loader)
+    a_round, length = (
+        samples_a_round(loader, trainer._strategy.data_size) or horizon.total_batch_size,
+        length_of(loader),
+    )
     if length is None:
         skip = samples // a_round
     elif (left := _batches_of_rest(loader, samples, a_round)) > 0:

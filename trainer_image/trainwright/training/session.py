@@ -31,6 +31,7 @@ from trainwright.checkpoint.store import CheckpointStore, how_to_accept
 from trainwright.checkpoint.weights import check_ties
 from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
 from trainwright.data import fork_server
+from trainwright.data.epochs import Epochs
 from trainwright.data.workers import needs_server
 from trainwright.evaluation.sets import check_sets
 from trainwright.integrations.liger import liger_kernels
@@ -171,6 +172,7 @@ def train_from(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | N
 def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) -> Loop:
     """From the first preparation to the last step."""
     dataloader = trainer.get_train_dataloader()
+    epochs = trainer._epochs = Epochs(dataloader, trainer._strategy.data_size)
     horizon = Horizon.of_values(trainer.set_initial_training_values(trainer.args, dataloader))
     horizon, place = begin_state(trainer, horizon, checkpoint, dataloader)
     model = prepare(trainer, horizon, dataloader)
@@ -179,7 +181,7 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
         trainer._load_scaler(str(checkpoint))
     averaging.begin(trainer.optimizer)
     trainer._background = make_background(trainer)
-    loop = trainer._loop = loop_for(trainer)(trainer, model, dataloader, horizon, ignore_keys)
+    loop = trainer._loop = loop_for(trainer)(trainer, model, epochs, horizon, ignore_keys)
     announce(trainer, horizon, place)
     trainer._strategy.zero_grad()
     loop.event("on_train_begin")
@@ -187,7 +189,7 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
         trainer._evaluate(None, ignore_keys, skip_scheduler=True)
     if checkpoint is not None:
         goes_on = trainer.state.global_step and not trainer.args.ignore_data_skip
-        restore_position(trainer, checkpoint, dataloader if goes_on else None, trainer._load_rng_state, place.start)
+        restore_position(trainer, checkpoint, epochs if goes_on else None, trainer._load_rng_state, place.start)
     with loop.background or nullcontext():
         loop.run(place.epoch, place.skip)
     loop.read_losses()

@@ -1,0 +1,204 @@
+"""A training loader as a run reads it: epoch by epoch, and on from the middle of one.
+
+Randomness. The order of an epoch depends on seed and epoch (or, where the user asks for that, on torch's default
+generator as it stood when the epoch began: its state is kept for a resume). Without data workers, datasets and
+collators draw from the run's own generators, which a checkpoint holds, and no batch is fetched before it is wanted.
+Data workers seed themselves for each batch (see :mod:`trainwright.data.streams`). Opening a fresh epoch draws one
+number from the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging
+Face; opening one in the middle leaves every generator as it was.
+
+Where a loader stands is asked and told by the protocol of torchdata's StatefulDataLoader: ``state_dict`` and
+``load_state_dict``. Our loaders speak it themselves; :class:`Epochs` speaks it for those that users bring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+
+from trainwright.contract import DataError
+from trainwright.data.dispatch import DispatchingLoader
+from trainwright.data.loader import Loader, Position, Reading
+from trainwright.data.place import group_once, grouping_of, has_own_shards, order_of, samples_a_round, start_within
+from trainwright.data.samplers import FromSampler, ShardedBatches
+from trainwright.data.streams import has_state, set_epoch
+from trainwright.data.workers import watch_start
+from trainwright.devices.seeding import preserved_rng, rng_state, set_rng_state
+
+
+class Epochs:
+    """The epochs of any loader.
+
+    Args:
+        loader: Ours keeps how far it is read, so that another view of it knows that too.
+        data_size: Ranks that read different samples; None for all that there are.
+    """
+
+    def __init__(self, loader: Any, data_size: int | None = None) -> None:
+        self.loader, self._data_size = loader, data_size
+        self._reading = loader.reading if isinstance(loader, Loader | DispatchingLoader) else Reading()
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Any]:
+        """Open an epoch: an iterator over its batches, ``skip`` of them left out.
+
+        The order is drawn before this returns. Our loaders skip without reading the data; streams go on from their
+        saved state where they have one; anything else is read and thrown away. A loaded state with a ``start`` says at
+        which sample to begin, where that is not the first of a batch; ``skip`` then says how many batches that stands
+        for.
+
+        Raises:
+            DataError: While iterating: a collator failed, or a first epoch has no batch at all.
+        """
+        loader = self.loader
+        _set_loader_epoch(loader, epoch)
+        watch_start(loader, "train_dataset")
+        saved, self._reading.resumed = self._reading.resumed, None
+        if skip or (saved and saved.get("start")):
+            with preserved_rng():
+                position, iterator = self._open_within(epoch, skip, saved)
+        else:
+            _restore_generator(loader, saved and saved["generator_now"])
+            position = Position(epoch, 0, rng_state(), _generator_state(loader), grouping_of(loader))
+            iterator = _open(loader)
+        self._reading.position = position
+        return _read(iterator, position, loader if epoch == 0 and skip == 0 else None)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """What a checkpoint has to hold of the loader, beside the generators: tensors and plain values.
+
+        None before the first epoch.
+        """
+        loader, position = self.loader, self._reading.position
+        if position is None:
+            return None
+        dataset, a_round = getattr(loader, "dataset", None), samples_a_round(loader, self._data_size)
+        return {
+            "epoch": position.epoch,
+            "read": position.read,
+            "ended": position.ended,
+            "samples": None if a_round is None else position.read * a_round + position.left_out,
+            "batches": _length(loader),
+            "length": _length(dataset),
+            "grouping": position.grouping,
+            "rng": position.rng,
+            "generator": position.generator,
+            "generator_now": _generator_state(loader),
+            "dataset": _stream_state(loader),
+            "own_shards": has_own_shards(loader),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next :meth:`batches` goes on from a saved :meth:`state_dict`."""
+        self._reading.resumed = state
+
+    def _open_within(self, epoch: int, skip: int, saved: dict[str, Any] | None) -> tuple[Position, Iterator[Any]]:
+        loader = self.loader
+        start, grouping, state = (saved or {}).get("start"), None, None
+        if saved is not None and saved["epoch"] == epoch:
+            set_rng_state(saved["rng"])
+            _restore_generator(loader, saved["generator"])
+            grouping, state = saved.get("grouping"), saved["dataset"]
+        position = Position(epoch, skip, rng_state(), _generator_state(loader), grouping or grouping_of(loader))
+        group_once(loader, grouping)
+        a_round = samples_a_round(loader, self._data_size)
+        if start is not None and a_round is not None:
+            position.left_out = start - skip * a_round
+        if state is not None:
+            loader.load_stream(state) if isinstance(loader, DispatchingLoader) else loader.dataset.load_state_dict(
+                state
+            )
+        elif start is not None:
+            start_within(loader, start)
+        elif isinstance(getattr(loader, "batch_sampler", None), ShardedBatches):
+            loader.batch_sampler.start = skip * loader.batch_sampler.global_batch
+        else:
+            iterator = _open(loader)
+            for _ in range(skip):
+                next(iterator, None)
+            return position, iterator
+        return position, _open(loader)
+
+
+def batches(loader: Any, *, epoch: int, skip: int = 0) -> Iterator[Any]:
+    """One epoch of a loader; see :meth:`Epochs.batches`."""
+    return Epochs(loader).batches(epoch, skip)
+
+
+def _length(sized: Any) -> int | None:
+    try:
+        return len(sized)
+    except (TypeError, AttributeError, NotImplementedError):
+        return None
+
+
+def _open(loader: Any) -> Iterator[Any]:
+    iterator = iter(loader)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    if isinstance(batch_sampler, ShardedBatches) and loader.num_workers == 0:
+        batch_sampler.draw()
+    return iterator
+
+
+def _read(iterator: Iterator[Any], position: Position, first_of: Any) -> Iterator[Any]:
+    """``first_of`` is the loader whose first epoch this is: it must have a batch."""
+    for batch in readable(iterator):
+        position.read += 1
+        yield batch
+    position.ended = True
+    if first_of is not None and position.read == 0:
+        if getattr(_reader_of(first_of), "drop_last", False):
+            raise DataError(
+                "train_dataset: it holds no full batch, and dataloader_drop_last leaves out what is not full; give it "
+                "samples, or set that to false"
+            )
+        raise DataError("train_dataset: it is empty; give it samples")
+
+
+def readable(iterator: Iterator[Any]) -> Iterator[Any]:
+    """A data worker's error comes with its traceback in the message: leave the one line that is meant to be read."""
+    try:
+        yield from iterator
+    except DataError as error:
+        line = str(error).strip().splitlines()[-1]
+        raise DataError(line.removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")) from error
+
+
+def _set_loader_epoch(loader: Any, epoch: int) -> None:
+    """Whoever wants to know the epoch: a foreign loader, its samplers, its dataset."""
+    if isinstance(loader, Loader | DispatchingLoader):
+        loader.set_epoch(epoch)
+        return
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    for part in (loader, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None)):
+        set_epoch(part, epoch)
+
+
+def _reader_of(loader: Any) -> Any:
+    return loader.reader if isinstance(loader, DispatchingLoader) else loader
+
+
+def _generator_of(loader: Any) -> torch.Generator | None:
+    order = order_of(loader)
+    return order.generator if isinstance(order, FromSampler) else None
+
+
+def _generator_state(loader: Any) -> torch.Tensor | None:
+    generator = _generator_of(loader)
+    return generator.get_state() if generator is not None else None
+
+
+def _restore_generator(loader: Any, state: torch.Tensor | None) -> None:
+    generator = _generator_of(loader)
+    if generator is not None and state is not None:
+        generator.set_state(state)
+
+
+def _stream_state(loader: Any) -> Any:
+    """Only of what is read in this process: data workers have copies that cannot be asked."""
+    dataset, reader = getattr(loader, "dataset", None), _reader_of(loader)
+    if not isinstance(dataset, IterableDataset) or getattr(reader, "num_workers", 0) or not has_state(dataset):
+        return None
+    return dataset.state_dict()
