@@ -79,6 +79,9 @@ WITHOUT = {
 """What subclasses ask a Trainer for, and what it says of things that are not built."""
 
 
+_NO_CONTEXT: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+
+
 class Trainer:
     """Trains, evaluates and predicts with a PyTorch model.
 
@@ -185,6 +188,7 @@ class Trainer:
             model.config.use_cache = args.use_cache
         self.scaler = self.accelerator.scaler = self._strategy.new_scaler()
         self._created_lr_scheduler = False
+        self._has_context = self._overrides_context()
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
         args = self.args
@@ -472,6 +476,7 @@ class Trainer:
             self._take_model(self.call_model_init())
             self.optimizer = self.lr_scheduler = None
         self.is_in_train = self._unproven = True
+        self._has_context = self._overrides_context()
         try:
             return session.train(self, resume_from_checkpoint, ignore_keys_for_eval)
         finally:
@@ -514,6 +519,10 @@ class Trainer:
             self._normalisation = normalisation.find(self, batch_samples)
         return self._normalisation
 
+    def _overrides_context(self) -> bool:
+        """Whether there is something to enter around ``compute_loss``; asked once a run."""
+        return any(map(self._overrides, ("compute_loss_context_manager", "autocast_smart_context_manager")))
+
     def _others_loss(self) -> bool:
         """Whether the loss is not that of the model alone."""
         return self.compute_loss_func is not None or self._overrides("compute_loss")
@@ -555,7 +564,7 @@ class Trainer:
         if self._unproven and not self._overrides("compute_loss"):
             losses.check_batch(self.model, inputs)
         try:
-            with self.compute_loss_context_manager():
+            with self.compute_loss_context_manager() if self._has_context else _NO_CONTEXT:
                 loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         except Exception as error:
             diagnosis.raise_explained(error, self.model, inputs, self.label_names)
