@@ -103,13 +103,19 @@ EFFECTS: dict[str, Effect] = {
     "logging_strategy": Effect("callbacks/flow.py", _LOG + "[plain, logged by epoch]"),
     "logging_steps": Effect("callbacks/state.py", _LOG + "[plain]"),
     "logging_first_step": Effect("callbacks/flow.py", _LOG + "[plain, first step logged]"),
-    "log_on_each_node": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
+    "log_on_each_node": Effect(
+        "arguments/devices.py", _DEVICES + "test_two_nodes_save_and_log_as_the_arguments_of_each_node_say"
+    ),
     "logging_nan_inf_filter": Effect(
         "training/loop.py", _LOOP + "TestLogging::test_nan_is_kept_out_of_the_mean_unless_it_is_wanted"
     ),
     "include_num_input_tokens_seen": Effect("training/throughput.py", _LOG + "[gpt2, tokens counted]"),
-    "log_level": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
-    "log_level_replica": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
+    "log_level": Effect(
+        "arguments/devices.py", _DEVICES + "test_two_nodes_save_and_log_as_the_arguments_of_each_node_say"
+    ),
+    "log_level_replica": Effect(
+        "arguments/devices.py", _DEVICES + "test_two_nodes_save_and_log_as_the_arguments_of_each_node_say"
+    ),
     "disable_tqdm": Effect("trainer/trainer.py", _EFFECTS + "test_without_a_bar_the_log_is_printed"),
     "run_name": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
     "eval_strategy": Effect("callbacks/flow.py", _LOG + "[plain, evaluated]"),
@@ -129,21 +135,29 @@ EFFECTS: dict[str, Effect] = {
     ),
     "include_for_metrics": Effect("evaluation/passes.py", _EVALUATION + "[inputs and losses, 11]"),
     "batch_eval_metrics": Effect("evaluation/passes.py", _EVALUATION + "[batch by batch, 11]"),
-    "save_only_model": Effect("checkpoint/snapshot.py", _LOOP + "TestSaving::test_the_model_alone_is_saved_when_asked"),
+    "save_only_model": Effect(
+        "checkpoint/snapshot.py", _LOOP + "TestSaving::test_save_only_model_leaves_the_optimizer_out"
+    ),
     "save_strategy": Effect(
         "callbacks/flow.py", _LOOP + "TestSaving::test_only_better_models_are_saved_by_the_strategy_best"
     ),
     "save_steps": Effect("callbacks/state.py", _LOOP + "TestSaving::test_checkpoints_come_by_steps_and_at_the_end"),
-    "save_on_each_node": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
+    "save_on_each_node": Effect(
+        "arguments/devices.py", _DEVICES + "test_two_nodes_save_and_log_as_the_arguments_of_each_node_say"
+    ),
     "save_total_limit": Effect(
         "training/session.py", _LOOP + "TestSaving::test_checkpoints_come_by_epoch_and_the_oldest_go"
     ),
-    "enable_jit_checkpoint": Effect("training/loop.py", _DEBUGGING + "test_sigterm_without_a_launcher[True]"),
+    "enable_jit_checkpoint": Effect(
+        "training/loop.py", _DEBUGGING + "test_sigterm_without_a_launcher_saves_only_when_asked[True]"
+    ),
     "load_best_model_at_end": Effect(
         "training/session.py", _LOOP + "TestSaving::test_the_best_model_is_loaded_at_the_end"
     ),
     "metric_for_best_model": Effect("training/best.py", _CALLBACKS + "test_early_stopping_stops_a_run"),
-    "greater_is_better": Effect("training/best.py", _LOOP + "TestSaving::test_greater_is_better_says_which_way"),
+    "greater_is_better": Effect(
+        "training/best.py", _LOOP + "TestSaving::test_greater_is_better_decides_which_metric_is_the_best"
+    ),
     "ignore_data_skip": Effect("training/session.py", _LOOP + "TestResuming::test_data_is_not_skipped_when_told_so"),
     "restore_callback_states_from_checkpoint": Effect(
         "trainer/trainer.py", _CALLBACKS + "test_states_go_into_the_checkpoint_and_come_back"
@@ -166,7 +180,8 @@ EFFECTS: dict[str, Effect] = {
     "dataloader_multiprocessing_context": Effect("data/loaders.py", _LOADER),
     "dataloader_in_order": Effect("data/loaders.py", _LOADER),
     "remove_unused_columns": Effect(
-        "trainer/trainer.py", _HOOKS + "TestContract::test_a_model_that_breaks_it_is_refused_at_the_first_step"
+        "trainer/trainer.py",
+        _HOOKS + "TestContract::test_a_model_that_breaks_the_contract_is_refused_at_the_first_step",
     ),
     "label_names": Effect("trainer/trainer.py", _HOOKS + "TestContract::test_label_names_are_the_users_to_say"),
     "train_sampling_strategy": Effect("data/samplers.py", _ORDER + "[sequential]"),
@@ -175,8 +190,10 @@ EFFECTS: dict[str, Effect] = {
     "ddp_bucket_cap_mb": Effect("distributed/ddp.py", _RANKS + "test_ddp_is_set_up_as_the_arguments_say"),
     "ddp_broadcast_buffers": Effect("distributed/ddp.py", _RANKS + "test_ddp_is_set_up_as_the_arguments_say"),
     "ddp_static_graph": Effect("distributed/ddp.py", _RANKS + "test_ddp_is_set_up_as_the_arguments_say"),
-    "ddp_backend": Effect("arguments/devices.py", _DEVICES + "test_a_backend_that_is_not_there"),
-    "ddp_timeout": Effect("arguments/devices.py", _DEVICES + "test_two_nodes"),
+    "ddp_backend": Effect("arguments/devices.py", _DEVICES + "test_a_backend_that_is_not_available_is_refused"),
+    "ddp_timeout": Effect(
+        "arguments/devices.py", _DEVICES + "test_two_nodes_save_and_log_as_the_arguments_of_each_node_say"
+    ),
     "debug": Effect("training/session.py", _DEBUGGING + "TestOverflow::test_the_module_that_overflows_is_named"),
     "skip_memory_metrics": Effect(
         "trainer/trainer.py", _LOOP + "TestLogging::test_memory_is_measured_when_it_is_asked_for"
@@ -190,9 +207,15 @@ EFFECTS: dict[str, Effect] = {
         "trainer/trainer.py", _SEQ2SEQ + "test_samples_of_like_length_are_trained_together_when_asked"
     ),
     "predict_with_generate": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_tokens_are_those_of_transformers"),
-    "generation_max_length": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_how_texts_are_generated[a length]"),
-    "generation_num_beams": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_how_texts_are_generated[beams]"),
-    "generation_config": Effect("trainer/seq2seq.py", _SEQ2SEQ + "test_settings_may_come_as"),
+    "generation_max_length": Effect(
+        "trainer/seq2seq.py", _SEQ2SEQ + "test_generate_gets_the_settings_of_arguments_and_call[a length]"
+    ),
+    "generation_num_beams": Effect(
+        "trainer/seq2seq.py", _SEQ2SEQ + "test_generate_gets_the_settings_of_arguments_and_call[beams]"
+    ),
+    "generation_config": Effect(
+        "trainer/seq2seq.py", _SEQ2SEQ + "test_generation_settings_may_be_an_object_a_mapping_a_file_or_a_folder"
+    ),
 }
 
 if __name__ == "__main__":

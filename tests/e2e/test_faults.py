@@ -84,7 +84,7 @@ while True:
 """
 
 
-def test_a_cut_node_is_not_reached_until_it_is_mended(
+def test_a_cut_node_is_not_reached_until_it_is_reconnected(
     kube: Kube, namespace: str, operator_image: str, faults: Faults
 ) -> None:
     spec = {"clusterIP": "None", "selector": {"batch.kubernetes.io/job-name": "work"}, "publishNotReadyAddresses": True}

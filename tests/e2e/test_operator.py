@@ -154,7 +154,7 @@ HELD_UP = {
 
 
 @pytest.mark.parametrize("name", HELD_UP)
-def test_what_a_pod_waits_for_in_vain_is_told_with_the_mend(
+def test_the_status_says_what_a_pod_waits_for_and_how_to_fix_it(
     release: Helm, kube: Kube, namespace: str, name: str
 ) -> None:
     spec, reason, mend = HELD_UP[name]

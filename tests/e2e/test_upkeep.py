@@ -107,7 +107,7 @@ def no_names(kube: Kube) -> Iterator[None]:
     scaled(before)
 
 
-def test_pods_that_find_no_name_are_told_though_nothing_of_them_gets_through(
+def test_pods_that_cannot_resolve_a_name_are_reported_though_none_of_their_pushes_arrive(
     release: Helm, kube: Kube, namespace: str, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue("no_names")

@@ -30,7 +30,7 @@ def with_api(scene, server):
     return asyncio.run(run())
 
 
-def test_paths():
+def test_a_resource_has_the_path_of_its_group_scope_and_subresource():
     assert SERVICES.path("ns", "s") == "/api/v1/namespaces/ns/services/s"
     assert JOBS.path("ns") == "/apis/batch/v1/namespaces/ns/jobs"
     assert JOBS.path() == "/apis/batch/v1/jobs"
@@ -38,7 +38,7 @@ def test_paths():
 
 
 @pytest.mark.parametrize("code", [0, 429, 500, 503])
-def test_what_may_pass_is_tried_again(code):
+def test_a_temporary_failure_is_retried(code):
     server = FakeApiServer()
     server.fail("POST", code, times=2)
     made, answers = with_api(lambda api: api.create(SERVICES, service()), server)
@@ -73,7 +73,7 @@ def test_an_hour_that_the_server_asks_for_is_not_slept(monkeypatch):
     assert answers == [("POST", 429)] * 2
 
 
-def test_who_has_no_time_asks_once():
+def test_without_time_to_wait_a_request_is_sent_once():
     server = FakeApiServer()
     server.fail("GET", 503, times=10)
 
@@ -86,7 +86,7 @@ def test_who_has_no_time_asks_once():
 
 
 @pytest.mark.parametrize("code", [400, 403, 404, 409, 422])
-def test_what_will_not_pass_is_told_at_once(code):
+def test_a_permanent_failure_is_raised_at_once(code):
     server = FakeApiServer()
     server.fail("POST", code)
 

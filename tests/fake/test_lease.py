@@ -214,7 +214,7 @@ OWNER = {"apiVersion": "v1", "kind": "ServiceAccount", "name": "trainwright", "u
         (Connection("https://x", None), None),
     ],
 )
-def test_who_owns_what_the_operator_makes_for_itself(connection, owner):
+def test_what_the_operator_makes_is_owned_by_its_service_account_in_this_namespace(connection, owner):
     assert service_account(connection, "ns") == owner
 
 

@@ -149,7 +149,7 @@ def test_a_pod_of_the_attempt_at_work_is_believed_and_reviewed_once():
         pytest.param(token(), b"x" * 2000, 413, "oversized", id="too large"),
     ],
 )
-def test_who_is_refused(bearer, body, code, result):
+def test_a_push_that_is_not_from_a_pod_of_the_current_attempt_is_refused(bearer, body, code, result):
     scene = Scene()
     assert scene.push((bearer, body)) == [code]
     assert scene.results == [result]
@@ -188,7 +188,7 @@ def test_a_push_is_of_the_attempt_at_work_or_of_the_next_one_once_that_has_ended
     assert Scene().push((token(), BODY), (token(pod="job-0-2-0-next"), BODY)) == [200, 409]
 
 
-def test_a_body_that_does_not_come_or_is_not_what_its_header_says(monkeypatch):
+def test_a_body_that_is_late_or_not_as_its_header_says_is_refused(monkeypatch):
     monkeypatch.setattr(progress, "BODY_SECONDS", 0.2)
     head = f"POST {PUSHES} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\n"
     scene = Scene()

@@ -293,7 +293,7 @@ DRA = {
 
 
 @pytest.mark.parametrize("said", ["404 page not found", "the server could not find the requested resource"])
-def test_a_kind_that_the_cluster_does_not_serve_is_told_with_the_mend(said):
+def test_a_kind_that_the_cluster_does_not_serve_is_reported_with_the_fix(said):
     async def scene(world, server):
         world.stores.take(POOLS, DRA)
         server.fail("POST", 404, path="/resourceclaimtemplates", message=said)

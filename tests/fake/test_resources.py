@@ -38,7 +38,7 @@ def found(**served) -> Gangs:
     ],
     ids=["both versions", "the older one", "another kind of the group", "nothing"],
 )
-def test_the_newest_version_of_the_scheduler_that_is_served(served, version):
+def test_the_newest_served_version_of_the_scheduler_is_used(served, version):
     scheduler = found(**served).of(make_job().nodes(2).build())
     assert (type(scheduler), scheduler.version) == (PodGroup if version else OneByOne, version)
     assert scheduler.timeout == timedelta(seconds=60)

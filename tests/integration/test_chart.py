@@ -110,7 +110,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("value", REFUSED)
-def test_values_that_are_refused_with_their_place(value: str) -> None:
+def test_a_wrong_value_is_refused_with_its_place(value: str) -> None:
     with pytest.raises(ProgramError) as refused:
         charts.render("home", "--set", value)
     assert REFUSED[value] in str(refused.value)
@@ -143,7 +143,7 @@ def texts_of(obj: dict) -> list[Any]:
     return [meta["name"], *meta.get("labels", {}).values(), *subjects]
 
 
-def test_lint_finds_nothing() -> None:
+def test_helm_lint_finds_nothing() -> None:
     assert "0 chart(s) failed" in charts.run("helm", "lint", "--strict", CHART)
 
 
@@ -222,7 +222,7 @@ def settle(kube: Kube, namespace: str) -> None:
     kube.wait_for(budget, "trainwright", namespace, lambda obj: obj.get("status", {}).get("currentHealthy") == 2)
 
 
-def test_helm_test_runs_the_question(kube: Kube, helm: Helm) -> None:
+def test_helm_test_succeeds_when_its_pod_does(kube: Kube, helm: Helm) -> None:
     helm.install()
     with ThreadPoolExecutor(1) as aside:
         asked = aside.submit(helm.run, "test", charts.RELEASE, "--timeout", "60s")
@@ -351,7 +351,7 @@ def certificate(authority: str) -> dict:
 @pytest.mark.parametrize(
     ("role", "may"), [("view", {"get", "list"}), ("edit", {"get", "list", "create", "patch", "delete"})]
 )
-def test_people_may_what_their_roles_let_them(kube: Kube, helm: Helm, role: str, may: set[str]) -> None:
+def test_a_role_allows_its_verbs_and_no_others(kube: Kube, helm: Helm, role: str, may: set[str]) -> None:
     helm.install()
     who = {"kind": "User", "name": "ada", "apiGroup": "rbac.authorization.k8s.io"}
     binding = {

@@ -208,7 +208,9 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize(("verb", "what", "where", "name"), FORBIDDEN)
-def test_what_stays_forbidden(chart: Installed, verb: str, what: str, where: str, name: str) -> None:
+def test_the_operator_has_no_rights_beyond_its_work(
+    chart: Installed, verb: str, what: str, where: str, name: str
+) -> None:
     assert not chart.may(verb, what, getattr(chart, where), name)
 
 

@@ -170,7 +170,7 @@ def test_logs_are_followed_over_a_restart(kube, namespace, operator, logs, cli) 
 # report, describe
 
 
-def test_a_report_of_a_run_in_every_format(kube, namespace, operator, cli) -> None:
+def test_report_describes_a_run_in_every_format(kube, namespace, operator, cli) -> None:
     word = '{"reason":"Completed","exit_code":0,"step":200,"max_steps":200,"metrics":{"eval_loss":2.1}}'
     kube.apply(job("run", message=word).manifest(), namespace)
     state(kube, namespace, "Succeeded", "run")
@@ -224,7 +224,7 @@ def test_describe_tells_a_claim_that_is_missing_and_that_no_operator_looked(kube
 # Mistakes
 
 
-def test_a_name_that_is_nearly_right(kube, namespace, cli) -> None:
+def test_a_misspelt_job_is_answered_with_the_name_that_was_meant(kube, namespace, cli) -> None:
     kube.apply(job("gpt-corpus").manifest(), namespace)
     for command in ("watch", "logs", "report", "describe"):
         told = cli(command, "gpt-corpsu")
@@ -245,7 +245,7 @@ def test_who_may_not_look_is_told_so_in_one_line(kube, namespace, cli, tmp_path)
     assert told.stderr.count("\n") == 1
 
 
-def test_a_cluster_that_does_not_answer(kube, namespace, cli, tmp_path) -> None:
+def test_a_cluster_that_does_not_answer_is_one_line_of_error(kube, namespace, cli, tmp_path) -> None:
     config = yaml.safe_load(kube.kubeconfig.read_text())
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
     dead = tmp_path / "dead"
@@ -255,13 +255,13 @@ def test_a_cluster_that_does_not_answer(kube, namespace, cli, tmp_path) -> None:
     assert (told.returncode, told.stderr) == (2, "error: cannot reach https://127.0.0.1:9: Connection refused\n")
 
 
-def test_a_context_that_does_not_exist(kube, namespace, cli) -> None:
+def test_a_context_that_does_not_exist_is_one_line_of_error(kube, namespace, cli) -> None:
     told = cli("watch", "any", "--context", "prod")
     assert told.returncode == 2
     assert told.stderr.startswith("error: no context named 'prod' in ")
 
 
-def test_a_cluster_without_jobs(kube, namespace, cli) -> None:
+def test_watch_says_that_a_namespace_has_no_jobs(kube, namespace, cli) -> None:
     told = cli("watch")
     assert (told.returncode, told.stderr) == (2, f"error: there is no TrainingJob in namespace {namespace}\n")
 

@@ -119,7 +119,9 @@ def operator(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Operator]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_holds_a_job_up_is_told(kube: Kube, namespace: str, operator: Operator, tmp_path: Path, name: str) -> None:
+def test_the_status_says_what_holds_a_job_up(
+    kube: Kube, namespace: str, operator: Operator, tmp_path: Path, name: str
+) -> None:
     case = CASES[name]
     with _refusal(kube, namespace, case, tmp_path):
         _prepare(kube, namespace, case)

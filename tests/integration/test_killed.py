@@ -178,7 +178,7 @@ def undisturbed() -> dict[str, tuple[Object, Object]]:
     return {}
 
 
-def test_a_life_that_nobody_disturbs(life, undisturbed) -> None:
+def test_a_job_fails_stops_succeeds_and_expires_undisturbed(life, undisturbed) -> None:
     undisturbed["is"] = finished, expired = life[0].lead()
     assert [one["outcome"] for one in finished["status"]["attempts"]] == ["Failed", "Stopped", "Succeeded"]
     assert finished["status"]["restarts"] == {"total": 1, "counted": 1, "disruptions": 0}
@@ -187,7 +187,7 @@ def test_a_life_that_nobody_disturbs(life, undisturbed) -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed(life, undisturbed, point: str) -> None:
+def test_an_operator_killed_at_any_point_changes_nothing_of_the_outcome(life, undisturbed, point: str) -> None:
     one, operator, proxy = life
     which, when = POINTS[point]
     proxy.kill_at(which, when, operator.kill)

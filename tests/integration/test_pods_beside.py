@@ -70,7 +70,7 @@ def within(stated: Any, found: Any) -> bool:
     return bool(stated == found)
 
 
-def test_it_is_taken_and_the_pods_run(kube, namespace, operator) -> None:  # noqa: F811
+def test_a_job_with_sidecars_and_metadata_is_accepted_and_its_pods_run(kube, namespace, operator) -> None:  # noqa: F811
     made = job(run_for=FOREVER)
     annotations = made.manifest()["spec"]["podTemplate"]
     labels = {"metadata": {"labels": {"team": "nlp"}, "annotations": {"example.com/cost": "7"}}}

@@ -206,7 +206,7 @@ def test_every_pool_of_the_table_is_taken(kube, crds, name):
     assert kube.apply(pool_manifest(name), dryRun="All")[0]["kind"] == "AcceleratorPool"
 
 
-def test_rdma_in_a_restricted_namespace_is_told_with_the_mend(kube, crds, tmp_path):
+def test_rdma_in_a_restricted_namespace_is_refused_with_the_fix(kube, crds, tmp_path):
     name = kube.namespace("pools-restricted")
     running = Operator(kube, name, tmp_path).start().wait_leading()
     try:

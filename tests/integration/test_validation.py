@@ -82,7 +82,7 @@ def refused_cases() -> dict[str, list[str]]:
     return {name: said for name, (_, said) in CASES.items() if name not in KNOWN_TO_CLIENTS}
 
 
-def test_there_are_enough_of_both_kinds() -> None:
+def test_both_kinds_of_refusal_have_enough_cases() -> None:
     told = [line.split(": ", 2)[2] for said in refused_cases().values() for line in said]
     assert len(told) >= 20
     assert sum(words in OURS for words in told) >= 12

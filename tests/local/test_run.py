@@ -74,7 +74,7 @@ def _until(holds: Any, what: str) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_that_succeeds(tmp_path):
+def test_a_successful_run_prints_its_progress_and_keeps_its_output(tmp_path):
     run = Run(
         tmp_path,
         """
@@ -231,7 +231,7 @@ def test_what_was_trained_is_not_mixed_with_another_run(tmp_path):
     assert len(changed.stderr.strip().splitlines()) == 1
 
 
-def test_a_mistake_that_ended_a_run_can_be_mended(tmp_path):
+def test_a_mistake_that_ended_a_run_can_be_fixed(tmp_path):
     run = Run(
         tmp_path,
         'end(64 if JOB["training_arguments"]["learning_rate"] > 1 else 0)',
@@ -249,7 +249,7 @@ VOLUME = {
 }
 
 
-def test_volumes_are_folders_here(tmp_path):
+def test_volumes_are_mapped_to_local_folders(tmp_path):
     (tmp_path / "texts").mkdir()
     run = Run(tmp_path, 'print(JOB["script"]["args"]); end(0)', nodes=1, podTemplate=VOLUME)
     manifest = yaml.safe_load((tmp_path / "job.yaml").read_text())

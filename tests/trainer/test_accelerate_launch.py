@@ -168,7 +168,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_what_is_not_built_is_refused_by_name(name: str, environment: Any) -> None:
+def test_features_that_are_not_built_are_refused_by_name(name: str, environment: Any) -> None:
     flags, reason = SWITCHES[name]
     exported = environment(*flags, **BY_HAND.get(name, {}))
     assert name in exported
@@ -183,7 +183,7 @@ def test_every_refusal_is_tried() -> None:
     assert {name for name, verdict in VERDICTS.items() if verdict == REFUSED} <= SWITCHES.keys()
 
 
-def test_what_is_not_the_trainers_business_changes_nothing(environment: Any) -> None:
+def test_variables_that_do_not_concern_the_trainer_change_nothing(environment: Any) -> None:
     before = TrainingArguments(use_cpu=True).to_dict()
     ours = (OBEYED, REFUSED, STATE)
     names = [name.replace("*", "X") for name, verdict in VERDICTS.items() if verdict not in ours]
@@ -260,7 +260,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_accumulation_as_accelerates_dataclass(form: str, make: Any) -> None:
+def test_gradient_accumulation_may_be_given_as_accelerates_dataclass(form: str, make: Any) -> None:
     plugin = GradientAccumulationPlugin(num_steps=2)
     trainer = make(accelerator_config=FORMS[form](plugin))
     trainer.train()

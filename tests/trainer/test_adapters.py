@@ -181,7 +181,9 @@ class TestQuantised:
 
     @pytest.mark.parametrize("bits", [4, 8])
     @pytest.mark.filterwarnings("ignore")
-    def test_adapters_on_it_are_trained_and_resumed(self, bits: int, folder: Path, tmp_path: Path) -> None:
+    def test_adapters_on_a_quantised_model_are_trained_and_resumed(
+        self, bits: int, folder: Path, tmp_path: Path
+    ) -> None:
         def model() -> nn.Module:
             base = self.quantised(folder, bits)
             torch.manual_seed(0)
@@ -198,7 +200,7 @@ class TestQuantised:
         assert [name for name in lora if not torch.equal(ours[name], theirs[name])] == []
 
     @pytest.mark.filterwarnings("ignore")
-    def test_its_own_weights_cannot_be_trained(self, folder: Path, tmp_path: Path) -> None:
+    def test_weights_of_a_quantised_model_cannot_be_trained(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"model: LlamaForCausalLM is quantised, .* add an adapter to it"):
             trained(tmp_path, self.quantised(folder, 4))
 

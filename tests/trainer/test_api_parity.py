@@ -259,7 +259,7 @@ def test_what_is_not_built_says_so(name: str, tmp_path: Any) -> None:
         getattr(make(tmp_path), name)()
 
 
-def test_counts() -> None:
+def test_the_comparison_covers_the_public_and_the_private_api() -> None:
     comparison = compared()
     reasons = len(MISSING) + len(MORE) + len(OTHERWISE) + sum(map(len, [*UNTOUCHED.values(), *PRIVATE.values()]))
     hidden = sum(len(of_both(name)) for name in CLASSES)

@@ -90,7 +90,7 @@ class TestLiger:
         sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
         return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=32))
 
-    def test_it_needs_a_gpu(self) -> None:
+    def test_liger_kernels_need_a_gpu(self) -> None:
         with pytest.raises(ArgumentError, match="use_liger_kernel: its kernels run on GPUs only"):
             TrainingArguments(use_liger_kernel=True)
 
@@ -118,7 +118,9 @@ class TestLiger:
             ({"rmsnorm": True}, "liger_kernel_config: 'rmsnorm' is not one of rope, .*; did you mean rms_norm"),
         ],
     )
-    def test_what_it_does_not_have(self, config: Any, message: str, tmp_path: Path) -> None:
+    def test_a_model_or_kernel_that_liger_does_not_have_is_refused(
+        self, config: Any, message: str, tmp_path: Path
+    ) -> None:
         model = tiny.classifier() if config is None else self.llama()
         args = TrainingArguments(str(tmp_path), use_liger_kernel=True, liger_kernel_config=config)
         with pytest.raises(ModelError, match=message):
@@ -126,7 +128,7 @@ class TestLiger:
 
 
 @pytest.mark.parametrize("enable_jit_checkpoint", [True, False])
-def test_sigterm_without_a_launcher(enable_jit_checkpoint: bool, tmp_path: Path) -> None:
+def test_sigterm_without_a_launcher_saves_only_when_asked(enable_jit_checkpoint: bool, tmp_path: Path) -> None:
     """A checkpoint where it is asked for; otherwise the process dies as any other does."""
     script = TESTS / "trainer" / "scripts" / "stopped_alone.py"
     environment = {name: value for name, value in os.environ.items() if name != ENV_NODE_DIR}
@@ -196,7 +198,7 @@ class TestAccumulation:
             ({"sync_each_batch": 1}, "sync_each_batch must be true or false, not 1"),
         ],
     )
-    def test_mistakes(self, said: Any, message: str) -> None:
+    def test_a_wrong_setting_of_accumulation_is_refused_in_one_line(self, said: Any, message: str) -> None:
         with pytest.raises(ArgumentError) as error:
             TrainingArguments(accelerator_config={"gradient_accumulation_kwargs": said})
         assert str(error.value).startswith(f"accelerator_config: gradient_accumulation_kwargs: {message}")

@@ -71,7 +71,7 @@ def ask_two_ranks(folder: Path, local_ranks: tuple[int, int], **values: Any) -> 
     return [json.loads((folder / f"told-{rank}").read_text()) for rank in (0, 1)]
 
 
-def test_two_nodes(tmp_path: Path) -> None:
+def test_two_nodes_save_and_log_as_the_arguments_of_each_node_say(tmp_path: Path) -> None:
     first, second = ask_two_ranks(
         tmp_path,
         (0, 0),
@@ -93,7 +93,7 @@ def test_two_nodes(tmp_path: Path) -> None:
     assert first["copies"] == [True, 2]
 
 
-def test_one_node(tmp_path: Path) -> None:
+def test_only_the_first_rank_of_a_node_saves_and_logs(tmp_path: Path) -> None:
     first, second = ask_two_ranks(
         tmp_path, (0, 1), log_level="info", log_level_replica="error", ddp_backend="gloo", use_cpu=False
     )
@@ -104,7 +104,7 @@ def test_one_node(tmp_path: Path) -> None:
     assert [told["local"] for told in (first, second)] == [True, True]
 
 
-def test_a_backend_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_not_available_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     gang = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     for name, value in gang.items():
         monkeypatch.setenv(name, value)
@@ -117,7 +117,7 @@ def test_a_backend_does_not_matter_to_one_process() -> None:
     assert (args.world_size, args.parallel_mode) == (1, ParallelMode.NOT_PARALLEL)
 
 
-def test_one_process() -> None:
+def test_one_process_is_rank_0_of_1_and_saves_and_logs() -> None:
     args = TrainingArguments(use_cpu=True, per_device_train_batch_size=3, per_device_eval_batch_size=5)
     assert (args.world_size, args.process_index, args.local_process_index) == (1, 0, 0)
     assert args.parallel_mode is ParallelMode.NOT_PARALLEL

@@ -30,7 +30,7 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), CLASSES)
-def test_fields_positions_and_defaults(ours: type, theirs: type) -> None:
+def test_fields_have_the_order_and_the_defaults_of_transformers(ours: type, theirs: type) -> None:
     assert described(ours) == described(theirs)
 
 
@@ -42,7 +42,7 @@ def described(cls: Any) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("ours", "theirs"), CLASSES)
-def test_constructor_signature(ours: type, theirs: type) -> None:
+def test_the_constructor_has_the_signature_of_transformers(ours: type, theirs: type) -> None:
     def parameters(cls: type) -> list[tuple[str, Any, Any]]:
         return [(p.name, p.kind, repr(p.default)) for p in inspect.signature(cls).parameters.values()]
 
@@ -70,14 +70,14 @@ def signature_of(function: Any) -> list[tuple[str, Any, Any]]:
 
 
 @pytest.mark.parametrize("name", ["IntervalStrategy", "SaveStrategy", "HubStrategy", "SchedulerType"])
-def test_enums_of_trainer_utils(name: str) -> None:
+def test_enums_of_trainer_utils_have_the_members_of_transformers(name: str) -> None:
     import transformers.trainer_utils as theirs
 
     assert members(getattr(trainwright.arguments.enums, name)) == members(getattr(theirs, name))
 
 
 @pytest.mark.parametrize("name", ["OptimizerNames", "ParallelMode"])
-def test_enums_of_training_args(name: str) -> None:
+def test_enums_of_training_args_have_the_members_of_transformers(name: str) -> None:
     import transformers.training_args as theirs
 
     assert members(getattr(trainwright.arguments.enums, name)) == members(getattr(theirs, name))
@@ -147,7 +147,9 @@ def test_derived_values_are_the_same(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize("values", DERIVED.values(), ids=DERIVED)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(("ours", "theirs"), CLASSES)
-def test_from_their_dict_and_json(ours: Any, theirs: Any, values: dict[str, Any]) -> None:
+def test_dicts_and_json_of_transformers_are_read_and_written_alike(
+    ours: Any, theirs: Any, values: dict[str, Any]
+) -> None:
     original = theirs(**values)
     assert ours.from_dict(original.to_dict()).to_dict() == original.to_dict()
     assert ours.from_json_string(original.to_json_string()).to_dict() == original.to_dict()
@@ -157,7 +159,7 @@ def test_from_their_dict_and_json(ours: Any, theirs: Any, values: dict[str, Any]
 @given(some_arguments().map(lambda values: values | {"use_cpu": True}))
 @settings(max_examples=200, deadline=None)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_what_both_accept_is_the_same_and_we_accept_no_more(values: dict[str, Any]) -> None:
+def test_what_transformers_accepts_is_accepted_and_nothing_more(values: dict[str, Any]) -> None:
     for name in ("tf32", "ddp_backend", "dataloader_multiprocessing_context"):  # theirs asks the machine
         values.pop(name, None)
     try:
@@ -180,7 +182,7 @@ SETTERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SETTERS)
-def test_setters_do_the_same(name: str) -> None:
+def test_setters_do_what_those_of_transformers_do(name: str) -> None:
     ours, theirs = TrainingArguments(), transformers.TrainingArguments()
     assert getattr(ours, name)(**SETTERS[name]) is ours
     getattr(theirs, name)(**SETTERS[name])
@@ -221,7 +223,7 @@ THEIR_ERRORS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("values", THEIR_ERRORS.values(), ids=THEIR_ERRORS)
-def test_what_they_refuse_we_refuse(values: dict[str, Any]) -> None:
+def test_what_transformers_refuses_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         transformers.TrainingArguments(**values)
     with pytest.raises(ArgumentError) as error:
@@ -229,7 +231,7 @@ def test_what_they_refuse_we_refuse(values: dict[str, Any]) -> None:
     assert not isinstance(error.value, NotImplementedError)
 
 
-def test_process_and_device_on_one_process() -> None:
+def test_properties_of_a_single_process_are_those_of_transformers() -> None:
     ours, theirs = TrainingArguments(use_cpu=True), transformers.TrainingArguments(use_cpu=True)
     for name in [*(n for n, m in public(transformers.TrainingArguments).items() if isinstance(m, property))]:
         assert plain(getattr(ours, name)) == plain(getattr(theirs, name)), name
@@ -238,14 +240,14 @@ def test_process_and_device_on_one_process() -> None:
 
 
 @pytest.mark.parametrize("warmup", [0, 0.1, 0.999, 1, 10, 1.0])
-def test_warmup_steps(warmup: float) -> None:
+def test_warmup_steps_are_counted_as_by_transformers(warmup: float) -> None:
     ours, theirs = TrainingArguments(warmup_steps=warmup), transformers.TrainingArguments(warmup_steps=warmup)
     for steps in (1, 10, 101):
         assert ours.get_warmup_steps(steps) == theirs.get_warmup_steps(steps)
 
 
 @pytest.mark.parametrize("level", ["passive", "debug", "info", "warning", "error", "critical", "detail"])
-def test_process_log_level(level: str) -> None:
+def test_the_log_level_of_a_process_is_that_of_transformers(level: str) -> None:
     ours = TrainingArguments(log_level=level, use_cpu=True)
     theirs = transformers.TrainingArguments(log_level=level, use_cpu=True)
     assert ours.get_process_log_level() == theirs.get_process_log_level()
@@ -277,7 +279,7 @@ def test_their_argument_parser_prints_our_descriptions(capsys: pytest.CaptureFix
     assert " ".join(FIELDS["learning_rate"].description.split())[:40] in printed
 
 
-def test_a_subclass_with_fields_of_its_own() -> None:
+def test_a_subclass_adds_fields_that_are_checked_as_well() -> None:
     @dataclasses.dataclass
     class Mine(TrainingArguments):
         beta: float = 0.1
@@ -288,7 +290,7 @@ def test_a_subclass_with_fields_of_its_own() -> None:
         Mine(betta=0.3)
 
 
-def test_choices_are_theirs() -> None:
+def test_choices_are_those_of_transformers() -> None:
     with (Path(__file__).parents[1] / "fixtures" / "training_arguments.json").open(encoding="utf-8") as file:
         table = json.load(file)
     for entry in table:
@@ -300,7 +302,7 @@ def test_refused_fields_are_fields() -> None:
     assert {name.split(".")[0] for name in REFUSED} <= set(FIELDS)
 
 
-def test_types_are_theirs() -> None:
+def test_types_are_those_of_transformers() -> None:
     from typing import get_type_hints
 
     ours, theirs = get_type_hints(Seq2SeqTrainingArguments), get_type_hints(transformers.Seq2SeqTrainingArguments)

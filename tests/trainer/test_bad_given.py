@@ -106,9 +106,9 @@ WHEN_CALLED = (
 
 
 @pytest.mark.parametrize("case", GIVEN)
-def test_what_the_trainer_cannot_take(case: str, tmp_path: Path) -> None:
-    given, words = GIVEN[case]
+def test_what_the_trainer_cannot_use_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     """Before the first step, unless only a step or an evaluation can tell."""
+    given, words = GIVEN[case]
     model, steps = tiny.classifier(), []
     model.register_forward_pre_hook(lambda *call: steps.append(1))
     with pytest.raises(UserError) as caught:

@@ -72,7 +72,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_a_model_that_cannot_be_trained(case: str, output: Path) -> None:
+def test_a_model_that_cannot_be_trained_is_refused_and_the_output_unchanged(case: str, output: Path) -> None:
     model, words = MODELS[case]
     before = contents(output)
     with pytest.raises(UserError) as caught:
@@ -97,7 +97,7 @@ def test_a_weight_that_is_tied_silently_is_told_before_the_first_step(tmp_path: 
     make(tmp_path, tied_silently(), tiny.texts(), max_steps=1).train()  # without a checkpoint it is trained
 
 
-def test_an_optimizer_without_parameters(tmp_path: Path) -> None:
+def test_an_optimizer_without_parameters_of_the_model_is_refused(tmp_path: Path) -> None:
     empty = torch.optim.SGD([{"params": []}], lr=0.1)
     with pytest.raises(UserError, match=r"^optimizers: the optimizer holds no parameters; make it from model.param"):
         make(tmp_path, trainer={"optimizers": (empty, None)}).train()
@@ -151,7 +151,7 @@ def test_a_run_of_nan_is_told_once_also_by_the_filter(tmp_path: Path, caplog: py
 # -- evaluation
 
 
-def test_an_eval_set_that_is_missing(tmp_path: Path) -> None:
+def test_a_missing_eval_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         make(tmp_path, eval_strategy="steps", trainer={"eval_dataset": None})
     assert one_line(caught) == "eval_dataset: eval_strategy asks for evaluations; give a set, or set it to 'no'"
@@ -173,7 +173,7 @@ class Wide(nn.Module):
         return (logits,) if labels is None else (nn.functional.cross_entropy(logits, labels), logits)
 
 
-def test_a_checkpoint_of_another_model(output: Path) -> None:
+def test_a_checkpoint_of_another_model_is_refused_and_stays_as_it_is(output: Path) -> None:
     before = contents(output)
     with pytest.raises(UserError) as caught:
         make(output, Wide()).train(resume_from_checkpoint=True)
@@ -193,7 +193,7 @@ def test_shapes_of_another_model_are_named(output: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["ours", "another library"])
-def test_a_corrupted_trainer_state(by: str, output: Path) -> None:
+def test_a_corrupted_trainer_state_is_skipped_unless_named_and_stays_as_it_is(by: str, output: Path) -> None:
     """It is passed over for the checkpoint before it; who names it is told, and it stays where it is."""
     newest = output / "checkpoint-4"
     (newest / "trainer_state.json").write_text('{"global_step": 4, "log_his')
@@ -212,7 +212,7 @@ def test_a_corrupted_trainer_state(by: str, output: Path) -> None:
     assert contents(newest) == before
 
 
-def test_a_folder_to_resume_from_that_is_not_there(tmp_path: Path) -> None:
+def test_resuming_from_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         make(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
     assert one_line(caught) == (
@@ -329,7 +329,7 @@ DATA: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_data_that_cannot_be_trained_on(case: str, output: Path) -> None:
+def test_data_that_cannot_be_trained_on_is_refused_and_the_output_unchanged(case: str, output: Path) -> None:
     arguments, words = DATA[case]
     before = contents(output)
     model = arguments.get("model", tiny.classifier)()
@@ -354,7 +354,7 @@ COLLATORS: dict[str, tuple[Callable[..., Any], str]] = {
 
 
 @pytest.mark.parametrize("case", COLLATORS)
-def test_a_collator_whose_batch_cannot_be_used(case: str, tmp_path: Path) -> None:
+def test_a_collator_whose_batch_cannot_be_used_is_refused(case: str, tmp_path: Path) -> None:
     collator, words = COLLATORS[case]
     trainer = make(tmp_path, trainer={"data_collator": collator})
     with pytest.raises(DataError) as caught:
@@ -365,7 +365,7 @@ def test_a_collator_whose_batch_cannot_be_used(case: str, tmp_path: Path) -> Non
             trainer.evaluate()
 
 
-def test_a_token_beyond_the_vocabulary(tmp_path: Path) -> None:
+def test_a_token_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
     data = [{"input_ids": torch.tensor([1, 2, 99]), "labels": torch.tensor([1, 2, 3])}] * 8
     words = "input_ids: the batch holds the token number 99, and the model's vocabulary has 32 (0 to 31); use the tok"
     trainer = make(tmp_path, tiny.gpt2(), data, trainer={"eval_dataset": data})
@@ -375,14 +375,14 @@ def test_a_token_beyond_the_vocabulary(tmp_path: Path) -> None:
         assert one_line(caught).startswith(words)
 
 
-def test_tokens_that_are_no_integers(tmp_path: Path) -> None:
+def test_tokens_that_are_not_integers_are_refused(tmp_path: Path) -> None:
     data = [{"input_ids": torch.tensor([1.0, 2.0]), "labels": torch.tensor([1, 2])}] * 8
     with pytest.raises(DataError, match=r"^input_ids: its values are float32, and token numbers must be integers"):
         make(tmp_path, tiny.gpt2(), data).train()
 
 
 @pytest.mark.parametrize(("make_model", "classes"), [(tiny.gpt2, 32), (tiny.bert, 4)])
-def test_a_label_beyond_the_models_classes(make_model: Any, classes: int, tmp_path: Path) -> None:
+def test_a_label_beyond_the_classes_of_the_model_is_refused(make_model: Any, classes: int, tmp_path: Path) -> None:
     is_classifier = classes == 4
     labels = 9 if is_classifier else torch.tensor([1, 2, 77])
     data = [{"input_ids": torch.tensor([1, 2, 3]), "labels": labels}] * 8

@@ -107,7 +107,7 @@ ROTATIONS = {
 
 
 @pytest.mark.parametrize("case", ROTATIONS)
-def test_rotation(case: str, tmp_path: Path) -> None:
+def test_rotation_removes_the_oldest_but_never_what_is_to_be_kept(case: str, tmp_path: Path) -> None:
     steps, limit, kept, newest, remaining = ROTATIONS[case]
     store = store_with(tmp_path, *steps)
     store.rotate(limit, keep=[tmp_path / f"checkpoint-{step}" for step in kept], newest=newest)
@@ -203,7 +203,7 @@ def test_an_output_without_checkpoints_is_free(tmp_path: Path) -> None:
 # -- mistakes and full disks
 
 
-def test_an_output_that_is_a_file(tmp_path: Path) -> None:
+def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     for output in (tmp_path / "out", tmp_path / "out" / "below"):
         with pytest.raises(UserError, match=r"out.*: cannot prepare the output: .*it is a file.*choose a folder"):
@@ -249,7 +249,7 @@ def test_a_full_disk_loses_nothing(too_big: Callable[[Path], None], small_disk: 
     assert store.newest() == store.path(5)
 
 
-def test_a_read_only_output(small_disk: Path) -> None:
+def test_a_read_only_output_is_refused_and_its_checkpoint_stays(small_disk: Path) -> None:
     store = store_with(small_disk, 5)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for action in (store.claim, lambda: store.write(6, [fill])):

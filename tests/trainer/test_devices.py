@@ -42,7 +42,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_rank_without_its_device_says_what_lacks_and_the_mend(name, monkeypatch):
+def test_a_rank_without_its_device_says_what_is_missing_and_the_fix(name, monkeypatch):
     vendor, found, local_rank, words = CASES[name]
     monkeypatch.setattr(check, "look", {vendor: found}.__getitem__)
     place = {"LOCAL_RANK": str(local_rank), "LOCAL_WORLD_SIZE": str(local_rank + 1), "RANK": "9"}
@@ -164,7 +164,7 @@ def test_a_gpu_is_told_of_in_one_line_of_json(monkeypatch, capsys):
     assert (told["nccl"], told["capability"]) == ("2.30.7", "9.0")
 
 
-def test_of_a_cpu_there_is_nothing_to_tell(capsys):
+def test_a_cpu_has_no_device_event(capsys):
     report.tell(torch.device("cpu"), 0, 0)
     assert capsys.readouterr().out == ""
 
@@ -238,7 +238,7 @@ def test_ranks_are_joined_where_accelerate_would_let_each_train_alone(tmp_path):
 class TestOnAGpu:
     pytestmark = needs_gpu
 
-    def test_it_trains_and_logs_its_figures(self, numbers, tmp_path, capsys):
+    def test_training_logs_the_memory_and_the_speed_of_the_gpu(self, numbers, tmp_path, capsys):
         trainer = runs.trained(tmp_path, model=tiny.gpt2(), data=tiny.texts(), max_steps=6, logging_steps=2, **numbers)
         assert '"event": "device"' in capsys.readouterr().out
         logs = [entry for entry in trainer.state.log_history if "loss" in entry]

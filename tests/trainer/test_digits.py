@@ -37,7 +37,7 @@ def test_two_pods_learn_to_read_and_report_it(script, tmp_path):
     assert gang.word(1).metrics == {}
 
 
-def test_a_stopped_run_goes_on_where_it_was(script, tmp_path):
+def test_a_stopped_run_resumes_at_its_step(script, tmp_path):
     slower = script["inline"].replace("num_train_epochs=8", "num_train_epochs=60")
     with Receiver() as receiver, Gang(tmp_path, slower) as gang:
         gang.environment = {"KUBEFLOW_TRAINER_SERVER_URL": receiver.url}

@@ -75,7 +75,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("case", CALLS)
-def test_it_returns_what_that_of_transformers_returns(case: str) -> None:
+def test_a_helper_returns_what_that_of_transformers_returns(case: str) -> None:
     name, given = case.split(",")[0], CALLS[case]
     function = transformers.default_data_collator if name == "default_data_collator" else theirs(name)
     try:
@@ -93,7 +93,7 @@ def test_it_returns_what_that_of_transformers_returns(case: str) -> None:
 
 
 @pytest.mark.parametrize("concatenates", [True, False])
-def test_a_container_of_batches(concatenates: bool) -> None:
+def test_a_container_of_batches_joins_them_as_that_of_transformers(concatenates: bool) -> None:
     def collected(container: Any) -> Any:
         container.add(NEST)
         container.to_cpu_and_numpy()
@@ -141,7 +141,7 @@ def two_ranks(_: Any) -> Any:
     return rows["a"].tolist(), scalars.tolist(), some.tolist(), trainwright.total_processes_number(rank)
 
 
-def test_two_ranks_gather() -> None:
+def test_collective_helpers_agree_on_two_ranks() -> None:
     assert in_world(2, "trainer.test_helpers:two_ranks") == [([[0], [0], [1], [1]], [0, 5, 1, 5], [0], 2)] * 2
 
 

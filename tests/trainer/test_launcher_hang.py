@@ -40,7 +40,7 @@ QUIET = {
 
 
 @pytest.mark.parametrize("name", QUIET)
-def test_what_is_no_hang(name, tmp_path):
+def test_slow_but_moving_ranks_are_not_a_hang(name, tmp_path):
     with Gang(tmp_path, BEATING + QUIET[name], hang_timeout_seconds=1) as gang:
         assert gang.run() == [0], gang.log()
 

@@ -42,7 +42,7 @@ LEAKS: dict[str, tuple[Callable[[Patch], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", LEAKS)
-def test_what_is_left_is_named(kind: str) -> None:
+def test_what_a_test_leaves_behind_is_named(kind: str) -> None:
     import transformers.models.gpt2.modeling_gpt2  # noqa: F401
 
     leak, words = LEAKS[kind]
@@ -55,7 +55,7 @@ def test_what_is_left_is_named(kind: str) -> None:
     assert leaks.left(before, leaks.look()) == []
 
 
-def test_torchs_switches() -> None:
+def test_switches_of_torch_that_stay_changed_are_named() -> None:
     before = leaks.look()
     with torch.no_grad(), torch.autograd.set_detect_anomaly(True), torch.device("meta"):
         left = leaks.left(before, leaks.look())

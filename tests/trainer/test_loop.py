@@ -32,7 +32,7 @@ class TestHorizon:
             ({"num_train_epochs": 1, "per_device_train_batch_size": 100}, 1, 1.0),
         ],
     )
-    def test_steps_and_epochs(self, options, steps, epoch, tmp_path):
+    def test_a_run_takes_the_steps_and_epochs_that_the_arguments_say(self, options, steps, epoch, tmp_path):
         trainer = trained(tmp_path, **options)
         assert (trainer.state.global_step, trainer.state.max_steps) == (steps, steps)
         assert trainer.state.epoch == pytest.approx(epoch)
@@ -154,7 +154,7 @@ class TestSaving:
         trained(tmp_path, num_train_epochs=4, save_strategy="epoch", save_total_limit=2)
         assert checkpoints(tmp_path) == [27, 36]
 
-    def test_the_model_alone_is_saved_when_asked(self, tmp_path):
+    def test_save_only_model_leaves_the_optimizer_out(self, tmp_path):
         trained(tmp_path, max_steps=2, save_strategy="steps", save_only_model=True)
         names = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
         assert "model.safetensors" in names
@@ -171,7 +171,7 @@ class TestSaving:
         assert Path(trainer.state.best_model_checkpoint).name == "checkpoint-3"
         assert trainer.model.head.bias[0].item() == 3.0  # what the scoring run writes there
 
-    def test_greater_is_better_says_which_way(self, tmp_path):
+    def test_greater_is_better_decides_which_metric_is_the_best(self, tmp_path):
         assert scored(tmp_path, greater_is_better=False).state.best_metric == 1.0
         assert scored(tmp_path, greater_is_better=True).state.best_metric == 9.0
 
@@ -253,7 +253,7 @@ class TestResuming:
         assert len(seen) == 15  # from the start of the first epoch to step 18, three of which were done before
         assert trainer.state.epoch == pytest.approx(1 + 6 / 9)
 
-    def test_there_must_be_a_checkpoint(self, tmp_path):
+    def test_resuming_without_a_checkpoint_is_refused(self, tmp_path):
         with pytest.raises(UserError, match="No valid checkpoint found in output directory"):
             make(tmp_path, max_steps=2).train(resume_from_checkpoint=True)
         with pytest.raises(UserError, match=r"resume_from_checkpoint: .*nowhere: it does not exist"):

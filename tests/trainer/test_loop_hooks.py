@@ -18,7 +18,7 @@ from trainwright.training.losses import LossMeter
 
 
 class TestOverriding:
-    def test_compute_loss(self, tmp_path):
+    def test_compute_loss_of_a_subclass_is_used_in_training_and_evaluation(self, tmp_path):
         class Doubled(Trainer):
             def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
                 loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
@@ -38,7 +38,7 @@ class TestOverriding:
         trainer = trained(tmp_path, tiny.classifier(dropout=0.0), kind=Own, **options)
         assert logged(trainer, "loss")[0] == pytest.approx(times * logged(reference, "loss")[0])
 
-    def test_training_step(self, tmp_path):
+    def test_training_step_of_a_subclass_runs_every_micro_batch(self, tmp_path):
         steps = []
 
         class Counting(Trainer):
@@ -49,7 +49,7 @@ class TestOverriding:
         trained(tmp_path, kind=Counting, max_steps=2, gradient_accumulation_steps=3)
         assert steps == [0, 0, 0, 1, 1, 1]
 
-    def test_optimizer_and_schedule(self, tmp_path):
+    def test_a_subclass_may_create_its_own_optimizer_and_schedule(self, tmp_path):
         class Own(Trainer):
             def create_optimizer(self):
                 self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.5)
@@ -61,7 +61,7 @@ class TestOverriding:
 
         assert logged(trained(tmp_path, kind=Own, max_steps=3), "learning_rate") == [0.5, 0.25, 0.125]
 
-    def test_both_at_once(self, tmp_path):
+    def test_a_subclass_may_create_optimizer_and_schedule_in_one_method(self, tmp_path):
         class Own(Trainer):
             def create_optimizer_and_scheduler(self, num_training_steps):
                 self.optimizer = torch.optim.SGD(self.model.parameters(), lr=num_training_steps)
@@ -69,7 +69,7 @@ class TestOverriding:
 
         assert logged(trained(tmp_path, kind=Own, max_steps=2), "learning_rate") == [2.0, 2.0]
 
-    def test_train_dataloader(self, tmp_path):
+    def test_a_subclass_may_bring_its_own_train_dataloader(self, tmp_path):
         class Own(Trainer):
             def get_train_dataloader(self):
                 return torch.utils.data.DataLoader(tiny.vectors(12), batch_size=4, collate_fn=self.data_collator)
@@ -77,7 +77,7 @@ class TestOverriding:
         trainer = trained(tmp_path, kind=Own, num_train_epochs=2)
         assert trainer.state.global_step == 6
 
-    def test_samplers(self, tmp_path):
+    def test_a_subclass_may_bring_its_own_sampler(self, tmp_path):
         class Own(Trainer):
             def _get_train_sampler(self, train_dataset=None):
                 return torch.utils.data.SequentialSampler(range(24))
@@ -90,7 +90,7 @@ class TestOverriding:
             s["labels"].item() for s in tiny.vectors()[:24]
         ]
 
-    def test_log_and_evaluation_and_operations(self, tmp_path):
+    def test_a_subclass_may_extend_log_evaluation_loop_and_floating_point_ops(self, tmp_path):
         class Own(Trainer):
             def log(self, logs, start_time=None):
                 super().log({**logs, "mine": 1.0}, start_time)
@@ -108,7 +108,7 @@ class TestOverriding:
         assert logged(trainer, "eval_more") == [7.0]
         assert trainer.state.total_flos == 70
 
-    def test_prediction_step(self, tmp_path):
+    def test_prediction_step_of_a_subclass_gives_the_evaluated_loss(self, tmp_path):
         class Own(Trainer):
             def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
                 assert not model.training
@@ -293,7 +293,7 @@ class TestContract:
             ),
         ],
     )
-    def test_a_model_that_breaks_it_is_refused_at_the_first_step(self, model, error, message, tmp_path):
+    def test_a_model_that_breaks_the_contract_is_refused_at_the_first_step(self, model, error, message, tmp_path):
         with pytest.raises(error, match=message) as caught:
             trained(tmp_path, model(), max_steps=2, remove_unused_columns=False)
         assert "\n" not in str(caught.value)
@@ -309,7 +309,7 @@ class TestContract:
         assert output.label_ids.tolist() == [s["target"].item() for s in data]
         assert "test_loss" in output.metrics
 
-    def test_it_is_checked_once(self, tmp_path, monkeypatch):
+    def test_the_loss_of_a_model_is_checked_once(self, tmp_path, monkeypatch):
         from trainwright.training import losses
 
         calls = []
@@ -364,7 +364,7 @@ class TestMemory:
         trained(tmp_path, kind=Careless, max_steps=2)
         assert [loss.requires_grad for loss in seen] == [False, False]
 
-    def test_there_is_an_end_to_making_it_smaller(self, tmp_path):
+    def test_a_batch_of_one_that_does_not_fit_ends_the_run(self, tmp_path):
         class Fuller(tiny.Classifier):
             def forward(self, x, labels=None):
                 raise RuntimeError("CUDA out of memory.")

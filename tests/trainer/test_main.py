@@ -164,7 +164,7 @@ def test_a_translator_tells_how_like_its_texts_are(folder: Path, monkeypatch: py
         ({"sample": {"prompt": ["x"]}}, ["spec.sample.prompt", "did you mean prompts?"]),
     ],
 )
-def test_what_does_not_go_together(
+def test_fields_that_contradict_each_other_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], words: list[str]
 ) -> None:
     (folder / "other.csv").write_text("a,b\n1,2\n")

@@ -60,7 +60,7 @@ def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[st
 
 
 class TestPlainModules:
-    def test_what_is_trained_and_what_is_not(self, tmp_path: Path) -> None:
+    def test_only_parameters_that_are_used_and_not_frozen_are_trained(self, tmp_path: Path) -> None:
         model = everything()
         before = state_of(model)
         trainer_for(tmp_path, model).train()
@@ -76,17 +76,17 @@ class TestPlainModules:
         assert again.seen == 4
         assert again.mixed.weight is again.mixed_again.weight
 
-    def test_safetensors_own_function_reads_it(self, tmp_path: Path) -> None:
+    def test_load_model_of_safetensors_reads_the_checkpoint(self, tmp_path: Path) -> None:
         model, read = everything(), everything()
         trainer_for(tmp_path, model).train()
         assert load_model(read, tmp_path / "checkpoint-4" / "model.safetensors") == (set(), [])
         assert differing(state_of(model), state_of(read)) == []
 
-    def test_nothing_to_train(self, tmp_path: Path) -> None:
+    def test_a_model_without_trainable_parameters_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="model: no parameter of Everything requires a gradient; unfreeze"):
             trainer_for(tmp_path, everything().requires_grad_(False)).train()
 
-    def test_the_meta_device(self, tmp_path: Path) -> None:
+    def test_a_model_on_the_meta_device_is_refused(self, tmp_path: Path) -> None:
         with torch.device("meta"):
             model = Everything()
         with pytest.raises(UserError, match=r"model: parameter \S+ is on the meta device and holds no values"):
@@ -96,7 +96,7 @@ class TestPlainModules:
 class TestCompiled:
     """A model that the user has compiled is looked through, trained as it is, and saved without its wrapper."""
 
-    def test_it_is_trained_evaluated_and_saved(self, tmp_path: Path) -> None:
+    def test_a_compiled_model_trains_and_saves_as_the_plain_one(self, tmp_path: Path) -> None:
         plain, inner = tiny.classifier(dropout=0.0), tiny.classifier(dropout=0.0)
         trainer_for(tmp_path / "a", plain).train()
         trainer = trainer_for(tmp_path / "b", torch.compile(inner, backend="eager"))
@@ -201,15 +201,17 @@ class TestDeviceMaps:
             ({"": "disk"}, 1, "cpu", "keeps the model off the device"),
         ],
     )
-    def test_what_cannot_be_trained(self, places: Any, world_size: int, kind: str, said: str) -> None:
+    def test_a_device_map_that_cannot_be_trained_is_refused(
+        self, places: Any, world_size: int, kind: str, said: str
+    ) -> None:
         args = SimpleNamespace(world_size=world_size, device=torch.device(kind))
         with pytest.raises(UserError, match=f"model: its device_map {said}"):
             prepare.check_places(self.mapped(**places), args)
 
-    def test_what_can_be_trained(self) -> None:
+    def test_a_device_map_of_gpus_or_of_one_place_is_accepted(self) -> None:
         for places, kind in (({"a": 0, "b": 1}, "cuda"), ({"": "cpu"}, "cpu"), ({}, "cpu")):
             prepare.check_places(self.mapped(**places), SimpleNamespace(world_size=1, device=torch.device(kind)))
 
-    def test_it_is_looked_at_before_any_step(self, tmp_path: Path) -> None:
+    def test_the_device_map_is_checked_before_the_first_step(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="keeps hidden off the device"):
             trainer_for(tmp_path, self.mapped(hidden="disk", head=0)).train()

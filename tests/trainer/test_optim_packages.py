@@ -131,7 +131,7 @@ def test_what_the_arguments_say_reaches_the_optimizers_that_transformers_gives_n
         (["norm", "head"], {"head.weight"}),
     ],
 )
-def test_targets(targets: Any, weights: set[str]) -> None:
+def test_optim_target_modules_select_linear_layers_by_name(targets: Any, weights: set[str]) -> None:
     assert set(target_weights(tiny.classifier(), targets)) == weights
 
 
@@ -143,7 +143,7 @@ def test_targets(targets: Any, weights: set[str]) -> None:
         ("(", "is no regular expression"),
     ],
 )
-def test_targets_that_are_not_there(targets: Any, message: str) -> None:
+def test_targets_that_match_no_linear_layer_are_refused(targets: Any, message: str) -> None:
     with pytest.raises(factory.OptimizerError) as error:
         target_weights(tiny.classifier(), targets)
     assert message in str(error.value)
@@ -200,12 +200,12 @@ def test_embeddings_keep_their_state_in_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw_torch_4bit", "adamw_torch_8bit"])
-def test_torchao(name: str, tmp_path: Path) -> None:
+def test_optimizers_of_torchao_learn_and_resume_to_the_bit(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torchao", reason="torchao is not installed: every import of transformers would load it")
     with torch.compiler.set_stance("force_eager"):
         test_it_learns_and_resumes_to_the_bit(name, tmp_path)
 
 
-def test_lomo(tmp_path: Path) -> None:
+def test_lomo_learns_and_resumes_to_the_bit(tmp_path: Path) -> None:
     pytest.importorskip("lomo_optim", reason="lomo-optim is not installed: accelerate looks it up in every step")
     test_it_learns_and_resumes_to_the_bit("lomo", tmp_path)

@@ -125,7 +125,7 @@ CASES = [(name.value, text) for name in OptimizerNames for text in dict.fromkeys
 
 
 @pytest.mark.parametrize(("name", "optim_args"), CASES)
-def test_each_is_told_what_transformers_tells_it(name: str, optim_args: str | None) -> None:
+def test_each_optimizer_gets_the_settings_that_transformers_gives_it(name: str, optim_args: str | None) -> None:
     args, model = arguments(name, optim_args), tiny.classifier()
     context = theirs.OptimizerContext(
         args=args,

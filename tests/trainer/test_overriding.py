@@ -120,7 +120,7 @@ def test_both_loops_train_alike(tmp_path: Path) -> None:
 
 
 class TestTheStep:
-    def test_clipping_and_its_norm(self, tmp_path: Path) -> None:
+    def test_clip_grad_norm_and_get_grad_norm_are_used(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _clip_grad_norm(self, model):
                 for parameter in model.parameters():
@@ -134,7 +134,7 @@ class TestTheStep:
         assert logged(trainer, "grad_norm") == [6.0, 6.0]
         torch.testing.assert_close(trainer.model.state_dict(), tiny.classifier().state_dict())
 
-    def test_the_rate_that_is_logged(self, tmp_path: Path) -> None:
+    def test_get_learning_rate_gives_the_logged_rate(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _get_learning_rate(self):
                 return 0.25
@@ -162,7 +162,7 @@ class TestTheStep:
         assert logged(own, "loss") == pytest.approx(logged(plain, "loss"))
         assert logged(own, "train_loss") == pytest.approx(logged(plain, "train_loss"))
 
-    def test_inputs(self, tmp_path: Path) -> None:
+    def test_prepare_inputs_changes_what_the_model_gets(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _prepare_inputs(self, inputs):
                 return {**inputs, "x": torch.zeros_like(inputs["x"])}
@@ -171,7 +171,7 @@ class TestTheStep:
         reference = trained(tmp_path, data=zeros, max_steps=2)
         assert logged(trained(tmp_path, kind=Own, max_steps=2), "loss") == logged(reference, "loss")
 
-    def test_contexts_of_the_loss(self, tmp_path: Path) -> None:
+    def test_the_autocast_context_surrounds_the_loss(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def autocast_smart_context_manager(self, cache_enabled=True):
                 return torch.autocast("cpu", dtype=torch.bfloat16)
@@ -179,7 +179,7 @@ class TestTheStep:
         reference, own = trained(tmp_path, max_steps=2, bf16=True), trained(tmp_path, kind=Own, max_steps=2)
         assert logged(own, "loss") == pytest.approx(logged(reference, "loss"))
 
-    def test_tokens(self, tmp_path: Path) -> None:
+    def test_track_num_input_tokens_counts_in_place_of_ours(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _track_num_input_tokens(self, inputs):
                 self.state.num_input_tokens_seen += 1
@@ -187,7 +187,7 @@ class TestTheStep:
         trainer = trained(tmp_path, tiny.gpt2(), tiny.texts(), kind=Own, max_steps=3, eval_strategy="no")
         assert trainer.state.num_input_tokens_seen == 3
 
-    def test_a_model_of_ones_own_around_the_model(self, tmp_path: Path) -> None:
+    def test_wrap_model_may_put_its_own_module_around_the_model(self, tmp_path: Path) -> None:
         class Around(torch.nn.Module):
             def __init__(self, inner):
                 super().__init__()
@@ -205,7 +205,7 @@ class TestTheStep:
 
 
 class TestTheRun:
-    def test_it_can_be_wrapped(self, tmp_path: Path) -> None:
+    def test_inner_training_loop_may_wrap_ours(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _inner_training_loop(self, batch_size=None, args=None, **kwargs):
                 assert (batch_size, args) == (8, self.args)
@@ -214,14 +214,14 @@ class TestTheRun:
 
         assert make(tmp_path, kind=Own, max_steps=1).train().training_loss == -1.0
 
-    def test_how_far_it_goes(self, tmp_path: Path) -> None:
+    def test_set_initial_training_values_decides_the_length(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def set_initial_training_values(self, args, dataloader):
                 return (*super().set_initial_training_values(args, dataloader)[:-1], 3)
 
         assert trained(tmp_path, kind=Own, num_train_epochs=1).state.global_step == 3
 
-    def test_which_evaluation_is_the_best(self, tmp_path: Path) -> None:
+    def test_determine_best_metric_decides_what_is_saved(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _determine_best_metric(self, metrics, trial):
                 return self.state.global_step == 2
@@ -232,7 +232,7 @@ class TestTheRun:
         )  # fmt: skip
         assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
 
-    def test_evaluations_within_it(self, tmp_path: Path) -> None:
+    def test_evaluate_may_add_metrics(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler=False):
                 return {**super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler), "eval_mine": 5.0}
@@ -240,7 +240,7 @@ class TestTheRun:
         options = {"eval_strategy": "epoch", "metric_for_best_model": "mine", "num_train_epochs": 1}
         assert trained(tmp_path, kind=Own, **options).state.best_metric == 5.0
 
-    def test_evaluate_with_arguments_of_its_own(self, tmp_path: Path) -> None:
+    def test_evaluate_may_have_parameters_of_its_own(self, tmp_path: Path) -> None:
         """As subclasses for question answering have it: one argument more, and not at the end."""
 
         class Own(Trainer):
@@ -256,7 +256,7 @@ class TestTheRun:
 
 
 class TestLoaders:
-    def test_columns_that_are_kept(self, tmp_path: Path) -> None:
+    def test_set_signature_columns_decides_which_columns_are_kept(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _set_signature_columns_if_needed(self):
                 self._signature_columns = ["x", "labels", "weight"]
@@ -268,7 +268,7 @@ class TestLoaders:
         weighted = [{**sample, "weight": 1.0, "text": "not kept"} for sample in tiny.vectors()]
         trained(tmp_path, data=weighted, kind=Own, max_steps=2)
 
-    def test_a_collator_around_the_collator(self, tmp_path: Path) -> None:
+    def test_get_collator_with_removed_columns_may_wrap_the_collator(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _get_collator_with_removed_columns(self, data_collator, description=None):
                 inner = super()._get_collator_with_removed_columns(data_collator, description)
@@ -284,7 +284,7 @@ class TestLoaders:
         trainer.evaluate()
         assert seen == ["Training", "Evaluation"]
 
-    def test_the_samplers_that_it_would_make(self, tmp_path: Path) -> None:
+    def test_get_train_sampler_and_get_eval_sampler_are_of_the_strategy(self, tmp_path: Path) -> None:
         def kinds(**options: Any) -> list[Any]:
             trainer = make(tmp_path, tiny.gpt2(), tiny.texts(), trainer={"eval_dataset": tiny.texts(6)}, **options)
             samplers = trainer._get_train_sampler(), trainer._get_eval_sampler(trainer.eval_dataset)
@@ -296,7 +296,7 @@ class TestLoaders:
 
 
 class TestSaving:
-    def test_the_model(self, tmp_path: Path) -> None:
+    def test_save_model_writes_checkpoints_as_well(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def save_model(self, output_dir=None, _internal_call=False):
                 super().save_model(output_dir, _internal_call)
@@ -309,7 +309,7 @@ class TestSaving:
         assert (checkpoint / "model.safetensors").exists()
         make(tmp_path, kind=Own, max_steps=3).train(resume_from_checkpoint=True)  # the manifest knows the file
 
-    def test_only_a_part_of_it(self, tmp_path: Path) -> None:
+    def test_save_may_write_only_a_part_of_the_model(self, tmp_path: Path) -> None:
         """As scripts that train a projector have it: other weights, and nothing of the base class."""
 
         class Own(Trainer):
@@ -321,7 +321,7 @@ class TestSaving:
         assert {"head.pt", "optimizer.pt", "trainer_state.json"} <= names
         assert "model.safetensors" not in names
 
-    def test_weights_that_are_given(self, tmp_path: Path) -> None:
+    def test_save_writes_the_state_dict_that_is_given(self, tmp_path: Path) -> None:
         trainer = make(tmp_path / "run")
         state = {name: torch.full_like(value, 7.0) for name, value in trainer.model.state_dict().items()}
         trainer._save(str(tmp_path / "given"), state_dict=state)
@@ -329,7 +329,7 @@ class TestSaving:
         other._load_from_checkpoint(str(tmp_path / "given"))
         assert all((parameter == 7.0).all() for parameter in other.model.parameters())
 
-    def test_what_there_is_to_resume_from(self, tmp_path: Path) -> None:
+    def test_states_are_saved_and_loaded_by_the_overridden_methods(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _save_optimizer_and_scheduler(self, output_dir):
                 (Path(output_dir) / "mine").touch()
@@ -349,7 +349,7 @@ class TestSaving:
         make(tmp_path, max_steps=3, **options).train(resume_from_checkpoint=True)
         assert loaded == ["checkpoint-2", "checkpoint-2"]
 
-    def test_where_to(self, tmp_path: Path) -> None:
+    def test_get_output_dir_decides_where_checkpoints_go(self, tmp_path: Path) -> None:
         class Own(Trainer):
             def _get_output_dir(self, trial):
                 return str(tmp_path / "elsewhere")

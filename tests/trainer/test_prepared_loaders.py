@@ -66,7 +66,7 @@ def side_by_side(folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_they_are_those_of_transformers(ranks: int, tmp_path: Path) -> None:
+def test_prepared_loaders_deal_the_batches_of_transformers(ranks: int, tmp_path: Path) -> None:
     target = "trainer.test_prepared_loaders:side_by_side"
     results = [side_by_side(str(tmp_path))] if ranks == 1 else in_world(ranks, target, str(tmp_path))
     for rank, cases in enumerate(results):

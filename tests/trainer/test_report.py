@@ -183,7 +183,7 @@ def test_what_comes_after_training_is_in_the_last_report(reporters, tmp_path):
     assert (report["step"], report["metrics"], report["remaining_seconds"]) == (100, {"eval_accuracy": 0.75}, 0)
 
 
-def test_from_environment(monkeypatch, tmp_path):
+def test_the_reporter_reads_its_attempt_from_the_environment(monkeypatch, tmp_path):
     for name in ("TRAINWRIGHT_NODE_DIR", "KUBEFLOW_TRAINER_SERVER_URL"):
         monkeypatch.delenv(name, raising=False)
     assert Reporter.from_environment() is None
@@ -196,7 +196,7 @@ def test_from_environment(monkeypatch, tmp_path):
     assert nodefiles.read_report(tmp_path)["attempt"] == 4
 
 
-def test_speed_and_remaining_time():
+def test_speed_and_remaining_time_are_of_the_recent_steps():
     meter, state = Meter(), make_state(global_step=10)
     assert set(meter.read(ARGS, state, 0.0, True).values()) == {None}
     state.global_step, state.local_tokens = 30, 5000
@@ -232,5 +232,5 @@ def test_the_first_step_does_not_count_for_the_speed():
         ),
     ],
 )
-def test_merged_metrics(known, new, expected):
+def test_new_metrics_replace_known_ones_up_to_the_limit(known, new, expected):
     assert merged(known, new) == expected

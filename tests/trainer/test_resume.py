@@ -43,7 +43,7 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_from_every_checkpoint_to_the_same_bits(run: str, memory: Path) -> None:
+def test_a_run_resumed_from_any_checkpoint_ends_in_the_same_bits(run: str, memory: Path) -> None:
     arguments = RUNS[run]
     undisturbed = make_trainer(str(memory / "a"), **arguments)
     undisturbed.train()

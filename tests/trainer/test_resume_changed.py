@@ -67,7 +67,7 @@ EVERYWHERE = ("larger batches", "accumulated")
 @pytest.mark.parametrize(
     ("order", "change"), [(o, c) for o in ORDERS for c in CHANGES if o == "shuffled" or c in EVERYWHERE]
 )
-def test_every_sample_once_though_the_batches_change(order: str, change: str, tmp_path: Path) -> None:
+def test_every_sample_is_read_once_though_the_batches_change(order: str, change: str, tmp_path: Path) -> None:
     """The order of the whole run is one sequence; the resumed run takes up where the first one had put it down."""
     make, common = ORDERS[order]
     before, after = CHANGES[change]
@@ -130,7 +130,7 @@ def test_an_order_that_depends_on_the_batches_is_finished_as_it_was_begun(strate
         assert len(rest) < len(expected) + common.get("gradient_accumulation_steps", 1)  # what fills up the last step
 
 
-def test_it_can_change_again_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+def test_the_batch_size_can_change_again_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     """The second run begins within a batch, and is interrupted itself."""
     sequence = flat(run(tmp_path / "whole", numbers(LENGTH)))
     seen: list[int] = []
@@ -166,7 +166,7 @@ def in_turns(shares: list[list[list[int]]]) -> list[int]:
 
 
 @pytest.mark.filterwarnings("ignore:.*draws new random numbers")
-def test_every_sample_once_though_the_ranks_change(tmp_path: Path) -> None:
+def test_every_sample_is_read_once_though_the_ranks_change(tmp_path: Path) -> None:
     """Two ranks go on after three batches of one, in the middle of a round; and one after two rounds of two."""
     alone = {
         kind: flat(run(tmp_path / "one" / kind, make(), save_strategy="steps", save_steps=3, **common))
@@ -297,7 +297,7 @@ def test_what_is_gone_starts_afresh_and_a_warning_says_so(name: str, checkpoint:
     assert len(resumed.model.trained) == (4 if name == "trainer_state.json" else 2)
 
 
-def test_one_that_is_found_must_be_whole(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_found_must_be_whole(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "optimizer.pt").unlink()
     (checkpoint.parent / "checkpoint-4" / "scheduler.pt").write_bytes(b"rewritten")
     with pytest.warns(UserWarning, match="is skipped"), pytest.raises(UserError, match="train from the start"):

@@ -63,7 +63,7 @@ def run(output: Path, job: dict[str, Any], at_call: int) -> tuple[int, int]:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", JOBS)
-def test_killed_at_every_call_that_writes_a_checkpoint(kind: str, memory: Path) -> None:
+def test_a_run_killed_at_any_write_of_a_checkpoint_goes_on_to_the_same_bits(kind: str, memory: Path) -> None:
     """What is found afterwards is whole, and going on from it ends with the same bits."""
     job = JOBS[kind]
     undisturbed = make_trainer(str(memory / "undisturbed"), **job)
@@ -94,7 +94,7 @@ def check_goes_on(output: Path, job: dict[str, Any], expected: dict[str, torch.T
     return int(newest.name.rpartition("-")[2]) if newest is not None else None
 
 
-def test_two_ranks_of_which_one_is_killed(memory: Path) -> None:
+def test_two_ranks_of_which_one_is_killed_go_on_to_the_same_bits(memory: Path) -> None:
     """Under torchrun, with data workers, accumulation and a round of batches that is filled up."""
     arguments = {
         "max_steps": 6,

@@ -104,7 +104,7 @@ def test_tokens_are_those_of_transformers(case: str, model: Any, tmp_path: Path)
 
 
 @pytest.mark.parametrize("case", GENERATING)
-def test_how_texts_are_generated(case: str, tmp_path: Path) -> None:
+def test_generate_gets_the_settings_of_arguments_and_call(case: str, tmp_path: Path) -> None:
     """What reaches ``generate``."""
     options, asked = GENERATING[case]
     trainer, seen = make(tmp_path, t5(), **options), []
@@ -202,7 +202,7 @@ def test_a_loss_of_ones_own_is_the_loss(tmp_path: Path) -> None:
     assert doubled.evaluate()["eval_loss"] == pytest.approx(2 * plain)
 
 
-def test_settings_may_come_as(tmp_path: Path) -> None:
+def test_generation_settings_may_be_an_object_a_mapping_a_file_or_a_folder(tmp_path: Path) -> None:
     """An object, a mapping, a file or a folder: all the same; the model of every run gets them."""
     config = GenerationConfig(max_new_tokens=6, num_beams=2, **SPECIAL)
     config.save_pretrained(tmp_path / "folder")

@@ -262,7 +262,7 @@ def test_either_trainer_goes_on_from_the_others_checkpoint(interrupted_run_is_ou
         torch.testing.assert_close(resumed.model.state_dict()[name], value)
 
 
-def test_the_model_alone(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_model_alone_warns_when_resumed(tmp_path: Path) -> None:
     make_trainer(str(tmp_path), max_steps=2, save_only_model=True, save_steps=2).train()
     folder = tmp_path / "checkpoint-2"
     assert not {"optimizer.pt", "rng_state.pth"} & {path.name for path in folder.iterdir()}

@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("README", None),
     ],
 )
-def test_format_from_name(name: str, expected: str | None) -> None:
+def test_the_format_follows_from_the_name_of_the_file(name: str, expected: str | None) -> None:
     assert format_of(name) == expected
 
 
@@ -56,7 +56,9 @@ def test_format_from_name(name: str, expected: str | None) -> None:
         ("**/*.jsonl", "json", ["sub/c.jsonl"]),
     ],
 )
-def test_files_of_a_source(folder: Path, source: str, format: str, files: list[str]) -> None:
+def test_a_source_may_be_a_file_a_pattern_a_list_or_a_folder(
+    folder: Path, source: str, format: str, files: list[str]
+) -> None:
     found = resolve(source, None, PLACE)
     assert (found.format, list(found.files)) == (format, files)
 
@@ -67,7 +69,7 @@ def test_hub_ids_are_no_paths(folder: Path) -> None:
     assert resolve("sub", "json", PLACE).hub_id is None
 
 
-def test_standard_library_is_a_source() -> None:
+def test_the_standard_library_is_a_source() -> None:
     names = {Path(file).name for file in resolve("stdlib://*.py", None, PLACE).files}
     assert {"ast.py", "typing.py", "zipapp.py"} <= names
     assert not any("site-packages" in file for file in resolve("stdlib://**/__init__.py", None, PLACE).files)
@@ -84,7 +86,9 @@ def test_standard_library_is_a_source() -> None:
         (".", "parquet", ["holds no parquet file"]),
     ],
 )
-def test_sources_that_are_not_there(folder: Path, source: str, format: str | None, words: list[str]) -> None:
+def test_a_source_that_matches_no_file_is_refused_in_one_line(
+    folder: Path, source: str, format: str | None, words: list[str]
+) -> None:
     with pytest.raises(DataError) as caught:
         resolve(source, format, PLACE)
     message = str(caught.value)
@@ -126,7 +130,7 @@ def test_a_changed_file_is_read_anew(folder: Path) -> None:
     assert read(source="b.txt").train["text"][:] == ["five and more"]
 
 
-def test_compressed_text_and_streaming(folder: Path) -> None:
+def test_compressed_text_is_read_and_files_are_streamed(folder: Path) -> None:
     with gzip.open("z.txt.gz", "wt") as stream:
         stream.write("deep\nblue\n")
     assert read(source="z.txt.gz").train["text"][:] == ["deep", "blue"]
@@ -151,7 +155,7 @@ def test_splits_of_files_are_slices(folder: Path) -> None:
     assert splits.eval["text"][:] == ["z"]
 
 
-def test_evaluation_from_a_source_of_its_own(folder: Path) -> None:
+def test_evaluation_may_have_a_source_of_its_own(folder: Path) -> None:
     splits = read(source="a.txt", eval_source="b.txt")
     assert splits.eval["text"][:] == ["four"]
 
@@ -176,7 +180,9 @@ def write(name: str, content: str | bytes) -> None:
         ("torn.txt.gz", b"\x1f\x8b\x08\x00garbage", ["torn.txt.gz", "cannot read"]),
     ],
 )
-def test_files_that_cannot_be_read(folder: Path, name: str, content: str | bytes, words: list[str]) -> None:
+def test_a_file_that_cannot_be_read_is_named_with_its_line(
+    folder: Path, name: str, content: str | bytes, words: list[str]
+) -> None:
     write(name, content)
     with pytest.raises(DataError) as caught:
         read(source=name, whole_documents=name.startswith("latin"))
@@ -195,7 +201,7 @@ def test_files_that_cannot_be_read(folder: Path, name: str, content: str | bytes
         ({"source": "a.txt", "split": "test"}, ["spec.dataset.split", "one split, 'train'"]),
     ],
 )
-def test_splits_that_cannot_be_made(folder: Path, fields: dict[str, object], words: list[str]) -> None:
+def test_a_split_that_cannot_be_made_is_refused(folder: Path, fields: dict[str, object], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         read(**fields)
     assert all(word in str(caught.value) for word in words), caught.value
@@ -218,7 +224,7 @@ def test_splits_that_cannot_be_made(folder: Path, fields: dict[str, object], wor
         (("source", "target"), {}, ("article", "summary"), {"source": "article", "target": "summary"}),
     ],
 )
-def test_columns_by_their_usual_names(
+def test_columns_are_found_by_their_usual_names(
     roles: tuple[str, ...], stated: dict[str, str], columns: tuple[str, ...], expected: dict[str, str]
 ) -> None:
     assert assign(roles, stated, columns) == expected
@@ -238,7 +244,9 @@ def test_columns_by_their_usual_names(
         ({"txet": "a"}, ("a",), ["columns.txet", "did you mean text?"]),
     ],
 )
-def test_columns_that_do_not_fit(stated: dict[str, str], columns: tuple[str, ...], words: list[str]) -> None:
+def test_columns_that_do_not_fit_are_refused_with_a_suggestion(
+    stated: dict[str, str], columns: tuple[str, ...], words: list[str]
+) -> None:
     with pytest.raises(UserError) as caught:
         assign(("text",), stated, columns)
     assert all(word in str(caught.value) for word in words), caught.value

@@ -215,7 +215,7 @@ def test_changes_to_a_saved_configuration_give_fresh_weights(folder: Path) -> No
     assert (changed.config.n_layer, changed.config.n_embd) == (2, 16)
 
 
-def test_dtype_and_positions() -> None:
+def test_a_model_has_the_dtype_that_is_asked_for_and_knows_its_positions() -> None:
     assert job("CausalLM", {**GPT2, "dtype": "bfloat16"}, {"source": "lines.txt"}).model.dtype == torch.bfloat16
     assert positions(job("MaskedLM", ROBERTA, {"source": "lines.txt"}).model) == 63
     assert positions(job("Seq2SeqLM", T5, {"source": "turns.jsonl"}).model) is None
@@ -234,7 +234,7 @@ def test_samples_are_reproducible_and_leave_the_generators_alone(
     assert "prompt 3" in texts[0]
 
 
-def test_metrics() -> None:
+def test_metrics_of_classification_tagging_and_perplexity_are_right() -> None:
     guesses, labels = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
     assert classification_metrics(SimpleNamespace(predictions=guesses, label_ids=labels))["accuracy"] == 0.75
     assert macro_f1(guesses, labels) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
@@ -258,7 +258,7 @@ def rows(*labels: Any) -> list[dict[str, Any]]:
         (rows({"a": 1}, {"a": 2}), ["columns.label", "records"]),
     ],
 )
-def test_labels_that_are_none(data: list[dict[str, Any]], words: list[str]) -> None:
+def test_labels_that_are_not_classes_are_refused(data: list[dict[str, Any]], words: list[str]) -> None:
     write_rows(Path("bad.jsonl"), data)
     with pytest.raises(DataError) as caught:
         job("SequenceClassification", BERT, {"source": "bad.jsonl"})
@@ -322,5 +322,5 @@ def test_mistakes_are_told_in_one_line(change: dict[str, Any], words: list[str],
         ("", "", 1.0),
     ],
 )
-def test_likeness_of_texts(written: str, wanted: str, score: float) -> None:
+def test_rouge_l_is_the_share_of_the_longest_common_sequence(written: str, wanted: str, score: float) -> None:
     assert rouge_l(written.split(), wanted.split()) == pytest.approx(score)

@@ -87,7 +87,7 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("field", "value", "said"), WRONG_VALUES, ids=[f"{f}={v!r:.20}" for f, v, _ in WRONG_VALUES])
-def test_one_line_for_one_mistake(field: str, value: Any, said: str) -> None:
+def test_a_wrong_value_is_refused_in_one_line(field: str, value: Any, said: str) -> None:
     with pytest.raises(ArgumentError) as error:
         TrainingArguments(**{field: value})
     (problem,) = error.value.problems
@@ -114,7 +114,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_unknown_names(name: str) -> None:
+def test_an_unknown_name_is_refused_with_a_suggestion(name: str) -> None:
     for build in (lambda: TrainingArguments(**{name: 1}), lambda: TrainingArguments.from_dict({name: 1})):
         with pytest.raises(UnknownArgumentError) as error:
             build()
@@ -170,7 +170,7 @@ def test_errors_cross_processes() -> None:
     assert (type(copy), copy.problems, str(copy)) == (ArgumentError, error.value.problems, str(error.value))
 
 
-def test_a_broken_file_of_accelerator_config(tmp_path: Any) -> None:
+def test_a_broken_file_of_accelerator_config_is_refused(tmp_path: Any) -> None:
     path = tmp_path / "config.json"
     for text, said in [("{", "is not JSON"), ("[]", "must hold a JSON object"), ('{"even": true}', "not one of")]:
         path.write_text(text)
@@ -179,7 +179,7 @@ def test_a_broken_file_of_accelerator_config(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])
-def test_broken_json(text: str, tmp_path: Any) -> None:
+def test_broken_json_is_refused_with_its_path(text: str, tmp_path: Any) -> None:
     with pytest.raises(ArgumentError, match="JSON"):
         TrainingArguments.from_json_string(text)
     path = tmp_path / "args.json"
@@ -188,7 +188,7 @@ def test_broken_json(text: str, tmp_path: Any) -> None:
         TrainingArguments.from_json_file(str(path))
 
 
-def test_a_file_that_is_not_there() -> None:
+def test_a_missing_file_of_arguments_is_refused() -> None:
     with pytest.raises(ArgumentError, match="no-such-file"):
         TrainingArguments.from_json_file("no-such-file")
 

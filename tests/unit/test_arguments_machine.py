@@ -54,7 +54,7 @@ def test_without_its_package_an_optimizer_is_refused_with_the_command_that_insta
     assert said(optim=optim, **(LOW_RANK if low_rank else {})) == []
 
 
-def test_a_package_that_is_too_old(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_too_old_is_refused_with_the_upgrade(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     here({"schedulefree"})
     monkeypatch.setattr(machine.Package, "_version", lambda package: (1, 3))
     (line,) = said(optim="schedule_free_radam")
@@ -99,7 +99,7 @@ def test_a_gpu_that_is_not_used_is_none(name: str, here: Any) -> None:
     assert said(**arguments, use_cpu=True) == [line]
 
 
-def test_a_gpu_without_bfloat16(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_bfloat16_refuses_it(here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_gpu_computes_bfloat16", lambda: False)
     here(set(), "cuda")
     assert said(bf16=True, bf16_full_eval=True) == [

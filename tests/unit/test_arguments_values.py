@@ -62,7 +62,7 @@ ACCEPTED: list[tuple[str, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "given", "held"), ACCEPTED)
-def test_accepted_spellings(name: str, given: Any, held: Any) -> None:
+def test_every_accepted_spelling_gives_the_value_it_stands_for(name: str, given: Any, held: Any) -> None:
     value = getattr(TrainingArguments(**{name: given}), name)
     if name == "lr_scheduler_kwargs":
         held = {"num_cycles": 2, "deep": {"on": False, "x": 0.5, "s": "a.b"}}
@@ -87,12 +87,12 @@ def test_old_name_of_activation_checkpointing_warns_and_mirrors() -> None:
     assert again.gradient_checkpointing is False
 
 
-def test_the_default_output_dir_and_the_home() -> None:
+def test_output_dir_has_a_default_and_expands_the_home() -> None:
     assert TrainingArguments().output_dir == "trainer_output"
     assert TrainingArguments("~/runs").output_dir == str(Path.home() / "runs")
 
 
-def test_accelerator_config_from_every_form(tmp_path: Path) -> None:
+def test_accelerator_config_may_come_in_every_form(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"even_batches": false}')
     wanted = AcceleratorConfig(even_batches=False)
@@ -132,7 +132,7 @@ class Derived(TrainingArguments):
         self.validated = True
 
 
-def test_fields_of_a_subclass() -> None:
+def test_fields_of_a_subclass_are_parsed_and_written_as_ours() -> None:
     of_torch = type("dtype", (), {"__module__": "torch", "__str__": lambda self: "torch.bfloat16"})()
     args = Derived(model_kwargs='{"layers": "3", "tied": "true"}', compute=of_torch, lr_scheduler_kwargs='{"a": 1}')
     assert args.model_kwargs == {"layers": 3, "tied": True}

@@ -35,7 +35,7 @@ def test_good_certificates_are_kept(certificates):
         pytest.param(HOSTS, AUTHORITY_LIFETIME - timedelta(days=80), False, id="the authority nears its end"),
     ],
 )
-def test_what_is_renewed(certificates, hosts, later, same_authority):
+def test_a_certificate_is_renewed_before_its_end_and_for_another_host(certificates, hosts, later, same_authority):
     fresh = renewed(certificates, hosts, NOW + later)
     assert fresh.server != certificates.server
     assert (fresh.authority == certificates.authority) is same_authority

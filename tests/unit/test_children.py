@@ -56,7 +56,7 @@ def test_the_service_finds_ranks_before_they_are_ready():
     assert pod_of(found)["subdomain"] == found["Service"]["metadata"]["name"]
 
 
-def test_rendezvous():
+def test_pods_get_the_rendezvous_in_torchruns_variables():
     env = env_of(planned(make_job().nodes(2, 4), attempt=7))
     assert (env["PET_NNODES"], env["PET_NPROC_PER_NODE"], env["PET_MASTER_PORT"]) == ("2", "4", "29400")
     assert env["PET_MASTER_ADDR"] == "gpt-corpus-0-7-0.tj-gpt-corpus"
@@ -95,7 +95,7 @@ def test_the_pod_fits_the_restricted_standard():
     assert pod["automountServiceAccountToken"] is False
 
 
-def test_what_must_be_writable_is():
+def test_every_path_that_must_be_writable_is_mounted():
     found = planned(make_job())
     mounts = {one["mountPath"]: one for one in container_of(found)["volumeMounts"]}
     volumes = {one["name"]: one for one in pod_of(found)["volumes"]}
@@ -207,7 +207,7 @@ def test_nobody_overrides_the_rendezvous():
     assert ("A", "1") in told
 
 
-def test_hub_access():
+def test_the_hub_token_and_offline_mode_reach_the_pod():
     job = make_job().with_("spec.offline", True).build()
     job = replace(job, spec=replace(job.spec, hub_token=SecretKey("hub", "token")))
     pod = children(job, place(job, BUILTIN["cpu"]), 1)[0]["spec"]["template"]["spec"]

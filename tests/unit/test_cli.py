@@ -47,7 +47,7 @@ def run(*arguments: object) -> int:
 # validate
 
 
-def test_a_valid_manifest(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_valid_manifest_is_confirmed(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("validate", job) == 0
     assert capsys.readouterr() == (f"{job}: TrainingJob gpt-corpus is valid\n", "")
 
@@ -103,7 +103,7 @@ def test_a_group_that_is_nearly_ours_is_a_mistake(tmp_path: Path, capsys: pytest
     )
 
 
-def test_files_that_hold_nothing_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_our_kinds_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     claim = tmp_path / "claim.yaml"
     claim.write_text("apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: runs}\n")
     assert run("validate", claim) == 2
@@ -111,13 +111,15 @@ def test_files_that_hold_nothing_of_ours(tmp_path: Path, capsys: pytest.CaptureF
     assert said == f"{claim}: holds no TrainingJob or AcceleratorPool of trainwright.dev/v1alpha1\n"
 
 
-def test_standard_input(job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_manifest_is_read_from_standard_input(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(job.read_bytes())))
     assert run("validate", "-") == 0
     assert capsys.readouterr().out == "<stdin>: TrainingJob gpt-corpus is valid\n"
 
 
-def test_what_is_no_text_on_standard_input(
+def test_standard_input_that_is_not_text_is_refused(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     piped = io.TextIOWrapper(io.BytesIO(b"name: \xff\xfe"), errors="surrogateescape")
@@ -142,7 +144,7 @@ def test_a_plan_is_yaml_that_kubectl_takes(job: Path, capsys: pytest.CaptureFixt
     assert "ownerReferences" not in planned["metadata"]
 
 
-def test_a_plan_as_json(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_may_be_printed_as_json(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("plan", "-o", "json", job) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["kind"] == "List"
@@ -156,7 +158,9 @@ def test_the_objects_of_a_job_that_is_in_a_cluster_keep_their_owner(
     assert yaml.safe_load(capsys.readouterr().out)["metadata"]["ownerReferences"][0]["name"] == "gpt-corpus"
 
 
-def test_a_pool_that_is_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_pool_is_refused_until_its_manifest_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write(tmp_path / "job.yaml", make_job().with_("spec.accelerator.pool", "big").manifest())
     assert run("plan", file) == 2
     assert "spec.accelerator.pool: no pool 'big' is known here (cpu); give its manifest with --pools" in (
@@ -168,7 +172,7 @@ def test_a_pool_that_is_not_known(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert {"name": "PET_NPROC_PER_NODE", "value": "4"} in environment
 
 
-def test_a_pool_that_is_too_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_larger_than_its_pool_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pools.yaml").write_text(POOLS)
     job = make_job().with_("spec.accelerator", {"pool": "big", "perNode": 8})
     assert run("plan", write(tmp_path / "job.yaml", job.manifest()), "--pools", tmp_path / "pools.yaml") == 2
@@ -213,7 +217,7 @@ def test_wrong_usage_is_told_in_one_line(arguments: list[str], capsys: pytest.Ca
     assert "--help" in err
 
 
-def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"trainwright {__version__}\n"
 

@@ -100,7 +100,7 @@ def test_what_a_manifest_does_not_have_is_said() -> None:
     assert "hf_secret" not in "".join(notes.lines)
 
 
-def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_survive_the_way_to_a_manifest_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stated = {"learning_rate": 1e-3, "bf16": True, "eval_strategy": "epoch", "label_names": ["y"], "seed": 7}
     content = converted(tmp_path, capsys, stated)
     file = tmp_path / "job.yaml"
@@ -262,7 +262,7 @@ def test_a_script_has_a_model_of_its_own(tmp_path: Path, capsys: pytest.CaptureF
         ("apiVersion: v1\nkind: AcceleratorPool\n", [], "is an AcceleratorPool, which has no arguments"),
     ],
 )
-def test_what_cannot_be_converted(
+def test_a_file_that_cannot_be_converted_is_refused_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, options: list[str], said: str
 ) -> None:
     file = tmp_path / "x.yaml"

@@ -38,7 +38,7 @@ def test_a_field_is_found(query: str, path: str) -> None:
     assert find(query)[0].full_path == path
 
 
-def test_a_name_that_several_fields_have() -> None:
+def test_a_name_is_found_in_every_field_that_has_it() -> None:
     found = [field.full_path for field in find("split")]
     assert found == ["spec.dataset.split"]
     assert len(find("source")) > 2
@@ -53,7 +53,9 @@ def test_a_name_that_several_fields_have() -> None:
         ("maxStep", "maxSteps"),
     ],
 )
-def test_a_name_that_does_not_exist(query: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_misspelt_field_is_answered_with_the_nearest_one(
+    query: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["explain", query]) == 2
     assert capsys.readouterr().err == f"trainwright explain: there is no field {query!r}; did you mean {near}?\n"
 
@@ -65,7 +67,9 @@ def test_a_name_that_does_not_exist(query: str, near: str, capsys: pytest.Captur
         ("evaluation_strategy", "is not a field; use evalStrategy"),
     ],
 )
-def test_an_argument_that_a_manifest_does_not_have(query: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_argument_that_no_manifest_has_is_explained(
+    query: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["explain", query]) == 2
     assert capsys.readouterr().err == f"trainwright explain: there is no field {query!r}; {query} {why}\n"
 
@@ -93,7 +97,7 @@ def test_every_path_that_a_topic_names_is_a_field() -> None:
     assert {path for path in paths if not find(path)} == set()
 
 
-def test_a_name_that_is_near_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_like_no_field_is_answered_with_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "qqqq"]) == 2
     assert "`trainwright explain spec` lists" in capsys.readouterr().err
 
@@ -145,7 +149,7 @@ def test_every_field_has_a_page(capsys: pytest.CaptureFixture[str]) -> None:
         assert find(field.full_path)[0] == field
 
 
-def test_a_tree(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_recursive_form_prints_the_tree_of_fields(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "-r", "spec.sample"]) == 0
     assert capsys.readouterr().out == (
         "sample <object>\n  prompts <list of string> required\n  maxNewTokens <integer>\n  temperature <number>\n"
@@ -165,7 +169,7 @@ def test_completion_knows_every_command_and_its_options() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_script_that_its_shell_can_read(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_completion_script_is_valid_in_its_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert "trainwright" in script

@@ -50,7 +50,7 @@ def test_every_example_is_planned(name, capsys):
         assert len(job["spec"]["template"]["spec"]["containers"][0]["resources"]) > 0
 
 
-def test_what_the_pods_of_a_pool_need_beside_the_resource(capsys):
+def test_pods_get_the_volumes_and_annotations_of_their_pool(capsys):
     assert main(["plan", str(EXAMPLES / "nvidia-gpudirect-gke.yaml")]) == 0
     job = next(one.content for one in manifest.read(capsys.readouterr().out, "out") if one.content["kind"] == "Job")
     template = job["spec"]["template"]
@@ -76,14 +76,14 @@ def test_a_pool_that_is_only_in_the_cluster_is_left_to_the_cluster(tmp_path):
     assert main(["validate", written(tmp_path, job_on("somewhere"))]) == 0
 
 
-def test_the_same_job_on_another_pool(capsys):
+def test_a_job_may_be_planned_on_another_pool_that_is_known(capsys):
     assert main(["plan", str(EXAMPLES / "any-vendor.yaml"), "--pool", "v6e-16"]) == 0
     assert "TORCH_TPU_TOPOLOGY" in capsys.readouterr().out
     assert main(["plan", str(EXAMPLES / "any-vendor.yaml"), "--pool", "v6e"]) == 2
     assert "no pool 'v6e' is known here (cpu, h100, mi300x, v6e-16, cpu-16)" in capsys.readouterr().err
 
 
-def test_what_changes_between_vendors_and_nothing_else(capsys):
+def test_the_difference_between_vendors_is_what_changes_and_nothing_else(capsys):
     vendors = ["mi300x", "v6e-16", "cpu-16"]
     arguments = [each for vendor in vendors for each in ("--diff", vendor)]
     assert main(["plan", str(EXAMPLES / "any-vendor.yaml"), *arguments]) == 0
@@ -111,7 +111,7 @@ def test_what_changes_between_vendors_and_nothing_else(capsys):
     assert "\x1b" not in out
 
 
-def test_a_slice_more_is_a_job_more(tmp_path, capsys):
+def test_a_second_slice_is_a_second_job(tmp_path, capsys):
     path = written(tmp_path, pool_manifest("v6e-16"), pool_manifest("v6e-2x16"), job_on("v6e-2x16"))
     assert main(["plan", path, "--diff", "v6e-16"]) == 0
     out = capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_a_slice_more_is_a_job_more(tmp_path, capsys):
     assert "MEGASCALE_SLICE_ID" in out
 
 
-def test_colours_where_they_are_asked_for(monkeypatch, capsys):
+def test_a_difference_is_coloured_only_when_asked_for(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert main(["plan", str(EXAMPLES / "any-vendor.yaml"), "--diff", "mi300x"]) == 0
     assert "\x1b[31m-   env.HSA_FORCE_FINE_GRAIN_PCIE" in capsys.readouterr().out

@@ -42,7 +42,7 @@ def test_every_pool_has_its_nodes() -> None:
 
 
 @pytest.mark.parametrize("cloud", NODES)
-def test_pods_fit_the_nodes_of(cloud: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pods_fit_the_labels_and_taints_of_the_clouds_nodes(cloud: str, capsys: pytest.CaptureFixture[str]) -> None:
     labels, taints = NODES[cloud]
     files = [str(CLOUDS / "job.yaml"), str(CLOUDS / f"{cloud}.yaml")]
     assert main(["validate", *files]) == 0

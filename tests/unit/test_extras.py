@@ -62,7 +62,9 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize(("statement", "said"), IMPORTS.items(), ids=IMPORTS)
-def test_a_name_whose_package_is_not_there(statement: str, said: tuple[str, str, str], without: Without) -> None:
+def test_importing_a_name_without_its_package_says_what_to_install(
+    statement: str, said: tuple[str, str, str], without: Without
+) -> None:
     package, name, mend = said
     ended = without((package,), "-c", f"try:\n    {statement}\nexcept ImportError as error:\n    print(error)")
     (line,) = ended.stdout.splitlines()
@@ -88,7 +90,7 @@ PROGRAMS = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_whose_package_is_not_there(program: str, without: Without) -> None:
+def test_running_a_program_without_its_package_says_what_to_install(program: str, without: Without) -> None:
     package, name, arguments, begins = PROGRAMS[program]
     ended = without((package,), "-m", name, *arguments)
     (line,) = ended.stderr.splitlines()

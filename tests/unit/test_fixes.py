@@ -32,10 +32,10 @@ SEEN = {
 
 
 @pytest.mark.parametrize("words", SEEN)
-def test_a_mend_for_words_that_were_seen(words):
+def test_a_known_message_gets_its_fix(words):
     assert SEEN[words] in "; ".join(fixes_for(words))
     assert with_fixes(words) == f"{words.rstrip('. ')}; {'; '.join(fixes_for(words))}"
 
 
-def test_nothing_is_made_up():
+def test_an_unknown_message_gets_no_fix():
     assert with_fixes("the moon is full.") == "the moon is full"

@@ -61,7 +61,7 @@ def test_an_attempt_has_one_group_and_all_its_pods_name_it():
     ],
     ids=["one pod", "PodGroup is not served", "nobody asked", "another scheduler"],
 )
-def test_no_group_where_it_would_be_of_no_use(job, gangs):
+def test_a_job_that_needs_no_gang_has_no_pod_group(job, gangs):
     found = planned(job, gangs=gangs)
     assert "PodGroup" not in {child["kind"] for child in found.values()}
     assert "schedulingGroup" not in pod_of(found["gpt-corpus-0-3"])
@@ -257,7 +257,7 @@ def test_what_an_attempt_has_beside_its_jobs_goes_with_them():
     assert scene.deleted == ["Job/gpt-corpus-0-1", "ResourceClaimTemplate/tj-gpt-corpus-1"]
 
 
-def test_devices_by_claim():
+def test_devices_are_claimed_by_a_template_where_the_pool_names_a_class():
     pool = replace(
         parse_pool(pool_manifest("h100")),
         device_class_name="gpu.nvidia.com",

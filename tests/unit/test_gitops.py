@@ -101,12 +101,12 @@ def moments() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("moment", WANTED)
-def test_what_flux_and_helm_see(moments: dict[str, dict[str, Any]], moment: str) -> None:
+def test_flux_and_helm_see_the_health_of_a_job_at_every_moment(moments: dict[str, dict[str, Any]], moment: str) -> None:
     assert kstatus(moments[moment]) == WANTED[moment][0], moments[moment]["status"]["state"]
 
 
 @pytest.mark.parametrize("moment", WANTED)
-def test_what_argo_cd_sees(moments: dict[str, dict[str, Any]], moment: str) -> None:
+def test_argo_cd_sees_the_health_of_a_job_at_every_moment(moments: dict[str, dict[str, Any]], moment: str) -> None:
     assert argo(moments[moment]) == WANTED[moment][1], moments[moment]["status"]["state"]
 
 
@@ -114,7 +114,7 @@ def test_a_job_that_no_operator_has_seen_is_not_healthy(moments: dict[str, dict[
     assert argo(moments["new"]) == "Progressing"
 
 
-def test_never_both_at_once(moments: dict[str, dict[str, Any]]) -> None:
+def test_a_job_is_never_reconciling_and_stalled_at_once(moments: dict[str, dict[str, Any]]) -> None:
     """kstatus asks for it: an object is either worked on, or it cannot go on, or neither."""
     for obj in moments.values():
         holds = {one["type"] for one in obj.get("status", {}).get("conditions", ()) if one["status"] == "True"}

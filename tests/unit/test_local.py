@@ -33,7 +33,7 @@ MOUNTS = Mounts({"/output": Path("/here/out"), "/data": Path("/here/data"), "/da
         ("see /data/x", "see /data/x"),
     ],
 )
-def test_paths(text, here):
+def test_container_paths_are_rewritten_to_local_ones(text, here):
     assert MOUNTS.here(text) == here
 
 

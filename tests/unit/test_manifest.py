@@ -81,7 +81,7 @@ def test_keys_are_text() -> None:
     assert one("on: 1\n2: b\n1.5: c").content == {"true": 1, "2": "b", "1.5": "c"}
 
 
-def test_anchors_and_merges() -> None:
+def test_anchors_are_expanded_and_merge_keys_merged() -> None:
     text = "base: &b {x: 1, y_: 2}\nmore: &m {x: 9, z: 3}\none: {<<: *b, x: 5}\ntwo: {<<: [*m, *b]}\nsame: *b"
     content = one(text).content
     assert content["one"] == {"x": 5, "y_": 2}
@@ -89,7 +89,7 @@ def test_anchors_and_merges() -> None:
     assert content["same"] == content["base"]
 
 
-def test_several_documents_and_empty_ones() -> None:
+def test_empty_documents_are_skipped() -> None:
     assert [document.content for document in read("---\na: 1\n---\n---\n# nothing\n---\nb: 2\n", "x")] == [
         {"a": 1},
         {"b": 2},
@@ -117,7 +117,7 @@ def test_half_a_character_is_refused() -> None:
         list(read('{"name": "\\ud83d"}', "job.json"))
 
 
-def test_lines_of_fields() -> None:
+def test_every_field_has_its_line() -> None:
     document = one("spec:\n  env:\n  - name: A\n    value: x\n  - name: B\n  model: {source: gpt2}\n")
     places = {"spec": 1, "spec.env": 2, "spec.env[0].value": 4, "spec.env[1]": 5, "spec.model.source": 6}
     assert {path: document.line_of(path) for path in places} == places
@@ -134,7 +134,7 @@ def test_a_key_that_stands_twice_is_told_with_its_line() -> None:
     assert document.duplicates == (("a.b", 4),)
 
 
-def test_paths() -> None:
+def test_a_path_is_written_with_dots_and_indices() -> None:
     assert join(join(join("", "spec"), "env"), 0) == "spec.env[0]"
 
 

@@ -32,7 +32,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_restarts_by_reason(name):
+def test_restarts_are_counted_by_reason(name):
     before, after, wanted = CASES[name]
     metrics = Metrics()
     metrics.transition({**CREATED, "status": {"attempts": before}}, {"attempts": after}, NOW)
@@ -41,7 +41,7 @@ def test_restarts_by_reason(name):
     assert counted == wanted
 
 
-def test_the_time_from_the_apply_to_ready_pods_and_to_the_first_step():
+def test_the_times_to_ready_pods_and_to_the_first_step_are_measured_from_the_apply():
     metrics = Metrics()
     ready = {"conditions": [{"type": "PodsReady", "status": "True"}]}
     metrics.transition(CREATED, ready, NOW)

@@ -25,7 +25,7 @@ TYPES = {
 }
 
 
-def test_names_come_back() -> None:
+def test_a_name_in_camel_case_comes_back_in_snake_case() -> None:
     for name in FIELDS:
         assert mirror.snake(mirror.camel(name)) == name
 
@@ -53,7 +53,7 @@ def test_choices_are_those_of_hugging_face() -> None:
             assert set(node["enum"]) == set(field["choices"]), field["name"]
 
 
-def test_the_exceptions() -> None:
+def test_the_exceptions_to_the_mirror_are_these() -> None:
     """Printed by `trainwright explain trainingArguments`; changing it is changing the API."""
     forms = {mirror.camel(name): form for name, form in mirror.EXCEPTIONS.items()}
     assert {name: form for name, form in forms.items() if form.startswith("not there")}.keys() == {
@@ -90,7 +90,7 @@ FORMS: list[tuple[str, Any, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "python", "form"), FORMS)
-def test_forms_in_a_manifest(name: str, python: Any, form: Any) -> None:
+def test_an_argument_has_its_form_in_a_manifest(name: str, python: Any, form: Any) -> None:
     assert mirror.from_argument(name, python) == form
 
 
@@ -103,12 +103,12 @@ def test_forms_in_a_manifest(name: str, python: Any, form: Any) -> None:
         ("hub_token", "hf_x", "does not belong in a manifest"),
     ],
 )
-def test_values_without_a_form(name: str, value: Any, said: str) -> None:
+def test_a_value_that_no_manifest_can_hold_is_refused(name: str, value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         mirror.from_argument(name, value)
 
 
-def test_to_arguments() -> None:
+def test_a_manifest_becomes_arguments_with_names_and_values_of_python() -> None:
     stated = {
         "learningRate": 1e-3,
         "fp16FullEval": True,
@@ -126,5 +126,5 @@ def test_to_arguments() -> None:
     }
 
 
-def test_names_in_sentences() -> None:
+def test_names_of_fields_in_sentences_become_camel_case() -> None:
     assert mirror.in_manifest_names("every eval_steps, as lr_max says") == "every evalSteps, as lr_max says"

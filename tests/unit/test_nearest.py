@@ -24,7 +24,7 @@ NAMES = ["maxSteps", "saveSteps", "warmupSteps", "text"]
         (None, None),
     ],
 )
-def test_the_nearest_name(word: object, meant: str | None) -> None:
+def test_a_misspelt_name_is_answered_with_the_nearest(word: object, meant: str | None) -> None:
     assert nearest(word, NAMES) == meant
     assert did_you_mean(word, NAMES) == (f"; did you mean {meant}?" if meant else "")
 

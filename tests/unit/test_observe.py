@@ -55,7 +55,7 @@ def test_recorded_attempts_are_judged(case, moment, state, outcome, reason, code
     assert succeeded(attempt) == (state is JobState.COMPLETE)
 
 
-def test_a_recorded_attempt_at_work():
+def test_an_attempt_at_work_is_seen_with_its_ready_pods():
     attempt = seen("killed", "running").attempts[0]
     assert attempt.at_work
     assert [(pod.index, pod.ready, pod.end, pod.wait) for pod in attempt.pods] == [
@@ -65,14 +65,14 @@ def test_a_recorded_attempt_at_work():
     assert all(pod.node and pod.created for pod in attempt.pods)
 
 
-def test_a_recorded_termination_message():
+def test_a_termination_message_is_read_from_its_pod():
     word = seen("termination-message", "complete").attempts[0].pods[0].end.word
     assert (word.step, word.max_steps, word.metrics) == (20, 20, {"loss": 1.5})
     said = cause_of(seen("bad-configuration", "failed").attempts[0])
     assert said.message == "trainingArguments.learningRate: negative"
 
 
-def test_recorded_unschedulable_pods():
+def test_unschedulable_pods_are_queued_with_the_schedulers_message():
     attempt = seen("unschedulable", "waiting").attempts[0]
     found = hold(attempt, datetime.now(UTC))
     assert (found.reason, found.queued, found.stalled) == ("Unschedulable", True, False)
@@ -126,7 +126,7 @@ BACK_OFF = 'Back-off pulling image "x:1": ErrImagePull: x:1: not found'
         (waiting_pod("ContainerCreating"), None, "", False),
     ],
 )
-def test_pods_that_cannot_start(scene, reason, words, stalls):
+def test_a_pod_that_cannot_start_says_why_and_how_to_fix_it(scene, reason, words, stalls):
     found = hold(scene.observed().attempts[0], scene.now)
     assert (found and found.reason) == reason
     if found:
@@ -136,7 +136,7 @@ def test_pods_that_cannot_start(scene, reason, words, stalls):
         assert found.again == timedelta(seconds=60)
 
 
-def test_events_tell_what_a_pod_does_not():
+def test_the_reason_is_read_from_events_where_the_pod_has_none():
     scene = waiting_pod("ContainerCreating")
     event = {
         "type": "Warning",
@@ -164,7 +164,7 @@ def test_the_newest_event_tells_and_the_schedulers_do_not_outlive_their_truth():
     assert observed.attempts[0].pods[0].wait == Wait("ContainerCreating", "second")
 
 
-def test_a_job_that_may_create_no_pods():
+def test_a_job_that_may_create_no_pods_says_why():
     scene = Scene(make_job()).settle()
     scene.objects.pods.clear()
     involved = {"kind": "Job", "name": "gpt-corpus-0-1"}
@@ -182,7 +182,7 @@ def test_a_job_that_may_create_no_pods():
     assert "kubectl describe job gpt-corpus-0-1" in hold(untold, scene.now + timedelta(seconds=5)).message
 
 
-def test_a_job_that_may_create_only_some_of_its_pods():
+def test_a_job_that_may_create_only_some_of_its_pods_says_how_many_are_missing():
     scene = Scene(make_job().nodes(3)).settle()
     scene.objects.pods.pop("gpt-corpus-0-1-2")
     later = scene.now + timedelta(seconds=5)

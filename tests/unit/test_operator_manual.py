@@ -22,7 +22,7 @@ def rows(heading: str) -> list[list[str]]:
     return [re.split(r"\s*\|\s*", line)[1:-1] for line in table[2:]]
 
 
-def test_every_metric_is_told_with_its_own_help() -> None:
+def test_every_metric_is_documented_with_its_own_help() -> None:
     families = {
         one.name + "_total" * (one.type == "counter"): (one.type, one.documentation)
         for one in Metrics().registry.collect()
@@ -30,7 +30,7 @@ def test_every_metric_is_told_with_its_own_help() -> None:
     assert {name.strip("`"): (kind, about) for name, kind, about in rows("Metrics")} == families
 
 
-def test_every_setting_is_told_with_its_default() -> None:
+def test_every_setting_is_documented_with_its_default() -> None:
     told = {name.strip("`"): default.strip("`") for name, default, _ in rows("Settings")}
     known = {}
     for one in fields(settings.Settings):
@@ -39,6 +39,6 @@ def test_every_setting_is_told_with_its_default() -> None:
     assert told == known
 
 
-def test_every_condition_is_told() -> None:
+def test_every_condition_is_documented() -> None:
     conditions = [value for name, value in inspect.getmembers(names.Condition) if name.isupper()]
     assert sorted(name.strip("`") for name, _ in rows("Status and conditions")) == sorted(conditions)

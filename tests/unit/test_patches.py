@@ -23,7 +23,7 @@ states = st.dictionaries(st.sampled_from("abcd"), objects, max_size=4)
         pytest.param({"a": 1}, {"a": {}}, {"a": {}}, id="another kind"),
     ],
 )
-def test_the_smallest_patch(before, after, patch):
+def test_a_patch_holds_only_what_differs(before, after, patch):
     assert merge_patch(before, after) == patch
 
 
@@ -74,5 +74,5 @@ REFUSED = "exceeded quota: q, requested: pods=1, used: pods=4, limited: pods=4"
         ),
     ],
 )
-def test_what_can_wait_for_its_turn(patch, before, waits):
+def test_only_progress_and_further_messages_may_wait_for_their_turn(patch, before, waits):
     assert can_wait(patch, before) is waits

@@ -28,7 +28,7 @@ def test_one_node_needs_no_service():
     assert [child["kind"] for child in Scene(make_job()).step().apply] == ["Job"]
 
 
-def test_success():
+def test_a_job_whose_pods_all_exit_0_succeeds():
     scene = (
         running()
         .push(step=200, maxSteps=200)
@@ -64,7 +64,7 @@ def test_resolved_job_carries_the_attempt():
     assert json.loads(annotations["trainwright.dev/resolved-job"])["attempt"] == 2
 
 
-def test_too_many_restarts():
+def test_a_job_fails_after_its_last_restart():
     scene = running(make_job().nodes(2).with_("spec.maxRestarts", 2))
     for _ in range(3):
         scene.exit_all(1, error="ValueError: boom").settle().wait(600).settle().start_pods().wait(1).settle()
@@ -173,7 +173,7 @@ def test_a_job_suspended_in_time_stays_so_after_its_deadline():
     assert (scene.state, scene.applied[-1]) == ("Starting", "gpt-corpus-0-2")
 
 
-def test_deadline():
+def test_a_job_past_its_deadline_is_stopped_and_fails():
     scene = running(make_job().with_("spec.activeDeadlineSeconds", 60))
     assert scene.last.requeue_after == 57
     scene.wait(57).settle()

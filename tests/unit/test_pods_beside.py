@@ -216,7 +216,7 @@ def test_pods_are_spread_and_counted_with_their_own():
 # The pod itself
 
 
-def test_dns_and_the_runtime_class():
+def test_dns_and_the_runtime_class_of_a_job_go_before_those_of_its_pool():
     dns = {"nameservers": ["10.0.0.1"], "options": [{"name": "ndots", "value": "2"}]}
     pool = AcceleratorPool("p", "nvidia", runtime_class_name="nvidia")
     found = pod({"dnsConfig": dns, "runtimeClassName": "gvisor"}, pool=pool)
@@ -235,7 +235,7 @@ def test_the_hosts_network_is_for_pools_that_allow_it_and_a_port_is_one_pods():
         pod({"hostNetwork": True})
 
 
-def test_pods_that_find_no_free_port_are_told_the_mend():
+def test_pods_that_find_no_free_port_are_reported_with_the_fix():
     (mend,) = fixes_for("0/2 nodes are available: 2 node(s) didn't have free ports for the requested pod ports.")
     assert "hostNetwork" in mend
 

@@ -66,7 +66,7 @@ CAUSES = {
 
 
 @pytest.mark.parametrize(("pods", "expected"), CAUSES.values(), ids=CAUSES)
-def test_cause(pods, expected):
+def test_the_cause_of_an_end_is_found_among_the_pods(pods, expected):
     cause = cause_of(Attempt(1, (Job("j", 1, completions=2),), tuple(pods)))
     assert (cause and (cause.pod, cause.outcome.value, cause.reason)) == expected
 
@@ -100,7 +100,7 @@ def test_what_was_recorded_before_counts_as_well(known, pods, reason):
         (End(None, None), "the container never ran"),
     ],
 )
-def test_an_end_in_one_line(end, words):
+def test_an_end_is_described_in_one_line(end, words):
     assert explain(end) == words
 
 
@@ -146,7 +146,7 @@ FOLLOWS = {
 
 
 @pytest.mark.parametrize(("verdict", "phase", "start"), FOLLOWS.values(), ids=FOLLOWS)
-def test_what_follows(verdict, phase, start):
+def test_the_end_of_an_attempt_decides_what_follows(verdict, phase, start):
     assert (verdict.phase, verdict.start) == (phase, start)
 
 

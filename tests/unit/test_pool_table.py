@@ -36,14 +36,14 @@ def case(request):
     return request.param
 
 
-def test_jobs_and_pods(case):
+def test_a_pool_has_a_job_for_each_slice_and_a_pod_for_each_host(case):
     jobs = planned(case)
     assert [job["metadata"]["name"] for job in jobs] == [f"gpt-corpus-{slice_}-1" for slice_ in range(case.jobs)]
     assert sum(job["spec"]["completions"] for job in jobs) == case.pods
     assert all(job["spec"]["parallelism"] == job["spec"]["completions"] for job in jobs)
 
 
-def test_resources_nodes_and_tolerations_of_every_pod(case):
+def test_every_pod_has_the_resources_node_selector_and_tolerations_of_its_pool(case):
     for job in planned(case):
         pod = job["spec"]["template"]["spec"]
         container = pod["containers"][0]
@@ -55,7 +55,7 @@ def test_resources_nodes_and_tolerations_of_every_pod(case):
         assert container["image"] == f"trainwright/trainer:{__version__}-{case.image}"
 
 
-def test_environment_of_the_first_and_the_last_pod(case):
+def test_the_first_and_the_last_pod_have_the_environment_of_their_pool(case):
     first, *_, last = [
         environment(job["spec"]["template"]["spec"], index)
         for job in planned(case)

@@ -27,7 +27,7 @@ DEFAULT = {"trainwright.dev/is-default-pool": "true"}
         (None, [AcceleratorPool(name, "cpu", annotations=DEFAULT) for name in ("b", "a")], "a"),
     ],
 )
-def test_choice(wanted, pools, chosen):
+def test_a_job_gets_the_pool_it_names_or_else_the_default(wanted, pools, chosen):
     job = make_job() if wanted is None else make_job().with_("spec.accelerator.pool", wanted)
     pool = choose(job.build(), {pool.name: pool for pool in pools})
     assert (pool and pool.name) == chosen
@@ -50,7 +50,7 @@ def test_a_clusters_own_cpu_pool_goes_before_the_builtin_one():
         (1, {"requests": {"memory": "1Gi"}}, {"memory": "1Gi", "cpu": "1"}, 1),
     ],
 )
-def test_cpu_placement(per_node, resources, requests, omp):
+def test_cpu_requests_and_threads_follow_from_ranks_and_resources(per_node, resources, requests, omp):
     job = make_job().nodes(2, per_node).with_("spec.podTemplate.resources", resources).build()
     found = place(job, BUILTIN["cpu"])
     assert (found.nodes, found.slices, found.requests, found.threads) == (2, 1, requests, omp)
@@ -91,7 +91,7 @@ def gpus(memory=None, **pool):
         ("64Gi", "16Gi", "16Gi"),
     ],
 )
-def test_the_size_of_shared_memory(memory, pool, size):
+def test_shared_memory_is_half_the_memory_unless_the_pool_says(memory, pool, size):
     assert gpus(memory, shm_size=pool).shm_size == size
 
 
@@ -126,7 +126,7 @@ def test_a_pool_that_speaks_of_the_taint_has_the_last_word():
         (AcceleratorPool("p", "amd", image="own"), "mine/trainer:1-cpu", "own"),
     ],
 )
-def test_the_image_of_a_pool_that_names_none(pool, setting, image):
+def test_a_pool_without_an_image_gets_that_of_its_vendor(pool, setting, image):
     assert image_of(pool, setting) == image
 
 
@@ -156,7 +156,7 @@ def test_devices_are_claimed_where_the_pool_names_a_class():
         ("1E", 1e18),
     ],
 )
-def test_quantities(quantity, value):
+def test_quantities_are_read_as_kubernetes_reads_them(quantity, value):
     assert amount(quantity) == pytest.approx(value)
 
 

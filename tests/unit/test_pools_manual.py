@@ -21,13 +21,13 @@ def rows(first: str) -> list[list[str]]:
     return cells[: next(index for index, line in enumerate(below) if not line.startswith("|"))]
 
 
-def test_every_vendor_with_its_resource() -> None:
+def test_the_manual_has_every_vendor_with_its_resource() -> None:
     documented = {row[0].strip("`"): row[1] for row in rows("vendor")}
     assert list(documented) == list(VENDORS)
     assert all(f"`{vendor.resource or 'cpu'}`" in documented[name] for name, vendor in VENDORS.items())
 
 
-def test_every_generation_with_its_hosts() -> None:
+def test_the_manual_has_every_generation_with_its_hosts() -> None:
     told = {row[0].strip("`"): (row[1].strip("`"), row[2], int(row[3]), int(row[4])) for row in rows("`generation`")}
     hosts = {name: ", ".join(map(str, one.chips_per_host)) for name, one in GENERATIONS.items()}
     assert told == {
@@ -36,7 +36,7 @@ def test_every_generation_with_its_hosts() -> None:
     }
 
 
-def test_every_variable_of_a_tpus_pods() -> None:
+def test_the_manual_has_every_variable_of_a_tpu_pod() -> None:
     told = {name for row in rows("variable") for name in re.findall(r"`(\w+)`", row[0])}
     set_ = set()
     for case in CASES.values():
@@ -46,7 +46,7 @@ def test_every_variable_of_a_tpus_pods() -> None:
     assert told == set_ - {one["name"] for one in on_cpu} - {"TRAINWRIGHT_FIRST_NODE_RANK"}
 
 
-def test_every_number_has_its_source() -> None:
+def test_every_number_of_the_manual_has_its_source() -> None:
     text, _, sources = MANUAL.partition("## Sources")
     cited = {int(number) for number in re.findall(r"\[(\d+)\]", text)}
     assert cited == {int(number) for number in re.findall(r"^(\d+)\. ", sources, re.M)}

@@ -19,7 +19,7 @@ LEADERS = {
 
 
 @pytest.mark.parametrize(("pulse", "good", "why"), LEADERS.values(), ids=LEADERS)
-def test_ready(pulse, good, why):
+def test_a_leader_is_ready_once_its_caches_are_primed(pulse, good, why):
     assert (pulse.ready().good, pulse.ready().why) == (good, why)
     assert pulse.alive().good
 

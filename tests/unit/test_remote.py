@@ -123,7 +123,7 @@ def test_the_table_has_the_columns_of_kubectl_and_says_what_is_wrong() -> None:
     assert " ".join(trouble) == "waits: 2 of 2 pods: Insufficient cpu"
 
 
-def test_a_pipe_gets_lines() -> None:
+def test_a_pipe_gets_a_line_for_each_change() -> None:
     console = Console(file=io.StringIO(), width=80)
     lines = board.board(console, namespaced=True)
     scene = running()
@@ -168,7 +168,7 @@ def test_a_summary_holds_what_was_asked_and_what_came_of_it() -> None:
     assert summary.seconds == 60
 
 
-def test_a_summary_in_its_formats() -> None:
+def test_a_summary_is_written_for_json_screen_and_markdown() -> None:
     summary = summarize(full_run(), NOW)
     assert json.loads(summary.to_json())["metrics"] == {"eval_loss": "2.1"}
     text = printed(rendering.to_screen(summary))
@@ -203,25 +203,25 @@ HELD = {
 
 
 @pytest.mark.parametrize("message", HELD)
-def test_what_would_help_an_unschedulable_job(message: str) -> None:
+def test_an_unschedulable_job_is_told_what_would_help(message: str) -> None:
     job = with_condition("Queued", "Unschedulable", UNSCHEDULABLE + message, output={"emptyDir": {}})
     (finding,) = diagnose(Facts(job, NOW))
     assert HELD[message] in finding.fix
 
 
-def test_pools_that_there_are() -> None:
+def test_a_missing_pool_is_answered_with_the_pools_there_are() -> None:
     pools = [{"metadata": {"name": "h100"}}]
     job = with_condition("Stalled", "PoolNotFound", "no pool x", "Pending", output={"emptyDir": {}})
     assert diagnose(Facts(job, NOW, pools=pools))[0].fix == "there are h100 and cpu"
 
 
-def test_a_failed_job_names_its_logs_and_the_mend() -> None:
+def test_a_failed_job_names_its_logs_and_the_fix() -> None:
     (finding,) = diagnose(Facts(stored(failed_scene()), NOW))
     assert finding.what.startswith("it has failed: ")
     assert finding.fix.startswith("trainwright logs gpt-corpus --attempt 1; ")
 
 
-def test_a_suspended_job() -> None:
+def test_a_suspended_job_is_explained_with_how_to_resume_it() -> None:
     scene = Scene(make_job().suspended()).settle()
     (finding,) = diagnose(Facts(stored(scene), NOW))
     assert "patch tj gpt-corpus" in finding.fix
@@ -234,7 +234,7 @@ def test_a_quota_is_shown_only_where_pods_are_refused() -> None:
     assert diagnose(Facts(stored(running()), NOW, quotas=[quota])) == []
 
 
-def test_claims_of_the_output_and_of_volumes() -> None:
+def test_the_claims_of_a_job_are_those_of_its_output_and_volumes() -> None:
     volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "corpus"}}, {"name": "none", "emptyDir": {}}]
     job = make_job().with_("spec.podTemplate", {"volumes": volumes}).manifest()
     assert diagnosis.claim_names(job) == ["runs", "corpus"]
@@ -247,7 +247,7 @@ def test_a_job_that_is_being_deleted_is_told_by_what_holds_it() -> None:
     assert finding.what == "it is being deleted, and waits for its finalizers: backup/wait"
 
 
-def test_a_running_job_that_is_silent() -> None:
+def test_a_running_job_that_is_silent_for_long_is_noticed() -> None:
     scene = running().push(step=3)
     assert diagnose(Facts(stored(scene), scene.now + timedelta(minutes=9))) == []
     (finding,) = diagnose(Facts(stored(scene), scene.now + timedelta(minutes=25)))
@@ -329,7 +329,7 @@ READ = {
 
 
 @pytest.mark.parametrize("case", READ)
-def test_a_line_is_read(case: str) -> None:
+def test_a_line_of_a_log_is_read_with_its_time_and_rank(case: str) -> None:
     ranks, text, expected = READ[case]
     assert loglines.read(Source("p", 1, 3, ranks), text) == expected
 
@@ -353,7 +353,7 @@ def test_the_ranks_of_a_pod_follow_from_its_place() -> None:
 # Errors
 
 
-def test_codes_in_words() -> None:
+def test_an_http_status_becomes_the_error_it_means() -> None:
     assert "log in again" in str(refusal(401, ""))
     assert str(refusal(403, "no\nway")) == "no way; ask for the role `view` in the namespace"
     assert isinstance(refusal(404, "gone"), Absent)
@@ -378,7 +378,9 @@ def test_every_command_has_a_help_with_an_example(command: str, capsys: pytest.C
         ("apiVersion: v1\nkind: Config\ncontexts: []\n", "the kubeconfig has no current context"),
     ],
 )
-def test_a_kubeconfig_that_leads_nowhere(tmp_path: Path, capsys, kubeconfig: str | None, words: str) -> None:
+def test_a_kubeconfig_that_leads_nowhere_is_one_line_of_error(
+    tmp_path: Path, capsys, kubeconfig: str | None, words: str
+) -> None:
     path = tmp_path / "kubeconfig"
     if kubeconfig is not None:
         path.write_text(kubeconfig)

@@ -93,14 +93,16 @@ def cluster(stub: Stub, tmp_path: Path) -> Cluster:
     [(b"<html>log in</html>", 200), ([1, 2], 200), ({"error": "log in"}, 200), (b"", 200), (b"", 302)],
     ids=["page", "list", "other object", "nothing", "redirect"],
 )
-def test_what_no_api_server_answers_is_told_with_the_mend(stub: Stub, cluster: Cluster, body, code: int) -> None:
+def test_an_answer_that_no_api_server_gives_is_reported_with_the_fix(
+    stub: Stub, cluster: Cluster, body, code: int
+) -> None:
     stub.will(body, code, Location="/login")
     with pytest.raises(Unreachable) as told:
         cluster.get("/api")
     assert str(told.value).endswith(IN_BETWEEN)
 
 
-def test_an_answer_that_is_cut_off(stub: Stub, cluster: Cluster) -> None:
+def test_an_answer_that_is_cut_off_is_an_error_that_says_so(stub: Stub, cluster: Cluster) -> None:
     stub.will(b'{"metadata":', lost=99)
     stub.will(b'{"message":', 403, lost=99)
     with pytest.raises(Unreachable, match="the answer was cut off"):
@@ -195,7 +197,9 @@ def test_the_first_of_several_files_names_the_current_context(tmp_path: Path, mo
         ("https://127.0.0.1:6443", "", False),
     ],
 )
-def test_the_proxy_of_the_environment(tmp_path: Path, monkeypatch, server: str, spared: str, taken: bool) -> None:
+def test_the_proxy_of_the_environment_is_used_unless_no_proxy_names_the_server(
+    tmp_path: Path, monkeypatch, server: str, spared: str, taken: bool
+) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", spared)
     made = connect(str(kubeconfig(tmp_path / "config", server)), None, None)
@@ -209,7 +213,7 @@ def proxied(path: Path, proxy: str) -> str:
     return str(path)
 
 
-def test_the_proxy_of_the_kubeconfig_is_for_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_of_the_kubeconfig_goes_before_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     path = proxied(tmp_path / "config", "http://proxy.example:3128")
     assert connect(path, None, None).http.proxy.host == "proxy.example"

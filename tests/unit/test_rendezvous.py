@@ -132,7 +132,7 @@ def test_who_meets_soon_says_nothing(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it_gives_up_in_words(name):
+def test_a_meeting_that_times_out_says_what_it_waited_for(name):
     wait_for, errors, words = CASES[name]
     place, wait, _ = waiting(timeout=9)
     with pytest.raises(RendezvousFailed) as failed:

@@ -24,7 +24,7 @@ LOG = [
 ]
 
 
-def test_the_losses_of_a_log() -> None:
+def test_the_curves_of_a_page_are_the_losses_of_the_log() -> None:
     assert curves(LOG) == {"loss": [(0.1, 4.5), (0.2, 3.0), (0.3, 2.75)], "eval_loss": [(0.2, 3.5)]}
 
 
@@ -45,7 +45,7 @@ def test_what_a_restart_trains_again_takes_the_place_of_what_was_lost() -> None:
         (list(range(100)), 4, "▁▃▆█"),
     ],
 )
-def test_a_line_of_bars(values: list[float], width: int, bars: str) -> None:
+def test_a_sparkline_shows_each_value_and_marks_what_is_no_number(values: list[float], width: int, bars: str) -> None:
     assert sparkline(values, width) == bars
 
 

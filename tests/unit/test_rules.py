@@ -196,13 +196,13 @@ def test_every_rule_has_cases() -> None:
 
 
 @pytest.mark.parametrize(("rule", "values"), FINE)
-def test_fine(rule: Rule, values: dict[str, Any]) -> None:
+def test_a_rule_holds_for_its_right_cases_in_python_and_in_cel(rule: Rule, values: dict[str, Any]) -> None:
     assert holds(rule, values)
     assert holds_in_cel(rule, values)
 
 
 @pytest.mark.parametrize(("rule", "values"), WRONG)
-def test_wrong(rule: Rule, values: dict[str, Any]) -> None:
+def test_a_rule_is_broken_by_its_wrong_cases_in_python_and_in_cel(rule: Rule, values: dict[str, Any]) -> None:
     assert not holds(rule, values)
     assert not holds_in_cel(rule, values)
 
@@ -225,7 +225,7 @@ SPANNED = sorted({field for rule in RULES for field in rule.fields})
 
 @given(st.fixed_dictionaries({}, optional={name: value_of(name) for name in SPANNED}))
 @settings(max_examples=400, deadline=None)
-def test_the_two_forms_agree(values: dict[str, Any]) -> None:
+def test_python_and_cel_agree_on_any_values(values: dict[str, Any]) -> None:
     for rule in RULES:
         assert holds(rule, values) == holds_in_cel(rule, values), rule.name
 
@@ -255,7 +255,7 @@ def test_what_was_right_stays_so_when_the_target_goes_up(name: str, values: dict
 
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule.name for rule in RULES])
-def test_a_message_begins_with_the_field_to_mend_and_says_how(rule: Rule) -> None:
+def test_a_message_begins_with_the_field_to_fix_and_says_how(rule: Rule) -> None:
     assert rule.message.startswith(rule.fields[0])
     assert len(rule.message) < 180
     assert not re.search(r"[a-z]_[a-z]", rule.camel_message.replace("reduce_lr_on_plateau", ""))
@@ -278,7 +278,7 @@ def test_a_rule_is_not_asked_about_a_value_that_is_wrong_by_itself() -> None:
         ("ddp_bucket_cap_mb", "ddpBucketCapMb"),
     ],
 )
-def test_camel(name: str, expected: str) -> None:
+def test_names_are_written_in_camel_case(name: str, expected: str) -> None:
     assert camel(name) == expected
 
 

@@ -200,7 +200,7 @@ def test_the_columns_read_what_the_schema_has() -> None:
             assert node["type"] == column["type"], column
 
 
-def test_the_columns_of_a_job() -> None:
+def test_kubectl_shows_these_columns_of_a_job() -> None:
     shown = [
         column["name"] for column in version(CRDS["job"])["additionalPrinterColumns"] if not column.get("priority")
     ]

@@ -56,7 +56,9 @@ CHANGES: dict[str, tuple[str, Any, bool]] = {
 
 
 @pytest.mark.parametrize(("path", "value", "allowed"), CHANGES.values(), ids=CHANGES)
-def test_what_may_change_after_creation(path: str, value: Any, allowed: bool) -> None:
+def test_the_fields_that_may_change_after_creation_are_the_same_here_and_in_the_crd(
+    path: str, value: Any, allowed: bool
+) -> None:
     changed = make_job().training(maxSteps=200, numTrainEpochs=2.0, **OPEN)
     changed = changed.without(f"spec.{path}") if value is None else changed.with_(f"spec.{path}", value)
     new = changed.manifest()

@@ -7,7 +7,7 @@ import pytest
 from trainwright_operator.cluster.settings import SettingsError, from_environment
 
 
-def test_defaults_and_values():
+def test_settings_are_read_from_the_environment_or_have_their_defaults():
     settings = from_environment(
         {"TRAINWRIGHT_NAMESPACES": "a, b", "TRAINWRIGHT_WORKERS": "3", "TRAINWRIGHT_LEADER_ELECTION": "false"}
     )

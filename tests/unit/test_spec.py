@@ -9,7 +9,7 @@ from trainwright_operator.api import names
 from trainwright_operator.api.spec import Accelerator, Output, Problem, SecretKey, SpecError, parse_job, parse_pool
 
 
-def test_a_small_job_and_its_defaults() -> None:
+def test_a_small_job_has_the_defaults() -> None:
     job = make_job().build()
     assert (job.name, job.namespace, job.generation, job.deletion_timestamp) == ("gpt-corpus", "default", 1, None)
     spec = job.spec
@@ -22,7 +22,7 @@ def test_a_small_job_and_its_defaults() -> None:
     assert spec.training_arguments == {"max_steps": 200, "learning_rate": 3e-4}
 
 
-def test_every_field_arrives() -> None:
+def test_every_field_of_a_manifest_is_parsed() -> None:
     spec = (
         make_job()
         .nodes(2, 4)
@@ -54,7 +54,7 @@ def test_every_field_arrives() -> None:
     assert spec.sample == {"prompts": ["a"]}
 
 
-def test_a_script() -> None:
+def test_a_script_takes_the_place_of_model_dataset_and_task() -> None:
     spec = make_job().script(path="/src/train.py", args=["--x"]).build().spec
     assert spec.script == {"path": "/src/train.py", "args": ["--x"]}
     assert (spec.model, spec.dataset, spec.task) == (None, None, None)
@@ -70,7 +70,7 @@ def test_a_token_is_a_reference_and_no_argument() -> None:
     assert "hub_token" not in read.training_arguments
 
 
-def test_a_pod_template() -> None:
+def test_a_pod_template_is_parsed_into_its_fields() -> None:
     template = {
         "metadata": {"labels": {"team": "a"}, "annotations": {"x": "y"}},
         "image": "registry.example/trainer:1",
@@ -148,7 +148,7 @@ def pool(**spec: object) -> dict[str, object]:
     return {"apiVersion": names.API_VERSION, "kind": names.POOL_KIND, "metadata": {"name": "p"}, "spec": spec}
 
 
-def test_a_pool() -> None:
+def test_the_fields_of_a_pool_are_parsed() -> None:
     tpu = parse_pool(pool(vendor="tpu", topology="4x4", chipsPerHost=4, slices=2, shmSize="16Gi"))
     assert (tpu.name, tpu.vendor, tpu.topology, tpu.chips_per_host, tpu.slices) == ("p", "tpu", "4x4", 4, 2)
     assert (tpu.runtime, tpu.per_node, tpu.shm_size, tpu.env) == (None, None, "16Gi", ())
@@ -166,7 +166,7 @@ def test_a_pool() -> None:
         ({"vendor": "cpu", "perNode": 0}, "spec.perNode"),
     ],
 )
-def test_pools_that_cannot_be(spec: dict[str, object], path: str) -> None:
+def test_a_pool_that_cannot_exist_is_refused_at_its_field(spec: dict[str, object], path: str) -> None:
     with pytest.raises(SpecError) as error:
         parse_pool(pool(**spec))
     assert [problem.path for problem in error.value.problems] == [path]

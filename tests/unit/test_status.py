@@ -133,7 +133,7 @@ def progress(**told) -> dict:
     return Progress(**told).to_wire("2026-01-01T00:00:00Z")
 
 
-def test_our_own_progress():
+def test_a_push_of_our_trainer_becomes_progress():
     push = progress(
         step=140,
         max_steps=200,
@@ -170,7 +170,7 @@ def test_our_own_progress():
     }
 
 
-def test_the_kubeflow_callback_of_transformers():
+def test_a_push_of_the_kubeflow_callback_becomes_progress():
     told = {
         "lastUpdatedTime": "2026-01-01T00:00:00+00:00",
         "progressPercentage": 25,
@@ -188,7 +188,7 @@ def test_the_kubeflow_callback_of_transformers():
     assert status["display"]["step"] == "5/20"
 
 
-def test_a_percentage_alone():
+def test_a_percentage_alone_is_shown_as_the_step():
     status = merge_progress(OPEN, {"trainerStatus": {"progressPercentage": 40}}, START)
     assert status["display"]["step"] == "40%"
 
@@ -206,7 +206,7 @@ LATE = {**OPEN, "progress": {"attempt": 2, "step": 50}}
     ],
     ids=["a former attempt", "an older push", "nothing was started", "the attempt has ended"],
 )
-def test_pushes_that_change_nothing(before, push):
+def test_an_old_or_foreign_push_changes_nothing(before, push):
     assert merge_progress(before, push, START) == before
 
 
@@ -260,7 +260,7 @@ def test_whatever_is_pushed_fits_the_schema(own, told):
     json.dumps(status, allow_nan=False)
 
 
-def test_the_schema_would_notice():
+def test_a_wrong_status_does_not_fit_the_schema():
     assert problems({"state": "Nope"})
     assert problems({"novel": 1})
     assert problems({"attempts": [{"attempt": "x", "startTime": "t"}]})
@@ -384,7 +384,7 @@ def test_the_end_is_told_of_a_job_at_work_alone():
     ("seconds", "text"),
     [(0, "0s"), (21, "21s"), (60, "1m00s"), (310, "5m10s"), (11_100, "3h05m"), (187_200, "2d04h")],
 )
-def test_durations(seconds, text):
+def test_a_duration_is_shown_in_its_two_largest_units(seconds, text):
     assert display.duration(seconds) == text
 
 
@@ -392,7 +392,7 @@ def test_durations(seconds, text):
     ("value", "text"),
     [(None, ""), (0.5, "0.5"), (930, "930"), (999.9, "1k"), (18_432, "18.4k"), (1_250_000, "1.25M"), (3e9, "3G")],
 )
-def test_rates(value, text):
+def test_a_rate_is_shown_with_three_digits_and_a_unit(value, text):
     assert display.rate(value) == text
 
 

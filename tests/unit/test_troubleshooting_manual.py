@@ -26,7 +26,7 @@ def quoted() -> list[str]:
     return [text for cell in cells for text in re.findall(r"`([^`]+)`", cell) if len(text.split()) > 3]
 
 
-def test_every_reason_is_told() -> None:
+def test_every_reason_is_documented() -> None:
     reasons = {value for name, value in inspect.getmembers(names.Reason) if name.isupper()}
     assert [one for one in sorted(reasons - SEEN_ELSEWHERE) if not re.search(rf"\b{one}\b", PAGE)] == []
 

@@ -30,7 +30,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_hangs(name):
+def test_a_hang_is_declared_after_the_timeout_without_a_heartbeat(name):
     looks, expected = CASES[name]
     watchdog = Watchdog(timeout=10)
     assert [watchdog.hangs(pulses, now) for now, pulses in looks][-1] == expected
