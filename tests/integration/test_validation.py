@@ -99,13 +99,13 @@ def test_what_validate_refuses_the_api_server_refuses_at_the_same_place_and_in_o
         assert words in refusal or words not in OURS
 
 
-@settings(max_examples=MUTATIONS // 2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=MUTATIONS // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spec=mutated_specs())
 def test_both_agree_on_mutated_specs(kube: Kube, spec: Any) -> None:
     both_agree(kube, spec)
 
 
-@settings(max_examples=MUTATIONS // 2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=MUTATIONS // 2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spec=specs_with_sound_arguments())
 def test_both_agree_on_arguments_right_by_themselves(kube: Kube, spec: Any) -> None:
     both_agree(kube, spec)

@@ -157,7 +157,7 @@ def test_dicts_and_json_of_transformers_are_read_and_written_alike(
 
 
 @given(some_arguments().map(lambda values: values | {"use_cpu": True}))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_what_transformers_accepts_is_accepted_and_nothing_more(values: dict[str, Any]) -> None:
     for name in ("tf32", "ddp_backend", "dataloader_multiprocessing_context"):  # theirs asks the machine

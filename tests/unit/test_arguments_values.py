@@ -25,7 +25,7 @@ from trainwright.arguments.shapes import KINDS
 
 
 @given(some_arguments())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_every_way_there_and_back_gives_the_same(values: dict[str, Any]) -> None:
     try:

@@ -86,13 +86,13 @@ def same_verdict(spec: Any) -> None:
     assert bool(ours) == bool(theirs), (list(map(str, ours)), theirs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(mutated_specs())
 def test_validate_and_the_crd_agree_on_mutated_specs(spec: Any) -> None:
     same_verdict(spec)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(specs_with_sound_arguments())
 def test_validate_and_the_crd_agree_on_arguments_right_by_themselves(spec: Any) -> None:
     same_verdict(spec)
