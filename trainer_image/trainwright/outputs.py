@@ -19,8 +19,8 @@ class EvalLoopOutput(NamedTuple):
 
     predictions: Any
     label_ids: Any
-    metrics: dict[str, float] | None
-    num_samples: int | None
+    metrics: dict[str, float]
+    num_samples: int
 
 
 class PredictionOutput(NamedTuple):

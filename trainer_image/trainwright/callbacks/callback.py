@@ -7,6 +7,7 @@ ours or that of transformers. An event without listeners costs the loop one look
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from trainwright.callbacks.state import TrainerControl, TrainerState
@@ -138,7 +139,9 @@ class CallbackHandler(TrainerCallback):
     subclass may have its own of either.
     """
 
-    def __init__(self, callbacks, model, processing_class, optimizer, lr_scheduler):  # type: ignore[no-untyped-def]
+    def __init__(
+        self, callbacks: Iterable[Any], model: Any, processing_class: Any, optimizer: Any, lr_scheduler: Any
+    ) -> None:
         self.callbacks: list[Any] = []
         self._listeners: dict[str, tuple[Any, ...]] = {}
         self._asked: list[Any] | None = None
@@ -146,8 +149,8 @@ class CallbackHandler(TrainerCallback):
         self.processing_class = processing_class
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.train_dataloader = None
-        self.eval_dataloader = None
+        self.train_dataloader: Any = None
+        self.eval_dataloader: Any = None
         for callback in callbacks:
             self.add_callback(callback)
         if not any("DefaultFlowCallback" in {base.__name__ for base in type(c).__mro__} for c in self.callbacks):

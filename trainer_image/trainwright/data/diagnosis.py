@@ -72,7 +72,7 @@ def _token_problem(error: Exception, name: str, tensor: torch.Tensor, model: nn.
         return f"its values are {_type_of(tensor)}, and token numbers must be integers (int64); convert the column"
     size = _vocabulary(model) if _is_of_range(error) else None
     beyond = None if size is None else _outside(tensor, size)
-    if beyond is None:
+    if size is None or beyond is None:
         return None
     return (
         f"the batch holds the token number {beyond}, and the model's vocabulary has {size} (0 to {size - 1}); use the "
@@ -89,7 +89,7 @@ def _label_problem(error: Exception, tensor: torch.Tensor, model: nn.Module) -> 
         return kind if expects_classes else None
     size = _classes(model) if _is_of_range(error) else None
     beyond = _outside(tensor, size, ignored=IGNORE_INDEX) if size is not None else None
-    if beyond is not None:
+    if size is not None and beyond is not None:
         return (
             f"the batch holds the class {beyond}, and the model has {size} (0 to {size - 1}, {IGNORE_INDEX} for none); "
             "number the classes from 0, or build the model with num_labels as large as their number"

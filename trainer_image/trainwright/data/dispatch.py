@@ -5,9 +5,9 @@ Samples are dealt, not batches: each rank collates its own, so batches of differ
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from itertools import chain, islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
@@ -81,7 +81,7 @@ def deal(rounds: Iterator[Round] | None, sharding: Sharding) -> Iterator[list[An
 
 def _next_shares(rounds: Iterator[Round], ranks: int) -> list[Any]:
     try:
-        return next(rounds, [None] * ranks)  # type: ignore[list-item]
+        return next(rounds, [None] * ranks)
     except Exception as error:
         kind = DataError if isinstance(error, DataError) else RuntimeError
         return [error if rank == 0 else kind(f"rank 0: {error}") for rank in range(ranks)]
@@ -138,7 +138,7 @@ class DispatchingLoader(Stateful, DataLoader[Any]):
     @property
     def total_dataset_length(self) -> int:
         """Samples that all ranks together read."""
-        return len(self.dataset)
+        return len(cast(Sized, self.dataset))
 
     def set_epoch(self, epoch: int) -> None:
         self._reader.set_epoch(epoch)
@@ -146,8 +146,9 @@ class DispatchingLoader(Stateful, DataLoader[Any]):
     def load_stream(self, state: Any) -> None:
         """Put the stream back; its first round is read again, as the last one is filled up from it."""
         if self._reads:
-            self._first = list(islice(self.dataset, self._size * self._sharding.world_size))
-            self.dataset.load_state_dict(state)
+            stream: Any = self.dataset
+            self._first = list(islice(stream, self._size * self._sharding.world_size))
+            stream.load_state_dict(state)
 
     def __iter__(self) -> Any:
         ranks, rounds = self._sharding.world_size, None
@@ -155,7 +156,7 @@ class DispatchingLoader(Stateful, DataLoader[Any]):
         start, self.start = self.start, 0
         if self._reads:
             size = self._size // ranks if self._sharding.split_batches else self._size
-            reader = iter(self._reader)
+            reader: Iterator[Any] = iter(self._reader)
             if start:
                 reader, first = later(reader, start, self._size, self.total_batch_size)
             rounds = rounds_of(reader, size, self._drop, self._sharding, first)

@@ -14,7 +14,7 @@ Where a loader stands is asked and told by the protocol of torchdata's StatefulD
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import IterableDataset
@@ -60,7 +60,7 @@ class Epochs:
             with preserved_rng():
                 position, iterator = self._open_within(epoch, skip, saved)
         else:
-            _restore_generator(loader, saved and saved["generator_now"])
+            _restore_generator(loader, saved["generator_now"] if saved else None)
             position = Position(epoch, 0, rng_state(), _generator_state(loader), grouping_of(loader))
             iterator = _open(loader)
         self._reading.position = position
@@ -135,7 +135,7 @@ def _length(sized: Any) -> int | None:
 
 
 def _open(loader: Any) -> Iterator[Any]:
-    iterator = iter(loader)
+    iterator: Iterator[Any] = iter(loader)
     batch_sampler = getattr(loader, "batch_sampler", None)
     if isinstance(batch_sampler, ShardedBatches) and loader.num_workers == 0:
         batch_sampler.draw()
@@ -199,6 +199,6 @@ def _restore_generator(loader: Any, state: torch.Tensor | None) -> None:
 def _stream_state(loader: Any) -> Any:
     """Only of what is read in this process: data workers have copies that cannot be asked."""
     dataset, reader = getattr(loader, "dataset", None), _reader_of(loader)
-    if not isinstance(dataset, IterableDataset) or getattr(reader, "num_workers", 0) or not has_state(dataset):
+    if not isinstance(dataset, IterableDataset) or getattr(reader, "num_workers", 0) > 0 or not has_state(dataset):
         return None
-    return dataset.state_dict()
+    return cast(Any, dataset).state_dict()

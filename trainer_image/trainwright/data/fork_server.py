@@ -68,11 +68,13 @@ class ForkServer:
         try:
             socket.send_fds(self._socket, [START], [readable, writer, *files])
         except OSError as error:
-            os.close(writable), os.close(reader)
+            os.close(writable)
+            os.close(reader)
             reason = f"their fork server has ended ({error.strerror}); look whether memory ran out"
             raise UnsendableError(reason) from None
         finally:
-            os.close(readable), os.close(writer)
+            os.close(readable)
+            os.close(writer)
         return Lines(reader), writable
 
     def close(self) -> None:
@@ -104,7 +106,8 @@ class _Server:
 
     def run(self) -> int:
         while not (self._closed and not self._workers):
-            ready = select.select([self._socket, self._woken], [], [])[0]
+            watched: list[Any] = [self._socket, self._woken]
+            ready = select.select(watched, [], [])[0]
             if self._woken in ready:
                 self._bury()
             if self._socket in ready and not self._obey():

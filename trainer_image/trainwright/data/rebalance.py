@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import cast
 
 import torch
 
@@ -57,7 +58,7 @@ class RebalancedBatches(ShardedBatches):
     def __iter__(self) -> Iterator[list[int]]:
         if self._drawn is None:
             self.draw()
-        order, self._drawn = self._drawn, None
+        order, self._drawn = cast(list[int], self._drawn), None
         start, self.start = self.start, 0
         epoch, rank, first = self.epoch, self.sharding.rank, start // self.global_batch
         for number in range(self.batches_of(len(order) - start)):

@@ -162,4 +162,4 @@ def _fill_class(cls: type, attributes: dict[str, Any]) -> None:
     for name, value in attributes.items():
         setattr(cls, name, value)
     if isinstance(cls, abc.ABCMeta):
-        abc.update_abstractmethods(cls)
+        abc.update_abstractmethods(cls)  # type: ignore[arg-type]

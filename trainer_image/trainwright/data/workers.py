@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from multiprocessing import connection, context, popen_fork, process, resource_tracker, util
-from typing import Any
+from typing import Any, cast
 
 from torch.utils.data import DataLoader
 
@@ -130,7 +130,7 @@ class Worker(process.BaseProcess):
     start_by: Forks | None = None
     number = 0
 
-    def _Popen(self, worker: Worker) -> Any:  # type: ignore[override]  # noqa: N802
+    def _Popen(self, worker: Worker) -> Any:  # noqa: N802
         assert self.start_by is not None
         try:
             return self.start_by.launch(worker)
@@ -168,7 +168,7 @@ class _Files:
         return len(self.files) - 1
 
     def pickled(self, item: Any, shared: list[Any]) -> bytes:
-        context.set_spawning_popen(self)
+        context.set_spawning_popen(cast(Any, self))
         try:
             return pickled(item, shared)
         finally:
@@ -193,13 +193,13 @@ class _FromServer(popen_fork.Popen):
 
     def __init__(self, worker: Worker, server: ForkServer, parcel: _Parcel) -> None:
         self.returncode: int | None = None
-        self.finalizer = None
+        self.finalizer: Any = None
         files = _Files(parcel.files)
         payload = parcel.bytes + files.pickled(worker, parcel.shared)
         self._server = server  # which lives as long as its workers
         self._lines = self._start(worker, payload, files.files)
         self.sentinel = self._lines.fd
-        self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel,))
+        self.finalizer = util.Finalize(self, cast(Any, util).close_fds, (self.sentinel,))
         if not parcel.arrived:  # the first worker tells whether all of them can read it
             self._await_reading()
             parcel.arrived = bool(parcel.shared)
@@ -222,7 +222,8 @@ class _FromServer(popen_fork.Popen):
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        self.finalizer()
+        if self.finalizer is not None:
+            self.finalizer()
         if line is not None and line.startswith(FAILED):
             raise UnsendableError(line[1:].decode())
         raise UnsendableError("a worker ended while it read it, or did not come to an end")
@@ -247,9 +248,9 @@ class _Forked(popen_fork.Popen):
 
     def _launch(self, worker: Worker) -> None:
         # The worker keeps its end of the pipe open, which tells this process when it has ended.
-        self.pid, lines = fork_alive(lambda _: int(worker._bootstrap()), worker.title)
+        self.pid, lines = fork_alive(lambda _: int(cast(Any, worker)._bootstrap()), worker.title)
         self.sentinel = lines.fd
-        self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel,))
+        self.finalizer = util.Finalize(self, cast(Any, util).close_fds, (self.sentinel,))
 
 
 def _not_started(title: str, seconds: float) -> str:

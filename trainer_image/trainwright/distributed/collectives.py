@@ -78,7 +78,7 @@ def to_numpy(leaf: Any) -> np.ndarray:
     """On the host; bfloat16, which NumPy has not, as float32."""
     if isinstance(leaf, torch.Tensor):
         leaf = leaf.detach().cpu()
-        return (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy()
+        return np.asarray((leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy())
     return np.asarray(leaf)
 
 
@@ -91,7 +91,8 @@ def as_rows(leaf: Any) -> torch.Tensor:
     if isinstance(leaf, torch.Tensor):
         return leaf if leaf.ndim else leaf.reshape(1)
     if isinstance(leaf, np.ndarray | int | float | bool | np.generic):
-        return torch.atleast_1d(torch.as_tensor(leaf))
+        row: torch.Tensor = torch.atleast_1d(torch.as_tensor(leaf))
+        return row
     raise UserError(
         f"evaluation: the model returns a {type(leaf).__name__}, which cannot be gathered; name its key in ignore_keys "
         "(or in config.keys_to_ignore_at_inference), or set eval_use_gather_object"

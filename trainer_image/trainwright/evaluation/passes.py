@@ -19,7 +19,8 @@ from trainwright.contract import DataError
 from trainwright.data.diagnosis import raise_explained
 from trainwright.data.dispatch import DispatchingLoader
 from trainwright.data.epochs import readable
-from trainwright.data.loaders import Loader, has_length
+from trainwright.data.loader import Loader
+from trainwright.data.loaders import has_length
 from trainwright.data.samplers import ShardedBatches
 from trainwright.data.workers import watch_start
 from trainwright.distributed.collectives import (

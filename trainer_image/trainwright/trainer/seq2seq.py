@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -169,7 +169,8 @@ class Seq2SeqTrainer(Trainer):
         """The model's own mean over the batch, unless someone else computes the loss."""
         items = self._get_num_items_in_batch([inputs], self.args.device) if self._others_loss() else None
         with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, inputs, num_items_in_batch=items).detach().mean()
+            loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=items).detach().mean()
+        return loss
 
     def _generate(self, inputs: Any, gen_kwargs: dict[str, Any]) -> torch.Tensor:
         """Token ids of shape (sequences, length); what a collator made from the labels is not given away."""
@@ -178,8 +179,9 @@ class Seq2SeqTrainer(Trainer):
         if labels is not None and decoded is not None and labels.shape == decoded.shape:
             named = {n: v for n, v in named.items() if n not in ("decoder_input_ids", "decoder_attention_mask")}
         wanted = {name: value for name, value in gen_kwargs.items() if value is not None or name not in ARGUED}
-        generated = self.model.generate(**named, **wanted)
-        return generated.sequences if hasattr(generated, "sequences") else generated
+        generated = cast(Any, self.model).generate(**named, **wanted)
+        tokens: torch.Tensor = getattr(generated, "sequences", generated)
+        return tokens
 
     def _padded(self, tokens: torch.Tensor) -> torch.Tensor:
         """As long as the model's settings let a text become, so that batches are of one width."""

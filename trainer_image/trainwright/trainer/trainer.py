@@ -114,7 +114,11 @@ class Trainer:
     """Whether checkpoints are written while training goes on, from a copy in the host's memory; None asks the
     environment (``TRAINWRIGHT_ASYNC_SAVE=1``) and the TrainingJob (``spec.output.asyncSave``)."""
 
+    callback_handler: Any
+    """A :class:`~trainwright.CallbackHandler`, or what a subclass has in its place."""
+    control: TrainerControl
     _background: Any = None
+    _loop: Any
 
     _epochs: Epochs | None = None
 
@@ -181,11 +185,12 @@ class Trainer:
         self._sums_items_over_ranks = args.average_tokens_across_devices and self._strategy.data_size > 1
         self.label_names = losses.find_labels(model) if args.label_names is None else list(args.label_names)
         self.can_return_loss = losses.can_return_loss(model)
-        self._into_training_mode, self._normalisation = TrainingMode(), None
+        self._into_training_mode = TrainingMode()
+        self._normalisation: Normalisation | None = None
         self.label_smoother = losses.label_smoother(model, args.label_smoothing_factor)
         self._smoother_shifts = self.label_smoother is not None and losses.is_causal_lm(model)
-        if getattr(model, "config", None) is not None:
-            model.config.use_cache = args.use_cache
+        if (config := getattr(model, "config", None)) is not None:
+            config.use_cache = args.use_cache
         self.scaler = self.accelerator.scaler = self._strategy.new_scaler()
         self._created_lr_scheduler = False
         self._has_context = self._overrides_context()
@@ -330,7 +335,8 @@ class Trainer:
         )
 
     def _input_name(self) -> str:
-        return (getattr(self.processing_class, "model_input_names", None) or ["input_ids"])[0]
+        names: list[str] = getattr(self.processing_class, "model_input_names", None) or ["input_ids"]
+        return names[0]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Override it to order the training samples by a torch sampler; None follows ``train_sampling_strategy``."""
@@ -369,7 +375,11 @@ class Trainer:
         self._set_signature_columns_if_needed()
         name = type(self.model).__name__
         kept, _ = keep_used_columns(
-            dataset, self.data_collator, self._signature_columns, description=description or "data", model_name=name
+            dataset,
+            self.data_collator,
+            self._signature_columns or (),
+            description=description or "data",
+            model_name=name,
         )
         return kept
 
@@ -388,10 +398,11 @@ class Trainer:
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """A new model from ``model_init``, which takes no argument or the trial."""
+        assert self.model_init is not None
         takes = len(inspect.signature(self.model_init).parameters)
         if takes > 1:
             raise TrainerError("model_init: it must take no argument, or one, the trial of a search")
-        model = self.model_init(trial) if takes else self.model_init()
+        model: nn.Module | None = self.model_init(trial) if takes else self.model_init()
         if model is None:
             raise TrainerError("model_init: it returned None; return the model")
         return model
@@ -575,7 +586,8 @@ class Trainer:
         if self.current_gradient_accumulation_steps > 1 and not self._is_scaled(num_items_in_batch):
             loss = loss / self.current_gradient_accumulation_steps
         self._strategy.backward(loss)
-        return loss.detach()
+        detached: torch.Tensor = loss.detach()
+        return detached
 
     def _is_scaled(self, num_items: Any) -> bool:
         """Whether the loss is already averaged over the whole accumulated batch."""
@@ -605,7 +617,7 @@ class Trainer:
             outputs = model(**inputs)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
-        elif labels is not None:
+        elif labels is not None and self.label_smoother is not None:
             loss = self.label_smoother(outputs, labels, self._smoother_shifts, num_items_in_batch)
         else:
             loss = losses.loss_of(outputs, inputs)
@@ -621,7 +633,8 @@ class Trainer:
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
         """What ``compute_loss`` runs in."""
-        return self.autocast_smart_context_manager()
+        context: contextlib.AbstractContextManager[Any] = self.autocast_smart_context_manager()
+        return context
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         """Nothing to enter: autocast is in the model's forward already."""
@@ -690,9 +703,10 @@ class Trainer:
     def floating_point_ops(self, inputs: Any) -> int:
         """Of forward and backward on one micro-batch: six for each parameter and element of the main input."""
         main = getattr(self.model, "main_input_name", "input_ids")
-        if main not in inputs or not hasattr(self.model, "num_parameters"):
+        count: Callable[..., int] | None = getattr(self.model, "num_parameters", None)
+        if main not in inputs or count is None:
             return 0
-        return 6 * inputs[main].numel() * self.model.num_parameters(exclude_embeddings=True)
+        return 6 * int(inputs[main].numel()) * count(exclude_embeddings=True)
 
     def store_flos(self) -> None:
         """Add the operations since the last call, over all ranks, to the state."""
@@ -709,7 +723,7 @@ class Trainer:
 
     def get_total_train_batch_size(self, args: Any) -> int:
         """Samples of one optimizer step over all ranks."""
-        return self._train_batch_size * args.gradient_accumulation_steps * self._strategy.data_size
+        return int(self._train_batch_size * args.gradient_accumulation_steps * self._strategy.data_size)
 
     # -- evaluation
 
@@ -873,7 +887,7 @@ class Trainer:
 
     def _load_best_model(self) -> None:
         """Load the weights of the best checkpoint."""
-        load_weights(self.model, Path(self.state.best_model_checkpoint))
+        load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
 
     # -- logging and callbacks
 
@@ -911,11 +925,11 @@ class Trainer:
 
     def is_local_process_zero(self) -> bool:
         """Whether this is the first process of its node."""
-        return self.args.local_process_index == 0
+        return bool(self.args.local_process_index == 0)
 
     def is_world_process_zero(self) -> bool:
         """Whether this is the first process of all."""
-        return self.args.process_index == 0
+        return bool(self.args.process_index == 0)
 
     def end(self) -> None:
         """Leave the process group; the last call of a script."""

@@ -75,5 +75,5 @@ def _wrap(layer: nn.Module, kwargs: dict[str, Any]) -> None:
             return function(self, *inputs, **named)
         return checkpoint(function, self, *inputs, **named, **kwargs)
 
-    layer._recomputes = True
+    vars(layer)["_recomputes"] = True
     layer.forward = MethodType(forward, layer)

@@ -145,7 +145,7 @@ class Loop:
         return losses
 
     def micro_step(self, batch: Any, num_items: Any) -> torch.Tensor:
-        loss = self.trainer.training_step(self.model, batch, num_items)
+        loss: torch.Tensor = self.trainer.training_step(self.model, batch, num_items)
         self.work.count(batch)
         return loss.detach() if loss.requires_grad else loss
 
@@ -189,7 +189,7 @@ class Loop:
     def read_losses(self) -> float:
         """The sum of the losses since it was last asked for, averaged over the ranks."""
         steps = self.trainer.state.global_step - self.logged_step
-        loss = sum_over_ranks(self.meter.read(), self.strategy.data, self.device) / self.strategy.data_size
+        loss: float = sum_over_ranks(self.meter.read(), self.strategy.data, self.device) / self.strategy.data_size
         if math.isfinite(loss) or not self.meter.filter_nan:
             self.total_loss += loss
         else:

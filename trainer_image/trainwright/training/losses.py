@@ -107,7 +107,8 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 def loss_of(outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
     """The loss in what a model returned: under ``loss``, or the first element."""
     try:
-        return outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+        loss: torch.Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+        return loss
     except (KeyError, IndexError, TypeError):
         raise ModelError(_no_loss(outputs, batch)) from None
 
@@ -174,7 +175,9 @@ class LabelSmoother:
             items = ignored.numel() - ignored.long().sum()
         elif isinstance(items, torch.Tensor):
             items = items.to(target.device)
-        return (1 - self.epsilon) * target.sum() / items + self.epsilon * spread.sum() / (items * surprise.shape[-1])
+        uniform = self.epsilon * spread.sum() / (items * surprise.shape[-1])
+        loss: torch.Tensor = (1 - self.epsilon) * target.sum() / items + uniform
+        return loss
 
 
 def label_smoother(model: nn.Module, epsilon: float) -> LabelSmoother | None:
@@ -197,8 +200,10 @@ def count_items(batches: list[Any], shifted: bool) -> torch.Tensor | None:
 
 def _targets(batch: Mapping[str, Any], shifted: bool) -> torch.Tensor:
     if "shift_labels" in batch:
-        return batch["shift_labels"]
-    return batch["labels"][..., 1:] if shifted else batch["labels"]
+        shift_labels: torch.Tensor = batch["shift_labels"]
+        return shift_labels
+    labels: torch.Tensor = batch["labels"]
+    return labels[..., 1:] if shifted else labels
 
 
 class LossMeter:

@@ -79,7 +79,7 @@ class _Peak:
         self._thread.join()
         gc.collect()
         after = self._used()
-        measured = {
+        measured: dict[str, float] = {
             f"{stage}_mem_cpu_alloc_delta": after - self._before,
             f"{stage}_mem_cpu_peaked_delta": max(0, self._peak - after),
         }

@@ -24,7 +24,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -107,9 +107,9 @@ def shifts_labels(model: nn.Module) -> bool:
 
     if (own := vars(base).get("_loss_function")) is not None:
         return own is ForCausalLMLoss
-    function = LOSS_MAPPING.get(getattr(base, "loss_type", None))
+    function = LOSS_MAPPING.get(str(getattr(base, "loss_type", None)))
     if function is None:  # then ``loss_function`` is the causal one, where forward calls it at all
-        return hasattr(type(base), "loss_function") and _calls_loss_function(type(base))
+        return hasattr(type(base), "loss_function") and _calls_loss_function(cast(Any, type(base)))
     return function is ForCausalLMLoss
 
 
@@ -281,7 +281,7 @@ def read(model: nn.Module) -> Normalisation:
 
 def _dividing(module: nn.Module, depth: int) -> nn.Module | None:
     """The module whose ``forward`` calls a loss function with the count: this one, or a part that it hands it to."""
-    called = _calls(type(module))
+    called = _calls(cast(Any, type(module)))
     if any("loss" in name.lower() for name in called):
         return module
     parts = [part for name in called if isinstance(part := getattr(module, name, None), nn.Module) and depth > 0]

@@ -29,7 +29,7 @@ def autocast_forward(model: nn.Module, device: torch.device, dtype: torch.dtype 
     if dtype is None or hasattr(model, "_original_forward"):
         return
     original = model.forward
-    model._original_forward = original
+    vars(model)["_original_forward"] = original
     function = getattr(original, "__func__", None)
 
     @wraps(function or original)
@@ -52,7 +52,8 @@ def to_float32(value: Any) -> Any:
 def map_nested(convert: Callable[[Any], Any], value: Any) -> Any:
     """A nest of the same types, with ``convert`` applied to what each of its levels holds."""
     if isinstance(value, Mapping):
-        return type(value)({key: convert(item) for key, item in value.items()})
+        kind: Any = type(value)
+        return kind({key: convert(item) for key, item in value.items()})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(convert(item) for item in value))
     if isinstance(value, list | tuple):

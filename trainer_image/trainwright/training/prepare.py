@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -123,7 +123,8 @@ def _compiled(model: nn.Module, args: Any) -> nn.Module:
     if args.device.type == "tpu" and backend == "inductor":
         backend = tpu.COMPILER
     try:
-        return torch.compile(model, backend=backend, mode=mode, **compile_options())
+        options: dict[str, Any] = compile_options()
+        return cast(nn.Module, torch.compile(model, backend=backend, mode=mode, **options))
     except RuntimeError as error:
         field = "torch_compile_mode" if "mode" in str(error) else "torch_compile_backend"
         raise UserError(f"{field}: {str(error).splitlines()[0]}") from error

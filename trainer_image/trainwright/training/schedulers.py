@@ -68,7 +68,7 @@ def _polynomial(step: int, *, warmup: float, total: int, end: float, power: floa
     if step > total:
         return end / initial
     remaining = 1 - (step - warmup) / (total - warmup)
-    return ((initial - end) * remaining**power + end) / initial
+    return float(((initial - end) * remaining**power + end) / initial)
 
 
 def _inverse_sqrt(step: int, *, warmup: float, timescale: float) -> float:

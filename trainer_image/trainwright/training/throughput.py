@@ -24,7 +24,7 @@ class Work:
         self.main_input = getattr(trainer.model, "main_input_name", "input_ids")
         self.kind = trainer.args.include_num_input_tokens_seen
         self.flos_per_element = 0
-        self.count: Callable[[Any], None] = self._decide
+        self.count: Callable[[Any], Any] = self._decide
         self._unseen: Any = 0
 
     def _decide(self, batch: Any) -> None:
@@ -40,7 +40,7 @@ class Work:
             steps.append(self.trainer._track_num_input_tokens)
         elif self.kind != "no":
             steps.append(self.see if isinstance(main, torch.Tensor) else self._nothing_to_see)
-        self.count = steps[0] if len(steps) == 1 else lambda batch: [step(batch) for step in steps] and None
+        self.count = steps[0] if len(steps) == 1 else lambda batch: [step(batch) for step in steps]
         self.count(batch)
 
     def _ask(self, batch: Any) -> None:

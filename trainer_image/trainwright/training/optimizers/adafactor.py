@@ -51,13 +51,14 @@ class Adafactor(torch.optim.Optimizer):
 
     @staticmethod
     def _get_lr(group: dict[str, Any], state: dict[str, Any]) -> float:
-        rate = group["lr"]
+        rate: float = group["lr"]
         if group["relative_step"]:
             rate = min(1e-6 * state["step"] if group["warmup_init"] else 1e-2, 1.0 / math.sqrt(state["step"]))
-        return max(group["eps"][1], state["RMS"]) * rate if group["scale_parameter"] else rate
+        scale: float = max(group["eps"][1], state["RMS"]) if group["scale_parameter"] else 1
+        return scale * rate
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -69,10 +70,12 @@ class Adafactor(torch.optim.Optimizer):
         return loss
 
     def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
-        if parameter.grad.is_sparse:
+        gradient = parameter.grad
+        assert gradient is not None  # step() looked
+        if gradient.is_sparse:
             raise OptimizerError("Adafactor takes no sparse gradients; use sgd or adagrad")
         low = parameter.dtype in (torch.float16, torch.bfloat16)
-        gradient = parameter.grad.float() if low else parameter.grad
+        gradient = gradient.float() if low else gradient
         weight = parameter.float() if low else parameter
         state = self.state[parameter] or self._initial(parameter, gradient, group)
         state["step"] += 1
@@ -89,7 +92,7 @@ class Adafactor(torch.optim.Optimizer):
             parameter.copy_(weight)
 
     def _initial(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state = self.state[parameter]
+        state: dict[str, Any] = self.state[parameter]
         state["step"] = 0
         if group["beta1"] is not None:
             state["exp_avg"] = torch.zeros_like(gradient)
@@ -102,14 +105,16 @@ class Adafactor(torch.optim.Optimizer):
 
 
 def _rms(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.norm(2) / tensor.numel() ** 0.5
+    rms: torch.Tensor = tensor.norm(2) / tensor.numel() ** 0.5
+    return rms
 
 
 def _scaled(gradient: torch.Tensor, state: dict[str, Any], decay: float, epsilon: float) -> torch.Tensor:
     """The gradient over the root of its second moment, which is updated on the way."""
     squared = gradient**2 + epsilon
     if "exp_avg_sq" in state:
-        return state["exp_avg_sq"].mul_(decay).add_(squared, alpha=1.0 - decay).rsqrt().mul_(gradient)
+        average: torch.Tensor = state["exp_avg_sq"]
+        return average.mul_(decay).add_(squared, alpha=1.0 - decay).rsqrt().mul_(gradient)
     rows, columns = state["exp_avg_sq_row"], state["exp_avg_sq_col"]
     rows.mul_(decay).add_(squared.mean(dim=-1), alpha=1.0 - decay)
     columns.mul_(decay).add_(squared.mean(dim=-2), alpha=1.0 - decay)

@@ -136,7 +136,8 @@ def _taken(recipe: Recipe, args: Any, model: nn.Module | None, settings: dict[st
 
 def _three_betas(args: Any, settings: dict[str, Any]) -> tuple[float, float, float]:
     defaults = {"beta1": args.adam_beta1, "beta2": args.adam_beta2, "beta3": 0.9999}
-    return tuple(settings.pop(name, default) for name, default in defaults.items())  # type: ignore[return-value]
+    first, second, third = (settings.pop(name, default) for name, default in defaults.items())
+    return first, second, third
 
 
 def _stated(args: Any) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def _warmup(args: Any) -> int:
         raise OptimizerError(
             "warmup_steps: a schedule-free optimizer must know the number of steps; give that, or set max_steps"
         )
-    return args.get_warmup_steps(args.max_steps)
+    return int(args.get_warmup_steps(args.max_steps))
 
 
 def _on_accelerator(model: nn.Module) -> bool:
@@ -229,8 +230,9 @@ def _keep_embeddings_in_float32(cls: Any, kwargs: dict[str, Any], model: nn.Modu
     """Eight bits of state are too few for embeddings, as bitsandbytes' authors found."""
     if "bitsandbytes" not in str(cls) or kwargs.get("optim_bits") != 8:
         return
-    from bitsandbytes.optim import GlobalOptimManager
+    from bitsandbytes import optim as bnb
 
+    manager: Any = bnb.GlobalOptimManager  # type: ignore[attr-defined]
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            GlobalOptimManager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
+            manager.get_instance().register_module_override(module, "weight", {"optim_bits": 32})
