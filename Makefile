@@ -8,6 +8,7 @@ DOCS := .venv-docs
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
 PACKAGE := .venv-package
+TYPES := .venv-types
 BIN := $(CURDIR)/$(VENV)/bin
 CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
@@ -15,7 +16,7 @@ TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
-	compat-env test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images clean
+	compat-env types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -87,6 +88,14 @@ mutations: setup cluster-tools ## ask validate and the API server about 10,000 m
 
 e2e: setup ## real pods on the cluster of `make cluster`, or on any other by KUBECONFIG
 	TRAINWRIGHT_CLUSTER=$(NAME) $(BIN)/pytest tests/e2e -q
+
+types: setup $(TYPES)/.ready ## pyright over what users override, as their editor sees it
+	$(TYPES)/bin/basedpyright --pythonpath $(BIN)/python --level error tests/typing
+
+$(TYPES)/.ready: pyproject.toml
+	test -x $(TYPES)/bin/python || $(PYTHON) -m venv $(TYPES)
+	$(TYPES)/bin/pip install --quiet --disable-pip-version-check 'basedpyright>=1.39'
+	@touch $@
 
 test-lowest: $(LOWEST)/.ready ## the tests with the oldest releases that pyproject.toml allows; TESTS="..." for some of them
 	$(LOWEST)/bin/python -m pytest $(TESTS) -q -n 2
