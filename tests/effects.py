@@ -29,7 +29,7 @@ _CALLBACKS, _RANKS = "tests/trainer/test_callbacks.py::", "tests/trainer/test_di
 _EFFECTS = "tests/trainer/test_arguments_effects.py::"
 _EVALUATION = "tests/trainer/test_evaluation.py::test_one_process_agrees_with_transformers"
 _PRECISION = "tests/trainer/test_precision.py::"
-_PACKAGES = "tests/trainer/test_optim_packages.py::"
+_PACKAGES = "tests/trainer/test_optimizer_packages.py::"
 _DEBUGGING = "tests/trainer/test_arguments_debugging.py::"
 
 

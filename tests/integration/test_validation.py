@@ -21,8 +21,8 @@ from mutations import mutated_specs, specs_with_sound_arguments
 from trainwright_operator.api import crd, manifest
 from trainwright_operator.commands.loading import load
 from trainwright_operator.commands.planning import planned
-from unit.test_bad_input import CASES
-from unit.test_schema_agreement import CHANGES, JOB
+from unit.test_bad_manifests import CASES
+from unit.test_crd_agreement import CHANGES, JOB
 
 MUTATIONS = int(os.environ.get("TRAINWRIGHT_MUTATIONS", "1000"))
 """How many mutated manifests both are asked about; 10000 takes minutes."""
