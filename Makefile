@@ -204,4 +204,4 @@ images: setup ## build the images again and bring them to the nodes; MORE=traine
 	$(CLUSTER) images --name $(NAME) --more $(MORE)
 
 clean: ## remove what setup and runs made
-	rm -rf $(VENV) $(XLA) $(COMPAT) $(DOCS) $(LOWEST) $(NEWEST) $(PACKAGE) runs artefacts dist site
+	rm -rf $(VENV) $(XLA) $(COMPAT) $(DOCS) $(LOWEST) $(NEWEST) $(PACKAGE) $(TYPES) runs artefacts dist site
