@@ -72,7 +72,7 @@ class Savers:
         import transformers
 
         import trainwright
-        from trainwright.checkpoint.background import Background
+        from trainwright.checkpoint.background import BackgroundWriter
         from trainwright.training.session import make_background
 
         self.folder = folder
@@ -81,7 +81,7 @@ class Savers:
         self.at_once(0)
         self.content = memoryview(os.urandom(1 << 20) * (bytes_in(folder / "ours" / "checkpoint-0") >> 20))
         self.ours.async_save = True
-        self.writer: Background = make_background(self.ours)
+        self.writer: BackgroundWriter = make_background(self.ours)
         for boundary in (1, 2):  # as the loop does before its first two steps
             self.writer.is_due(boundary)
 

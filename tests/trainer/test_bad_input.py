@@ -93,7 +93,7 @@ def test_a_weight_that_is_tied_silently_is_told_before_the_first_step(tmp_path: 
         make(tmp_path, tied_silently(), tiny.texts(), save_strategy="steps").train()
     said = one_line(caught)
     assert said.startswith("model: GPT2LMHeadModel shares one weight under several names (transformer.h.")
-    assert "; name all but one in its _tied_weights_keys, or give each a copy of its own" in said
+    assert "; list all but one in its _tied_weights_keys, or give each name its own copy" in said
     make(tmp_path, tied_silently(), tiny.texts(), max_steps=1).train()  # without a checkpoint it is trained
 
 
@@ -181,14 +181,14 @@ def test_a_checkpoint_of_another_model_is_refused_and_stays_as_it_is(output: Pat
     assert said.startswith(f"{output}/checkpoint-4: is a checkpoint of another model: missing layers.0.weight; ")
     differences = said.split("another model: ")[1].split(" and ")[0].split("; ")
     assert len(differences) == 10
-    assert said.endswith("more; build the model as it was trained, or train from the start in another output_dir")
+    assert said.endswith("more; create the model as it was trained, or train from the start in another output_dir")
     assert contents(output) == before
 
 
 def test_shapes_of_another_model_are_named(output: Path) -> None:
     model = tiny.Classifier()
     model.head = nn.Linear(16, 7)
-    with pytest.raises(UserError, match=r"head.weight is \(4, 16\) there and \(7, 16\) here; build the model"):
+    with pytest.raises(UserError, match=r"head.weight is \(4, 16\) there and \(7, 16\) here; create the model"):
         make(output, model).train(resume_from_checkpoint=str(output / "checkpoint-2"))
 
 

@@ -62,7 +62,7 @@ GIVEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a callback's answer": (
         {"trainer": {"callbacks": [Stops()]}},
-        "callbacks: Stops.on_step_end returned bool; return the control that it is given, or nothing",
+        "callbacks: Stops.on_step_end returned bool; return the control that it receives, or nothing",
     ),
     "sets by name": (
         {"data": {"train": ROWS, "test": ROWS}},

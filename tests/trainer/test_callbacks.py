@@ -157,7 +157,7 @@ def test_callbacks_are_added_popped_and_removed(tmp_path):
     assert trainer.pop_callback(trainwright.EarlyStoppingCallback) is None
     assert trainer.callback_handler.listeners["on_evaluate"] == ()
     trainer.remove_callback(trainwright.EarlyStoppingCallback)  # a class that is not there is no mistake
-    with pytest.raises(ValueError, match="EarlyStoppingCallback is not among the callbacks: DefaultFlowCallback"):
+    with pytest.raises(ValueError, match="EarlyStoppingCallback is not one of the callbacks: DefaultFlowCallback"):
         trainer.remove_callback(stopping)
 
 
@@ -170,7 +170,7 @@ def test_classes_of_transformers_stand_for_ours(tmp_path):
 
 def test_without_the_default_flow_there_is_a_warning(caplog):
     callback.CallbackHandler([], None, None, None, None)
-    assert "no DefaultFlowCallback among the callbacks" in caplog.text
+    assert "include no DefaultFlowCallback: nothing will log" in caplog.text
 
 
 METRICS = [3.0, 2.0, 2.5, 1.95, 1.9, 1.9, 1.0]
@@ -259,4 +259,4 @@ def test_the_progress_bar_moves_on_rank_zero(tmp_path, capsys):
 def test_two_callbacks_of_a_class_are_told_of(tmp_path, caplog):
     trainer = make(tmp_path)
     trainer.add_callback(trainwright.DefaultFlowCallback)
-    assert "a DefaultFlowCallback is already among the callbacks" in caplog.text
+    assert "there is already a DefaultFlowCallback; now there are two" in caplog.text

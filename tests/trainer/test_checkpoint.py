@@ -173,7 +173,7 @@ def test_anothers_checkpoints_are_refused_unless_adopted(before: str | None, wor
 @pytest.mark.parametrize(
     ("job", "words"),
     [
-        ("team/mine", r"the job team/mine, which began to write here at \d{4}-\S*Z and was another than this one"),
+        ("team/mine", r"the job team/mine, which began to write here at \d{4}-\S*Z and is another job with the same"),
         (
             "team/other",
             r"the job team/other, which began to write here at \d{4}-\S*Z; choose another output or subPath",
@@ -243,7 +243,7 @@ def test_a_full_disk_loses_nothing(too_big: Callable[[Path], None], small_disk: 
         store.write(6, [too_big])
     assert str(caught.value) == (
         f"{small_disk}: cannot save checkpoint-6: the disk is full; free space, take a larger volume, or keep fewer "
-        "checkpoints (save_total_limit); checkpoint-5 stays"
+        "checkpoints (save_total_limit); checkpoint-5 is kept"
     )
     assert os.listdir(small_disk) == ["checkpoint-5"]
     assert store.newest() == store.path(5)
@@ -253,7 +253,7 @@ def test_a_read_only_output_is_refused_and_its_checkpoint_stays(small_disk: Path
     store = store_with(small_disk, 5)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for action in (store.claim, lambda: store.write(6, [fill])):
-        with pytest.raises(UserError, match=r"(read-only file system|permission denied).*checkpoint-5 stays$"):
+        with pytest.raises(UserError, match=r"(read-only file system|permission denied).*checkpoint-5 is kept$"):
             action()
 
 

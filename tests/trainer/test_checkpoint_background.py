@@ -18,7 +18,7 @@ from trainer.resume_job import make_trainer, weights
 from trainer.world import in_world
 from trainwright import TrainerCallback
 from trainwright.checkpoint import background, staging
-from trainwright.checkpoint.background import Background
+from trainwright.checkpoint.background import BackgroundWriter
 from trainwright.checkpoint.part import Part
 from trainwright.checkpoint.snapshot import Snapshot
 from trainwright.checkpoint.staging import Stager
@@ -144,7 +144,7 @@ def test_a_full_disk_is_told_before_the_next_step_and_nothing_is_lost(
     monkeypatch.setattr("trainwright.checkpoint.snapshot.torch.save", full)
     watch.at[7] = lambda: failed.wait(60) and None
     trainer = trainer_with(tmp_path, watch, max_steps=1000)
-    with pytest.raises(UserError, match=r"cannot save checkpoint-6: the disk is full; .*; checkpoint-3 stays"):
+    with pytest.raises(UserError, match=r"cannot save checkpoint-6: the disk is full; .*; checkpoint-3 is kept"):
         trainer.train()
     assert watch.step < 1000
     assert os.listdir(tmp_path) == ["checkpoint-3"]
@@ -298,7 +298,7 @@ def test_copies_hold_the_same_values_whatever_the_size_type_and_layout(monkeypat
 
 def test_the_memory_is_touched_before_the_first_checkpoint(tmp_path: Path) -> None:
     trainer = trainer_with(tmp_path, Watch())
-    writer = Background(trainer.checkpoints, lambda copy: copy("model", trainer.model.state_dict()))
+    writer = BackgroundWriter(trainer.checkpoints, lambda copy: copy("model", trainer.model.state_dict()))
     assert not writer.is_due(1)
     assert not writer._stager._places
     assert not writer.is_due(2)
@@ -348,18 +348,18 @@ def test_ranks_save_together_and_stop_at_the_same_step(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_is_gone_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(background, "LONGEST_FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(background, "FAILED_RUN_WAIT_SECONDS", 0.1)
     never = threading.Event()
 
     store = CheckpointStore(tmp_path)
     monkeypatch.setattr(store, "seen_by", lambda ranks: store)
     monkeypatch.setattr(store, "write", lambda *_: never.wait(60))
     with pytest.raises(RuntimeError, match="a peer is gone"):
-        start_and_fail(Background(store, lambda copy: Snapshot([], [])))
+        start_and_fail(BackgroundWriter(store, lambda copy: Snapshot([], [])))
     never.set()
 
 
-def start_and_fail(writer: Background) -> None:
+def start_and_fail(writer: BackgroundWriter) -> None:
     with writer:
         writer.start(1, then=lambda: None, done=lambda: None)
         raise RuntimeError("a peer is gone")

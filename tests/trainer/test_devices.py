@@ -13,13 +13,13 @@ from trainer.gangs import Gang
 from trainwright import TrainingArguments
 from trainwright.contract import UserError
 from trainwright.devices import check, meter, profile, report
-from trainwright.devices.check import Found
+from trainwright.devices.check import VisibleDevices
 from trainwright.devices.meter import Meter
 
 HAVE_GPU = torch.cuda.is_available()
 needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not HAVE_GPU, reason="no GPU is here")]
 
-H100 = Found("2.15.0+cu130", "cuda", "cuda", 8, node=True)
+H100 = VisibleDevices("2.15.0+cu130", "cuda", "cuda", 8, node=True)
 OLD_DRIVER = "The NVIDIA driver on your system is too old (found version 11040)."
 CASES = {
     # name: (vendor, what was found, local rank, words of the problem, or None)
@@ -33,18 +33,18 @@ CASES = {
     ),
     "amd": ("amd", replace(H100, build="hip"), 0, None),
     "amd, torch for NVIDIA": ("amd", H100, 0, "use an image of the target amd"),
-    "amd, none in the pod": ("amd", Found("2.15.0", "hip", None, 0, node=False), 0, "(amd.com/gpu)"),
-    "tpu": ("tpu", Found("2.15.0", None, "tpu", 4, node=True), 3, None),
-    "tpu by torch_xla": ("tpu", Found("2.9.1", None, "xla", 4, node=True), 0, None),
-    "tpu, none in the pod": ("tpu", Found("2.15.0", None, None, 0, node=False), 0, "it must ask for google.com/tpu"),
-    "tpu, unknown to torch": ("tpu", Found("2.15.0", None, None, 0, node=True), 0, "image of the target tpu or"),
+    "amd, none in the pod": ("amd", VisibleDevices("2.15.0", "hip", None, 0, node=False), 0, "(amd.com/gpu)"),
+    "tpu": ("tpu", VisibleDevices("2.15.0", None, "tpu", 4, node=True), 3, None),
+    "tpu by torch_xla": ("tpu", VisibleDevices("2.9.1", None, "xla", 4, node=True), 0, None),
+    "tpu, none in the pod": ("tpu", VisibleDevices("2.15.0", None, None, 0, node=False), 0, "it must request google"),
+    "tpu, unknown to torch": ("tpu", VisibleDevices("2.15.0", None, None, 0, node=True), 0, "of the target tpu or"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_rank_without_its_device_says_what_is_missing_and_the_fix(name, monkeypatch):
     vendor, found, local_rank, words = CASES[name]
-    monkeypatch.setattr(check, "look", {vendor: found}.__getitem__)
+    monkeypatch.setattr(check, "detect", {vendor: found}.__getitem__)
     place = {"LOCAL_RANK": str(local_rank), "LOCAL_WORLD_SIZE": str(local_rank + 1), "RANK": "9"}
     if words is None:
         check.require(vendor, place)
@@ -57,7 +57,7 @@ def test_a_rank_without_its_device_says_what_is_missing_and_the_fix(name, monkey
 
 def test_where_no_vendor_is_named_nothing_is_looked_for(monkeypatch):
     looked = []
-    monkeypatch.setattr(check, "look", looked.append)
+    monkeypatch.setattr(check, "detect", looked.append)
     check.require(environment={})
     check.require("cpu", environment={})
     assert looked == []
@@ -98,7 +98,7 @@ def test_who_asks_for_the_cpu_gets_it_on_any_pool(tmp_path, monkeypatch):
 NUMBERS = {
     # name: (bf16, fp16, device, capability, words or None)
     "bf16 on Ampere": (True, False, "cuda", (8, 0), None),
-    "bf16 on Volta": (True, False, "cuda", (7, 0), "bf16: Tesla is older than bfloat16; set fp16"),
+    "bf16 on Volta": (True, False, "cuda", (7, 0), "bf16: Tesla does not support bfloat16; set fp16"),
     "fp16 on Volta": (False, True, "cuda", (7, 0), None),
     "bf16 on AMD": (True, False, "cuda", None, None),
     "bf16 on a CPU": (True, False, "cpu", None, None),
@@ -112,7 +112,7 @@ NUMBERS = {
 def test_numbers_that_a_device_does_not_know_are_refused(name):
     bf16, fp16, device, capability, words = NUMBERS[name]
     args = SimpleNamespace(bf16=bf16, fp16=fp16)
-    found = check.unknown_format(args, device, capability, "Tesla")
+    found = check.unsupported_format(args, device, capability, "Tesla")
     assert found is None if words is None else words in found
 
 
@@ -156,7 +156,7 @@ def test_a_gpu_is_told_of_in_one_line_of_json(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: seen)
     monkeypatch.setattr(torch.cuda.nccl, "version", lambda: (2, 30, 7))
     monkeypatch.setattr(torch.version, "hip", None)
-    report.tell(torch.device("cuda", 3), rank=11, local_rank=3)
+    report.log_device(torch.device("cuda", 3), rank=11, local_rank=3)
     (line,) = capsys.readouterr().out.splitlines()
     told = json.loads(line)
     assert (told["event"], told["rank"], told["localRank"], told["index"]) == ("device", 11, 3, 3)
@@ -165,7 +165,7 @@ def test_a_gpu_is_told_of_in_one_line_of_json(monkeypatch, capsys):
 
 
 def test_a_cpu_has_no_device_event(capsys):
-    report.tell(torch.device("cpu"), 0, 0)
+    report.log_device(torch.device("cpu"), 0, 0)
     assert capsys.readouterr().out == ""
 
 

@@ -323,6 +323,6 @@ def test_the_refusal_of_a_changed_file_says_how_to_accept_it(checkpoint: Path, t
     with pytest.raises(UserError) as error:
         run(tmp_path / "b", numbers(12), str(checkpoint), max_steps=4)
     assert str(error.value).startswith(f"resume_from_checkpoint: {checkpoint} cannot be used: optimizer.pt is not as")
-    assert str(error.value).endswith(f"or delete {manifest} to take its files as they stand")
+    assert str(error.value).endswith(f"or delete {manifest} to use its files as they are")
     manifest.unlink()
     assert len(run(tmp_path / "b", numbers(12), str(checkpoint), max_steps=4).model.trained) == 2

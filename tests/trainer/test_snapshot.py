@@ -119,7 +119,7 @@ def test_another_models_checkpoint_is_refused_and_nothing_is_changed(tmp_path: P
         load_weights(model, tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: is a checkpoint of another model: missing more.weight; missing more.bias; outer.bias is (3,) "
-        "there and (4,) here; outer.weight is (3, 16) there and (4, 16) here; build the model as it was trained, or "
+        "there and (4,) here; outer.weight is (3, 16) there and (4, 16) here; create the model as it was trained, or "
         "train from the start in another output_dir"
     )
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
@@ -172,7 +172,7 @@ def test_names_that_a_module_knows_are_loaded_and_others_refused(tmp_path: Path)
 
 def test_of_many_differences_ten_are_listed(tmp_path: Path) -> None:
     save_weights(nn.Sequential(*(nn.Linear(1, 1) for _ in range(9))), tmp_path)
-    with pytest.raises(UserError, match=r"unexpected 4.weight and 8 more; build"):
+    with pytest.raises(UserError, match=r"unexpected 4.weight and 8 more; create"):
         load_weights(nn.Sequential(), tmp_path)
 
 
@@ -289,7 +289,7 @@ def test_an_optimizer_of_another_kind_is_refused(checkpoint: Path, tmp_path: Pat
     trainer.create_optimizer()
     trainer.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
     trainer.lr_scheduler = None
-    with pytest.raises(UserError, match=r"optimizer.pt: does not fit this run or is damaged"):
+    with pytest.raises(UserError, match=r"optimizer.pt: does not match this run or is damaged"):
         load_training_state(trainer, checkpoint)
 
 
@@ -298,14 +298,14 @@ def test_another_world_size_draws_new_numbers_and_says_so(checkpoint: Path, tmp_
     shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
     (checkpoint / "trainwright_manifest.json").unlink()
     trainer = make_trainer(str(tmp_path / "out"))
-    with pytest.warns(UserWarning, match="was written by 2 processes, this run has 1: the sample order goes on"):
+    with pytest.warns(UserWarning, match="was written by 2 processes, this run has 1: the sample order continues"):
         restore_position(trainer, checkpoint)
     first = torch.rand(3)
     with pytest.warns(UserWarning, match="was written by 2 processes"):
         restore_position(trainer, checkpoint)
     assert torch.equal(torch.rand(3), first)
     trainer.args.full_determinism = True
-    with pytest.raises(UserError, match="full_determinism asks for the same bits, which takes 2 processes again"):
+    with pytest.raises(UserError, match="full_determinism needs 2 processes again for the same results"):
         restore_position(trainer, checkpoint)
 
 

@@ -80,11 +80,11 @@ def test_checkpoints_hold_tensors_of_the_host_and_tied_weights_once(tmp_path):
 
 def test_steps_that_keep_compiling_are_counted_and_warned_of(tmp_path):
     steady, said = run(tmp_path / "steady", max_steps=40, save_strategy="no", logging_steps=40)
-    assert "compiled anew" not in said
+    assert "recompiled" not in said
     assert steady["log"][0]["xla_compilations"] < 10
     varied = {"lengths": list(range(4, 44)), "per_device_train_batch_size": 1, "train_sampling_strategy": "sequential"}
     unsteady, said = run(tmp_path / "unsteady", max_steps=40, save_strategy="no", logging_steps=40, **varied)
-    assert said.count("steps were compiled anew, because their batches differ in shape: pad them") == 1
+    assert said.count("steps were recompiled, because their batches differ in shape: pad them") == 1
     assert unsteady["log"][0]["xla_compilations"] >= 30
 
 
@@ -99,10 +99,10 @@ def test_a_profile_of_some_steps_is_written_beside_the_checkpoints(tmp_path):
 
 
 REFUSED = {
-    "use_cpu": ({"use_cpu": True}, {}, "use_cpu: torch_xla takes every process"),
+    "use_cpu": ({"use_cpu": True}, {}, "use_cpu: torch_xla is used in every process"),
     "torch_compile": ({"torch_compile": True}, {}, "torch_compile: torch_xla compiles every step as it is"),
     "no device": ({}, {"PJRT_DEVICE": "TPU"}, "accelerator: torch_xla finds no device (PJRT_DEVICE is TPU"),
-    "profile": ({}, {"PROFILE_STEPS": "3-1"}, "PROFILE_STEPS: '3-1' is no range of steps"),
+    "profile": ({}, {"PROFILE_STEPS": "3-1"}, "PROFILE_STEPS: '3-1' is not a range of steps"),
 }
 
 

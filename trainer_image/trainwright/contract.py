@@ -1,7 +1,7 @@
-"""What the operator and the trainer agree on, spelled once: paths, environment, exit codes, and three documents.
+"""The contract between the operator and the trainer: paths, environment, exit codes, and three documents.
 
-The operator plans pods that carry a *resolved job*; the launcher in each pod reads it; the trainer reports *progress*
-and leaves a *termination message*. Both sides import this module, so it imports nothing but the standard library.
+The operator plans pods with a *resolved job*, which the launcher in each pod reads; the trainer reports *progress* and
+writes a *termination message*. Both sides import this module, so it only imports the standard library.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from enum import IntEnum, StrEnum
 from typing import Any
 
 RESOLVED_JOB_VERSION = 1
-"""Raised when an older trainer could no longer do what a resolved job says."""
+"""Increased when older trainers can no longer run a resolved job."""
 
 # Environment of a pod, beside torchrun's own PET_* and OMP_NUM_THREADS.
 ENV_JOB_FILE = "TRAINWRIGHT_JOB_FILE"
 ENV_OUTPUT_DIR = "TRAINWRIGHT_OUTPUT_DIR"
 ENV_TERMINATION_FILE = "TRAINWRIGHT_TERMINATION_FILE"
 ENV_NODE_DIR = "TRAINWRIGHT_NODE_DIR"
-"""A private folder that the launcher makes for the ranks of its node: heartbeats and the last report."""
+"""A private folder that the launcher creates for the ranks of its node: heartbeats and the last report."""
 ENV_RUNTIME = "TRAINWRIGHT_RUNTIME"
-"""How the launcher starts ranks: one of :data:`RUNTIMES`, the first where it is not set."""
+"""How the launcher starts ranks: one of :data:`RUNTIMES`, by default the first."""
 ENV_FIRST_NODE_RANK = "TRAINWRIGHT_FIRST_NODE_RANK"
-"""Of a slice among several: the rank of its first host in the whole gang; ``PET_NODE_RANK`` then counts from there."""
+"""With several slices: the node rank of this slice's first host in the gang, which is added to ``PET_NODE_RANK``."""
 ENV_VENDOR = "TRAINWRIGHT_VENDOR"
-"""The pool's ``vendor``: cpu, nvidia, amd or tpu. A rank without such a device refuses to train on the CPU instead."""
+"""The pool's ``vendor``: cpu, nvidia, amd or tpu. A rank without that device fails instead of training on the CPU."""
 ENV_ASYNC_SAVE = "TRAINWRIGHT_ASYNC_SAVE"
-"""1 or 0: whether checkpoints are written while training goes on; see ``trainwright.checkpoint.background``."""
+"""1 or 0: whether checkpoints are written while training continues; see ``trainwright.checkpoint.background``."""
 ENV_PROGRESS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_PROGRESS_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_PROGRESS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
 
-# Places in a pod.
+# Paths in a pod.
 JOB_FILE = "/etc/trainwright/job.json"
 SCRIPT_DIR = "/etc/trainwright/script"
-"""Where a script's ConfigMap is mounted: the file is named by ``script.configMap.key``."""
+"""Where a script's ConfigMap is mounted; ``script.configMap.key`` is the file name."""
 OUTPUT_DIR = "/output"
 TERMINATION_FILE = "/dev/termination-log"
 MASTER_PORT = 29400
@@ -72,12 +72,10 @@ class ExitCode(IntEnum):
     """How a pod ends. Any code that is not listed here is retryable: the attempt failed and counts."""
 
     DONE = 0
-    BAD_CONFIGURATION = 64  # EX_USAGE: arguments, model, script or output folder; another attempt would fail alike
-    BAD_DATA = 65  # EX_DATAERR: empty, unreadable or mislabelled data; another attempt would fail alike
-    MISMATCH = (
-        76  # EX_PROTOCOL: the image and the operator are of two releases; counts, and goes on once that is mended
-    )
-    HANG = 124  # no step within hangTimeoutSeconds; counts as a failure, another attempt is made
+    BAD_CONFIGURATION = 64  # EX_USAGE: arguments, model, script or output folder; a retry would fail again
+    BAD_DATA = 65  # EX_DATAERR: empty, unreadable or mislabelled data; a retry would fail again
+    MISMATCH = 76  # EX_PROTOCOL: the image and the operator differ in release; counts, and can resume after a fix
+    HANG = 124  # no step within hangTimeoutSeconds; counts as a failure and is retried
     PREEMPTED = 143  # stopped on request after saving (or trying to); a disruption, never counted
 
 
@@ -85,26 +83,27 @@ PERMANENT = frozenset({ExitCode.BAD_CONFIGURATION, ExitCode.BAD_DATA})
 
 
 class EndedBy(StrEnum):
-    """Who ended a pod that did not end well: an exit code alone does not tell a stop from a failure."""
+    """Why a pod ended early: an exit code alone does not distinguish a stop from a failure."""
 
-    SCRIPT = "script"  # what ran in it, by itself: a failure, also where its code is that of a stop
-    SIGNAL = "signal"  # whoever asked the launcher to stop, before anything had failed
-    PEER = "peer"  # another node, which told that it had failed or been asked to stop
-    LOST = "lost"  # a peer that went away, or never came, without a word
+    SCRIPT = "script"  # its own ranks ended it: a failure, even with the exit code of a stop
+    SIGNAL = "signal"  # the launcher got a signal to stop, before any failure
+    PEER = "peer"  # another node reported that it failed or was asked to stop
+    LOST = "lost"  # a peer disappeared, or never came, without a report
 
 
 class UserError(ValueError):
-    """A mistake that only a person can mend, in one line: the place, what is wrong, what to do.
+    """An error that the user must fix, in one line: the place, what is wrong, what to do.
 
-    The launcher ends the job with ``exit_code``; the command line prints the message alone. It is a ValueError, as
-    transformers raises for most mistakes and scripts catch; where that raises another, so does a class of ours too.
+    The launcher ends the job with ``exit_code``; the command line only prints the message. It is a ValueError, because
+    transformers raises that for most errors and scripts catch it. Where transformers raises another type, a subclass
+    derives from that type too.
     """
 
     exit_code: ExitCode = ExitCode.BAD_CONFIGURATION
 
 
 class ReleaseError(UserError):
-    """The trainer image and the operator do not fit: not the job's mistake, so that it can go on with another image."""
+    """The releases of the trainer image and the operator do not match. The job can resume with another image."""
 
     exit_code = ExitCode.MISMATCH
 
@@ -117,7 +116,7 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class ResolvedJob:
-    """One attempt of a TrainingJob as its pods read it: everything decided, nothing left to look up.
+    """One attempt of a TrainingJob, as its pods read it, with all decisions made.
 
     ``training_arguments`` has the field names of :class:`trainwright.TrainingArguments`. ``model``, ``dataset``,
     ``script`` and ``sample`` are the spec's own objects (camelCase keys), checked by the operator.
@@ -135,7 +134,7 @@ class ResolvedJob:
     dataset: dict[str, Any] | None = None
     script: dict[str, Any] | None = None
     overlay: bool = False
-    """Run the script with our Trainer in the place of that of transformers."""
+    """Run the script with our Trainer instead of the one of transformers."""
     sample: dict[str, Any] | None = None
     offline: bool = False
     hang_timeout_seconds: int | None = None
@@ -143,18 +142,18 @@ class ResolvedJob:
     adopt_output: bool = False
     """Take over an output folder that holds another job's checkpoints."""
     async_save: bool = False
-    """Write checkpoints while training goes on."""
+    """Write checkpoints while training continues."""
     version: int = RESOLVED_JOB_VERSION
 
     def to_json(self) -> str:
-        """Compact JSON with sorted keys: the same job gives the same bytes."""
+        """Compact JSON with sorted keys, so that equal jobs give equal bytes."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> ResolvedJob:
-        """Raises :class:`ReleaseError` for a job that another release of the operator wrote and this one cannot read.
+        """Raises :class:`ReleaseError` for a job of another release of the operator that this one cannot read.
 
-        A field that is not known is passed over where it asks for nothing.
+        An unknown field is ignored if it is empty or false.
         """
         data = json.loads(text)
         version = data.get("version")
@@ -169,22 +168,22 @@ class ResolvedJob:
         return ResolvedJob(**data)
 
 
-_MEND = "use the image of the operator's release (podTemplate.image, the pool's image, or the chart's trainerImage)"
-_OLDER = f"which is older than the operator: {_MEND}"
+_FIX = "use the image of the operator's release (podTemplate.image, the pool's image, or the chart's trainerImage)"
+_OLDER = f"which is older than the operator: {_FIX}"
 
 
 def _other_release(version: Any) -> str:
     older = isinstance(version, int) and version > RESOLVED_JOB_VERSION
-    mend = _OLDER if older else f"which is newer than the operator: upgrade the operator, or {_MEND}"
-    return f"resolved job version {version}: this trainer image understands version {RESOLVED_JOB_VERSION}, {mend}"
+    fix = _OLDER if older else f"which is newer than the operator: upgrade the operator, or {_FIX}"
+    return f"resolved job version {version}: this trainer image understands version {RESOLVED_JOB_VERSION}, {fix}"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What rank 0 tells while it trains; ``None`` and empty mean not known yet.
+    """What rank 0 reports during training; ``None`` and empty mean not known yet.
 
-    On the wire it is the ``trainerStatus`` that the ``KubeflowCallback`` of transformers posts, and beside it one
-    object of our own that carries the rest.
+    On the wire it is the ``trainerStatus`` that the ``KubeflowCallback`` of transformers posts, and a second object of
+    ours with the other fields.
     """
 
     step: int = 0
@@ -226,12 +225,12 @@ class Progress:
 
 
 def gang_on_wire(waits: str = "") -> dict[str, Any]:
-    """The body of a push of node 0's launcher: that all nodes have met, or else whom it waits for, in one line."""
+    """The body of a push of node 0's launcher: that all nodes have met, or one line about what it waits for."""
     return {"trainerStatus": {}, "trainwright": {"gang": {"waits": waits} if waits else {"met": True}}}
 
 
 def strict_json(value: Any) -> Any:
-    """The same nest with None for NaN and the infinities, which JSON does not have and strict readers refuse."""
+    """The same nest with None for NaN and infinities, which JSON lacks and strict readers refuse."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -245,11 +244,11 @@ def _present(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Termination:
-    """The final word of a pod, written to its termination message: JSON of at most 4 KiB.
+    """The termination message of a pod: JSON of at most 4 KiB.
 
     ``reason`` is one of Completed, BadConfiguration, BadData, Hang, Preempted, Error. ``error`` is one line.
-    ``checkpoint`` is relative to the output folder. ``ended_by`` is an :class:`EndedBy`, None of a pod that ended well
-    or whose image is older than it.
+    ``checkpoint`` is relative to the output folder. ``ended_by`` is an :class:`EndedBy`; None if the pod succeeded, or
+    if its image predates this field.
     """
 
     reason: str
@@ -265,7 +264,7 @@ class Termination:
     ended_by: str | None = None
 
     def to_json(self) -> str:
-        """At most 4 KiB: metrics are dropped last-first, then the error is cut and says so."""
+        """At most 4 KiB: drops metrics from the last one, then truncates the error and marks it as truncated."""
         metrics, error, room = dict(self.metrics), self.error, len(self.error or "")
         while True:
             data = {**asdict(self), "metrics": metrics, "error": error}
@@ -280,11 +279,11 @@ class Termination:
 
     @staticmethod
     def from_json(text: str) -> Termination | None:
-        """None when the text is not a termination message of ours (a user's own image may write anything)."""
+        """None if the text is not such a message, because a user's own image may write anything."""
         try:
             data = json.loads(text)
             known = {key: data[key] for key in Termination.__dataclass_fields__ if key in data}
-            word = Termination(**known)
+            message = Termination(**known)
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
-        return word if word.error is None or isinstance(word.error, str) else None
+        return message if message.error is None or isinstance(message.error, str) else None

@@ -1,4 +1,4 @@
-"""What the arguments say of this process: device, rank, how many there are. torch is imported when first asked."""
+"""The properties of this process: device, rank, world size. torch is imported on first use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LEVELS["detail"] = logging.DEBUG
 
 
 class Devices:
-    """The process and its place among the others; joining them is done once, when first needed."""
+    """The device and the rank of this process, which joins the process group once, on first use."""
 
     per_device_train_batch_size: int
     per_device_eval_batch_size: int
@@ -45,23 +45,23 @@ class Devices:
 
     @property
     def train_batch_size(self) -> int:
-        """Samples that this process takes in one forward pass of training."""
+        """The number of samples of this process in one forward pass of training."""
         return self.per_device_train_batch_size * max(1, self.n_gpu)
 
     @property
     def eval_batch_size(self) -> int:
-        """Samples that this process takes in one forward pass of evaluation."""
+        """The number of samples of this process in one forward pass of evaluation."""
         return self.per_device_eval_batch_size * max(1, self.n_gpu)
 
     @property
     def ddp_timeout_delta(self) -> timedelta:
-        """``ddp_timeout`` as ``torch.distributed`` wants it."""
+        """``ddp_timeout`` for ``torch.distributed``."""
         return timedelta(seconds=self.ddp_timeout)
 
     def _take_state(self) -> None:
-        """Sets up accelerate's state where something else of accelerate is in use, such as its logging.
+        """Sets up accelerate's state if the program has imported accelerate, for example for its logging.
 
-        A program that has not imported accelerate cannot ask it, and does not wait for torch here.
+        Other programs cannot use that state, and do not wait for the import of torch here.
         """
         state = sys.modules.get("accelerate.state")
         configured = state is not None and bool(state.PartialState._shared_state)
@@ -83,23 +83,23 @@ class Devices:
         return self._joined()
 
     def _joined(self) -> Any:
-        """The process group, on the device that the pool promises and torch has."""
+        """Joins the process group, after checking that the pool's device is there."""
         from trainwright.devices import check, report, tpu, xla
 
         if not self.use_cpu:
             check.require()
         if xla.is_used():
-            xla.begin(self.use_cpu)
+            xla.initialize(self.use_cpu)
         native_tpu = not self.use_cpu and tpu.is_used()
         state = tpu.join(self.ddp_timeout_delta) if native_tpu else self._join()
-        report.tell(state.device, int(state.process_index), max(0, int(state.local_process_index)))
+        report.log_device(state.device, int(state.process_index), max(0, int(state.local_process_index)))
         return state
 
     def _join(self) -> Any:
         from accelerate.state import PartialState
 
         cpu = self.use_cpu or _no_accelerator()
-        backend = self.ddp_backend if launched() else None  # a process alone talks to nobody
+        backend = self.ddp_backend if launched() else None  # a single process needs no backend
         try:
             return PartialState(cpu=cpu, backend=backend, timeout=self.ddp_timeout_delta)
         except ValueError as error:
@@ -109,26 +109,26 @@ class Devices:
 
     @property
     def device(self) -> torch.device:
-        """Where this process computes."""
+        """The device of this process."""
         return self._setup_devices
 
     @cached_property
     def _setup_devices(self) -> torch.device:
-        """The device, when this process has joined the others; a subclass may have its own way to do so."""
+        """Joins the process group and returns the device; a subclass may override it."""
         device: torch.device = self.distributed_state.device
         return device
 
     @property
     def n_gpu(self) -> int:
-        """Accelerators that this process drives: none on a CPU, under torch_xla those of its host, otherwise one.
+        """The number of accelerators of this process: 0 on a CPU, those of its host under torch_xla, otherwise 1.
 
-        Several need a launcher, which starts a process for each.
+        Several accelerators need a launcher, which starts a process for each.
         """
         return self._n_gpu
 
     @cached_property
     def _n_gpu(self) -> int:
-        """Scripts set it to tell otherwise."""
+        """Scripts may set this attribute."""
         if self.device.type == "xla":
             from trainwright.devices import xla
 
@@ -137,7 +137,7 @@ class Devices:
 
     @property
     def parallel_mode(self) -> ParallelMode:
-        """How the processes work together."""
+        """The kind of parallelism between the processes."""
         if self.device.type == "xla":
             return ParallelMode.TPU
         alone = self.distributed_state.distributed_type == "NO"
@@ -145,22 +145,22 @@ class Devices:
 
     @property
     def world_size(self) -> int:
-        """Processes that train together."""
+        """The number of processes that train together."""
         return int(self.distributed_state.num_processes)
 
     @property
     def process_index(self) -> int:
-        """Rank of this process among all."""
+        """The rank of this process."""
         return int(self.distributed_state.process_index)
 
     @property
     def local_process_index(self) -> int:
-        """Rank of this process among those of its node."""
+        """The rank of this process within its node."""
         return max(0, int(self.distributed_state.local_process_index))  # -1 under torch_xla without a launcher
 
     @property
     def should_log(self) -> bool:
-        """Whether this process logs at ``log_level`` (the others do at ``log_level_replica``)."""
+        """Whether this process logs at ``log_level``; the others log at ``log_level_replica``."""
         return (self.local_process_index if self.log_on_each_node else self.process_index) == 0
 
     @property
@@ -170,7 +170,7 @@ class Devices:
 
     @property
     def _no_sync_in_gradient_accumulation(self) -> bool:
-        """Whether ranks may wait with their exchange of gradients until the last micro-batch of a step."""
+        """Whether ranks may delay the reduction of gradients until the last micro-batch of a step."""
         return True
 
     @property
@@ -179,15 +179,15 @@ class Devices:
         return None
 
     def get_process_log_level(self) -> int:
-        """The level of ``logging`` for this process: ``log_level`` where it logs, otherwise ``log_level_replica``."""
-        word = self.log_level if self.should_log else self.log_level_replica
-        return logger.getEffectiveLevel() if word == "passive" else _LEVELS[word]
+        """The log level of this process: ``log_level`` if ``should_log``, otherwise ``log_level_replica``."""
+        level = self.log_level if self.should_log else self.log_level_replica
+        return logger.getEffectiveLevel() if level == "passive" else _LEVELS[level]
 
     @contextmanager
     def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:
-        """Lets the main process do ``desc`` (a word for the debug log) before the others, who find it done.
+        """Runs the body in the main process first, then in the others; ``desc`` names the work in the debug log.
 
-        ``local`` means the main process of each node, for work whose result stays on the node; otherwise rank 0.
+        ``local`` means the main process of each node, for results that are local to the node; otherwise rank 0.
         """
         state = self.distributed_state
         first = state.is_local_main_process if local else state.is_main_process
@@ -198,25 +198,25 @@ class Devices:
             yield
         finally:
             if first:
-                logger.debug("%d: %s is done, the others go on", self.process_index, desc)
+                logger.debug("%d: %s is done, the others continue", self.process_index, desc)
                 state.wait_for_everyone()
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
-        """``warmup_steps`` as a number of steps: a share below 1 is rounded up."""
+        """``warmup_steps`` as a number of steps; a value below 1 is a fraction of all steps, rounded up."""
         return int(self.warmup_steps) if self.warmup_steps >= 1 else math.ceil(num_training_steps * self.warmup_steps)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or a pickle finds its own process group: that of this process means nothing elsewhere."""
+        """Leaves out the process group and the device, because they are only valid in this process."""
         return {name: value for name, value in self.__dict__.items() if name not in _OF_THIS_PROCESS}
 
 
 def launched() -> bool:
-    """Whether a launcher started this process as one of several, by torchrun's environment or by MPI's."""
+    """Whether a launcher started this process, by the environment of torchrun or MPI."""
     return any(name in os.environ for name in ("LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"))
 
 
 def _no_accelerator() -> bool:
-    """accelerate forms a gang of CPU processes only where the CPU was asked for; else each rank would train alone."""
+    """Whether ``cpu`` must be requested: accelerate only joins CPU processes then; else each rank would train alone."""
     import torch
 
     return not torch.accelerator.is_available()

@@ -1,1 +1,1 @@
-"""Callbacks, the events that a Trainer tells them of, and the state that it shows them."""
+"""Callbacks, the events of a Trainer that they receive, and the state that they see."""

@@ -1,7 +1,7 @@
-"""Callbacks: what happens at the events of a run, and the handler that calls only those who listen.
+"""Callbacks for the events of a run, and the handler, which calls only the callbacks that listen to an event.
 
-An event has a listener when the callback's class defines a method for it other than the empty one of the base class,
-ours or that of transformers. An event without listeners costs the loop one look at an empty tuple.
+A callback listens to an event if its class overrides the empty method of the base class (ours or that of transformers).
+An event without listeners costs the loop only a lookup of an empty tuple.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TrainerCallback:
     """Base class. Each event gets ``(args, state, control, **kwargs)`` and may return the control it changed.
 
     ``kwargs`` holds model, processing_class, optimizer, lr_scheduler, train_dataloader and eval_dataloader, and
-    ``logs`` or ``metrics`` where the event has them.
+    ``logs`` or ``metrics`` if the event has them.
     """
 
     def on_init_end(
@@ -40,7 +40,7 @@ class TrainerCallback:
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl | None:
-        """Training is over, the best model loaded if that was asked for."""
+        """Training has ended; the best model is loaded if ``load_best_model_at_end`` is set."""
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -65,12 +65,12 @@ class TrainerCallback:
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl | None:
-        """The optimizer stepped; the gradients are still there."""
+        """The optimizer has stepped; the gradients are not cleared yet."""
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl | None:
-        """A micro-batch is done that is not the last of its global batch."""
+        """A micro-batch is done, but not the last of its global batch."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -115,7 +115,7 @@ class TrainerCallback:
 
 EVENTS = tuple(name for name in vars(TrainerCallback) if name.startswith("on_"))
 
-# What a switch is reset by: the handler's method for the event, before it asks the listeners.
+# Event -> the switches that the handler resets before it calls the listeners.
 _RESETS = {
     "on_train_begin": ("should_training_stop",),
     "on_epoch_begin": ("should_epoch_stop",),
@@ -133,10 +133,10 @@ def listens(callback: Any, event: str) -> bool:
 
 
 class CallbackHandler(TrainerCallback):
-    """The callbacks of a Trainer in their order, and for each event those that listen.
+    """The callbacks of a Trainer in their order, and the listeners of each event.
 
-    The run calls the method of each event, which resets the switches of the event and then goes to ``call_event``; a
-    subclass may have its own of either.
+    The run calls the method of an event, which resets the event's switches and then calls ``call_event``. A subclass
+    may override either.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class CallbackHandler(TrainerCallback):
     ) -> None:
         self.callbacks: list[Any] = []
         self._listeners: dict[str, tuple[Any, ...]] = {}
-        self._asked: list[Any] | None = None
+        self._scanned: list[Any] | None = None
         self.model = model
         self.processing_class = processing_class
         self.optimizer = optimizer
@@ -155,7 +155,7 @@ class CallbackHandler(TrainerCallback):
             self.add_callback(callback)
         if not any("DefaultFlowCallback" in {base.__name__ for base in type(c).__mro__} for c in self.callbacks):
             logger.warning(
-                "no DefaultFlowCallback among the callbacks (%s): nothing will log, evaluate, save or stop the run",
+                "the callbacks (%s) include no DefaultFlowCallback: nothing will log, evaluate, save or stop the run",
                 self.callback_list,
             )
 
@@ -163,31 +163,31 @@ class CallbackHandler(TrainerCallback):
         """Append a callback, or an instance of a callback class."""
         added = callback() if isinstance(callback, type) else callback
         if type(added) in {type(present) for present in self.callbacks}:
-            logger.warning("a %s is already among the callbacks; now there are two", type(added).__name__)
+            logger.warning("there is already a %s; now there are two", type(added).__name__)
         self.callbacks.append(added)
 
     def pop_callback(self, callback: Any) -> Any:
         """Remove and return the first callback that is, or is an instance of, ``callback``; None without one."""
         for present in self.callbacks:
-            if _is_of(present, callback) if isinstance(callback, type) else present == callback:
+            if _is_instance(present, callback) if isinstance(callback, type) else present == callback:
                 self.callbacks.remove(present)
                 return present
         return None
 
     def remove_callback(self, callback: Any) -> None:
-        """As :meth:`pop_callback`; an instance that is not there raises ValueError."""
+        """Like :meth:`pop_callback`, but raises ValueError for an instance that is not registered."""
         if self.pop_callback(callback) is None and not isinstance(callback, type):
-            raise ValueError(f"{type(callback).__name__} is not among the callbacks: {self.callback_list}")
+            raise ValueError(f"{type(callback).__name__} is not one of the callbacks: {self.callback_list}")
 
     @property
     def listeners(self) -> dict[str, tuple[Any, ...]]:
-        """Who listens to which event; found out anew where somebody has changed ``callbacks`` since."""
-        if self._asked != self.callbacks:
-            self._ask()
+        """The listeners of each event; updated when ``callbacks`` has changed."""
+        if self._scanned != self.callbacks:
+            self._scan()
         return self._listeners
 
-    def _ask(self) -> None:
-        self._asked = list(self.callbacks)
+    def _scan(self) -> None:
+        self._scanned = list(self.callbacks)
         self._listeners = {
             event: tuple(callback for callback in self.callbacks if listens(callback, event)) for event in EVENTS
         }
@@ -197,9 +197,9 @@ class CallbackHandler(TrainerCallback):
         return ", ".join(type(callback).__name__ for callback in self.callbacks)
 
     def call_event(self, event: str, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl:
-        """Ask every listener in order; each sees the control that the one before it returned."""
-        if self._asked != self.callbacks:  # as :attr:`listeners`, four times a step
-            self._ask()
+        """Call every listener in order; each gets the control that the previous one returned."""
+        if self._scanned != self.callbacks:  # inlined from :attr:`listeners`, because it runs four times a step
+            self._scan()
         for callback in self._listeners[event]:
             changed = getattr(callback, event)(
                 args,
@@ -221,18 +221,18 @@ class CallbackHandler(TrainerCallback):
 def _refuse(callback: Any, event: str, returned: Any) -> NoReturn:
     raise UserError(
         f"callbacks: {type(callback).__name__}.{event} returned {type(returned).__name__}; "
-        "return the control that it is given, or nothing"
+        "return the control that it receives, or nothing"
     )
 
 
-def _is_of(present: Any, kind: type) -> bool:
-    """Whether a callback is of a class; those of transformers stand for ours of the same name, in scripts that mix."""
+def _is_instance(present: Any, kind: type) -> bool:
+    """Whether a callback is of a class. A class of transformers also matches ours of the same name."""
     names = {base.__name__ for base in type(present).__mro__} if kind.__module__.startswith("transformers.") else ()
     return isinstance(present, kind) or kind.__name__ in names
 
 
 def _dispatching(event: str) -> Any:
-    """The handler's own method for an event, with what the event tells as its last argument."""
+    """The handler's method for an event; its last argument is what the event brings, metrics or logs."""
     switches = _RESETS.get(event, ())
 
     def plain(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
@@ -257,11 +257,11 @@ for _event in EVENTS:
 
 
 def restore_states(handler: CallbackHandler, control: TrainerControl, states: dict[str, Any]) -> TrainerControl:
-    """Put callbacks, and the control, back into the states that a checkpoint holds, by the names of their classes."""
+    """Restore the states of the callbacks and of the control from a checkpoint, by class name."""
     for name, stored in states.items():
         present = [c for c in [*handler.callbacks, control] if type(c).__name__ == name]
         if not present:
-            logger.warning("the checkpoint has the state of a %s, which is not among the callbacks", name)
+            logger.warning("the checkpoint has the state of a %s, but this run has no such callback", name)
         for callback, state in zip(present, stored if isinstance(stored, list) else [stored], strict=False):
             restored = type(callback).from_state(state)
             if callback is control:

@@ -1,4 +1,4 @@
-"""The callbacks that steer a run: when it logs, evaluates, saves and stops."""
+"""The callbacks that control when a run logs, evaluates, saves and stops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class DefaultFlowCallback(TrainerCallback):
-    """When to log, evaluate, save and stop, by the strategies and intervals of the arguments."""
+    """Decides when to log, evaluate, save and stop, from the strategies and intervals of the arguments."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -52,13 +52,13 @@ class DefaultFlowCallback(TrainerCallback):
 
 
 class EarlyStoppingError(UserError, AssertionError):
-    """The arguments give early stopping nothing to go by."""
+    """The arguments lack what early stopping needs: a metric, or evaluations."""
 
 
 class EarlyStoppingCallback(TrainerCallback, ExportableState):
     """Stops the run after ``early_stopping_patience`` evaluations in a row that did not improve the best metric.
 
-    Better by no more than ``early_stopping_threshold`` counts as no improvement.
+    A difference of at most ``early_stopping_threshold`` is not an improvement.
     """
 
     def __init__(self, early_stopping_patience: int = 1, early_stopping_threshold: float | None = 0.0) -> None:
@@ -91,7 +91,7 @@ class EarlyStoppingCallback(TrainerCallback, ExportableState):
         if not args.load_best_model_at_end:
             logger.warning("EarlyStoppingCallback without load_best_model_at_end: the last model is kept, not the best")
 
-    def on_evaluate(  # type: ignore[override] # as Hugging Face's, which asks for the metrics by name
+    def on_evaluate(  # type: ignore[override] # as in transformers, with the metrics as a parameter
         self,
         args: TrainingArguments,
         state: TrainerState,
@@ -102,7 +102,7 @@ class EarlyStoppingCallback(TrainerCallback, ExportableState):
         name = args.metric_for_best_model or "loss"
         name = name if name.startswith("eval_") else f"eval_{name}"
         if name not in metrics:
-            logger.warning("EarlyStoppingCallback: no %s among the metrics (%s), not counted", name, ", ".join(metrics))
+            logger.warning("EarlyStoppingCallback: the metrics (%s) lack %s; not counted", ", ".join(metrics), name)
             return
         self.check_metric_value(args, state, control, metrics[name])
         if self.early_stopping_patience_counter >= self.early_stopping_patience:

@@ -1,4 +1,4 @@
-"""Where a run stands (``TrainerState``, which a checkpoint keeps) and what it shall do next (``TrainerControl``)."""
+"""The state of a run (``TrainerState``, saved with a checkpoint) and what it does next (``TrainerControl``)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from trainwright.contract import UserError, strict_json
 
 
 class ExportableState:
-    """For callbacks whose state is saved with a checkpoint: JSON values only, never pickles."""
+    """Base for callbacks whose state is saved with a checkpoint: JSON values only, no pickles."""
 
     def state(self) -> dict[str, Any]:
-        """``{"args": keyword arguments of the constructor, "attributes": what is set afterwards}``."""
+        """``{"args": keyword arguments of the constructor, "attributes": attributes that are set afterwards}``."""
         raise NotImplementedError(f"{type(self).__name__} must define state() to be saved with a checkpoint")
 
     @classmethod
@@ -29,7 +29,7 @@ class ExportableState:
 
 @dataclass
 class TrainerControl(ExportableState):
-    """Switches that callbacks set and the loop obeys. Each, but for ``should_training_stop``, is reset by the loop."""
+    """Switches that callbacks set and the loop reads. The loop resets all except ``should_training_stop``."""
 
     should_training_stop: bool = False
     should_epoch_stop: bool = False
@@ -52,10 +52,10 @@ class TrainerControl(ExportableState):
 
 @dataclass
 class TrainerState:
-    """Where a run stands. A step is an optimizer step, however many micro-batches are accumulated in it.
+    """The state of a run. A step is an optimizer step, regardless of the number of its micro-batches.
 
-    ``epoch`` counts whole and part epochs; ``total_flos`` is a float, as it overflows integers of other languages;
-    ``stateful_callbacks`` maps a class name to the state (or states) of the callbacks of that class.
+    ``epoch`` includes fractions of an epoch. ``total_flos`` is a float, because it would overflow the integers of other
+    languages. ``stateful_callbacks`` maps a class name to the state (or states) of the callbacks of that class.
     """
 
     epoch: float | None = 0
@@ -80,8 +80,8 @@ class TrainerState:
     stateful_callbacks: Any = None
 
     local_tokens: ClassVar[int] = 0
-    """Tokens of input that this rank has trained on since ``train`` was called. Counted on the host from shapes,
-    never synchronised and never saved: times the world size it is what a progress report calls tokens."""
+    """Input tokens that this rank has trained on since ``train`` was called. Counted on the host from shapes, never
+    synchronised and never saved. A progress report multiplies it by the world size."""
 
     def __post_init__(self) -> None:
         if self.log_history is None:
@@ -90,13 +90,13 @@ class TrainerState:
             self.stateful_callbacks = export_states(self.stateful_callbacks or [])
 
     def save_to_json(self, json_path: str | os.PathLike[str]) -> None:
-        """Write this state as indented JSON with sorted keys; null stands for numbers that are not finite."""
+        """Write this state as indented JSON with sorted keys; numbers that are not finite become null."""
         text = json.dumps(strict_json(asdict(self)), indent=2, sort_keys=True, allow_nan=False)
         Path(json_path).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load_from_json(cls, json_path: str | os.PathLike[str]) -> TrainerState:
-        """Raises :class:`UserError` when the file is no trainer state. Keys of other versions are passed over."""
+        """Raises :class:`UserError` if the file is not a trainer state. Keys of other versions are ignored."""
         try:
             data = json.loads(Path(json_path).read_text(encoding="utf-8"))
             state = cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})
@@ -108,7 +108,7 @@ class TrainerState:
         return state
 
     def compute_steps(self, args: Any, max_steps: int) -> None:
-        """Take over the intervals of ``args``; one below 1 is a share of ``max_steps``."""
+        """Copy the intervals of ``args``; one below 1 is a fraction of ``max_steps``."""
         for kind in ("logging_steps", "eval_steps", "save_steps"):
             interval = getattr(args, kind)
             if interval is not None:
@@ -123,17 +123,17 @@ class TrainerState:
 
 
 def _with_nan(entry: dict[str, Any]) -> dict[str, Any]:
-    """A log entry as it was before JSON, which has no NaN, took it away."""
+    """A log entry with NaN restored, which JSON lacks."""
     return {name: math.nan if value is None else value for name, value in entry.items()}
 
 
 def exports_state(callback: Any) -> bool:
-    """Whether a callback's state is saved: ours or transformers', recognised by the two methods."""
+    """Whether a callback's state is saved: it has the two methods, of our base class or that of transformers."""
     return callable(getattr(callback, "state", None)) and callable(getattr(type(callback), "from_state", None))
 
 
 def export_states(callbacks: list[Any]) -> dict[str, Any]:
-    """Class name -> state; a list of states where several callbacks are of one class."""
+    """Class name -> state; a list of states if several callbacks are of one class."""
     states: dict[str, Any] = {}
     for callback in callbacks:
         if not exports_state(callback):

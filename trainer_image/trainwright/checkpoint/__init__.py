@@ -1,1 +1,1 @@
-"""Checkpoints: what one holds, how it reaches the disk whole, and who may write it."""
+"""Checkpoints: what they contain, how they are written atomically, and who may write them."""

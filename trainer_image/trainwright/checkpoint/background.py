@@ -1,14 +1,14 @@
-"""Checkpoints that are written while training goes on: copied to the host at once, brought to the disk by a thread.
+"""Checkpoints that are written while training continues: copied to the host at once, then written by a thread.
 
-One checkpoint is under way at a time: the next one waits for it. All that makes a checkpoint safe (aside, flushed,
-fenced, renamed) is done by the thread as it would be without one; only then are the listeners of ``on_save`` told, and
-only then do older checkpoints go.
+Only one checkpoint is written at a time; the next one waits for it. The thread does everything that makes a checkpoint
+safe (temporary folder, flush, fence, rename), as a synchronous save does. Only afterwards are the ``on_save`` callbacks
+called and older checkpoints deleted.
 
-With several ranks their threads talk through a process group of their own. What the thread of any rank ran into is
-raised on the training thread of every rank before the same step. As in :mod:`trainwright.distributed.preemption` no
-step pays for that: the training thread writes ``begun = step``, *then* looks at ``finished``; the thread sets
-``finished``, *then* reads ``begun``, and the ranks take the maximum. So a step that was begun without a look at
-``finished`` is covered.
+With several ranks, the threads communicate through their own process group. An error in the thread of any rank is
+raised on the training thread of every rank, before the same step. As in :mod:`trainwright.distributed.preemption`, this
+costs the steps nothing: the training thread writes ``begun = step`` and *then* reads ``finished``; the thread sets
+``finished`` and *then* reads ``begun``, and the ranks take the maximum. So a step that began without seeing
+``finished`` is included.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from trainwright.checkpoint.staging import Copy, Stager
 from trainwright.checkpoint.store import CheckpointStore
 from trainwright.distributed.ranks import Ranks
 
-LONGEST_FAREWELL_SECONDS = 30.0
-"""How long a run that failed waits for its last checkpoint, for which it may need a peer that is gone."""
+FAILED_RUN_WAIT_SECONDS = 30.0
+"""How long a failed run waits for its last checkpoint, which may need a peer that is gone."""
 
 
-class Background:
-    """Writes the checkpoints of one call of ``train`` on a thread of its own.
+class BackgroundWriter:
+    """Writes the checkpoints of one call of ``train`` on its own thread.
 
     Args:
-        take: Gives the pieces of a checkpoint as the run stands, through the copies that its argument makes.
+        take: Returns the pieces of a checkpoint of the current state, made from the copies of its argument.
     """
 
     def __init__(self, store: CheckpointStore, take: Callable[[Copy], Snapshot]) -> None:
@@ -43,11 +43,11 @@ class Background:
         self._warming: threading.Thread | None = None
 
     def start(self, step: int, then: Callable[[], None], done: Callable[[], None]) -> None:
-        """Copy the run as it stands and begin to write ``checkpoint-<step>``; all ranks call it together.
+        """Copy the current state and begin to write ``checkpoint-<step>``; all ranks call it together.
 
         Args:
-            then: What the thread does when the checkpoint is there.
-            done: What :meth:`settle` does on the thread that trains, unless the writing failed.
+            then: Called on the writing thread when the checkpoint is complete.
+            done: Called by :meth:`settle` on the training thread, unless the write failed.
         """
         self.settle()
         if self._warming is not None:
@@ -55,32 +55,32 @@ class Background:
         self._save = _Save(self._own_store(), step, self._take(self._stager.copy), then, done)
 
     def _own_store(self) -> CheckpointStore:
-        """The store as the thread sees it: with collectives that do not meet those of the training."""
+        """The store for the writing thread, whose collectives are separate from those of the training."""
         if self._ranks is None:
             self._ranks = self._store.ranks.apart()
         return self._store.seen_by(self._ranks)
 
     def is_due(self, step: int) -> bool:
-        """Whether every rank settles before ``step``, which begins now."""
+        """Whether all ranks must call :meth:`settle` before ``step``, which begins now."""
         if self._save is not None:
             return self._save.is_due(step)
         self._boundaries += 1
-        if self._boundaries == 2:  # the first step is done, and the optimizer has its state
+        if self._boundaries == 2:  # after the first step the optimizer has its state
             self._warm_up()
         return False
 
     def _warm_up(self) -> None:
-        """Touch the memory for the copies beside the training, so that the first checkpoint need not wait for it."""
+        """Allocate the memory for the copies in a thread, so that the first checkpoint does not wait for it."""
         states: list[tuple[str, Any]] = []
         self._take(lambda name, state: states.append((name, state)))
         self._warming = threading.Thread(target=lambda: [self._stager.copy(*state) for state in states], daemon=True)
         self._warming.start()
 
     def settle(self) -> None:
-        """Wait until the checkpoint under way, if any, is there. All ranks call it before the same step.
+        """Wait until the current checkpoint, if any, is complete. All ranks call it before the same step.
 
         Raises:
-            UserError: It could not be written; the same error on every rank.
+            UserError: The checkpoint could not be written; the same error on every rank.
         """
         save, self._save = self._save, None
         if save is not None:
@@ -91,19 +91,19 @@ class Background:
     def is_writing(self) -> bool:
         return self._save is not None
 
-    def __enter__(self) -> Background:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Waits for what is under way. After an error not for ever: it may need a peer that is gone."""
+        """Waits for the current checkpoint, but only for a limited time after an error: a peer may be gone."""
         if kind is None:
             self.settle()
         elif self._save is not None:
-            self._save.thread.join(LONGEST_FAREWELL_SECONDS)
+            self._save.thread.join(FAILED_RUN_WAIT_SECONDS)
 
 
 class _Save:
-    """One checkpoint under way."""
+    """One checkpoint that is being written."""
 
     def __init__(
         self, store: CheckpointStore, step: int, pieces: Snapshot, then: Callable[[], None], done: Callable[[], None]
@@ -118,7 +118,7 @@ class _Save:
         self.thread.start()
 
     def _write_at_once(self, pieces: list[Piece]) -> None:
-        """A failure here is the thread's to tell, as the other ranks' threads wait for it."""
+        """Let the thread raise an error that occurs here, because the threads of the other ranks wait for it."""
         try:
             with self._store.explained(f"save checkpoint-{self._step}"):
                 self._part.open()
@@ -131,7 +131,7 @@ class _Save:
         try:
             self._store.write(self._step, self._later, self._part)
             self._then()
-        except BaseException as error:  # told on the thread that trains
+        except BaseException as error:  # raised later, on the training thread
             self._error = error
         self._finished = True
         try:

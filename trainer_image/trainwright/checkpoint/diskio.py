@@ -1,8 +1,8 @@
-"""Bytes that are really on the disk, and one clear line when they cannot be.
+"""Durable writes with checksums, and disk errors as one clear line.
 
-Flushing waits for the device and summing for the processor, so each file is summed up in one thread while another waits
-for its flush. The sum is CRC-32, as in the files that torch writes: it shall tell what a crash or a disk damaged, not
-withstand an attacker, and SHA-256 is four times slower (1.6 against 6.7 GiB/s on a machine with SHA instructions).
+A flush waits for the device and a checksum for the processor, so one thread computes the checksum of a file while
+another flushes it. The checksum is CRC-32, as in torch's files. It detects damage by a crash or a disk, not by an
+attacker; SHA-256 would be four times slower (1.6 against 6.7 GiB/s on a machine with SHA instructions).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from trainwright.contract import UserError
 
-_MENDS = {
+_FIXES = {
     errno.ENOSPC: "the disk is full; free space, take a larger volume, or keep fewer checkpoints (save_total_limit)",
     errno.EDQUOT: "the disk quota is used up; free space or keep fewer checkpoints (save_total_limit)",
     errno.EFBIG: "a file grew beyond the size allowed here; raise the limit or save elsewhere",
@@ -58,14 +58,14 @@ def flush_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot flush a folder, and need not
+        if error.errno != errno.EINVAL:  # some network file systems do not support, or need, this flush
             raise
     finally:
         os.close(descriptor)
 
 
 def crc32_of(path: Path) -> str:
-    """Eight hexadecimal digits."""
+    """The checksum of a file, as eight hexadecimal digits."""
     checksum, buffer = 0, bytearray(1 << 20)
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -74,7 +74,7 @@ def crc32_of(path: Path) -> str:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """Replace a small file so that a reader finds the old text or the new one, never half of either."""
+    """Replace a small file atomically: a reader finds the old text or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with open(aside, "w", encoding="utf-8") as file:
         file.write(text)
@@ -86,27 +86,27 @@ def write_durably(path: Path, text: str) -> None:
 
 @contextmanager
 def explained(what: str, aftermath: Callable[[], str]) -> Iterator[None]:
-    """Turn a failure of the disk into a :class:`UserError` of one line; any other error passes as it is."""
+    """Turn a disk error into a :class:`UserError` of one line; other errors are not changed."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        mend = _mend(error)
-        if mend is None:
+        fix = _fix_for(error)
+        if fix is None:
             raise
-        raise UserError(f"{what}: {mend}; {aftermath()}") from error
+        raise UserError(f"{what}: {fix}; {aftermath()}") from error
 
 
-def _mend(error: BaseException | None) -> str | None:
-    """What to do about an error or about the one behind it.
+def _fix_for(error: BaseException | None) -> str | None:
+    """How to fix an error or its cause.
 
-    torch's writer fails a second time while it closes the file, and writers in Rust leave of the errno only its words.
+    torch's writer raises a second error while it closes the file, and writers in Rust report the errno only as text.
     """
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _MENDS:
-            return _MENDS[error.errno]
+        if isinstance(error, OSError) and error.errno in _FIXES:
+            return _FIXES[error.errno]
         if any(code in str(error) for code in _RUST_ENOSPC):
-            return _MENDS[errno.ENOSPC]
+            return _FIXES[errno.ENOSPC]
         error = error.__cause__ or error.__context__
     return None

@@ -1,9 +1,8 @@
-"""Who may write to an output: its owner, and of the owner's attempts only the newest.
+"""Who may write to an output: only its owner, and only the newest attempt of the owner.
 
-An attempt that lost its node may still be alive when its successor starts. The successor leaves its claim in the
-output before it reads anything there, and a writer looks for newer claims just before it gives a checkpoint its name:
-the older one then stops. Each claim is a file of its own, so two attempts that start together cannot overwrite one
-another's.
+An attempt that lost its node may still run when its successor starts. The successor writes its claim into the output
+before it reads from there. Just before a writer renames a checkpoint into place, it checks for newer claims; the older
+attempt then stops. Each claim is a separate file, so two attempts that start together do not overwrite each other's.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ class Fence:
 
     Args:
         output: The output folder.
-        owner: What no other job has, its uid; None for a plain run, which claims nothing.
-        attempt: Counts up from 1 within the owner.
-        job: What people call the owner: namespace/name.
+        owner: The unique id of the job; None for a run without a job, which claims nothing.
+        attempt: The number of the owner's attempt, from 1.
+        job: The name of the owner for messages: namespace/name.
     """
 
     def __init__(self, output: Path, owner: str | None, attempt: int, job: str = "") -> None:
@@ -37,20 +36,20 @@ class Fence:
         self._folder = output / FOLDER
 
     def claim(self, adopt: bool, holds_checkpoints: bool) -> None:
-        """Leave this attempt's claim.
+        """Write this attempt's claim.
 
         Raises:
-            UserError: The output holds checkpoints that are not this owner's, or a newer attempt was here.
+            UserError: The output holds checkpoints of another owner, or a newer attempt has claimed it.
         """
         if self.owner is None:
             return
         holder = self._holder()
         if holder != self.owner:
             if holds_checkpoints and not adopt:
-                whose = f"of {self._in_words(holder)}" if holder else "that no TrainingJob wrote"
+                whose = f"of {self._describe(holder)}" if holder else "that no TrainingJob wrote"
                 raise UserError(
                     f"{self.output}: holds checkpoints {whose}; choose another output or subPath, "
-                    "or set output.adopt: true to go on from them"
+                    "or set output.adopt: true to resume from them"
                 )
             self._take_over()
         self.check()
@@ -72,7 +71,7 @@ class Fence:
         holder = self._holder()
         if holder != self.owner:
             raise UserError(
-                f"{self.output}: was taken over by {self._in_words(holder)}; this one ({self.job or self.owner}) stops "
+                f"{self.output}: was taken over by {self._describe(holder)}; this job ({self.job or self.owner}) stops "
                 "writing to it"
             )
         newest = self._newest_attempt()
@@ -90,15 +89,15 @@ class Fence:
             return "(unreadable claim)"
         return holder
 
-    def _in_words(self, holder: str | None) -> str:
-        """A uid tells a person nothing: the job by its name, and since when, for it may have this very name."""
+    def _describe(self, holder: str | None) -> str:
+        """The job's name instead of its uid, with the time of the claim, because another job may have the same name."""
         try:
             claim = json.loads((self._folder / OWNER_FILE).read_text(encoding="utf-8"))
             job, since = claim["job"], claim["since"]
         except (OSError, ValueError, KeyError, TypeError):  # written by an older release
             return f"the job {holder}"
-        told = f"the job {job}, which began to write here at {since}"
-        return f"{told} and was another than this one of the same name (uid {holder})" if job == self.job else told
+        text = f"the job {job}, which began to write here at {since}"
+        return f"{text} and is another job with the same name (uid {holder})" if job == self.job else text
 
     def _newest_attempt(self) -> int:
         claims = (name.removeprefix("attempt-") for name in os.listdir(self._folder))

@@ -1,7 +1,7 @@
-"""One rank's files of a checkpoint, written aside: several at a time, and on the disk before anybody hears of them.
+"""One rank's files of a checkpoint, written in parallel to a temporary folder and flushed before they are committed.
 
-Writing, summing and flushing wait for different things, so the pieces of a checkpoint are written in threads, and each
-is flushed and summed up as soon as it is whole, while the others are being written.
+Writes, checksums and flushes wait for different resources. So threads write the pieces of a checkpoint, and each piece
+gets its checksum and its flush as soon as it is complete, while others are still being written.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 from trainwright.checkpoint.diskio import flush_tree
 
 Piece = Callable[[Path], None]
-"""Writes some files of a checkpoint into the empty folder that it is given; no two pieces write the same names."""
+"""Writes some files of a checkpoint into the given empty folder; no two pieces write files of the same name."""
 
 
 class Part:
-    """The folder that a rank writes its files into, until the leader moves them to their place.
+    """The folder into which a rank writes its files, until the leader moves them into the checkpoint.
 
     Attributes:
-        files: Name in the checkpoint -> its path below ``folder``, size and checksum, once it is on the disk.
+        files: Name in the checkpoint -> path below ``folder``, size and checksum, once the file is on the disk.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,7 +31,7 @@ class Part:
         self._pieces = 0
 
     def open(self) -> None:
-        """An empty folder, whatever a killed writer left there."""
+        """Create the empty folder, removing what a killed writer left there."""
         self.remove()
         self.folder.mkdir(parents=True)
 
@@ -39,7 +39,7 @@ class Part:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def write(self, pieces: Sequence[Piece]) -> None:
-        """Write ``pieces`` side by side, the first on this thread; returns when all of them are on the disk."""
+        """Write ``pieces`` in parallel, the first on this thread; returns when all of them are on the disk."""
         if not pieces:
             return
         numbers = range(self._pieces, self._pieces + len(pieces))

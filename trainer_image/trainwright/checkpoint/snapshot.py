@@ -1,14 +1,14 @@
-"""What one checkpoint holds of a run, in the files of Hugging Face's Trainer, and how a run goes on from it.
+"""The contents of a checkpoint, in the files of Hugging Face's Trainer, and how a run resumes from them.
 
-``model.safetensors`` with ``config.json`` and tokenizer where there are any, ``optimizer.pt``, ``scheduler.pt``,
-``scaler.pt``, ``trainer_state.json``, ``rng_state.pth`` (``rng_state_<rank>.pth`` when there are several). Beside them
-two of our own: ``training_args.json``, and ``data_state.pt`` (or ``data_state_<rank>.pt``). ``training_args.bin``, a
-pickle, is written for scripts that look into it, without tokens, and never read.
-Everything is read with ``weights_only=True``: a checkpoint can run no code.
+The files are ``model.safetensors`` with ``config.json`` and the tokenizer, if any, ``optimizer.pt``, ``scheduler.pt``,
+``scaler.pt``, ``trainer_state.json``, and ``rng_state.pth`` (``rng_state_<rank>.pth`` with several ranks). We add
+``training_args.json``, and ``data_state.pt`` (or ``data_state_<rank>.pt``). ``training_args.bin``, a pickle without
+tokens, is written for scripts that read it; we never do. All files are read with ``weights_only=True``, so a checkpoint
+cannot run code.
 
-To resume: the weights, then :func:`load_training_state` once optimizer and scheduler exist; and as the very last thing
-before the first batch is drawn, :func:`restore_position`, so that nothing in between (callbacks, an evaluation) moves
-the generators.
+To resume, load the weights, then call :func:`load_training_state` when the optimizer and the scheduler exist. Call
+:func:`restore_position` last, just before the first batch is drawn, so that nothing in between (callbacks, an
+evaluation) changes the state of the generators.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trainwright.arguments.errors import hidden
 from trainwright.checkpoint.part import Piece
 from trainwright.checkpoint.staging import Copy, Stager, as_it_is
 from trainwright.checkpoint.store import MANIFEST
-from trainwright.checkpoint.weights import save_weights, takes_state
+from trainwright.checkpoint.weights import accepts_state_dict, save_weights
 from trainwright.contract import UserError
 from trainwright.data.epochs import Epochs
 from trainwright.data.place import draws_alike, has_own_shards
@@ -43,17 +43,17 @@ OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 TRAINER_STATE = "trainer_state.json"
 TRAINING_ARGS, PICKLED_ARGS = "training_args.json", "training_args.bin"
 WRITING = threading.local()
-"""``keeps``, while a piece is written by a method of the Trainer: whether it is kept; each thread has its own."""
+"""``keeps`` is set while a method of the Trainer writes a piece: whether this rank keeps the files. Per thread."""
 SAVERS = {
     "_save_optimizer_and_scheduler": (OPTIMIZER, SCHEDULER),
     "_save_scaler": (SCALER,),
     "_save_rng_state": ("rng_state",),
 }
-"""Methods of the Trainer that a subclass may override -> what the names of their files begin with."""
+"""Methods of the Trainer that a subclass may override -> the prefixes of the names of their files."""
 
 
 class Snapshot(NamedTuple):
-    """What this rank writes of a checkpoint: at once, and from copies or while the model stands still."""
+    """The pieces that this rank writes: at once, or later (from copies, or while training is paused)."""
 
     at_once: list[Piece]
     later: list[Piece]
@@ -63,9 +63,9 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
     """This rank's pieces of a checkpoint of ``trainer``, between two steps.
 
     Args:
-        leader: Whether this rank also writes what all ranks share.
-        copy: Takes what changes while the model is trained, if that goes on before ``later`` is written. What cannot
-            be written from a copy is in ``at_once``: tokenizers, and models that write only themselves.
+        leader: Whether this rank also writes the files that all ranks share.
+        copy: Copies the state that training changes, if training continues before ``later`` is written. Pieces that
+            cannot be written from a copy are in ``at_once``: tokenizers, and models that can only save themselves.
     """
     if copy is as_it_is and trainer.args.device.type == "xla":
         copy = Stager().copy
@@ -75,10 +75,10 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
     if own:
         (later if copy is as_it_is else at_once).append(partial(_save_by, _savers(trainer, own, leader)))
     if leader and not {"save_model", "_save"} & set(own):
-        copies = copy is not as_it_is and takes_state(trainer.model)
+        copies = copy is not as_it_is and accepts_state_dict(trainer.model)
         state = copy("model", trainer._strategy.state("model", trainer.model)) if copies else None
         (later if copies or copy is as_it_is else at_once).append(partial(save_weights, trainer.model, state=state))
-        at_once.append(partial(_save_beside, trainer))
+        at_once.append(partial(_save_small_files, trainer))
     elif leader:
         at_once.append(partial(_save_state, trainer))
     if not trainer.args.save_only_model:
@@ -89,9 +89,9 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
 
 
 def _savers(trainer: Any, own: list[str], leader: bool) -> list[tuple[Callable[[str], None], bool]]:
-    """The methods that a subclass overrides, and whether this rank keeps what they write; in their order.
+    """The save methods that a subclass overrides, and whether this rank keeps their files.
 
-    All ranks call all of them in one order, on one thread, as they may ask each other.
+    All ranks call them in the same order and on one thread, because they may use collectives.
     """
     savers: list[tuple[Callable[[str], None], bool]] = []
     if {"save_model", "_save"} & set(own):
@@ -114,25 +114,25 @@ def _save_by(savers: list[tuple[Callable[[str], None], bool]], folder: Path) -> 
 
 
 def save_model_files(trainer: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
-    """What it takes to use the model elsewhere: weights, configuration, tokenizer; and how it was trained.
+    """Write what is needed to use the model elsewhere (weights, configuration, tokenizer), and its arguments.
 
     Args:
         weights: A ``state_dict`` to write instead of the model's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_weights(trainer.model, folder, weights)
-    _save_beside(trainer, folder, state=False)
+    _save_small_files(trainer, folder, state=False)
 
 
 def save_training_state(trainer: Any, folder: Path, stems: tuple[str, ...], leader: bool) -> None:
-    """Those files of the optimizer, the schedule, the scaler and the generators whose names begin with ``stems``."""
+    """Write the files of optimizer, schedule, scaler and generators whose names begin with one of ``stems``."""
     folder.mkdir(parents=True, exist_ok=True)
     states = _training_state(trainer, leader)
     _save_all({name: state for name, state in states.items() if name.startswith(stems)}, folder)
 
 
-def _save_beside(trainer: Any, folder: Path, state: bool = True) -> None:
-    """The small files: tokenizer, arguments and, in a checkpoint, where the run stands."""
+def _save_small_files(trainer: Any, folder: Path, state: bool = True) -> None:
+    """The tokenizer, the arguments and, in a checkpoint, the trainer state."""
     processing = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
     if processing is not None:
         processing.save_pretrained(folder)
@@ -144,7 +144,7 @@ def _save_beside(trainer: Any, folder: Path, state: bool = True) -> None:
 
 
 def arguments_as_json(args: Any) -> str:
-    """The arguments as a checkpoint tells them; an object in the dict of transformers' own is told by its dict."""
+    """The arguments as JSON for a checkpoint; an object with ``to_dict`` becomes its dict."""
     return json.dumps(args.to_dict(), indent=2, sort_keys=True, default=_plain)
 
 
@@ -153,13 +153,13 @@ def _plain(value: Any) -> Any:
 
 
 def _pickled(args: Any) -> bytes | None:
-    """The arguments as ``torch.save`` writes them, tokens hidden; None where their class cannot be pickled."""
-    told, file = duplicate(args), io.BytesIO()
-    for name, value in vars(told).items():
+    """The arguments as ``torch.save`` writes them, with tokens hidden; None if their class cannot be pickled."""
+    copied, file = duplicate(args), io.BytesIO()
+    for name, value in vars(copied).items():
         if name.endswith("_token") and value is not None:
-            setattr(told, name, hidden(name))
+            setattr(copied, name, hidden(name))
     try:
-        torch.save(told, file)
+        torch.save(copied, file)
     except (pickle.PicklingError, AttributeError, TypeError):
         return None
     return file.getvalue()
@@ -170,7 +170,7 @@ def _save_state(trainer: Any, folder: Path) -> None:
 
 
 def _training_state(trainer: Any, leader: bool) -> dict[str, Any]:
-    """File name -> what it holds."""
+    """File name -> its contents."""
     states = {name: _state_of(trainer, name, part) for name, part in _parts(trainer).items()} if leader else {}
     states[_of_rank("rng_state", "pth", trainer)] = rng_state()
     position = None if trainer._epochs is None else trainer._epochs.state_dict()
@@ -189,7 +189,7 @@ def _save_all(states: dict[str, Any], folder: Path) -> None:
 
 @contextmanager
 def _single_checksum() -> Iterator[None]:
-    """The manifest has a checksum of every file, so torch need not take half of its time for another one."""
+    """Disable torch's checksum, which takes half of its time, because the manifest has one of every file."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
@@ -199,7 +199,7 @@ def _single_checksum() -> Iterator[None]:
 
 
 def _parts(trainer: Any) -> dict[str, Any]:
-    """File name -> what has a ``state_dict`` to be saved in it, where the run has such a thing."""
+    """File name -> the object whose ``state_dict`` it holds, for those that the run has."""
     scaler = getattr(trainer, "scaler", None) or getattr(trainer.accelerator, "scaler", None)
     parts = {OPTIMIZER: trainer.optimizer, SCHEDULER: trainer.lr_scheduler, SCALER: scaler}
     return {name: part for name, part in parts.items() if part is not None}
@@ -215,22 +215,22 @@ def _of_rank(stem: str, suffix: str, trainer: Any) -> str:
 
 
 def _save(value: Any, path: Path) -> None:
-    """Through a file of Python's own: torch's writer forgets that the disk was full."""
+    """Writes through a Python file, because torch's own writer does not report a full disk."""
     with open(path, "wb") as file:
         torch.save(value, file)
 
 
-def starts_afresh(trainer: Any, folder: Path) -> list[str]:
-    """What a run has, and the checkpoint in ``folder`` does not hold; in words."""
+def missing_state(trainer: Any, folder: Path) -> list[str]:
+    """The parts of the run's state that the checkpoint in ``folder`` lacks, as text for a message."""
     scaler = getattr(trainer, "scaler", None)
-    words = {OPTIMIZER: "the optimizer", SCHEDULER: "the schedule", TRAINER_STATE: "the count of steps"}
-    words |= {} if scaler is None else {SCALER: "the scaler"}
-    absent = [word for name, word in words.items() if not (folder / name).is_file()]
+    parts = {OPTIMIZER: "the optimizer", SCHEDULER: "the schedule", TRAINER_STATE: "the count of steps"}
+    parts |= {} if scaler is None else {SCALER: "the scaler"}
+    absent = [part for name, part in parts.items() if not (folder / name).is_file()]
     return absent if any(folder.glob("rng_state*.pth")) else [*absent, "the random generators"]
 
 
 def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OPTIMIZER, SCHEDULER, SCALER)) -> None:
-    """Optimizer, scheduler and scaler, where they were saved, for a model whose weights are loaded already."""
+    """Load the optimizer, the scheduler and the scaler, if saved. The weights must be loaded before."""
     folder = Path(folder)
     found = {name: part for name, part in _parts(trainer).items() if name in names and (folder / name).is_file()}
     for name, part in found.items():
@@ -246,14 +246,14 @@ def restore_position(
     load_rng: Callable[[str], None] | None = None,
     start: int | None = None,
 ) -> None:
-    """Put the data and the random generators where they stood; call it just before the first ``batches(...)``.
+    """Restore the position in the data and the random generators. Call it just before the first ``batches(...)``.
 
     Args:
         load_rng: Loads the state of the generators from the folder; by default :func:`load_rng_state`.
-        start: The sample to begin at, where that is not the first of a batch.
+        start: The sample to begin at, if that is not the first of a batch.
 
-    A checkpoint of another world size has no state for every rank: the order of the samples is that of rank 0, the
-    generators are seeded anew from (seed, step, rank), and a warning says so; ``full_determinism`` refuses it instead.
+    A checkpoint of another world size has no state for every rank. The order of the samples is then that of rank 0, the
+    generators are seeded from (seed, step, rank), and a warning is logged; ``full_determinism`` raises instead.
     """
     folder = Path(folder)
     position = saved_position(trainer, folder) if epochs is not None else None
@@ -272,7 +272,7 @@ def restore_position(
 
 
 def saved_position(trainer: Any, folder: Path) -> dict[str, Any] | None:
-    """How far the data were read: on this rank, or on the first one where there were more or fewer."""
+    """How far this rank had read the data; with another number of ranks, how far the first one had."""
     own = folder / _of_rank("data_state", "pt", trainer)
     is_own = own.is_file() and world_size_of(folder) in (trainer.args.world_size, None)
     file = own if is_own else next(iter(sorted(folder.glob("data_state*.pt"))), None)
@@ -284,7 +284,7 @@ def saved_position(trainer: Any, folder: Path) -> dict[str, Any] | None:
 
 
 def load_rng_state(trainer: Any, folder: str) -> None:
-    """The states of this rank's generators, if the checkpoint holds them."""
+    """Load the states of this rank's generators, if the checkpoint has them."""
     file = Path(folder) / _of_rank("rng_state", "pth", trainer)
     if file.is_file():
         with _explained(file):
@@ -292,9 +292,9 @@ def load_rng_state(trainer: Any, folder: str) -> None:
 
 
 def world_size_of(folder: Path) -> int | None:
-    """How many ranks wrote a checkpoint; None when it holds no random state at all.
+    """How many ranks wrote a checkpoint; None if it has no random state.
 
-    A node's own disk holds the files of its own ranks alone, so the manifest is asked first.
+    A local disk only holds the files of its own node's ranks, so the manifest takes precedence.
     """
     if (folder / MANIFEST).is_file() and any(folder.glob("rng_state*.pth")):
         size: int = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["worldSize"]
@@ -308,10 +308,10 @@ def _reseed(trainer: Any, folder: Path, has_same_order: bool) -> None:
     args, before = trainer.args, world_size_of(folder)
     if args.full_determinism:
         raise UserError(
-            f"{folder}: was written by {before} processes and this run has {args.world_size}; full_determinism asks "
-            f"for the same bits, which takes {before} processes again"
+            f"{folder}: was written by {before} processes and this run has {args.world_size}; full_determinism needs "
+            f"{before} processes again for the same results"
         )
-    order = "goes on" if has_same_order else "of this epoch is drawn anew"
+    order = "continues" if has_same_order else "of this epoch is drawn again"
     warnings.warn(
         f"{folder}: was written by {before} processes, this run has {args.world_size}: the sample order {order}, but "
         "every process draws new random numbers, so the result is not that of an uninterrupted run",
@@ -326,7 +326,7 @@ def _load(path: Path) -> Any:
 
 
 def _numpy_types() -> list[Any]:
-    """What the state of NumPy's generator is pickled with."""
+    """The types in the pickled state of NumPy's generator."""
     from numpy._core import multiarray
 
     return [multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]
@@ -339,5 +339,7 @@ def _explained(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except (ValueError, KeyError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        words = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: does not fit this run or is damaged ({words}); resume from another one") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{path}: does not match this run or is damaged ({reason}); resume from another checkpoint"
+        ) from error

@@ -1,7 +1,7 @@
-"""Copies of a run's state on the host, so that training goes on while they are written.
+"""Copies of a run's state on the host, so that training continues while they are written.
 
-The copies live in memory that is kept from one checkpoint to the next: the first touch of a page costs ten times what
-copying into it does.
+The memory of the copies is kept from one checkpoint to the next, because the first access to a page costs ten times as
+much as copying into it.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from trainwright.devices import xla
 
 CHUNK_BYTES = 4 << 20
 MOST_THREADS = 8
-"""More of them than that do not make memory faster."""
+"""More threads do not speed up memory."""
 Copy = Callable[[str, Any], Any]
-"""From a name and a nest of tensors and plain values to what is written."""
+"""Takes a name and a nest of tensors and plain values; returns what is written."""
 
 
 def as_it_is(name: str, state: Any) -> Any:
-    """For a checkpoint that is written before training goes on."""
+    """No copy, for a checkpoint that is written before training continues."""
     return state
 
 
 class Stager:
-    """Copies nests of tensors to the host. What it returned is overwritten when the same name is copied again."""
+    """Copies nests of tensors to the host. The next copy with the same name overwrites the returned tensors."""
 
     def __init__(self) -> None:
         self._places: dict[Any, torch.Tensor] = {}
         self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def copy(self, name: str, state: Any) -> Any:
-        """Tensors that are one and the same in ``state`` are so in the copy."""
+        """Copies ``state``; a tensor that occurs several times in it is copied once."""
         copied, waiting = self._copy((name,), state, {}), self._waiting
         self._waiting = []
         _copy_bytes(waiting)
@@ -54,7 +54,7 @@ class Stager:
     def _copy_tensor(self, path: tuple[Any, ...], tensor: torch.Tensor, seen: dict[Any, torch.Tensor]) -> torch.Tensor:
         if tensor.is_meta or type(tensor) is not torch.Tensor:
             return tensor.clone().cpu() if not tensor.is_meta else tensor
-        if tensor.device.type == "xla":  # whose tensors have no address, and come to the host as new ones
+        if tensor.device.type == "xla":  # XLA tensors have no address, and each transfer creates a new host tensor
             known = xla.identity(tensor)
             if known not in seen:
                 seen[known] = tensor.cpu()
@@ -74,15 +74,15 @@ class Stager:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether its bytes on the host are its values, one after the other."""
+    """Whether its values lie in host memory, one after the other."""
     return tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
 
 
 def _copy_bytes(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Fill the first of each two tensors with the bytes of the second, on as many threads as torch computes with.
+    """Fill the first tensor of each pair with the bytes of the second, on as many threads as torch uses.
 
-    A thread that is done with a chunk takes the next one: so nobody waits for a thread that gets no processor, as
-    torch's own copy does, which takes several times as long on a busy machine.
+    A thread takes the next chunk when it has finished one, so no thread waits for one that gets no processor. torch's
+    own copy does wait, and takes several times as long on a busy machine.
     """
     chunks = [
         (place.data_ptr() + start, tensor.data_ptr() + start, min(CHUNK_BYTES, tensor.nbytes - start))
@@ -105,5 +105,5 @@ def _copy_bytes(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 
 def _place_for(tensor: torch.Tensor) -> torch.Tensor:
-    """Memory on the host for a tensor like this one; pinned where it is filled from an accelerator."""
+    """Host memory for a tensor like this one; pinned if it is filled from an accelerator."""
     return torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type != "cpu")

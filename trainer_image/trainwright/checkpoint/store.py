@@ -1,10 +1,11 @@
-"""Checkpoints on disk: whole or not there at all, never two writers in one folder, and nothing saved ever lost.
+"""Checkpoints on disk: complete or absent, never two writers in one folder, and no saved checkpoint is lost.
 
-A checkpoint is written aside, flushed, listed in a manifest with sizes and checksums, and renamed to ``checkpoint-N``:
-a killed writer leaves only rubbish that the next run removes. Every rank writes its own files; the *leader* of each
-output (rank 0, or one rank of every node where the nodes' outputs are not shared) moves them together and commits.
+A checkpoint is written to a temporary folder, flushed, listed in a manifest with sizes and checksums, and renamed to
+``checkpoint-N``. A killed writer only leaves temporary folders, which the next run removes. Every rank writes its own
+files. The *leader* of each output (rank 0, or one rank of every node if the nodes do not share the output) moves them
+together and commits.
 
-An output that a TrainingJob uses carries its owner and the newest attempt that claimed it; see
+The output of a TrainingJob records its owner and the newest attempt that claimed it; see
 :mod:`trainwright.checkpoint.fence`.
 """
 
@@ -39,7 +40,7 @@ _ASIDE = re.compile(rf"^\.{PREFIX}-(\d+)\.(part|new|replaced|deleted)\b")
 
 
 def get_last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
-    """The ``checkpoint-N`` of the highest N that is complete, or None. Torn ones are skipped with a warning."""
+    """The complete ``checkpoint-N`` with the highest N, or None. Incomplete ones are skipped with a warning."""
     found = CheckpointStore(folder).newest_here(foreign=True)
     return str(found) if found else None
 
@@ -48,14 +49,14 @@ class CheckpointStore:
     """The checkpoints of one output folder, as one rank sees them.
 
     Args:
-        output_dir: Where ``checkpoint-N`` folders live; made when the first one is written.
-        owner: The job that trains here, or None for a plain run: nothing is claimed then, as Hugging Face users expect.
-        attempt: Which attempt of the owner; a newer one fences older ones out.
-        job: What people call the owner.
-        ranks: Who trains together; by default what torch.distributed says, or this process alone.
+        output_dir: The folder of the ``checkpoint-N`` folders; created when the first one is written.
+        owner: The job that trains here. None for a run without a job, which claims nothing, as in transformers.
+        attempt: The attempt of the owner; a newer attempt fences out older ones.
+        job: The name of the owner for messages.
+        ranks: The ranks that train together; by default those of torch.distributed, or this process alone.
 
-    Whether the nodes share the output is found out, not configured: where they do not, every node keeps a full copy, as
-    nothing else could be resumed from.
+    Whether the nodes share the output is detected, not configured. If they do not, every node keeps a full copy,
+    because a run could not resume from less.
     """
 
     def __init__(
@@ -83,11 +84,11 @@ class CheckpointStore:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this rank writes what its output needs once: the model, the optimizer, the trainer's state."""
+        """Whether this rank writes the files that each output needs once: model, optimizer, trainer state."""
         return self.leader == self.ranks.rank
 
     def seen_by(self, ranks: Ranks) -> CheckpointStore:
-        """The same output for a thread whose collectives go through another group of the same ranks."""
+        """The same output, for a thread whose collectives use another process group of the same ranks."""
         other = copy.copy(self)
         other._leader, other.ranks = self.leader, ranks
         return other
@@ -98,7 +99,7 @@ class CheckpointStore:
         return 0 if self._is_shared() else self.ranks.rank - self.ranks.local_rank
 
     def _is_shared(self) -> bool:
-        """Whether every rank sees what rank 0 writes here: asked once, by a file that nobody can have cached."""
+        """Whether every rank sees files of rank 0 here. Checked once, with a file name that no client has cached."""
         probe = self.output / f".probe-{os.getpid()}-{time.time_ns()}"
         if self.ranks.rank == 0:
             self.output.mkdir(parents=True, exist_ok=True)
@@ -112,10 +113,10 @@ class CheckpointStore:
     # -- taking over an output
 
     def claim(self, adopt: bool = False) -> None:
-        """Make the output this run's own before it trains: fence older attempts out, clear what a killed writer left.
+        """Claim the output before training: fence out older attempts and remove what a killed writer left.
 
         Raises:
-            UserError: The output is no folder, cannot be written, holds another job's checkpoints (and ``adopt`` is
+            UserError: The output is not a folder, is not writable, holds another job's checkpoints (and ``adopt`` is
                 false), or a newer attempt has claimed it.
         """
         self.ranks.agree(self._check_folder)
@@ -131,10 +132,10 @@ class CheckpointStore:
     def _claim_here(self, adopt: bool) -> None:
         with self.explained("prepare the output"):
             self.fence.claim(adopt, holds_checkpoints=bool(self.steps()))
-            self._clear_rubbish()
+            self._remove_leftovers()
 
-    def _clear_rubbish(self) -> None:
-        """Put back a checkpoint that a killed writer was replacing; remove whatever else was left aside."""
+    def _remove_leftovers(self) -> None:
+        """Restore a checkpoint that a killed writer was replacing; remove its other temporary folders."""
         for folder in self.output.glob(f".{PREFIX}-*"):
             match = _ASIDE.match(folder.name)
             if match is None:
@@ -159,10 +160,10 @@ class CheckpointStore:
         return sorted(int(match[1]) for match in map(_NAME.match, names) if match and (self.output / match[0]).is_dir())
 
     def newest(self, foreign: bool = False) -> Path | None:
-        """The newest complete checkpoint that every rank can read, the same step on all of them; None without one.
+        """The newest complete checkpoint that every rank can read, with the same step on all ranks; None if none.
 
         Args:
-            foreign: Also take folders without a manifest, as Hugging Face's Trainer writes them.
+            foreign: Also accept folders without a manifest, as Hugging Face's Trainer writes them.
         """
         if self.ranks.world_size == 1:
             return self.newest_here(foreign)
@@ -172,7 +173,7 @@ class CheckpointStore:
         return self.path(max(common)) if common else None
 
     def newest_of(self, owner: str, adopted: bool = False) -> Path | None:
-        """Like :meth:`newest`, where that is what ``owner`` wrote, or may go on from anyone's."""
+        """Like :meth:`newest`, but None if another owner wrote it and ``adopted`` is false."""
         newest = self.newest()
         if newest is None or adopted:
             return newest
@@ -180,7 +181,7 @@ class CheckpointStore:
         return newest if written_by == owner else None
 
     def newest_here(self, foreign: bool = False) -> Path | None:
-        """Like :meth:`newest`, of this rank's own output alone: no other rank is asked."""
+        """Like :meth:`newest`, for the output of this rank only, without collectives."""
         return next((self.path(step) for step in reversed(self.steps()) if self._is_complete(step, foreign)), None)
 
     def _complete_steps(self, foreign: bool) -> list[int]:
@@ -193,10 +194,10 @@ class CheckpointStore:
         return not problems
 
     def changes(self, folder: Path) -> tuple[list[str], list[str]]:
-        """The files that a checkpoint is without, and those that are not as they were saved.
+        """The files that are missing in a checkpoint, and those that have changed since the save.
 
         Raises:
-            UserError: Its list of files cannot be read.
+            UserError: The manifest cannot be read.
         """
         try:
             files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -209,7 +210,7 @@ class CheckpointStore:
             raise UserError(f"{folder}: its {MANIFEST} cannot be read ({error}); {how_to_accept(folder)}") from error
 
     def problems(self, folder: Path, foreign: bool = True) -> list[str]:
-        """Why a checkpoint cannot be trusted, in words; empty when every file is there with its size and checksum."""
+        """Why a checkpoint cannot be trusted; empty if every file has the size and the checksum of the manifest."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             return _compare(folder, manifest["files"])
@@ -221,20 +222,20 @@ class CheckpointStore:
     # -- writing
 
     def part(self, step: int) -> Part:
-        """What this rank writes of ``checkpoint-<step>``; it may be begun before :meth:`write` is called."""
+        """This rank's files of ``checkpoint-<step>``; writing may begin before :meth:`write` is called."""
         return Part(self._part(step, self.ranks.rank))
 
     def write(self, step: int, pieces: Sequence[Piece], begun: Part | None = None) -> Path:
-        """Write ``checkpoint-<step>``; all ranks call it together and return when it is there.
+        """Write ``checkpoint-<step>``; all ranks call it together, and it returns when the checkpoint is complete.
 
         Args:
-            step: The optimizer step it is of. An older checkpoint of this step is replaced.
-            pieces: Write this rank's files.
-            begun: What was written before, where some of it could not wait.
+            step: The optimizer step. An older checkpoint of this step is replaced.
+            pieces: They write this rank's files.
+            begun: The part with the pieces that were written before, if any.
 
         Raises:
-            UserError: The disk is full or unwritable, or a newer attempt has claimed the output. What was written
-                aside is removed; every earlier checkpoint stays.
+            UserError: The disk is full or not writable, or a newer attempt has claimed the output. The temporary files
+                are removed; all earlier checkpoints stay.
         """
         part, leads = begun or self.part(step), self.is_leader
         try:
@@ -255,7 +256,7 @@ class CheckpointStore:
             return self.leader, part.files
 
     def _commit(self, step: int, parts: list[tuple[int, dict[str, Any]]]) -> None:
-        """Move every rank's files into one folder, list them, and give it its name."""
+        """Move every rank's files into one folder, write the manifest, and rename the folder."""
         whole = self.output / f".{PREFIX}-{step}.new"
         with self.explained(f"save {PREFIX}-{step}"):
             try:
@@ -301,7 +302,7 @@ class CheckpointStore:
             os.fsync(file.fileno())
 
     def _rename_into_place(self, whole: Path, home: Path) -> None:
-        """A folder cannot be renamed over another: the old one steps aside until the new one has the name."""
+        """A folder cannot be renamed over another, so the old one is renamed first and deleted afterwards."""
         aside = home.with_name(f".{home.name}.replaced")
         if home.exists():
             shutil.rmtree(aside, ignore_errors=True)
@@ -318,12 +319,12 @@ class CheckpointStore:
     # -- deleting
 
     def rotate(self, limit: int | None, keep: Iterable[str | os.PathLike[str]] = (), newest: int | None = None) -> None:
-        """Delete the oldest checkpoints beyond ``limit``; the newest and those in ``keep`` (the best) always stay.
+        """Delete the oldest checkpoints beyond ``limit``; never the newest and those in ``keep`` (the best).
 
         Args:
-            limit: How many may stay; None or 0 for all.
-            keep: Folders that stay and count.
-            newest: The step last written. Higher steps are of a run before this one, and go first.
+            limit: How many to keep; None or 0 for all.
+            keep: Folders to keep; they count towards the limit.
+            newest: The step last written. Higher steps are from an earlier run, and are deleted first.
         """
         if not limit or limit <= 0 or not self.is_leader:
             return
@@ -340,7 +341,7 @@ class CheckpointStore:
         return free[: max(0, len(steps) - limit)]
 
     def delete(self, step: int) -> None:
-        """Rename aside, then delete: a reader never finds half of it under its name."""
+        """Rename, then delete, so that a reader never finds an incomplete checkpoint under its name."""
         aside = self.output / f".{PREFIX}-{step}.deleted"
         shutil.rmtree(aside, ignore_errors=True)
         self.path(step).rename(aside)
@@ -348,22 +349,22 @@ class CheckpointStore:
 
     @contextmanager
     def explained(self, doing: str) -> Iterator[None]:
-        """A context that turns a failure of the disk into one line, which says what stays."""
+        """A context that turns a disk error into one line, which names the newest remaining checkpoint."""
         try:
             with explained(f"{self.output}: cannot {doing}", self._what_stays):
                 yield
         except FileNotFoundError:
-            self.fence.check()  # a newer attempt clears away what this one was writing
+            self.fence.check()  # a newer attempt removes the temporary files of this one
             raise
 
     def _what_stays(self) -> str:
         steps = self.steps()
-        return f"{PREFIX}-{steps[-1]} stays" if steps else "no checkpoint had been saved"
+        return f"{PREFIX}-{steps[-1]} is kept" if steps else "no checkpoint has been saved"
 
 
 def how_to_accept(folder: Path) -> str:
-    """What to do about a checkpoint that is not as it was saved."""
-    return f"take another one, or delete {folder / MANIFEST} to take its files as they stand"
+    """What to do about a checkpoint whose files have changed since the save."""
+    return f"use another checkpoint, or delete {folder / MANIFEST} to use its files as they are"
 
 
 def _is_as_saved(path: Path, entry: dict[str, Any]) -> bool:
@@ -371,7 +372,7 @@ def _is_as_saved(path: Path, entry: dict[str, Any]) -> bool:
 
 
 def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
-    """Sizes first, as they cost nothing; checksums only where all sizes agree."""
+    """Compares the sizes first, because they cost nothing; the checksums only if all sizes match."""
     problems = []
     for name, entry in files.items():
         try:
@@ -389,7 +390,7 @@ def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _foreign_problems(folder: Path) -> list[str]:
-    """A checkpoint that another library wrote: its trainer state comes last, so one that reads is taken as whole."""
+    """Checks a checkpoint of another library: the trainer state is written last, so it implies that all is there."""
     try:
         json.loads((folder / TRAINER_STATE).read_text(encoding="utf-8"))["global_step"]
     except (OSError, ValueError, TypeError, KeyError):

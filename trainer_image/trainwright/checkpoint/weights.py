@@ -1,11 +1,11 @@
 """Model weights as ``safetensors``, in the files that ``from_pretrained`` reads.
 
-Models with ``save_pretrained`` write themselves. A plain ``nn.Module`` becomes one ``model.safetensors``: tensors that
-share memory (tied weights) are stored once and the other names are kept in the file's metadata, as safetensors'
-``save_model`` does, so that ``safetensors.torch.load_model`` reads it too.
+Models with ``save_pretrained`` save themselves. A plain ``nn.Module`` becomes one ``model.safetensors``. Tensors that
+share memory (tied weights) are stored once, and their other names are in the file's metadata, as safetensors'
+``save_model`` does it, so that ``safetensors.torch.load_model`` can read the file.
 
-Weights that a model of transformers ties without saying so are asked for before the first step: its own
-``save_pretrained`` would refuse them at the first checkpoint, after the steps that it should keep.
+A transformers model with undeclared tied weights is refused before the first step. Otherwise ``save_pretrained`` would
+fail at the first checkpoint, after the steps that should be saved.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
 EXTRA_STATE = "model_extra_state.pt"
-"""What ``get_extra_state`` of a plain module returns, where it is no tensor."""
+"""The results of ``get_extra_state`` of a plain module that are not tensors."""
 
 _LISTED = 10
 
 
 def save_weights(model: nn.Module, folder: Path, state: dict[str, Any] | None = None) -> None:
-    """Write the weights, and the configuration files where the model has them.
+    """Write the weights, and the configuration files if the model has any.
 
     Args:
-        state: A copy of the model's ``state_dict`` to write instead of what it holds now; see :func:`takes_state`.
+        state: A copy of a ``state_dict`` to write instead of the current one; see :func:`accepts_state_dict`.
     """
     model = unwrap(model)
-    if state is None and takes_state(model) and any(p.device.type == "xla" for p in model.parameters()):
+    if state is None and accepts_state_dict(model) and any(p.device.type == "xla" for p in model.parameters()):
         state = Stager().copy("model", model.state_dict())
     save: Callable[..., Any] | None = getattr(model, "save_pretrained", None)
     if save is None:
@@ -56,19 +56,17 @@ def save_weights(model: nn.Module, folder: Path, state: dict[str, Any] | None = 
         save(folder, state_dict=state)
 
 
-def takes_state(model: nn.Module) -> bool:
-    """Whether a model can be written from a copy of its ``state_dict``.
+def accepts_state_dict(model: nn.Module) -> bool:
+    """Whether a model can be saved from a copy of its ``state_dict``.
 
-    Quantised models look at themselves for it, and of models with adapters the copy would hold far too much.
+    Quantised models save from their own modules, and for a model with adapters the copy would contain the base model.
     """
     model = unwrap(model)
     save: Callable[..., Any] | None = getattr(model, "save_pretrained", None)
     if save is None:
         return True
-    looks_at_itself = getattr(model, "hf_quantizer", None) is not None or getattr(
-        model, "_hf_peft_config_loaded", False
-    )
-    return "state_dict" in inspect.signature(save).parameters and not looks_at_itself
+    saves_itself = getattr(model, "hf_quantizer", None) is not None or getattr(model, "_hf_peft_config_loaded", False)
+    return "state_dict" in inspect.signature(save).parameters and not saves_itself
 
 
 def _save_plain(state: Mapping[str, Any], folder: Path) -> None:
@@ -82,7 +80,7 @@ def _save_plain(state: Mapping[str, Any], folder: Path) -> None:
 
 
 def _aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Name -> the first name of the very same elements in memory."""
+    """Name -> the first name of the same elements in memory."""
     first: dict[Any, str] = {}
     aliases = {}
     for name, tensor in tensors.items():
@@ -94,7 +92,7 @@ def _aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def _without_overlap(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Safetensors refuses views of one storage: all but the first are copied."""
+    """Safetensors refuses several views of one storage, so all but the first are copied."""
     seen: set[Any] = set()
     result = {}
     for name, tensor in tensors.items():
@@ -108,7 +106,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """Load the weights of a checkpoint into ``model``, in place.
 
     Raises:
-        UserError: There are none, they are damaged, or they are of another model (keys and shapes are listed).
+        UserError: There are no weights, they are damaged, or they belong to another model (keys and shapes are listed).
     """
     model, folder = unwrap(model), Path(folder)
     if adapter_names(model):
@@ -116,7 +114,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         return
     state = read_weights(folder)
     if problems := _differences(model, state):
-        if _loads_in_its_own_way(model) and _took(model, state, problems):
+        if _has_custom_loading(model) and _loads_cleanly(model, state, problems):
             return
         state = _converted(model, folder) or _refuse(folder, problems)
     model.load_state_dict(state, strict=False)
@@ -134,8 +132,8 @@ def read_weights(folder: Path) -> dict[str, Any]:
             pickled: dict[str, Any] = torch.load(folder / PICKLED, map_location="cpu", weights_only=True, mmap=True)
             return pickled
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, KeyError) as error:
-        words = _first_line(error)
-        raise UserError(f"{folder}: the weights cannot be read ({words}); use another checkpoint") from error
+        reason = _first_line(error)
+        raise UserError(f"{folder}: the weights cannot be read ({reason}); use another checkpoint") from error
     raise UserError(f"{folder}: holds no weights ({WEIGHTS}); give the path of a checkpoint-N folder")
 
 
@@ -150,7 +148,7 @@ def _read_plain(folder: Path) -> dict[str, Any]:
 
 
 def _differences(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
-    """Every way in which ``state`` is not this model's, tied weights aside."""
+    """The differences between ``state`` and the model's own, except for tied weights."""
     own = model.state_dict()
     loaded = {_place(own[name]) for name in own.keys() & state.keys()}
     ignored = _matcher(getattr(model, "_keys_to_ignore_on_save", None) or ())
@@ -164,8 +162,8 @@ def _differences(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     return [f"missing {n}" for n in missing] + [f"unexpected {n}" for n in unexpected] + shapes
 
 
-def _loads_in_its_own_way(model: nn.Module) -> bool:
-    """Whether a part of it, not of torch, may resize its buffers or know other names for them."""
+def _has_custom_loading(model: nn.Module) -> bool:
+    """Whether a module that is not torch's may resize its buffers or rename them during loading."""
     return any(
         module._load_state_dict_pre_hooks
         or any(_defined_in(type(module), name) != "torch" for name in ("load_state_dict", "_load_from_state_dict"))
@@ -177,8 +175,8 @@ def _defined_in(kind: type, method: str) -> str:
     return str(getattr(kind, method).__module__).partition(".")[0]
 
 
-def _took(model: nn.Module, state: Mapping[str, Any], problems: list[str]) -> bool:
-    """Load weights that differ as the model itself does; whether nothing of the ``problems`` is left."""
+def _loads_cleanly(model: nn.Module, state: Mapping[str, Any], problems: list[str]) -> bool:
+    """Load the weights with the model's own loading code; whether that resolves all ``problems``."""
     try:
         outcome = model.load_state_dict(state, strict=False)
     except RuntimeError:
@@ -201,7 +199,7 @@ def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
 
 
 def _converted(model: nn.Module, folder: Path) -> dict[str, Any] | None:
-    """Some architectures of transformers are stored under other names than they compute with: let it convert them."""
+    """Let transformers convert the weights: some architectures store them under other names than they use."""
     read: Callable[..., Any] | None = getattr(type(model), "from_pretrained", None)
     if read is None or not (folder / "config.json").is_file():
         return None
@@ -218,7 +216,7 @@ def _refuse(folder: Path, problems: list[str]) -> Any:
     more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     raise UserError(
         f"{folder}: is a checkpoint of another model: {'; '.join(problems[:_LISTED])}{more}; "
-        "build the model as it was trained, or train from the start in another output_dir"
+        "create the model as it was trained, or train from the start in another output_dir"
     )
 
 
@@ -227,16 +225,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def check_ties(model: nn.Module) -> None:
-    """Raises :class:`UserError` for a model that could not be saved, by the judgement of transformers itself."""
+    """Raises :class:`UserError` for a model that transformers could not save because of undeclared tied weights."""
     modeling = sys.modules.get("transformers.modeling_utils")
-    judge, model = getattr(modeling, "remove_tied_weights_from_state_dict", None), unwrap(model)
-    if modeling is None or judge is None or not isinstance(model, modeling.PreTrainedModel):
+    remove_ties, model = getattr(modeling, "remove_tied_weights_from_state_dict", None), unwrap(model)
+    if modeling is None or remove_ties is None or not isinstance(model, modeling.PreTrainedModel):
         return
     try:
-        judge(dict(model.state_dict()), model)
+        remove_ties(dict(model.state_dict()), model)
     except RuntimeError as error:
         names = ", ".join(re.findall(r"'([^']+)'", str(error).partition("]")[0])) or "some"
         raise UserError(
-            f"model: {type(model).__name__} shares one weight under several names ({names}) and does not say so, and "
-            "could not be saved; name all but one in its _tied_weights_keys, or give each a copy of its own"
+            f"model: {type(model).__name__} shares one weight under several names ({names}) without declaring it, and "
+            "cannot be saved; list all but one in its _tied_weights_keys, or give each name its own copy"
         ) from None

@@ -1,1 +1,1 @@
-"""What only some accelerators need, apart from what every run needs: checks, figures, and the two TPU runtimes."""
+"""Code for particular accelerators: checks, metrics, and the two TPU runtimes; and the seeding of every run."""

@@ -1,8 +1,8 @@
-"""Whether this rank has the accelerator that its pool promises. Training on the CPU instead would only waste the node.
+"""Checks that this rank has the accelerator of its pool. Training on the CPU instead would only waste the node.
 
-What is missing stays missing in the next attempt, so it ends the job as a bad configuration, with the mend in words.
+A retry would not find a missing device either, so the job ends as a bad configuration, with a message on how to fix it.
 
-Which number formats a device computes in is checked before the first step too, instead of by the error of a kernel.
+The number formats that a device supports are also checked before the first step, instead of failing in a kernel.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from trainwright.devices import xla
 
 
 @dataclass(frozen=True)
-class Found:
-    """What this process sees of its accelerators.
+class VisibleDevices:
+    """The accelerators that this process sees.
 
     Attributes:
         torch: Version of torch, with its build: ``2.15.0+cu130``.
-        build: What torch was built for: cuda, hip, or neither.
-        kind: Type of the accelerator that torch computes on; None without one.
-        count: Devices of that type that this process sees.
+        build: What torch was built for: cuda, hip, or None.
+        kind: Type of the accelerator that torch uses; None without one.
+        count: Number of devices of that type.
         node: Whether the node's driver shows a device to this container.
-        error: Why the driver could not be used, as torch says it.
+        error: Why the driver cannot be used, from torch.
     """
 
     torch: str
@@ -45,7 +45,7 @@ def require(vendor: str | None = None, environment: Mapping[str, str] = os.envir
         raise UserError(f"{ENV_RUNTIME}: torch_xla is not in this image ({reason}); use an image of the target tpu-xla")
     if vendor in _CHECKS:
         local_rank, ranks = (int(environment.get(name, default)) for name, default in _PLACE)
-        problem = _CHECKS[vendor](look(vendor), local_rank, ranks)
+        problem = _CHECKS[vendor](detect(vendor), local_rank, ranks)
         if problem:
             raise UserError(f"accelerator: rank {environment.get('RANK', '0')}: {problem}")
 
@@ -53,19 +53,19 @@ def require(vendor: str | None = None, environment: Mapping[str, str] = os.envir
 _PLACE = (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
 
 
-def look(vendor: str) -> Found:
-    """Asks torch and the node."""
+def detect(vendor: str) -> VisibleDevices:
+    """Detects the devices of torch and of the node."""
     import torch
 
     build = "hip" if torch.version.hip else "cuda" if torch.version.cuda else None
     nodes = {"nvidia": "/dev/nvidia[0-9]*", "amd": "/dev/kfd", "tpu": "/dev/vfio/[0-9]*"}
     node = any(Path("/").glob(nodes[vendor].lstrip("/"))) or (vendor == "tpu" and any(Path("/dev").glob("accel[0-9]*")))
     if vendor == "tpu" and xla.is_used():
-        return Found(torch.__version__, build, *xla.look(), node)
+        return VisibleDevices(torch.__version__, build, *xla.detect(), node)
     current = torch.accelerator.current_accelerator(check_available=True)
     if current is not None:
-        return Found(torch.__version__, build, current.type, torch.accelerator.device_count(), node)
-    return Found(torch.__version__, build, None, 0, node, _driver_error(build))
+        return VisibleDevices(torch.__version__, build, current.type, torch.accelerator.device_count(), node)
+    return VisibleDevices(torch.__version__, build, None, 0, node, _driver_error(build))
 
 
 def _driver_error(build: str | None) -> str:
@@ -80,16 +80,16 @@ def _driver_error(build: str | None) -> str:
     return ""
 
 
-def _check_nvidia(found: Found, local_rank: int, ranks: int) -> str | None:
+def _check_nvidia(found: VisibleDevices, local_rank: int, ranks: int) -> str | None:
     return _check_gpu(found, local_rank, ranks, "cuda", "NVIDIA GPU", "nvidia.com/gpu", "nvidia")
 
 
-def _check_amd(found: Found, local_rank: int, ranks: int) -> str | None:
+def _check_amd(found: VisibleDevices, local_rank: int, ranks: int) -> str | None:
     return _check_gpu(found, local_rank, ranks, "hip", "AMD GPU", "amd.com/gpu", "amd")
 
 
 def _check_gpu(
-    found: Found, local_rank: int, ranks: int, build: str, device: str, resource: str, target: str
+    found: VisibleDevices, local_rank: int, ranks: int, build: str, device: str, resource: str, target: str
 ) -> str | None:
     if found.build != build:
         return (
@@ -101,38 +101,38 @@ def _check_gpu(
     if not found.node:
         return (
             f"there is no {device} in this pod: the pool's resource ({resource}) must be one that its nodes offer; "
-            "look at the device plugin and at the pool's resourceName"
+            "check the device plugin and the pool's resourceName"
         )
     return (
         f"the {device} is there, but its driver cannot be used ({found.error or 'torch does not say why'}); update the "
-        "node's driver, or take an image with an older torch"
+        "node's driver, or use an image with an older torch"
     )
 
 
-def _check_tpu(found: Found, local_rank: int, ranks: int) -> str | None:
+def _check_tpu(found: VisibleDevices, local_rank: int, ranks: int) -> str | None:
     if found.kind in ("tpu", "xla"):
         return None
     if not found.node:
         return (
-            "there is no TPU in this pod: it must ask for google.com/tpu on a node of the pool's accelerator and "
+            "there is no TPU in this pod: it must request google.com/tpu on a node of the pool's accelerator and "
             "topology"
         )
     return (
-        f"there is a TPU, but torch {found.torch} does not know it ({found.error or 'no tpu backend is registered'}); "
+        f"there is a TPU, but torch {found.torch} cannot use it ({found.error or 'no tpu backend is registered'}); "
         "use an image of the target tpu or tpu-xla, and that runtime in the pool"
     )
 
 
-def _check_count(found: Found, local_rank: int, ranks: int, device: str) -> str | None:
+def _check_count(found: VisibleDevices, local_rank: int, ranks: int, device: str) -> str | None:
     if local_rank < found.count:
         return None
     return (
-        f"it is number {local_rank + 1} of {ranks} in this pod, which has {found.count} ({device}); perNode must be "
+        f"it is number {local_rank + 1} of {ranks} in this pod, which has {found.count} ({device}); perNode must match "
         "what the pool's resource gives to a pod"
     )
 
 
-_CHECKS: dict[str, Callable[[Found, int, int], str | None]] = {
+_CHECKS: dict[str, Callable[[VisibleDevices, int, int], str | None]] = {
     "nvidia": _check_nvidia,
     "amd": _check_amd,
     "tpu": _check_tpu,
@@ -140,21 +140,21 @@ _CHECKS: dict[str, Callable[[Found, int, int], str | None]] = {
 
 
 FIRST_WITH_BF16 = 8
-"""NVIDIA's compute capability from which on (Ampere) bfloat16 is computed in hardware."""
+"""The first compute capability of NVIDIA (Ampere) with bfloat16 in hardware."""
 
 
-def unknown_format(
+def unsupported_format(
     args: Any, device_type: str, capability: tuple[int, int] | None = None, name: str = ""
 ) -> str | None:
-    """What of ``args`` a device cannot do, and the mend; None when it can do all.
+    """The message for a number format in ``args`` that a device does not support, with a fix; None if there is none.
 
     Args:
         device_type: cpu, cuda, xla or tpu.
-        capability: Of an NVIDIA GPU; None for all others.
-        name: Of the device, for the message.
+        capability: The compute capability of an NVIDIA GPU; None for other devices.
+        name: The device's name, for the message.
     """
     if args.fp16 and device_type in ("xla", "tpu"):
         return "fp16: a TPU computes in bfloat16; set bf16 instead"
     if args.bf16 and capability is not None and capability[0] < FIRST_WITH_BF16:
-        return f"bf16: {name or 'this GPU'} is older than bfloat16; set fp16 instead"
+        return f"bf16: {name or 'this GPU'} does not support bfloat16; set fp16 instead"
     return None

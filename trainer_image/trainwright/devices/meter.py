@@ -1,9 +1,9 @@
-"""Figures of the device for the log: use of its arithmetic, memory, compilations. Nothing on a CPU.
+"""Device metrics for the log: utilization, peak memory, compilations. Nothing on a CPU.
 
-What a device could compute at best are dense bfloat16 products with sums in float32, in operations a second, as the
-vendors state them: NVIDIA's data sheets of each product (half of the figure "with sparsity" where only that one is
-printed), AMD's data sheets of the Instinct series, Google's pages cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}. Per
-device as torch counts devices: an MI250 shows two, a chip of TPU7x too.
+The peak of a device is its rate of dense bfloat16 operations with float32 accumulation, in operations per second, as
+published by the vendors: NVIDIA's data sheets of each product (half of the value "with sparsity" if only that one is
+given), AMD's data sheets of the Instinct series, Google's pages cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}. It is
+per device as torch counts devices: an MI250 counts as two, and so does a chip of TPU7x.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from trainwright.devices.report import device_name
 
 
 class Meter:
-    """What ``mfu``, ``peak_memory_gib`` and ``xla_compilations`` were since the last log.
+    """Measures ``mfu``, ``peak_memory_gib`` and ``xla_compilations`` since the last log.
 
     Args:
-        device: Of this rank.
-        devices: All that train together.
-        mark: The step mark of torch_xla, if it is used.
+        device: The device of this rank.
+        devices: The number of devices that train together.
+        mark: The step mark of torch_xla, if used.
     """
 
     def __init__(
@@ -40,20 +40,20 @@ class Meter:
         self._time = 0.0
 
     def start(self, operations: float) -> None:
-        """Counts from here; ``operations`` are those of the whole run so far, of all devices."""
+        """Starts an interval; ``operations`` is the count of the whole run so far, over all devices."""
         self._operations, self._time = operations, self._clock()
 
     def read(self, operations: float) -> dict[str, float]:
-        """What is known, and counts from here."""
+        """The known metrics of this interval; starts the next one."""
         if self._device.type == "cpu":
             return {}
-        figures = {
+        metrics = {
             "mfu": self._utilization(operations),
             "peak_memory_gib": _gib(peak_memory(self._device)),
             "xla_compilations": self._mark.compiled if self._mark is not None else None,
         }
         self.start(operations)
-        return {name: value for name, value in figures.items() if value is not None}
+        return {name: value for name, value in metrics.items() if value is not None}
 
     def _utilization(self, operations: float) -> float | None:
         if self._operations is None:
@@ -64,7 +64,7 @@ class Meter:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that tensors took on this device at once; None where it does not tell."""
+    """The peak memory of tensors on this device, in bytes; None if the device does not report it."""
     if device.type == "xla":
         return xla.peak_memory()
     with contextlib.suppress(RuntimeError, NotImplementedError, AttributeError):
@@ -118,32 +118,32 @@ PEAKS: dict[str, float] = {
     "TPU v5litepod": 197 * TERA,
     "TPU v4": 275 * TERA,
 }
-"""A word of a device's name -> operations a second."""
+"""Part of a device's name -> operations per second."""
 
 
 def peak_of(name: str) -> float | None:
-    """The peak of the device of this name; None where it is not known, or is a part of a device (MIG)."""
-    words = _words(name)
-    if "mig" in words:
+    """The peak of the device with this name; None if unknown, or for a part of a device (MIG)."""
+    tokens = _tokens(name)
+    if "mig" in tokens:
         return None
-    known = (key for key in PEAKS if _holds(words, _words(key)))
+    known = (key for key in PEAKS if _contains(tokens, _tokens(key)))
     longest = max(known, key=len, default=None)
     return None if longest is None else PEAKS[longest]
 
 
 def utilization(operations: float, seconds: float, peak: float | None, devices: int) -> float | None:
-    """Model-FLOPs utilization: the share, 0 to 1, of what ``devices`` could have computed; None where it is not known.
+    """Model FLOPs utilization: the fraction (0 to 1) of the peak of ``devices``; None if unknown.
 
-    ``operations`` are the model's own, of all devices: recomputed activations do not count.
+    ``operations`` is the count of the model itself, over all devices: recomputed activations do not count.
     """
     if peak is None or operations <= 0 or seconds <= 0:
         return None
     return operations / (seconds * peak * devices)
 
 
-def _words(name: str) -> list[str]:
+def _tokens(name: str) -> list[str]:
     return name.lower().replace("-", " ").replace("/", " ").split()
 
 
-def _holds(words: list[str], part: list[str]) -> bool:
-    return any(words[start : start + len(part)] == part for start in range(len(words)))
+def _contains(tokens: list[str], part: list[str]) -> bool:
+    return any(tokens[start : start + len(part)] == part for start in range(len(tokens)))

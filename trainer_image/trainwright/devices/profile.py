@@ -1,8 +1,8 @@
-"""Recordings of some steps, for a person to look at: by torch's profiler, or torch_xla's own under XLA.
+"""Profiles of some steps: by torch's profiler, or by torch_xla's own under XLA.
 
-Asked for by the environment of a job or a pool, since it is no property of a training: ``PROFILE_STEPS=10-12`` writes a
-trace of these steps of every rank below ``profile/`` in the output folder; under torch_xla ``PROFILE_PORT=9012`` also
-serves recordings on demand, to TensorBoard and xprof.
+Enabled by the environment of a job or a pool, because it is not a property of the training. ``PROFILE_STEPS=10-12``
+writes a trace of these steps of every rank below ``profile/`` in the output folder. Under torch_xla,
+``PROFILE_PORT=9012`` serves profiles on demand to TensorBoard and xprof.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEPS, PORT = "PROFILE_STEPS", "PROFILE_PORT"
 
 
 class Profile:
-    """Steps ``first`` to ``last``, counted from 1, recorded into ``folder``; ``port`` serves torch_xla's recordings."""
+    """Records steps ``first`` to ``last``, counted from 1, into ``folder``; ``port`` serves torch_xla's profiles."""
 
     def __init__(self, folder: Path, first: int, last: int, port: int | None = None) -> None:
         self.first, self.last, self.port = first, last, port
@@ -34,17 +34,17 @@ class Profile:
     def from_environment(
         cls, output_dir: str, rank: int, environment: Mapping[str, str] = os.environ
     ) -> Profile | None:
-        """None where nothing is asked for. Raises :class:`UserError` for what cannot be understood."""
+        """None if no profile is requested. Raises :class:`UserError` for invalid values."""
         steps, port = environment.get(STEPS), environment.get(PORT)
         if not steps and not port:
             return None
         if port and not port.isdecimal():
-            raise UserError(f"{PORT}: {port!r} is no port; write a number such as 9012")
+            raise UserError(f"{PORT}: {port!r} is not a port; use a number, for example 9012")
         first, last = parse_steps(steps) if steps else (0, -1)
         return cls(Path(output_dir) / "profile" / f"rank-{rank}", first, last, int(port) if port else None)
 
     def before(self, step: int, device: torch.device) -> None:
-        """Begins to record where the steps that are asked for begin, or this run does within them."""
+        """Begins to record at the first requested step, or at a later one if the run resumes within the range."""
         if self.port is not None and self._server is None:
             self._server = _serve(self.port, device)
         if self._recording is None and self.first <= step <= self.last:
@@ -57,18 +57,18 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Writes what was recorded."""
+        """Ends the recording and writes it."""
         if self._recording is not None:
             self._recording.close()
             self._recording = None
 
 
 def parse_steps(text: str) -> tuple[int, int]:
-    """``"10-12"`` or ``"10"``, as first and last step."""
+    """The first and the last step of ``"10-12"`` or ``"10"``."""
     found = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", text.strip())
     first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if first > last:
-        raise UserError(f"{STEPS}: {text!r} is no range of steps; write the first and the last, such as 10-12")
+        raise UserError(f"{STEPS}: {text!r} is not a range of steps; use the first and the last, for example 10-12")
     return first, last
 
 
@@ -92,7 +92,7 @@ def _xla_trace(folder: Path) -> Any:
 
 def _serve(port: int, device: torch.device) -> Any:
     if device.type != "xla":
-        raise UserError(f"{PORT}: only torch_xla serves recordings; set {STEPS} instead")
+        raise UserError(f"{PORT}: only torch_xla serves profiles; set {STEPS} instead")
     import torch_xla.debug.profiler as profiler
 
     return profiler.start_server(port)

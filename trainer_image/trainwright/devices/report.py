@@ -1,4 +1,4 @@
-"""One line of JSON from every rank about its device, so that the log of a run says what it ran on."""
+"""Every rank logs one line of JSON about its device, so that the log shows the hardware of a run."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 AMD_DRIVER = Path("/sys/module/amdgpu/version")
 
 
-def tell(device: torch.device, rank: int, local_rank: int) -> None:
-    """Print the line, unless there is nothing but the CPU to tell of."""
+def log_device(device: torch.device, rank: int, local_rank: int) -> None:
+    """Print the line, except for a CPU."""
     if device.type != "cpu":
         who = {"rank": rank, "localRank": local_rank, "host": socket.gethostname()}
         print(json.dumps({"event": "device", **who, **describe(device)}), flush=True)
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Name and memory in bytes of a device, its driver, and the library that devices talk through; what is known."""
+    """What is known of a device: name, memory in bytes, driver, and the version of its communication library."""
     about = {"cuda": _gpu, "xla": _xla, "tpu": _tpu}.get(device.type, _other)(device)
     return {key: value for key, value in {"torch": torch.__version__, **about}.items() if value is not None}
 
@@ -74,7 +74,7 @@ def _other(device: torch.device) -> dict[str, Any]:
 
 
 def device_name(device: torch.device) -> str:
-    """As the vendor calls it."""
+    """The vendor's name of a device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "xla":
@@ -97,7 +97,7 @@ def _xla_name() -> str:
 
 
 def nvidia_driver() -> str | None:
-    """The kernel module's version, as the node mounts it into a container."""
+    """The version of the kernel module, from the node's /proc."""
     with contextlib.suppress(OSError):
         found = re.search(r"Module.*?\s(\d+\.\d+(?:\.\d+)?)\s", NVIDIA_DRIVER.read_text())
         return found.group(1) if found else None

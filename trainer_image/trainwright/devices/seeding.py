@@ -1,6 +1,6 @@
-"""Randomness of a run: one seed for every generator, and their states as a checkpoint keeps them.
+"""Random generators: one seed for all of them, and their states for a checkpoint.
 
-The names, the seeds and the layout of a saved state are those of Hugging Face, so that either library resumes from the
+The names, the seeds and the layout of a saved state are those of Hugging Face, so each library can resume from the
 other's ``rng_state.pth``.
 """
 
@@ -20,7 +20,7 @@ import torch
 from trainwright.devices import xla
 
 RNGState = dict[str, Any]
-"""``python``, ``numpy`` and ``cpu`` always; ``cuda`` (every device of this process), ``xla`` or ``tpu`` where it is."""
+"""Always ``python``, ``numpy`` and ``cpu``; ``cuda`` (every device of this process), ``xla`` or ``tpu`` if in use."""
 
 _PROCESS = os.getpid()
 
@@ -29,24 +29,24 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     """Seed ``random``, NumPy and torch on every device.
 
     Args:
-        seed: Any integer that ``numpy.random.seed`` takes (0 to 2**32 - 1).
-        deterministic: Also choose deterministic kernels where there are any, which can be slower.
+        seed: An integer that ``numpy.random.seed`` accepts (0 to 2**32 - 1).
+        deterministic: Also use deterministic kernels where torch has any, which may be slower.
     """
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)  # every accelerator that torch knows, too
-    if _xla_at_work():
+    torch.manual_seed(seed)  # also seeds torch's accelerators
+    if _uses_xla():
         xla.set_rng_state(seed)
     if deterministic:
         torch.use_deterministic_algorithms(True)
 
 
 def enable_full_determinism(seed: int, warn_only: bool = False) -> None:
-    """Seed, and let every run with this seed on this kind of device compute the same bits.
+    """Seed, and make runs with this seed on the same kind of device bitwise reproducible.
 
     Args:
         seed: See :func:`set_seed`.
-        warn_only: Warn, instead of raising, where an operation has no deterministic kernel.
+        warn_only: Warn, instead of raising an error, if an operation has no deterministic kernel.
     """
     set_seed(seed)
     os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
@@ -62,32 +62,32 @@ def rng_state() -> RNGState:
     state: RNGState = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state_all()
-    if _xla_at_work():
+    if _uses_xla():
         state["xla"] = xla.rng_state()
     if (tpu := _native_tpu()) is not None:
         state["tpu"] = tpu.get_rng_state()
     return state
 
 
-def _xla_at_work() -> bool:
-    """Whether torch_xla computes in this process; a data worker, which may be forked off it, must not touch it."""
+def _uses_xla() -> bool:
+    """Whether this process computes with torch_xla. False in a data worker, because a forked one must not call it."""
     return "torch_xla" in sys.modules and os.getpid() == _PROCESS and xla.is_used()
 
 
 def _native_tpu() -> Any:
-    """TorchTPU's module, where the device is in use."""
+    """TorchTPU's module, if the device is in use."""
     module = getattr(torch, "tpu", None)
     return module if module is not None and module.is_initialized() else None
 
 
 def set_rng_state(state: RNGState) -> None:
-    """Put the generators back where :func:`rng_state`, here or in Hugging Face's Trainer, found them."""
+    """Restore the states from :func:`rng_state`, of this library or of Hugging Face's Trainer."""
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         _set_cuda_state(state["cuda"])
-    if "xla" in state and _xla_at_work():
+    if "xla" in state and _uses_xla():
         xla.set_rng_state(state["xla"])
     if "tpu" in state and (tpu := _native_tpu()) is not None:
         tpu.set_rng_state(state["tpu"])
@@ -102,7 +102,7 @@ def _set_cuda_state(state: torch.Tensor | list[torch.Tensor]) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Whatever is drawn inside, the generators go on afterwards as if nothing had been."""
+    """Restore the generators afterwards, so that random numbers drawn inside have no effect outside."""
     state = rng_state()
     try:
         yield
@@ -111,13 +111,13 @@ def preserved_rng() -> Iterator[None]:
 
 
 def derived_seed(*parts: int) -> int:
-    """A 63-bit seed that any change of ``parts`` changes altogether: (seed, epoch, batch, rank), say."""
+    """A 63-bit hash of ``parts``, for example (seed, epoch, batch, rank), as a seed."""
     text = ",".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 def seed_everything(seed: int) -> None:
-    """Like :func:`set_seed`, for seeds of up to 64 bits, and on the CPU alone: what a data worker needs."""
+    """Like :func:`set_seed`, but for seeds of up to 64 bits and only on the CPU, for data workers."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""TorchTPU, torch's native ``tpu`` device: one process for each, under torchrun.
+"""TorchTPU, torch's native ``tpu`` device: one process for each device, under torchrun.
 
-accelerate does not know the device, and would let every process train alone on the CPU; so the ranks are joined here,
-and accelerate's state is told of it.
+accelerate does not support the device, and would let every process train alone on the CPU. So the ranks join here, and
+accelerate's state is set accordingly.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 BACKEND = "cpu:gloo,tpu:tpu_dist"
-"""Tensors of the host go by gloo, those of the device by the backend that TorchTPU registers."""
+"""gloo for tensors on the host, and the backend that TorchTPU registers for those on the device."""
 COMPILER = "tpu"
-"""The backend of torch.compile that knows the device; inductor, torch's default, does not."""
+"""The backend of torch.compile for this device; torch's default, inductor, does not support it."""
 
 
 def is_used() -> bool:
@@ -25,12 +25,12 @@ def is_used() -> bool:
 
 
 def join(timeout: timedelta, device_type: str = "tpu", backend: str = BACKEND) -> Any:
-    """accelerate's ``PartialState`` of a gang on devices of a type that it does not know.
+    """accelerate's ``PartialState`` for a gang on a device type that accelerate does not support.
 
     Args:
         timeout: How long the ranks wait for each other.
-        device_type: Of the devices.
-        backend: Through which they talk.
+        device_type: The type of the devices.
+        backend: The backend of the process group.
     """
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
@@ -41,7 +41,7 @@ def join(timeout: timedelta, device_type: str = "tpu", backend: str = BACKEND) -
     state = PartialState(cpu=False)
     state.device = device_for(device_type)
     if launched and torch.distributed.get_world_size() > 1:
-        # To accelerate, a gang of CPUs: one whose barrier is torch's own and whose processes compute alike.
+        # accelerate treats it like a gang of CPUs, for which it uses torch's own barrier.
         state.distributed_type, state.backend = DistributedType.MULTI_CPU, backend
         state.num_processes = torch.distributed.get_world_size()
         state.process_index, state.local_process_index = torch.distributed.get_rank(), local_rank
@@ -49,7 +49,7 @@ def join(timeout: timedelta, device_type: str = "tpu", backend: str = BACKEND) -
 
 
 def device_for(device_type: str) -> torch.device:
-    """This process's device: TorchTPU assigns one to each, by the launch environment, and takes no other index."""
+    """This process's device. TorchTPU assigns it by the launch environment, and accepts no other index."""
     if device_type == "cpu":
         return torch.device("cpu")
     return torch.device(device_type, torch.accelerator.current_device_index())

@@ -1,8 +1,8 @@
-"""PyTorch/XLA: operations are noted down and compiled as one graph for each step, by ``mark`` at its end.
+"""PyTorch/XLA: operations are traced, and compiled as one graph per step by :class:`StepMark` at its end.
 
-One process drives all devices of its host. Where there are several, the program is written for one and partitioned
-(SPMD): batches are split over a mesh of one axis, weights are kept on every device, and the compiler adds the sums over
-gradients. Randomness, batches and checkpoints are those of one process.
+One process drives all devices of its host. With several devices, the compiler partitions the program (SPMD): batches
+are split over a mesh with one axis, weights are replicated, and the compiler inserts the reductions of gradients.
+Random numbers, batches and checkpoints are those of one process.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch
 from trainwright.contract import UserError
 
 WINDOW = 32
-"""Steps that are looked at to tell whether compiling has come to an end."""
+"""The number of recent steps that are checked for recompilations."""
 TOO_MANY = 8
-"""Of :data:`WINDOW` steps, those compiled anew from which on a run is warned of."""
+"""The number of recompiled steps within :data:`WINDOW` from which a warning is logged."""
 FIRST_STEPS = 16
-"""Steps whose compiling is nobody's fault: shapes of the first batches, accumulation, the last batch of an epoch."""
+"""Steps whose compilation is normal: shapes of the first batches, accumulation, the last batch of an epoch."""
 
 
 def is_used() -> bool:
-    """Whether accelerate, and so the Trainer, computes by torch_xla: it is installed, and USE_TORCH_XLA is not 0."""
+    """Whether accelerate, and so the Trainer, uses torch_xla: it is installed, and USE_TORCH_XLA is not 0."""
     from accelerate.utils import is_torch_xla_available
 
     return bool(is_torch_xla_available())
@@ -44,8 +44,8 @@ def import_error() -> str | None:
     return None
 
 
-def look() -> tuple[str | None, int]:
-    """Type and number of this host's devices: "xla" for TPUs, and for what PJRT_DEVICE names in a test."""
+def detect() -> tuple[str | None, int]:
+    """Type and number of this host's devices: "xla" for TPUs, and for the device of PJRT_DEVICE in a test."""
     import torch_xla.runtime as runtime
 
     try:
@@ -54,65 +54,65 @@ def look() -> tuple[str | None, int]:
         return None, 0
 
 
-def begin(use_cpu: bool) -> None:
-    """Finds the devices of this host and chooses how they are driven. Doing it again changes nothing.
+def initialize(use_cpu: bool) -> None:
+    """Finds the devices of this host and enables SPMD if there are several. Further calls change nothing.
 
     Raises:
-        UserError: what is asked for cannot be had under torch_xla, or there is no device.
+        UserError: torch_xla does not support the request, or there is no device.
     """
     import torch_xla.runtime as runtime
 
     if use_cpu:
         raise UserError(
-            "use_cpu: torch_xla takes every process it is installed for; set USE_TORCH_XLA=0, or leave it out"
+            "use_cpu: torch_xla is used in every process if it is installed; set USE_TORCH_XLA=0, or leave use_cpu out"
         )
-    hosts = max(_asked(runtime.process_count), int(os.environ.get("WORLD_SIZE", "1")))
+    hosts = max(_counted(runtime.process_count), int(os.environ.get("WORLD_SIZE", "1")))
     if hosts > 1:
         raise UserError(
-            f"accelerator: torch_xla sees {hosts} hosts, and the Trainer drives one; take a pool of one host, or the "
-            "runtime torchtpu"
+            f"accelerator: torch_xla sees {hosts} hosts, but the Trainer drives only one; use a pool of one host, or "
+            "the runtime torchtpu"
         )
-    partition()
+    enable_spmd()
 
 
-def partition() -> None:
-    """Turns SPMD on where there are several devices. What was made on one of them before would crash the process.
+def enable_spmd() -> None:
+    """Enables SPMD if there are several devices. Call before creating tensors on them, which would crash the process.
 
     Raises:
         UserError: there is no device.
     """
     import torch_xla.runtime as runtime
 
-    if not runtime.is_spmd() and _asked(runtime.global_runtime_device_count) > 1:
+    if not runtime.is_spmd() and _counted(runtime.global_runtime_device_count) > 1:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # counting the devices, it says, was one moment too early
+            warnings.simplefilter("ignore")  # it warns that the devices were counted before this call
             runtime.use_spmd()
 
 
-def _asked(count: Callable[[], int]) -> int:
-    """What torch_xla counts, which it can only where it finds its devices."""
+def _counted(count: Callable[[], int]) -> int:
+    """A count of torch_xla, which fails if it finds no devices."""
     try:
         return int(count())
     except (RuntimeError, OSError) as error:
-        words = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         given = os.environ.get("PJRT_DEVICE", "unset")
         raise UserError(
-            f"accelerator: torch_xla finds no device (PJRT_DEVICE is {given}: {words}); run on a TPU, or set "
+            f"accelerator: torch_xla finds no device (PJRT_DEVICE is {given}: {reason}); run on a TPU, or set "
             "PJRT_DEVICE=CPU to try a job without one"
         ) from error
 
 
 def device_count() -> int:
-    """Devices that this process drives, and a batch is split over."""
+    """The number of devices that this process drives, over which a batch is split."""
     import torch_xla.runtime as runtime
 
     return int(runtime.addressable_runtime_device_count())
 
 
 class Feed:
-    """Brings tensors of the host to the devices, the first dimension split over them.
+    """Moves host tensors to the devices, split along the first dimension.
 
-    A dimension that they do not divide is padded by the compiler, and the padding is not computed with.
+    The compiler pads a dimension that is not divisible by the number of devices; the padding does not affect results.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -147,10 +147,10 @@ def mesh() -> Any:
 
 
 class StepMark:
-    """Ends a graph: compiles it if it is new, and starts it on the device without waiting for it.
+    """Ends a graph: compiles it if it is new, and starts it on the device without waiting.
 
     Attributes:
-        compiled: Graphs that were compiled by marks so far.
+        compiled: The number of graphs that were compiled at the end of steps so far.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
@@ -167,21 +167,21 @@ class StepMark:
         self._sync()
 
     def end_step(self) -> None:
-        """The mark at the end of an optimizer step, which also looks whether the steps keep being compiled."""
+        """Ends an optimizer step, and warns if steps are still being recompiled."""
         before = self._compilations()
         self._sync()
-        self._note(self._compilations() - before)
+        self._count_step(self._compilations() - before)
 
-    def _note(self, compilations: int) -> None:
+    def _count_step(self, compilations: int) -> None:
         self.compiled += compilations
         self._steps += 1
         if self._steps > FIRST_STEPS:
             self._recent.append(compilations > 0)
         if self._warn is not None and sum(self._recent) >= TOO_MANY:
             self._warn(
-                f"{sum(self._recent)} of the last {len(self._recent)} steps were compiled anew, because their batches "
-                "differ in shape: pad them to one length or a few (pad_to_multiple_of), and leave the last short one "
-                "out (dataloader_drop_last)"
+                f"{sum(self._recent)} of the last {len(self._recent)} steps were recompiled, because their batches "
+                "differ in shape: pad them to one length or a few (pad_to_multiple_of), and drop the last short batch "
+                "(dataloader_drop_last)"
             )
             self._warn = None
 
@@ -190,36 +190,36 @@ class StepMark:
 
 
 def print_metrics() -> None:
-    """What torch_xla counted: compilations, transfers, operations that it gave back to the CPU."""
+    """Print torch_xla's counters: compilations, transfers, operations that ran on the CPU instead."""
     import torch_xla.debug.metrics as metrics
 
     print(metrics.metrics_report(), file=sys.stderr, flush=True)
 
 
 def rng_state() -> int:
-    """Of the device's own generator, as Hugging Face's Trainer saves it under ``xla``."""
+    """The state of the device's generator, as Hugging Face's Trainer saves it under ``xla``."""
     import torch_xla.core.xla_model as xm
 
-    partition()
+    enable_spmd()
     return int(xm.get_rng_state())
 
 
 def set_rng_state(state: int) -> None:
     import torch_xla.core.xla_model as xm
 
-    partition()
+    enable_spmd()
     xm.set_rng_state(state)
 
 
 def identity(tensor: torch.Tensor) -> Any:
-    """What tensors share that are one and the same on the device; they have no address of their own there."""
+    """An id that is equal for tensors that are the same on the device, where they have no address."""
     import torch_xla
 
     return torch_xla._XLAC._xla_get_tensor_id(tensor)
 
 
 def peak_memory() -> int | None:
-    """Bytes, where the device tells them: a TPU that is driven without SPMD."""
+    """In bytes; None unless the device reports it, as a TPU without SPMD does."""
     import torch_xla.core.xla_model as xm
 
     try:
@@ -230,7 +230,7 @@ def peak_memory() -> int | None:
 
 
 def plain_kernels(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's arguments without ``fused`` under torch_xla, which has no such kernel and fuses by itself."""
+    """An optimizer's arguments, under torch_xla without ``fused``: it lacks that kernel and fuses operations itself."""
     if kwargs.get("fused") and "torch_xla" in sys.modules and is_used():
         return {name: value for name, value in kwargs.items() if name != "fused"}
     return kwargs

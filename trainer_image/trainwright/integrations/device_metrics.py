@@ -42,7 +42,7 @@ def _unsupported_format(args: Any) -> str | None:
     """The message for a number format that the arguments ask for and the device lacks; None if there is none."""
     is_nvidia = args.device.type == "cuda" and torch.version.cuda is not None
     capability = torch.cuda.get_device_capability(args.device) if is_nvidia else None
-    return check.unknown_format(args, args.device.type, capability, device_name(args.device) if is_nvidia else "")
+    return check.unsupported_format(args, args.device.type, capability, device_name(args.device) if is_nvidia else "")
 
 
 class XlaCallback(TrainerCallback):

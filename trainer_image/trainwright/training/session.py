@@ -17,15 +17,15 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from trainwright.arguments.errors import TrainerError
 from trainwright.callbacks.state import TrainerState, export_states, exports_state
-from trainwright.checkpoint.background import Background
+from trainwright.checkpoint.background import BackgroundWriter
 from trainwright.checkpoint.snapshot import (
     OPTIMIZER,
     SCHEDULER,
     TRAINER_STATE,
+    missing_state,
     restore_position,
     save_model_files,
     snapshot,
-    starts_afresh,
 )
 from trainwright.checkpoint.store import CheckpointStore, how_to_accept
 from trainwright.checkpoint.weights import check_ties
@@ -67,11 +67,11 @@ def open_store(folder: str) -> CheckpointStore:
     return CheckpointStore(folder, owner=job.uid, attempt=job.attempt, job=f"{job.namespace}/{job.name}")
 
 
-def make_background(trainer: Any) -> Background | None:
+def make_background(trainer: Any) -> BackgroundWriter | None:
     """What writes checkpoints while training goes on, if that is asked for."""
     if not saves_asynchronously(trainer):
         return None
-    return Background(trainer.checkpoints, lambda copy: snapshot(trainer, trainer.checkpoints.is_leader, copy))
+    return BackgroundWriter(trainer.checkpoints, lambda copy: snapshot(trainer, trainer.checkpoints.is_leader, copy))
 
 
 def saves_asynchronously(trainer: Any) -> bool:
@@ -285,7 +285,7 @@ def _reads_as_json(path: Path) -> bool:
 
 def tell_afresh(trainer: Any, checkpoint: Path) -> None:
     """Warn of what the checkpoint does not hold; one of ``save_only_model`` holds the model alone."""
-    if absent := starts_afresh(trainer, checkpoint):
+    if absent := missing_state(trainer, checkpoint):
         has_state = (checkpoint / OPTIMIZER).is_file() or (checkpoint / SCHEDULER).is_file()
         what = "lacks files" if has_state else "holds the model alone (save_only_model)"
         warnings.warn(f"{checkpoint}: {what}; these start afresh: {', '.join(absent)}", stacklevel=2)
