@@ -147,7 +147,7 @@ def test_a_translator_tells_how_like_its_texts_are(folder: Path, monkeypatch: py
     results = train(job, folder / "out", monkeypatch)
     assert results["eval_exact_match"] == results["eval_rouge_l"] == 1.0
     generating = job.training_arguments
-    with pytest.raises(UserError, match=r"predictWithGenerate: CausalLM has no text to compare .* with; leave it out"):
+    with pytest.raises(UserError, match=r"predictWithGenerate: CausalLM has no target text to compare with; leave"):
         train(replace(JOB, uid="other", training_arguments=generating), folder / "other", monkeypatch)
 
 
@@ -159,7 +159,7 @@ def test_a_translator_tells_how_like_its_texts_are(folder: Path, monkeypatch: py
         ({"task": "MaskedLM"}, ["spec.sample", "does not write text"]),
         (
             {"dataset": {"source": "a.txt", "evalSource": "other.csv"}, "sample": None},
-            ["columns.text", "to evaluate on", "theirs: a, b"],
+            ["columns.text", "evaluation rows", "only a, b"],
         ),
         ({"sample": {"prompt": ["x"]}}, ["spec.sample.prompt", "did you mean prompts?"]),
     ],

@@ -99,7 +99,7 @@ def test_a_source_that_matches_no_file_is_refused_in_one_line(
 
 def test_unknown_format_asks_for_the_field(folder: Path) -> None:
     Path("data.bin").write_text("x")
-    with pytest.raises(DataError, match=r"^spec\.dataset\.format: cannot be told from the name 'data\.bin'"):
+    with pytest.raises(DataError, match=r"^spec\.dataset\.format: is unclear from the name 'data\.bin'"):
         resolve("data.bin", None, PLACE)
 
 
@@ -175,7 +175,7 @@ def write(name: str, content: str | bytes) -> None:
         ("bad.jsonl", '{"a": 1}\n{"a": \n', ["bad.jsonl, line 2", "not JSON"]),
         ("list.jsonl", '{"a": 1}\n[1, 2]\n', ["list.jsonl, line 2", "not a JSON object"]),
         ("array.json", '[{"a": 1},\n {"a": }]', ["array.json, line 2", "not JSON"]),
-        ("wide.csv", "a,b\n1,2\n1,2,3\n", ["wide.csv, line 3", "3 fields where the header has 2"]),
+        ("wide.csv", "a,b\n1,2\n1,2,3\n", ["wide.csv, line 3", "3 fields, but the header has 2"]),
         ("no.parquet", "PAR0", ["no.parquet", "not a parquet file"]),
         ("torn.txt.gz", b"\x1f\x8b\x08\x00garbage", ["torn.txt.gz", "cannot read"]),
     ],
@@ -196,7 +196,7 @@ def test_a_file_that_cannot_be_read_is_named_with_its_line(
     ("fields", "words"),
     [
         ({"source": "b.txt", "validation_fraction": 0.5}, ["validationFraction", "leaves none"]),
-        ({"source": "a.txt", "validation_fraction": 0.5, "eval_split": "train"}, ["validationFraction", "one of"]),
+        ({"source": "a.txt", "validation_fraction": 0.5, "eval_split": "train"}, ["validationFraction", "only one"]),
         ({"source": "a.txt", "validation_fraction": 0.5, "streaming": True}, ["validationFraction", "streamed"]),
         ({"source": "a.txt", "split": "test"}, ["spec.dataset.split", "one split, 'train'"]),
     ],
@@ -234,11 +234,11 @@ def test_columns_are_found_by_their_usual_names(
     ("stated", "columns", "words"),
     [
         ({"text": "bdy"}, ("body", "id"), ["columns.text", "no column 'bdy'", "did you mean body?", "body, id"]),
-        ({}, ("a", "b"), ["columns.text", "say which of these it is: a, b"]),
+        ({}, ("a", "b"), ["columns.text", "set it to one of these: a, b"]),
         (
             {},
             ("messages",),
-            ["columns.text", "'messages' holds chats", "apply_chat_template into a column 'text', or tr"],
+            ["columns.text", "'messages' holds chats", "apply_chat_template in a column 'text', or tr"],
         ),
         ({}, ("id", "conversations"), ["columns.text", "'conversations' holds chats"]),
         ({"txet": "a"}, ("a",), ["columns.txet", "did you mean text?"]),

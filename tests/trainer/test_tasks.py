@@ -252,8 +252,8 @@ def rows(*labels: Any) -> list[dict[str, Any]]:
     ("data", "words"),
     [
         (rows("a", None, "b", None), ["columns.label", "empty in 2 rows"]),
-        (rows(0.5, 1.0), ["columns.label", "0.5", "no class"]),
-        (rows("a", "a"), ["columns.label", "one label only ('a')"]),
+        (rows(0.5, 1.0), ["columns.label", "0.5", "not a class"]),
+        (rows("a", "a"), ["columns.label", "only one label ('a')"]),
         (rows(["a"], ["b"]), ["columns.label", "lists"]),
         (rows({"a": 1}, {"a": 2}), ["columns.label", "records"]),
     ],
@@ -273,7 +273,7 @@ CAUSAL = {"task": "CausalLM", "model": GPT2, "dataset": {"source": "lines.txt"}}
     [
         ({"task": "CausalML"}, ["spec.task", "did you mean CausalLM?"]),
         ({"task": None}, ["spec.task", "is missing"]),
-        ({"task": "MaskedLM"}, ["spec.task", "'gpt2' cannot do MaskedLM", "CausalLM"]),
+        ({"task": "MaskedLM"}, ["spec.task", "'gpt2' does not support MaskedLM", "CausalLM"]),
         ({"dataset": {}}, ["spec.dataset.source", "is missing"]),
         ({"dataset": {"source": "lines.txt", "blocksize": 3}}, ["spec.dataset.blocksize", "did you mean blockSize?"]),
         ({"dataset": {"source": "lines.txt", "blockSize": 128}}, ["spec.dataset.blockSize", "128", "positions for 64"]),
@@ -290,7 +290,7 @@ CAUSAL = {"task": "CausalLM", "model": GPT2, "dataset": {"source": "lines.txt"}}
         ),
         ({"model": {"source": "gpt2", "fromConfig": {}, "tokenizer": None}}, ["spec.model.tokenizer", "'bytes'"]),
         ({"model": {"source": "gtp2", "fromConfig": {}}}, ["spec.model.source", "did you mean gpt2?"]),
-        ({"model": {"source": "./nowhere"}}, ["spec.model.source", "'./nowhere' is no folder"]),
+        ({"model": {"source": "./nowhere"}}, ["spec.model.source", "'./nowhere' is not a folder"]),
         (
             {"model": {"source": "gpt2", "fromConfig": {"n_layers": 1}}},
             ["fromConfig.n_layers", "did you mean n_layer"],

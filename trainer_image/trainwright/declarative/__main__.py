@@ -1,4 +1,4 @@
-"""What the launcher starts in each rank of a declarative job; a script of the user's it runs under ``launch.entry``."""
+"""The entry point of each rank of a declarative job; the launcher runs a user's script by ``launch.entry`` instead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainwright.launch.launcher import read_job
 
 
 def main() -> None:
-    """Train the job that the environment names. Raises :class:`UserError` for what only a person can mend."""
+    """Train the job of the environment. Raises :class:`UserError` for errors that the user must fix."""
     from trainwright.declarative.environment import prepare_environment
 
     job = read_job(os.environ)

@@ -1,10 +1,10 @@
-"""Which column plays which role: what the manifest says, else the first of the usual names, in the order written here.
+"""Assigns columns to roles: by the manifest, else the first column with one of the usual names, in the order below.
 
-A role that nothing fits is an error that lists the columns there are.
+A role without a column is an error, which lists the columns of the data.
 
-The names of the classes are read from the data: ``num_labels``, ``id2label`` and the label ids of a model follow. Names
-are sorted, so that every rank and every attempt numbers them alike; whole numbers that already count the classes from
-0 keep their numbers.
+The classes are read from the data; ``num_labels``, ``id2label`` and the label ids of the model follow from them. Names
+are sorted, so that every rank and every attempt assigns the same ids. Integers that already number the classes from 0
+are kept.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ USUAL_NAMES = {
     "tags": ("tags", "ner_tags", "labels", "pos_tags", "label"),
 }
 CHATS = ("messages", "conversations", "conversation", "chosen")
-"""The usual names for turns of a dialogue, which are no text."""
+"""The usual names for columns of chats, which are not text."""
 OPTIONAL = frozenset({"textPair"})
 PLACE = "spec.dataset.columns"
 
 
 def assign(roles: Sequence[str], stated: Mapping[str, str], columns: Sequence[str]) -> dict[str, str]:
-    """Role to column, for every role but an optional one that nothing fits."""
+    """Role to column; an optional role without a column is left out."""
     for role in stated:
         if role not in roles:
             raise UserError(
@@ -44,12 +44,12 @@ def assign(roles: Sequence[str], stated: Mapping[str, str], columns: Sequence[st
 
 
 def check_evaluation(assigned: Mapping[str, str], columns: Sequence[str]) -> None:
-    """The rows to evaluate on must have the columns that training found."""
+    """Raises :class:`DataError` if the evaluation rows lack a column that training uses."""
     for role, column in assigned.items():
         if column not in columns:
             raise DataError(
-                f"{PLACE}.{role}: the rows to evaluate on have no column {column!r}; theirs: {some(columns)}; "
-                "both need the same names"
+                f"{PLACE}.{role}: the evaluation rows have no column {column!r}, only {some(columns)}; "
+                "use the same names for training and evaluation"
             )
 
 
@@ -68,15 +68,15 @@ def _column(role: str, stated: str | None, columns: Sequence[str], taken: set[st
     if usual is None and role not in OPTIONAL:
         raise DataError(
             f"{PLACE}.{role}: no column has a usual name for it ({', '.join(USUAL_NAMES[role])}); "
-            f"say which of these it is: {some(columns)}"
+            f"set it to one of these: {some(columns)}"
         )
     return usual
 
 
 def holds_chats(column: str) -> str:
     return (
-        f"{PLACE}.text: column {column!r} holds chats, and a task trains on text; write each chat as one text by the "
-        "tokenizer's apply_chat_template into a column 'text', or train in a script of your own (spec.script)"
+        f"{PLACE}.text: column {column!r} holds chats, but a task trains on text; convert each chat to one text with "
+        "the tokenizer's apply_chat_template in a column 'text', or train with your own script (spec.script)"
     )
 
 
@@ -85,7 +85,7 @@ MOST_CLASSES = 10_000
 
 @dataclass(frozen=True)
 class Labels:
-    """``names[i]`` is the name of class i, ``values[i]`` what the data calls it."""
+    """``names[i]`` is the name of class i, ``values[i]`` its value in the data."""
 
     values: tuple[Any, ...]
     names: tuple[str, ...]
@@ -109,25 +109,25 @@ def read_labels(splits: Iterable[Any], column: str, role: str) -> Labels:
 
 
 def _declared(rows: Any, column: str) -> list[str] | None:
-    """Names that the dataset itself declares (a ClassLabel, or a list of them)."""
+    """The class names that the dataset declares (a ClassLabel, or a list of it)."""
     feature = rows.features[column] if rows.features else None
     names = getattr(getattr(feature, "feature", feature), "names", None)
     return list(names) if names else None
 
 
 def _check_declared(datasets: list[Any], column: str, role: str, count: int) -> None:
-    """Test splits of the hub hide their labels behind -1, which no model has a class for."""
+    """Rejects labels out of range, because test splits on the hub use -1 for hidden labels."""
     for rows in datasets:
         found = _distinct(rows, column, f"{PLACE}.{role}", role == "tags")
         if foreign := [value for value in found if not 0 <= value < count]:
             raise DataError(
                 f"{PLACE}.{role}: column {column!r} has the label {min(foreign)}, but {count} classes from 0; "
-                "take a split whose labels are public"
+                "use a split whose labels are public"
             )
 
 
 def _distinct(rows: Any, column: str, place: str, nested: bool) -> set[Any]:
-    """The distinct values of a column of scalars, or of lists where ``nested``; no row becomes a Python object."""
+    """The distinct values of a column of scalars, or of lists if ``nested``; computed in Arrow, without Python rows."""
     import pyarrow as pa
     import pyarrow.compute as compute
 
@@ -140,7 +140,7 @@ def _distinct(rows: Any, column: str, place: str, nested: bool) -> set[Any]:
     distinct = set(compute.unique(values).to_pylist())
     if any(value is None or value != value for value in distinct):
         empty = compute.sum(compute.is_null(values, nan_is_null=True)).as_py()
-        raise DataError(f"{place}: column {column!r} is empty in {empty} rows; give them a label or leave them out")
+        raise DataError(f"{place}: column {column!r} is empty in {empty} rows; label these rows or remove them")
     return distinct
 
 
@@ -157,12 +157,12 @@ def _check(values: set[Any], column: str, place: str) -> None:
     kinds = {type(value).__name__ for value in values}
     if len(kinds) > 1:
         raise DataError(
-            f"{place}: column {column!r} mixes labels of several kinds ({', '.join(sorted(kinds))}); use one"
+            f"{place}: column {column!r} mixes labels of several types ({', '.join(sorted(kinds))}); use one"
         )
     if fraction := next((v for v in sorted(values) if isinstance(v, float) and not v.is_integer()), None):
-        raise DataError(f"{place}: column {column!r} holds {fraction}, a number and no class; this task needs classes")
+        raise DataError(f"{place}: column {column!r} holds {fraction}, which is not a class; this task needs classes")
     if len(values) < 2:
-        raise DataError(f"{place}: column {column!r} has one label only ({next(iter(values))!r}); nothing to learn")
+        raise DataError(f"{place}: column {column!r} has only one label ({next(iter(values))!r}); there must be two")
     if len(values) > MOST_CLASSES:
         raise DataError(f"{place}: column {column!r} has {len(values)} different labels; is it the right column?")
 

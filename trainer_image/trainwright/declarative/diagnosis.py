@@ -1,8 +1,8 @@
-"""Why a file could not be read, in one line with the file and the line: looked for only after a reader has failed.
+"""Why a file could not be read: one message with the file and the line number, after a reader has failed.
 
-The readers of ``datasets`` name neither. A second, slow pass over the files finds the first line that breaks.
+The readers of ``datasets`` report neither, so a second, slow pass over the files finds the first invalid line.
 
-A mistake and a network that is down are told apart: the one ends a job for good, the other is worth another attempt.
+It distinguishes errors in the data, which end a job, from errors of the network, which are worth a retry.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from trainwright.contract import DataError, UserError
 
 
 def explain(error: BaseException, format: str, files: Iterable[str], place: str) -> Exception:
-    """The :class:`DataError` to raise for what a reader raised, or that a store could not be reached."""
+    """The :class:`DataError` for an error of a reader, or :class:`Unreachable` if it came from the network."""
     for cause in causes(error):
         if isinstance(cause, UserError | Unreachable):
             return cause
     for file in files:
         try:
             if found := _problem(file, format):
-                return DataError(f"{place}: {file}{found}; mend or remove it")
+                return DataError(f"{place}: {file}{found}; fix or remove it")
         except (OSError, EOFError) as unreadable:
-            return refuse(unreadable, f"{place}: cannot read {file!r}: {first_line(unreadable)}", DataError)
+            return error_for(unreadable, f"{place}: cannot read {file!r}: {first_line(unreadable)}", DataError)
     innermost = list(causes(error))[-1]
-    return refuse(error, f"{place}: cannot be read as {format}: {first_line(innermost)}", DataError)
+    return error_for(error, f"{place}: cannot be read as {format}: {first_line(innermost)}", DataError)
 
 
 def _problem(file: str, format: str) -> str | None:
-    """``", line 3: ..."`` or ``": ..."`` when this file is the culprit."""
+    """``", line 3: ..."`` or ``": ..."`` if this file is invalid, else None."""
     search = {"json": _json_problem, "csv": _csv_problem, "parquet": _parquet_problem}.get(format)
     if search is None:
         return None
@@ -79,7 +79,7 @@ def _csv_problem(text: str) -> str | None:
     for row in rows:
         width = width or len(row)
         if row and len(row) > width:
-            return f", line {rows.line_num}: has {len(row)} fields where the header has {width}"
+            return f", line {rows.line_num}: has {len(row)} fields, but the header has {width}"
     return None
 
 
@@ -104,23 +104,23 @@ NETWORK = re.compile(
     r"\w*Connect\w*Error|\w*Timeout(Error)?|ReadError|ProxyError|RemoteProtocolError|ServerDisconnectedError|SSLError"
     r"|LocalEntryNotFoundError|gaierror"
 )
-"""Exceptions of the HTTP and storage clients, by name: none of them needs to be installed."""
+"""Exceptions of the HTTP and storage clients, by name, because the clients may not be installed."""
 BUSY = frozenset({429, 500, 502, 503, 504})
 
 
 class Unreachable(ConnectionError):
-    """A hub or store that cannot be reached now. No :class:`UserError`: another attempt may find it."""
+    """A hub or store cannot be reached at present. Not a :class:`UserError`, because a retry may succeed."""
 
 
-def refuse(error: BaseException, message: str, kind: type[UserError] = UserError) -> Exception:
-    """What to raise for ``error``: a ``kind``, or :class:`Unreachable` where the network is to blame."""
-    if os.environ.get("HF_HUB_OFFLINE") != "1" and any(_of_the_network(cause) for cause in causes(error)):
+def error_for(error: BaseException, message: str, kind: type[UserError] = UserError) -> Exception:
+    """The exception to raise for ``error``: a ``kind``, or :class:`Unreachable` for an error of the network."""
+    if os.environ.get("HF_HUB_OFFLINE") != "1" and any(_is_network_error(cause) for cause in causes(error)):
         return Unreachable(message)
     return kind(message)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what led to it, back to the first."""
+    """The error and its causes, back to the first."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -128,10 +128,10 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its message, or its name when it has none."""
+    """The first line of the error's message, or its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _of_the_network(error: BaseException) -> bool:
+def _is_network_error(error: BaseException) -> bool:
     status = getattr(getattr(error, "response", None), "status_code", None)
     return NETWORK.fullmatch(type(error).__name__) is not None or status in BUSY

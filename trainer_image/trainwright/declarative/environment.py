@@ -1,7 +1,7 @@
-"""What the Hugging Face libraries read from the environment on import: to be said before that.
+"""Sets the environment variables that the Hugging Face libraries read on import, before they are imported.
 
-A pod's home may be read-only or no home at all, its log is not a terminal, and offline means that no name is asked for.
-Whatever the user set stays.
+A pod's home may be read-only or missing, its log is not a terminal, and offline means no requests to the hub. Variables
+that the user has set are kept.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def prepare_environment(offline: bool, environ: MutableMapping[str, str] = os.en
         environ.update(OFFLINE)
     home = _hub_home(environ)
     scratch = Path(tempfile.gettempdir()) / f"trainwright-cache-{os.getuid()}"
-    if not _writable(home) and not _stated(environ):
+    if not _writable(home) and not _has_cache(environ):
         environ["HF_HOME"] = str(scratch)
     elif not _writable(Path(environ.get("HF_DATASETS_CACHE") or home / "datasets")):
-        environ["HF_DATASETS_CACHE"] = str(scratch / "datasets")  # models may come from a read-only volume, rows not
+        environ["HF_DATASETS_CACHE"] = str(scratch / "datasets")  # models may be on a read-only volume
     if not sys.stderr.isatty():
         for name, value in QUIET.items():
             environ.setdefault(name, value)
 
 
-def _stated(environ: Mapping[str, str]) -> bool:
+def _has_cache(environ: Mapping[str, str]) -> bool:
     return any(environ.get(name) for name in CACHE_VARIABLES)
 
 
@@ -49,7 +49,7 @@ def _hub_home(environ: Mapping[str, str]) -> Path:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether the folder, or the nearest parent that exists, can be written to."""
+    """Whether the folder, or its nearest existing parent, is writable."""
     while not folder.exists():
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK)

@@ -1,8 +1,8 @@
-"""Rows to features: for each task, the function that a batched ``map`` applies.
+"""Rows to features: the function of each task for a batched ``map``.
 
-Each takes ``{column: values}`` of a batch of rows and gives ``{feature: values}``, not always as many.
+Each takes ``{column: values}`` of a batch of rows and returns ``{feature: values}``, whose number may differ.
 
-Packed documents of any length become blocks of one length, so that no position of a batch is padding.
+Packing turns documents of any length into blocks of one length, so that a batch has no padding.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COLUMNS = "spec.dataset.columns"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What turns rows into features: everything that the features depend on beside the rows."""
+    """Everything that the features depend on, besides the rows."""
 
     tokenizer: Any
     columns: Mapping[str, str]
@@ -35,7 +35,7 @@ class Recipe:
 
 
 def language(recipe: Recipe) -> Featurize:
-    """Packed blocks, or rows of at most ``max_length`` tokens where there is no block size."""
+    """Packed blocks, or rows of at most ``max_length`` tokens if there is no block size."""
     encoder = DocumentEncoder(recipe.tokenizer, recipe.columns["text"], recipe.max_length)
 
     def encode(batch: Batch) -> list[list[int]]:
@@ -49,7 +49,7 @@ def language(recipe: Recipe) -> Featurize:
 
 
 def sequence_classification(recipe: Recipe) -> Featurize:
-    """The text, or both texts, and the class id."""
+    """The tokens of one or two texts, and the class id."""
     tokenizer, columns, ids = recipe.tokenizer, recipe.columns, recipe.labels.ids if recipe.labels else {}
 
     def featurize(batch: Batch) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def sequence_classification(recipe: Recipe) -> Featurize:
 
 
 def sequence_to_sequence(recipe: Recipe) -> Featurize:
-    """The source's tokens, and the target's as labels."""
+    """The tokens of the source, and those of the target as labels."""
     tokenizer, columns = recipe.tokenizer, recipe.columns
     limits = {"truncation": recipe.max_length is not None, "max_length": recipe.max_length}
 
@@ -74,7 +74,7 @@ def sequence_to_sequence(recipe: Recipe) -> Featurize:
 
 
 def token_classification(recipe: Recipe) -> Featurize:
-    """The words' tokens; the first token of a word carries its tag, the others none."""
+    """The tokens of the words; the first token of each word is labelled with its tag, the others are ignored."""
     tokenizer, columns, ids = recipe.tokenizer, recipe.columns, recipe.labels.ids if recipe.labels else {}
     limits = {"truncation": recipe.max_length is not None, "max_length": recipe.max_length}
 
@@ -103,7 +103,7 @@ def _strings(batch: Batch, columns: Mapping[str, str], role: str) -> list[str]:
         raise DataError(holds_chats(columns[role]))
     if wrong is not None:
         raise DataError(
-            f"{COLUMNS}.{role}: column {columns[role]!r} holds {type(wrong).__name__}, not text; say another column"
+            f"{COLUMNS}.{role}: column {columns[role]!r} holds {type(wrong).__name__}, not text; use another column"
         )
     return ["" if value is None else value for value in values]
 
@@ -111,7 +111,7 @@ def _strings(batch: Batch, columns: Mapping[str, str], role: str) -> list[str]:
 def _check_tagged(words: list[Any], tags: list[Any]) -> None:
     for row, (sentence, marks) in enumerate(zip(words, tags, strict=True)):
         if not isinstance(sentence, list) or not isinstance(marks, list):
-            raise DataError(f"{COLUMNS}.tokens: must hold a list of words in each row, and tags a list of as many tags")
+            raise DataError(f"{COLUMNS}.tokens: each row must hold a list of words, and a list of as many tags")
         if len(sentence) != len(marks):
             raise DataError(
                 f"{COLUMNS}.tags: {len(marks)} tags for {len(sentence)} words, in row {row} of a batch, "
@@ -120,10 +120,10 @@ def _check_tagged(words: list[Any], tags: list[Any]) -> None:
 
 
 class Packer:
-    """Concatenates tokens and cuts them into blocks of ``block_size``; for a batched ``map``.
+    """Concatenates tokens and cuts them into blocks of ``block_size``, for a batched ``map``.
 
-    What a batch leaves over goes to the next one, so that only the tokens after the very last block are dropped. Where
-    batches must not depend on each other (a stream that resumes in its middle), ``carry=False`` drops it at each batch.
+    The remaining tokens of a batch are carried over to the next one, so only those after the last block are dropped.
+    For a stream that may resume in the middle, batches must be independent: ``carry=False`` drops them in each batch.
     """
 
     def __init__(self, block_size: int, carry: bool = True) -> None:
@@ -140,9 +140,10 @@ class Packer:
 
 
 class DocumentEncoder:
-    """Texts to token ids, with the tokenizer's special tokens around a document, not around each piece of it.
+    """Texts to token ids, with the tokenizer's special tokens around each document, not around each of its pieces.
 
-    A document that the tokenizer would not end gets the end-of-sequence token, so that a model learns where texts end.
+    If the tokenizer adds no token at the end, a document ends with the end-of-sequence token, so that a model learns
+    where texts end.
     """
 
     def __init__(self, tokenizer: Any, column: str, max_length: int | None = None) -> None:
@@ -152,7 +153,7 @@ class DocumentEncoder:
         self.prefix, self.suffix = _around(tokenizer)
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> list[list[int]]:
-        """Token ids of each row, at most ``max_length``. Without the columns first and last, rows are documents."""
+        """Token ids of each row, at most ``max_length``. Without the columns first and last, each row is a document."""
         texts = [text or "" for text in batch[self.column]]
         encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         whole = [True] * len(texts)
@@ -162,7 +163,7 @@ class DocumentEncoder:
 
 
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Special tokens before and after a text: what the tokenizer adds by itself, and at least eos after it."""
+    """The special tokens that the tokenizer adds before and after a text; at least eos after it."""
     alone = tokenizer("")["input_ids"]
     starts = {tokenizer.bos_token_id, tokenizer.cls_token_id}
     prefix = alone[:1] if alone and alone[0] in starts and alone != [tokenizer.eos_token_id] else []

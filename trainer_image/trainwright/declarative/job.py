@@ -1,4 +1,4 @@
-"""A declarative job from its manifest to its model: in order, what is read, made, trained, judged and saved."""
+"""Runs a declarative job from its manifest to the saved model: reads, prepares, trains, evaluates and saves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainwright.declarative.tokenizers import load_tokenizer
 
 
 class Parts(NamedTuple):
-    """What the Trainer takes."""
+    """The inputs of the Trainer."""
 
     model: Any
     tokenizer: Any
@@ -38,14 +38,14 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
     """Train ``job`` into ``output``; call :func:`~trainwright.declarative.environment.prepare_environment` before."""
     from trainwright import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-    quiet = {} if sys.stderr.isatty() else {"disable_tqdm": True}  # a log is no place for bars that redraw themselves
+    quiet = {} if sys.stderr.isatty() else {"disable_tqdm": True}  # no progress bars in a log
     args = Seq2SeqTrainingArguments.from_dict({**quiet, **job.training_arguments, "output_dir": str(output)})
     sample = view(SampleSpec, job.sample, "spec.sample") if job.sample else None
     args.device  # noqa: B018  # joins the ranks
     store = CheckpointStore(output, owner=job.uid, attempt=job.attempt, job=f"{job.namespace}/{job.name}")
     store.claim(adopt=job.adopt_output)
     parts = assemble(job, args)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # workers of data loaders fork, its threads do not
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # data loader workers fork, which its threads do not survive
     trainer = Seq2SeqTrainer(
         model=parts.model,
         args=args,
@@ -69,7 +69,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
 
 
 def assemble(job: ResolvedJob, args: Any) -> Parts:
-    """Tokenizer, model and features of ``job``, each made once per node: the first rank makes, the others find."""
+    """Tokenizer, model and features of ``job``. One rank of a node computes the features, the others reuse them."""
     from trainwright.devices.seeding import set_seed
 
     task = tasks.task_named(job.task)
@@ -100,17 +100,17 @@ def _labels(task: tasks.Task, splits: Any, assigned: dict[str, str]) -> Labels |
 
 
 def _check_run(job: ResolvedJob, task: tasks.Task, data: DatasetSpec, args: Any) -> None:
-    """What is wrong before anything is read."""
+    """Checks the job before anything is read."""
     tasks.check_generation(task, args)
     tasks.check_best_metric(task, args)
     evaluates = data.eval_source or data.eval_split or data.validation_fraction is not None
     if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no" and not evaluates:
         raise UserError(
             "spec.trainingArguments.evalStrategy: there is nothing to evaluate on; "
-            "say spec.dataset.evalSource, evalSplit or validationFraction"
+            "set spec.dataset.evalSource, evalSplit or validationFraction"
         )
     if data.streaming and args.max_steps <= 0:
-        raise UserError("spec.trainingArguments.maxSteps: a streamed dataset has no length; say how many steps")
+        raise UserError("spec.trainingArguments.maxSteps: a streamed dataset has no length; set the number of steps")
     if data.streaming and task.labels_role is not None:
         raise UserError(f"spec.dataset.streaming: {task.name} reads all labels before it starts; leave it out")
     if job.sample and not task.generates:
@@ -121,7 +121,7 @@ def _check_run(job: ResolvedJob, task: tasks.Task, data: DatasetSpec, args: Any)
 def one_rank_at_a_time() -> Iterator[None]:
     """A lock in the cache that the ranks of a node share.
 
-    Unlike a barrier it has no timeout, and it also holds where several pods share one node's cache.
+    Unlike a barrier it has no timeout, and it also works when several pods share the cache of one node.
     """
     from datasets import config
     from filelock import FileLock
@@ -140,7 +140,7 @@ def _evaluated(trainer: Any, parts: Parts) -> dict[str, float]:
 
 
 def _write_results(results: dict[str, dict[str, Any]], output: Path) -> None:
-    """``train_results.json``, ``eval_results.json`` and ``all_results.json``, as Hugging Face's scripts leave them."""
+    """``train_results.json``, ``eval_results.json`` and ``all_results.json``, as Hugging Face's scripts write them."""
     for name, metrics in {**results, "all": {k: v for part in results.values() for k, v in part.items()}}.items():
         text = json.dumps(strict_json(metrics), indent=4, sort_keys=True)
         (output / f"{name}_results.json").write_text(text + "\n", encoding="utf-8")

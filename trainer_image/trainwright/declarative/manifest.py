@@ -1,7 +1,7 @@
-"""Typed views of the spec's ``model``, ``dataset`` and ``sample``: what the trainer reads, under Python's names.
+"""Typed views of the spec's ``model``, ``dataset`` and ``sample``, with Python names.
 
-The operator has checked types and bounds. A key that is not known here comes from a newer operator, and to ignore it
-would train something else than what was asked for: it is refused.
+The operator has checked types and bounds. An unknown key comes from a newer operator; it is an error, because ignoring
+it would train something other than requested.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from trainwright.nearest import did_you_mean
 T = TypeVar("T")
 
 BYTES = "bytes"
-"""The tokenizer that needs no file: one token for each byte."""
+"""The tokenizer without a file: one token for each byte."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """``spec.model``: saved weights (a folder or a hub id), or fresh ones from a configuration."""
+    """``spec.model``: saved weights (a folder or a hub id), or new ones from a configuration."""
 
     source: str
     revision: str | None = None
     from_config: Mapping[str, Any] | None = None
-    """Changes to the configuration of ``source``; present, even empty, it means fresh weights."""
+    """Changes to the configuration of ``source``; if present, even empty, the weights are new."""
     tokenizer: str | None = None
     trust_remote_code: bool = False
     dtype: str | None = None
@@ -35,7 +35,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """``spec.dataset``: where the rows are, which of them, and how they become features."""
+    """``spec.dataset``: the source of the rows, which of them to use, and how they become features."""
 
     source: str
     format: str | None = None
@@ -56,12 +56,12 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """``spec.sample``: what the trained model is asked to write at the end."""
+    """``spec.sample``: the text that the trained model generates at the end."""
 
     prompts: tuple[str, ...]
     max_new_tokens: int = 128
     temperature: float = 1.0
-    """0 takes the likeliest token each time."""
+    """0 for greedy decoding."""
 
 
 def view(kind: type[T], values: Mapping[str, Any], place: str) -> T:
@@ -71,11 +71,11 @@ def view(kind: type[T], values: Mapping[str, Any], place: str) -> T:
         if key not in known:
             raise UserError(
                 f"{place}.{key}: this trainer does not know the field{did_you_mean(key, known)}; "
-                "use the trainer image that belongs to the operator's release"
+                "use the trainer image of the operator's release"
             )
     present = {known[key]: _frozen(value) for key, value in values.items() if value is not None}
     if missing := [name for name in _required(kind) if name not in present]:
-        raise UserError(f"{place}.{_camel(missing[0])}: is missing; say it in the manifest")
+        raise UserError(f"{place}.{_camel(missing[0])}: is missing; set it in the manifest")
     return kind(**present)
 
 

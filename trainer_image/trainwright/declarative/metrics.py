@@ -1,4 +1,4 @@
-"""What an evaluation says beside the loss: accuracy and F1 of classes and tags, the likeness of texts, perplexity."""
+"""Metrics besides the loss: accuracy and F1 of classes and tags, similarity of texts, perplexity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tagging_metrics(prediction: Any) -> dict[str, float]:
 
 
 def macro_f1(guesses: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> float:
-    """The mean over the classes that occur, in either, of 2 TP / (2 TP + FP + FN)."""
+    """The mean of 2 TP / (2 TP + FP + FN) over the classes that occur in guesses or labels."""
     scores = []
     for name in np.union1d(guesses, labels):
         hits = np.sum((guesses == name) & (labels == name))
@@ -35,9 +35,9 @@ def macro_f1(guesses: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> flo
 
 
 def text_metrics(tokenizer: Any) -> Callable[[Any], dict[str, float]]:
-    """Judges generated tokens of shape (examples, longest) by their texts against those of the labels."""
+    """Compares the texts of generated tokens, of shape (examples, longest), with the texts of the labels."""
 
-    def judge(prediction: Any) -> dict[str, float]:
+    def compute(prediction: Any) -> dict[str, float]:
         written, wanted = (_texts(tokenizer, ids) for ids in (_first(prediction.predictions), prediction.label_ids))
         pairs = list(zip(written, wanted, strict=True))
         return {
@@ -45,7 +45,7 @@ def text_metrics(tokenizer: Any) -> Callable[[Any], dict[str, float]]:
             "rouge_l": float(np.mean([rouge_l(text.split(), target.split()) for text, target in pairs])),
         }
 
-    return judge
+    return compute
 
 
 def _texts(tokenizer: Any, ids: np.ndarray[Any, Any]) -> list[str]:
@@ -54,7 +54,7 @@ def _texts(tokenizer: Any, ids: np.ndarray[Any, Any]) -> list[str]:
 
 
 def rouge_l(written: Sequence[str], wanted: Sequence[str]) -> float:
-    """F1 of the longest common subsequence of two lists of words (Lin, 2004); 1 for two empty ones."""
+    """F1 of the longest common subsequence of two lists of words (Lin, 2004); 1 for two empty lists."""
     common = [0] * (len(wanted) + 1)
     for word in written:
         before = common
@@ -65,13 +65,13 @@ def rouge_l(written: Sequence[str], wanted: Sequence[str]) -> float:
     return 2 * common[-1] / total if total else 1.0
 
 
-def likeliest(logits: Any, labels: Any) -> Any:
-    """The class of each logit vector: what is gathered from the ranks is one id, not a score for every class."""
+def most_likely(logits: Any, labels: Any) -> Any:
+    """The class id of each logit vector, so that the ranks gather one id instead of a score for every class."""
     return _first(logits).argmax(dim=-1)
 
 
 def perplexity(loss: float) -> float:
-    """e to the loss, infinite where that is too large for a float."""
+    """e to the loss; infinite if too large for a float."""
     try:
         return math.exp(loss)
     except OverflowError:

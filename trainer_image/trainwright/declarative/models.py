@@ -1,4 +1,4 @@
-"""Models of transformers for a task: saved weights, or fresh ones from a configuration that follows the tokenizer."""
+"""Models of transformers for a task: saved weights, or new ones from a configuration that matches the tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from trainwright.contract import UserError
 from trainwright.declarative.columns import Labels
-from trainwright.declarative.diagnosis import first_line, refuse
+from trainwright.declarative.diagnosis import error_for, first_line
 from trainwright.declarative.manifest import ModelSpec
 from trainwright.nearest import did_you_mean, some
 
@@ -29,11 +29,11 @@ SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def load_config(spec: ModelSpec, task: str) -> PreTrainedConfig:
-    """The configuration of ``spec`` for ``task``; raises :class:`UserError` when there is none or it does not fit."""
+    """The configuration of ``spec``; raises :class:`UserError` if there is none or it does not support ``task``."""
     config = _base_config(spec)
     _check_task(config, task, spec)
     if task == "CausalLM" and getattr(config, "is_decoder", None) is False and not config.is_encoder_decoder:
-        config.is_decoder = True  # an encoder would see the token that it is to predict
+        config.is_decoder = True  # an encoder would see the token that it should predict
     return config
 
 
@@ -51,7 +51,7 @@ def build_model(
     try:
         model = _fresh(auto, config, spec) if fresh else _saved(auto, config, spec)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise refuse(error, f"{CHANGES if fresh else SOURCE}: {first_line(error)}") from error
+        raise error_for(error, f"{CHANGES if fresh else SOURCE}: {first_line(error)}") from error
     if len(tokenizer) > cast(Any, model.get_input_embeddings()).num_embeddings:
         model.resize_token_embeddings(len(tokenizer))
     if model.config.get_text_config().pad_token_id is None:
@@ -60,9 +60,9 @@ def build_model(
 
 
 def positions(model: PreTrainedModel) -> int | None:
-    """The longest sequence that the model has positions for; None when it has no such bound.
+    """The longest sequence for which the model has positions; None if it has no such limit.
 
-    Learned positions that start after the padding index (RoBERTa and its kin) have that many fewer.
+    Learned positions that start after the padding index, as in RoBERTa, are fewer by that offset.
     """
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
@@ -86,7 +86,7 @@ def _base_config(spec: ModelSpec) -> PreTrainedConfig:
 
 
 def _is_model_type(spec: ModelSpec) -> bool:
-    """Whether ``source`` names an architecture of transformers, and no folder: no download is needed then."""
+    """Whether ``source`` is an architecture of transformers and not a folder; it then needs no download."""
     from transformers import CONFIG_MAPPING
 
     return spec.from_config is not None and spec.source in CONFIG_MAPPING and not os.path.exists(spec.source)
@@ -101,11 +101,11 @@ def _saved_config(spec: ModelSpec) -> PreTrainedConfig:
         )
         return config
     except (OSError, ValueError, ImportError) as error:
-        raise refuse(error, f"{SOURCE}: {_why_no_model(spec, error)}") from error
+        raise error_for(error, f"{SOURCE}: {_why_no_model(spec, error)}") from error
 
 
 def _changed(config: PreTrainedConfig, stated: Mapping[str, Any], changes: Mapping[str, Any]) -> PreTrainedConfig:
-    """Made anew from what is ``stated`` and the ``changes``, so that what a class derives from them follows."""
+    """A new configuration from ``stated`` and ``changes``, so that the values that the class derives are updated."""
     known = {f.name for f in dataclasses.fields(config)} if dataclasses.is_dataclass(config) else set()
     known |= {*config.attribute_map, *config.to_dict()}
     for key in changes:
@@ -115,7 +115,7 @@ def _changed(config: PreTrainedConfig, stated: Mapping[str, Any], changes: Mappi
             )
     try:
         return type(config).from_dict({**stated, **_renamed(config, changes)})
-    except Exception as error:  # the validators of huggingface_hub have a family of their own
+    except Exception as error:  # the validators of huggingface_hub raise their own types
         raise UserError(_invalid_value(error)) from error
 
 
@@ -136,14 +136,14 @@ def _why_no_model(spec: ModelSpec, error: Exception) -> str:
 
     source = spec.source
     if source.startswith((".", "/", "~")) or os.path.exists(source):
-        known = "holds no model that transformers can load" if os.path.isdir(source) else "is no folder in this pod"
+        known = "holds no model that transformers can load" if os.path.isdir(source) else "is not a folder in this pod"
         return f"{source!r} {known}; check the path, and that its volume is mounted"
     hint = did_you_mean(source, CONFIG_MAPPING.keys())
     if spec.from_config is None and source in CONFIG_MAPPING:
-        hint = "; for fresh weights of this model type say fromConfig, which may be {}"
+        hint = "; for new weights of this model type set fromConfig, which may be {}"
     if os.environ.get("HF_HUB_OFFLINE") == "1":
-        return f"no folder {source!r}, and offline nothing is downloaded{hint}"
-    return f"{source!r} is no folder, no model type of transformers, and as a hub id: {first_line(error)}{hint}"
+        return f"there is no folder {source!r}, and an offline job downloads nothing{hint}"
+    return f"{source!r} is not a folder, not a model type of transformers, and as a hub id: {first_line(error)}{hint}"
 
 
 def _auto_class(task: str) -> Any:
@@ -157,12 +157,12 @@ def _check_task(config: PreTrainedConfig, task: str, spec: ModelSpec) -> None:
         return
     fitting = [name for name in AUTO_CLASSES if type(config) in _auto_class(name)._model_mapping]
     if task not in fitting:
-        can = f"it can do {some(fitting)}" if fitting else "it can do none of the tasks"
-        raise UserError(f"spec.task: a model of type {config.model_type!r} cannot do {task}; {can}")
+        can = f"it supports {some(fitting)}" if fitting else "it supports none of the tasks"
+        raise UserError(f"spec.task: a model of type {config.model_type!r} does not support {task}; {can}")
 
 
 def _follow_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, stated: Any) -> None:
-    """Vocabulary and special tokens of fresh weights are the tokenizer's, unless the manifest says otherwise."""
+    """Sets the vocabulary size and the special tokens of new weights from the tokenizer, unless the manifest does."""
     text = config.get_text_config()
     if "vocab_size" not in stated:
         text.vocab_size = len(tokenizer)
@@ -196,6 +196,6 @@ def _saved(auto: Any, config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedMo
         revision=spec.revision,
         dtype=spec.dtype or "float32",
         trust_remote_code=spec.trust_remote_code,
-        ignore_mismatched_sizes=True,  # a head of another number of labels is made anew
+        ignore_mismatched_sizes=True,  # a head for another number of labels is initialised again
     )
     return saved

@@ -1,9 +1,9 @@
-"""Rows for training and for evaluation, as Datasets of ``datasets``: read, split and bounded as the manifest says.
+"""Rows for training and evaluation, as Datasets of ``datasets``: read, split and limited by the manifest.
 
 Reading is deterministic: the same files, seed and limits give the same rows in the same order on every rank.
 
-A document of plain text is a file. Long files come in pieces that end at a line, so that a corpus of any size streams
-through little memory and a validation split finds enough rows; ``first`` and ``last`` mark the pieces at its ends.
+For plain text, each file is a document. Long files are read in pieces that end at a line end, so that a corpus of any
+size needs little memory and a validation split has enough rows; ``first`` and ``last`` mark the ends of a document.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from trainwright.contract import DataError, UserError
 from trainwright.declarative import reading
-from trainwright.declarative.diagnosis import Unreachable, explain, first_line, refuse
+from trainwright.declarative.diagnosis import Unreachable, error_for, explain, first_line
 from trainwright.declarative.manifest import DatasetSpec
 from trainwright.declarative.sources import Source, resolve
 from trainwright.nearest import did_you_mean, some
@@ -30,22 +30,22 @@ Rows: TypeAlias = "Dataset | IterableDataset"
 
 PLACE = "spec.dataset"
 NO_ROWS = "corresponds to no data"
-"""What datasets says of a split without a row."""
+"""Part of the message of datasets for a split without rows."""
 
 
 class Splits(NamedTuple):
-    """What there is to train and to evaluate on."""
+    """The rows for training and for evaluation."""
 
     train: Rows
     eval: Rows | None
 
 
 def read_splits(spec: DatasetSpec, *, whole_documents: bool, seed: int) -> Splits:
-    """Rows of text files are documents where ``whole_documents`` (for packing), else lines.
+    """Rows of text files are documents if ``whole_documents`` (for packing), else lines.
 
-    Raises :class:`DataError` with the field and the file when there is nothing to read or it cannot be read.
+    Raises :class:`DataError` with the field and the file if there is no data or it cannot be read.
     """
-    _refuse_contradictions(spec)
+    _check_conflicts(spec)
     train = _read(spec, spec.source, spec.split, f"{PLACE}.source", whole_documents)
     evaluation: Rows | None = None
     if spec.eval_source or spec.eval_split:
@@ -56,13 +56,13 @@ def read_splits(spec: DatasetSpec, *, whole_documents: bool, seed: int) -> Split
     return Splits(_first(train, spec.max_train_samples), _first(evaluation, spec.max_eval_samples))
 
 
-def _refuse_contradictions(spec: DatasetSpec) -> None:
+def _check_conflicts(spec: DatasetSpec) -> None:
     if spec.validation_fraction is None:
         return
     if spec.eval_source or spec.eval_split:
-        raise UserError(f"{PLACE}.validationFraction: evalSource or evalSplit gives the data already; say one of them")
+        raise UserError(f"{PLACE}.validationFraction: evalSource or evalSplit gives the data already; set only one")
     if spec.streaming:
-        raise UserError(f"{PLACE}.validationFraction: a streamed dataset cannot be divided; give evalSource")
+        raise UserError(f"{PLACE}.validationFraction: a streamed dataset cannot be split; set evalSource")
 
 
 def _read(spec: DatasetSpec, where: Any, split: str | None, place: str, whole_documents: bool) -> Rows:
@@ -71,7 +71,7 @@ def _read(spec: DatasetSpec, where: Any, split: str | None, place: str, whole_do
         rows = _open(spec, source, split, place, whole_documents)
     except (UserError, Unreachable):
         raise
-    except Exception as error:  # the readers raise whatever their file formats raise
+    except Exception as error:  # the readers raise the errors of their file formats
         if NO_ROWS not in str(error):
             raise explain(error, source.format, source.files, place) from error
         rows = None
@@ -108,7 +108,7 @@ def _text(source: Source, place: str, whole_documents: bool, streaming: bool) ->
 
 
 def _identity(file: str) -> str:
-    """What changes when the file changes: its size and time; a remote file's are its file system's to know."""
+    """Identifies the contents of a file: by size and time, or by the key of a remote file system."""
     if "://" not in file:
         stat = os.stat(file)
         return f"{os.path.abspath(file)} {stat.st_size} {stat.st_mtime_ns}"
@@ -119,7 +119,7 @@ def _identity(file: str) -> str:
 
 
 def fingerprint(*parts: Any) -> str:
-    """A name for prepared data, the same in every rank and attempt that would prepare the same."""
+    """A name for prepared data, which is equal in all ranks and attempts that would prepare the same."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
@@ -134,8 +134,8 @@ def _from_hub(spec: DatasetSpec, source: Source, split: str, place: str) -> Rows
         if "split" in reason.lower():
             names = get_dataset_split_names(hub_id, spec.name, revision=spec.revision)
             reason = f"has no split {split!r}; its splits: {some(names)}{did_you_mean(split, names)}"
-        message = f"{place}: {hub_id!r} is no file or folder here, and as a dataset on the hub: {reason}"
-        raise refuse(error, message, DataError) from error
+        message = f"{place}: {hub_id!r} is not a file or folder here, and as a dataset on the hub: {reason}"
+        raise error_for(error, message, DataError) from error
 
 
 def _slice(rows: Rows, split: str, place: str) -> Rows:
@@ -144,23 +144,23 @@ def _slice(rows: Rows, split: str, place: str) -> Rows:
 
     setting = f"{PLACE}.evalSplit" if "eval" in place else f"{PLACE}.split"
     if isinstance(rows, IterableDataset):
-        raise UserError(f"{setting}: a streamed dataset cannot be sliced; give files of its own")
+        raise UserError(f"{setting}: a streamed dataset cannot be sliced; use separate files")
     try:
         parts = ReadInstruction.from_spec(split).to_absolute({"train": len(rows)})
     except (ValueError, AssertionError) as error:
         raise UserError(
-            f"{setting}: files have one split, 'train', and {split!r} is no part of it; write a part as 'train[:90%]'"
+            f"{setting}: files have one split, 'train', and {split!r} is not a part of it; use, say, 'train[:90%]'"
         ) from error
     ranges = [range(part.from_ or 0, len(rows) if part.to is None else part.to) for part in parts]
     return rows.select([index for indices in ranges for index in indices])
 
 
 def _hold_out(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Rows drawn by the seed for evaluation; both parts keep the order of the files."""
+    """Draws rows for evaluation with the seed; both parts keep the order of the files."""
     count = max(1, round(len(rows) * fraction))
     if count >= len(rows):
         raise DataError(
-            f"{PLACE}.validationFraction: {fraction} of {len(rows)} rows leaves none to train on; give evalSource"
+            f"{PLACE}.validationFraction: {fraction} of {len(rows)} rows leaves none to train on; set evalSource"
         )
     order = np.random.default_rng(seed).permutation(len(rows))
     held, kept = np.sort(order[:count]), np.sort(order[count:])
@@ -175,12 +175,12 @@ def _first(rows: Any, limit: int | None) -> Any:
 
 
 PIECE = 1 << 16
-"""Characters of a piece, before the rest of its last line."""
+"""The minimum length of a piece in characters; it is extended to the end of its last line."""
 LONGEST_LINE = 1 << 20
 
 
 def documents(files: list[str], place: str) -> Iterator[dict[str, Any]]:
-    """Rows ``{"text", "first", "last"}``: a piece, and whether its document begins and ends with it."""
+    """Rows ``{"text", "first", "last"}``: a piece, and whether it is the first and the last one of its document."""
     for file in files:
         with _opened(file, place) as stream:
             piece, first = _piece(stream), True
@@ -191,7 +191,7 @@ def documents(files: list[str], place: str) -> Iterator[dict[str, Any]]:
 
 
 def lines(files: list[str], place: str) -> Iterator[dict[str, Any]]:
-    """Rows ``{"text": line}`` without the line's end; blank lines give none."""
+    """Rows ``{"text": line}`` without the line end; blank lines are skipped."""
     for file in files:
         with _opened(file, place) as stream:
             yield from ({"text": line.rstrip("\n")} for line in stream if not line.isspace())
@@ -212,11 +212,11 @@ def _opened(file: str, place: str) -> Iterator[TextIO]:
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: {_undecodable(file)}; save the file as UTF-8 text") from error
     except (OSError, EOFError, ValueError, ImportError) as error:
-        raise refuse(error, f"{place}: cannot read {file!r}: {first_line(error)}", DataError) from error
+        raise error_for(error, f"{place}: cannot read {file!r}: {first_line(error)}", DataError) from error
 
 
 def _undecodable(file: str) -> str:
-    """Which line is not UTF-8: the decoder itself only knows a position in its buffer."""
+    """Finds the line that is not UTF-8, because the decoder only reports a position in its buffer."""
     import fsspec
 
     with fsspec.open(file, "rb", compression="infer") as stream:

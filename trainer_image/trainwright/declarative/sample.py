@@ -1,4 +1,4 @@
-"""Text that the trained model writes to the manifest's prompts: a first look at what was learnt."""
+"""Generates text with the trained model for the prompts of the manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SAMPLES = "samples.txt"
 
 
 def write_samples(model: Any, tokenizer: Any, spec: SampleSpec, seed: int, output: Path) -> str:
-    """Writes ``samples.txt`` into the output, and gives its text: each prompt with what follows it."""
+    """Writes ``samples.txt`` into the output and returns its text: each prompt with its continuation."""
     texts = [generate(model, tokenizer, prompt, spec, seed + number) for number, prompt in enumerate(spec.prompts)]
     pairs = zip(spec.prompts, texts, strict=True)
     text = "\n".join(
@@ -23,9 +23,9 @@ def write_samples(model: Any, tokenizer: Any, spec: SampleSpec, seed: int, outpu
 
 
 def generate(model: Any, tokenizer: Any, prompt: str, spec: SampleSpec, seed: int) -> str:
-    """The prompt and its continuation, or, of a model with a decoder of its own, the answer alone.
+    """The prompt and its continuation; for an encoder-decoder model, only the answer.
 
-    A prompt too long for the model's positions loses its beginning.
+    A prompt that is too long for the model's positions is truncated at its start.
     """
     import torch
     from transformers import GenerationConfig
@@ -45,7 +45,7 @@ def generate(model: Any, tokenizer: Any, prompt: str, spec: SampleSpec, seed: in
 
 
 def _prompt_ids(model: Any, tokenizer: Any, prompt: str, new: int) -> Any:
-    """Token ids of shape (1, tokens); a decoder continues the prompt, so nothing may end it."""
+    """Token ids of shape (1, tokens); without an end token for a decoder, which continues the prompt."""
     import torch
 
     if model.config.is_encoder_decoder:
@@ -58,7 +58,7 @@ def _prompt_ids(model: Any, tokenizer: Any, prompt: str, new: int) -> Any:
 
 
 def _room(model: Any, ids: Any, new: int) -> int:
-    """New tokens that the positions have room for after the prompt."""
+    """How many new tokens the model has positions for after the prompt, at most ``new``."""
     longest = positions(model)
     if longest is None or model.config.is_encoder_decoder:
         return new

@@ -1,8 +1,8 @@
-"""Where the rows are: a source in the manifest becomes a list of files of one format, or a name on the hub.
+"""Resolves a source in the manifest to a list of files of one format, or to a dataset on the hub.
 
     corpus.txt   /data/*.jsonl.gz   /data/   s3://bucket/part-*.parquet   stdlib://*.py   rajpurkar/squad
 
-``stdlib://`` is the source text of Python's own standard library: real text that every machine and every image has.
+``stdlib://`` is the source code of Python's standard library: real text that every machine and every image has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from trainwright.contract import DataError
-from trainwright.declarative.diagnosis import first_line, refuse
+from trainwright.declarative.diagnosis import error_for, first_line
 from trainwright.nearest import did_you_mean, some
 
 STDLIB = "stdlib://"
@@ -42,7 +42,7 @@ class Source:
 
 
 def resolve(source: str | Sequence[str], format: str | None, place: str) -> Source:
-    """Find the files; raises :class:`DataError` naming ``place`` when there are none or their format is unclear."""
+    """Find the files; raises :class:`DataError` for ``place`` if there are none or their format is unclear."""
     if isinstance(source, str) and _on_the_hub(source, format):
         return Source("hub", hub_id=source)
     patterns = [source] if isinstance(source, str) else list(source)
@@ -57,7 +57,7 @@ def _on_the_hub(source: str, format: str | None) -> bool:
 
 
 def format_of(file: str) -> str | None:
-    """The format that a file's name tells, under its compression: ``a.csv.gz`` is csv."""
+    """The format by the file's name, without its compression: ``a.csv.gz`` is csv."""
     path = PurePosixPath(file.split("?")[0])
     suffix = path.suffix.lower()
     return FORMAT_OF.get(PurePosixPath(path.stem).suffix.lower() if suffix in COMPRESSED else suffix)
@@ -105,20 +105,20 @@ def _remote_files(pattern: str, place: str) -> list[str]:
         system, path = fsspec.core.url_to_fs(pattern)
         matches = sorted(system.unstrip_protocol(name) for name in system.glob(path))
     except (ValueError, ImportError, OSError) as error:
-        raise refuse(error, f"{place}: cannot list {pattern!r}: {first_line(error)}", DataError) from error
+        raise error_for(error, f"{place}: cannot list {pattern!r}: {first_line(error)}", DataError) from error
     if not matches:
         raise DataError(f"{place}: no object matches {pattern!r}; check the pattern and the credentials")
     return matches
 
 
 def _files_in_folder(folder: Path, format: str | None, place: str) -> list[str]:
-    """The files of the wanted format; when none is wanted, all must be of one."""
+    """The files of the given format; without one, all data files."""
     every = sorted(path for path in folder.rglob("*") if path.is_file())
     shown = [str(p) for p in every if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
     files = [file for file in shown if format_of(file) is not None and format in (None, format_of(file))]
     if not files:
         wanted = f"{format} file" if format else "data file (text, json, csv, parquet)"
-        raise DataError(f"{place}: the folder {str(folder)!r} holds no {wanted}; say a pattern of files")
+        raise DataError(f"{place}: the folder {str(folder)!r} holds no {wanted}; use a pattern of files")
     return files
 
 
@@ -127,8 +127,8 @@ def _common_format(files: Sequence[str], place: str) -> str:
     setting = f"{place.rsplit('.', 1)[0]}.format"
     if None in counts:
         unclear = next(file for file in files if format_of(file) is None)
-        raise DataError(f"{setting}: cannot be told from the name {unclear!r}; say one of {', '.join(FORMATS)}")
+        raise DataError(f"{setting}: is unclear from the name {unclear!r}; set it to one of {', '.join(FORMATS)}")
     if len(counts) > 1:
         found = some(f"{count} {name}" for name, count in counts.most_common())
-        raise DataError(f"{place}: matches files of several formats ({found}); narrow the pattern, or say {setting}")
+        raise DataError(f"{place}: matches files of several formats ({found}); narrow the pattern, or set {setting}")
     return str(next(iter(counts)))

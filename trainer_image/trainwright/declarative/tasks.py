@@ -1,7 +1,7 @@
-"""The tasks: one row each says which columns it needs, how rows become features, and what an evaluation tells.
+"""The tasks: the columns of each, how rows become features, and the metrics of an evaluation.
 
-The collators of the language models stack blocks or pad rows, with the labels each objective wants. Padding is masked
-by position, never by token: where pad and eos are one token, eos is still learnt.
+The collators of language models stack blocks or pad rows, and add the labels of the objective. Padding is masked by
+position, never by token id, so that a model learns eos even if pad and eos are the same token.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from trainwright.contract import DataError, UserError
 from trainwright.declarative import features
 from trainwright.declarative.features import Featurize, Recipe
 from trainwright.declarative.manifest import DatasetSpec
-from trainwright.declarative.metrics import classification_metrics, likeliest, tagging_metrics, text_metrics
+from trainwright.declarative.metrics import classification_metrics, most_likely, tagging_metrics, text_metrics
 from trainwright.declarative.reading import Rows, fingerprint
 from trainwright.nearest import did_you_mean
 
 DEFAULT_BLOCK_SIZE = 1024
 PREPARATION = 1
-"""Raised when the same rows and recipe give other features than before: prepared data of old is then not used."""
+"""Increased when the same rows and recipe give other features than before, so that old prepared data is not used."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Task:
     collator: Callable[[Any, Any], Any]
     """Tokenizer and model to collator."""
     template: str | None = None
-    """What a byte-level tokenizer puts around a text: ``both``, ``end`` or None."""
+    """The special tokens that a byte-level tokenizer adds to a text: ``both``, ``end`` or None."""
     labels_role: str | None = None
     compute_metrics: Callable[[Any], dict[str, float]] | None = None
     packs: bool = False
@@ -112,25 +112,25 @@ TASKS = {
 
 
 def task_named(name: str | None) -> Task:
-    """Raises :class:`UserError` for a name that is no task's."""
+    """Raises :class:`UserError` if there is no such task."""
     if name is None:
-        raise UserError(f"spec.task: is missing; say one of {', '.join(TASKS)}")
+        raise UserError(f"spec.task: is missing; set it to one of {', '.join(TASKS)}")
     if name not in TASKS:
-        raise UserError(f"spec.task: {name!r} is no task{did_you_mean(name, TASKS)}; the tasks: {', '.join(TASKS)}")
+        raise UserError(f"spec.task: {name!r} is not a task{did_you_mean(name, TASKS)}; the tasks: {', '.join(TASKS)}")
     return TASKS[name]
 
 
 def check_generation(task: Task, args: Any) -> None:
-    """Raises :class:`UserError` when an evaluation cannot generate what it is asked to."""
+    """Raises :class:`UserError` if the task does not support evaluation by generation."""
     if args.predict_with_generate and task.name != "Seq2SeqLM":
         raise UserError(
-            f"spec.trainingArguments.predictWithGenerate: {task.name} has no text to compare what is generated with; "
-            "leave it out, or make the task Seq2SeqLM"
+            f"spec.trainingArguments.predictWithGenerate: {task.name} has no target text to compare with; "
+            "leave it out, or set the task to Seq2SeqLM"
         )
 
 
 def check_best_metric(task: Task, args: Any) -> None:
-    """Raises :class:`UserError` for a metric that no evaluation of the task gives, in the words of ``validate``."""
+    """Raises :class:`UserError` for a metric that the task does not compute, with the message of ``validate``."""
     name, known = args.metric_for_best_model, rules.evaluation_metrics(task.name, args.predict_with_generate)
     if name is None or args.eval_strategy == "no" or name.removeprefix("eval_") in (*known, *rules.MEASURED):
         return
@@ -138,26 +138,26 @@ def check_best_metric(task: Task, args: Any) -> None:
 
 
 def metric_functions(task: Task, tokenizer: Any, generates: bool) -> dict[str, Any]:
-    """What the Trainer takes for the task's metrics, by its names; ``generates`` is ``predict_with_generate``."""
+    """The Trainer's keyword arguments for the task's metrics; ``generates`` is ``predict_with_generate``."""
     if generates:
         return {"compute_metrics": text_metrics(tokenizer)}
     if task.compute_metrics is None:
         return {}
-    return {"compute_metrics": task.compute_metrics, "preprocess_logits_for_metrics": likeliest}
+    return {"compute_metrics": task.compute_metrics, "preprocess_logits_for_metrics": most_likely}
 
 
 def packs(task: Task, spec: DatasetSpec) -> bool:
-    """Language models train on packed blocks, unless ``maxLength`` alone says: one row, one example."""
+    """Whether a task trains on packed blocks. With only ``maxLength`` set, each row is one example instead."""
     return task.packs and (spec.block_size is not None or spec.max_length is None)
 
 
 def lengths(task: Task, spec: DatasetSpec, tokenizer: Any, longest: int | None) -> dict[str, int | None]:
-    """``block_size`` and ``max_length`` in tokens; ``longest`` is what the model has positions for, if bounded.
+    """``block_size`` and ``max_length`` in tokens; ``longest`` is the number of the model's positions, if limited.
 
-    Raises :class:`UserError` for lengths that the model or the task cannot take.
+    Raises :class:`UserError` for lengths that the model or the task does not support.
     """
     if spec.block_size is not None and not task.packs:
-        raise UserError(f"spec.dataset.blockSize: {task.name} does not pack rows into blocks; say maxLength")
+        raise UserError(f"spec.dataset.blockSize: {task.name} does not pack rows into blocks; use maxLength")
     packed = packs(task, spec)
     stated = {"blockSize": spec.block_size, "maxLength": None if packed else spec.max_length}
     for name, value in stated.items():
@@ -170,7 +170,7 @@ def lengths(task: Task, spec: DatasetSpec, tokenizer: Any, longest: int | None) 
 
 
 def prepare(task: Task, rows: Rows, recipe: Recipe, place: str) -> Rows:
-    """Features of ``rows``, made once and cached: in every rank and attempt the same recipe has the same name."""
+    """Features of ``rows``, computed once and cached: equal recipes have equal names in all ranks and attempts."""
     options = {"batched": True, "remove_columns": list(rows.column_names)}
     if not recipe.streaming:
         options["new_fingerprint"] = fingerprint(rows._fingerprint, task.name, _identity(recipe))
@@ -178,9 +178,9 @@ def prepare(task: Task, rows: Rows, recipe: Recipe, place: str) -> Rows:
     if not recipe.streaming and len(prepared) == 0:
         raise DataError(
             f"{place}: holds fewer tokens than one block in {len(rows)} rows; "
-            f"give more data, or a spec.dataset.blockSize under {recipe.block_size}"
+            f"use more data, or a spec.dataset.blockSize below {recipe.block_size}"
         )
-    return prepared.with_format("torch") if task.packs else prepared  # blocks of ints make slow lists
+    return prepared.with_format("torch") if task.packs else prepared  # Python lists of blocks would be slow
 
 
 def _identity(recipe: Recipe) -> str:
@@ -197,7 +197,7 @@ IGNORED = -100
 
 
 def _padded(rows: Sequence[dict[str, Any]], pad: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Token ids of shape (rows, longest), and the attention mask, or None when no row needs padding."""
+    """Token ids of shape (rows, longest), and the attention mask, or None if no row needs padding."""
     ids = [torch.as_tensor(row["input_ids"], dtype=torch.long) for row in rows]
     lengths = {len(row) for row in ids}
     if len(lengths) == 1:
@@ -214,7 +214,7 @@ class CausalCollator:
         self.pad = tokenizer.pad_token_id or 0
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """``{"input_ids", "labels"}``, and ``attention_mask`` where there is padding."""
+        """``{"input_ids", "labels"}``, and ``attention_mask`` if there is padding."""
         ids, mask = _padded(rows, self.pad)
         if mask is None:
             return {"input_ids": ids, "labels": ids.clone()}
@@ -222,7 +222,7 @@ class CausalCollator:
 
 
 class MaskedCollator:
-    """BERT's objective: of each sequence 15% of the tokens are predicted; special tokens are never among them."""
+    """BERT's objective: the model predicts 15% of the tokens of each sequence, never special tokens."""
 
     def __init__(self, tokenizer: Any) -> None:
         from transformers import DataCollatorForLanguageModeling
@@ -232,7 +232,7 @@ class MaskedCollator:
         self.masking = DataCollatorForLanguageModeling(tokenizer, mlm=True)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """``{"input_ids", "attention_mask", "labels"}``; labels are -100 but at the predicted tokens."""
+        """``{"input_ids", "attention_mask", "labels"}``; labels are -100 except at the predicted tokens."""
         ids, mask = _padded(rows, self.pad)
         mask = torch.ones_like(ids) if mask is None else mask
         untouched = torch.isin(ids, self.special) | (mask == 0)

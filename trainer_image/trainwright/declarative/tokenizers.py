@@ -1,8 +1,8 @@
 """Tokenizers: saved ones from a folder or the hub, and a byte-level one that needs no file.
 
 The byte-level vocabulary has 260 tokens: ``<|pad|>`` 0, ``<|bos|>`` 1, ``<|eos|>`` 2, ``<|mask|>`` 3, then the bytes
-from 4 on. An untrained model over it starts at a loss of ln(260) = 5.56. It saves as any fast tokenizer does, so that
-``AutoTokenizer`` loads it from the output.
+from 4. An untrained model with it starts at a loss of ln(260) = 5.56. It is saved like any fast tokenizer, so that
+``AutoTokenizer`` can load it from the output.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from trainwright.declarative.diagnosis import first_line, refuse
+from trainwright.declarative.diagnosis import error_for, first_line
 from trainwright.declarative.manifest import BYTES, ModelSpec
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ PLACE = "spec.model.tokenizer"
 
 
 def load_tokenizer(spec: ModelSpec, template: str | None) -> PreTrainedTokenizerBase:
-    """``template`` is what a byte-level tokenizer puts around a text, see :func:`byte_tokenizer`.
+    """The tokenizer of ``spec``; for ``template`` see :func:`byte_tokenizer`.
 
-    Raises :class:`UserError` when there is none: fresh weights of a model type bring no tokenizer along.
+    Raises :class:`UserError` if there is none, for example for new weights of a model type.
     """
     if spec.tokenizer == BYTES:
         return byte_tokenizer(template)
@@ -38,12 +38,12 @@ def load_tokenizer(spec: ModelSpec, template: str | None) -> PreTrainedTokenizer
             trust_remote_code=spec.trust_remote_code,
         )
     except Exception as error:  # hub, file and format errors of many kinds
-        raise refuse(error, f"{PLACE}: {_why(spec, where, error)}") from error
+        raise error_for(error, f"{PLACE}: {_why(spec, where, error)}") from error
     return _with_pad_token(tokenizer)
 
 
 def byte_tokenizer(template: str | None = None) -> PreTrainedTokenizerBase:
-    """``template`` is ``"both"`` (bos text eos, as encoders want it), ``"end"`` (text eos, as T5 does) or None."""
+    """``template`` is ``"both"`` (bos text eos, as for encoders), ``"end"`` (text eos, as for T5) or None."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -71,25 +71,25 @@ def byte_tokenizer(template: str | None = None) -> PreTrainedTokenizerBase:
 
 
 def _byte_characters() -> list[str]:
-    """The printable character that stands for each byte, 0 to 255, as byte-level BPE has it since GPT-2."""
+    """The printable character for each byte, 0 to 255, as in byte-level BPE since GPT-2."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
 def _with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Models such as GPT-2 have no token for padding: the end of text serves, and collators mask it by position."""
+    """Uses eos as the padding token if there is none, as in GPT-2; the collators mask padding by position."""
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def _why(spec: ModelSpec, where: str, error: Exception) -> str:
-    hint = f"say a folder or a hub id, or {BYTES!r}, which needs no file"
+    hint = f"set it to a folder or a hub id, or to {BYTES!r}, which needs no file"
     if spec.tokenizer is None and spec.from_config is not None and not os.path.isdir(where):
-        return f"fresh weights of {where!r} bring no tokenizer; {hint}"
+        return f"new weights of {where!r} have no tokenizer; {hint}"
     if os.path.isdir(where):
         return f"the folder {where!r} holds no tokenizer; {hint}"
     if os.environ.get("HF_HUB_OFFLINE") == "1":
-        return f"no folder {where!r}, and offline nothing is downloaded; {hint}"
+        return f"there is no folder {where!r}, and an offline job downloads nothing; {hint}"
     return f"cannot load {where!r} ({first_line(error)}); {hint}"
