@@ -150,8 +150,8 @@ SWITCHES = {
     ),
     "ACCELERATE_MIXED_PRECISION": ([], "fp8 is not built yet; set it to bf16"),
     "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": ([], "DATA_PARALLEL is not supported"),
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ([], "is 4, and gradient_accumulation_steps is 1; say it in"),
-    "ACCELERATE_GRADIENT_CLIPPING": ([], "is 0.5, and max_grad_norm is 1.0; say it in"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ([], "is 4, but gradient_accumulation_steps is 1; set grad"),
+    "ACCELERATE_GRADIENT_CLIPPING": ([], "is 0.5, but max_grad_norm is 1.0; set max_grad_norm"),
     "ACCELERATE_USE_CPU": ([], "must be true or false, not 'perhaps'"),
 }
 BY_HAND = {

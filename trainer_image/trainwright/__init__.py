@@ -1,7 +1,7 @@
 """The Trainer: the API of the Hugging Face Trainer on torch and accelerate.
 
-Names are looked up when they are first used, so that neither ``import trainwright`` nor the arguments cost the import
-of torch. What Hugging Face's users import beside the Trainer is here too; some of it is transformers' own.
+Names are imported on first use, so that neither ``import trainwright`` nor the arguments import torch. Other names that
+users of the Hugging Face Trainer import are here too; some come from transformers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 from trainwright import extras
 
 __version__ = "0.1.0"
-"""The version of the whole release. It stands here and nowhere else in Python: an image may have only this folder."""
+"""The version of the release. It is only defined here in Python, because an image may only have this folder."""
 
-# The modules under Hugging Face's names, and those that checkpoints and pods of earlier versions name.
+# The modules under Hugging Face's names, and those in checkpoints and pods of earlier versions.
 __path__ = [*__path__, str(Path(__file__).parent / "compat" / "aliases")]
 
 _HOMES = {

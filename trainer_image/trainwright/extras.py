@@ -1,8 +1,8 @@
-"""What each extra of the package brings, and the one line that is said where it is missing.
+"""The packages of each extra, and the message if one is missing.
 
-A base installation checks and explains manifests; torch, transformers, kopf and the client of Kubernetes come by
-extras. The line says packages to install: that works however Trainwright itself came, from a checkout, a wheel or an
-image. A test holds the table against pyproject.toml.
+A base installation checks and explains manifests; torch, transformers, kopf and the Kubernetes client come with extras.
+The message names packages to install, because that works for a checkout, a wheel and an image. A test compares the
+table with pyproject.toml.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXTRAS = {
 
 
 def of(package: str | None) -> str | None:
-    """The extra that brings the top-level ``package``; None for any other."""
+    """The extra that contains the top-level ``package``; None for other packages."""
     return next((extra for extra in EXTRAS if package in packages(extra)), None)
 
 
@@ -27,7 +27,7 @@ def packages(extra: str) -> list[str]:
 
 
 def missing(*wanted: str) -> str | None:
-    """The line for the first of these packages that is not there; None when all are. Nothing is imported."""
+    """The message for the first missing package; None if all are installed. Imports nothing."""
     return next((line(package) for package in wanted if not _is_there(package)), None)
 
 
@@ -52,5 +52,5 @@ def _is_there(package: str) -> bool:
         return find_spec(package) is not None
     except ModuleNotFoundError:
         return False
-    except ValueError:  # imported, without a specification
+    except ValueError:  # imported, but without a spec
         return True

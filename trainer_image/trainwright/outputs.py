@@ -1,4 +1,4 @@
-"""What the Trainer hands back: named tuples with the field names that Hugging Face users unpack."""
+"""The results of the Trainer: named tuples with the field names of transformers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class TrainOutput(NamedTuple):
-    """The result of ``Trainer.train``: optimizer steps done, mean training loss, and speed metrics."""
+    """The result of ``Trainer.train``: number of optimizer steps, mean training loss, and speed metrics."""
 
     global_step: int
     training_loss: float
@@ -32,7 +32,7 @@ class PredictionOutput(NamedTuple):
 
 
 class BestRun(NamedTuple):
-    """The best trial of a hyperparameter search: its number, its objective (or several), what it was given."""
+    """The best trial of a hyperparameter search: its number, its objective or objectives, its hyperparameters."""
 
     run_id: str
     objective: float | list[float]
@@ -43,8 +43,8 @@ class BestRun(NamedTuple):
 class EvalPrediction:
     """What ``compute_metrics`` receives: numpy arrays (or nested tuples of them), one row per sample.
 
-    ``inputs`` and ``losses`` are there when ``include_for_metrics`` names them. It unpacks as a tuple of those that
-    are present: ``predictions, labels = eval_prediction``.
+    ``inputs`` and ``losses`` are set if ``include_for_metrics`` names them. It unpacks as a tuple of the fields that
+    are set: ``predictions, labels = eval_prediction``.
     """
 
     def __init__(self, predictions: Any, label_ids: Any, inputs: Any = None, losses: Any = None) -> None:

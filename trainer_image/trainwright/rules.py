@@ -1,9 +1,9 @@
-"""What spans several training arguments, said once: for Python as a predicate, for the API server as CEL.
+"""Rules that span several training arguments, each as a Python predicate and as CEL for the API server.
 
-``TrainingArguments`` evaluates the predicates, the CRD carries the CEL over ``self`` = ``spec.trainingArguments``, and
-both say the same message. In CEL an absent field stands for its default: ``{name}`` in a template becomes
-``has(...) ? ... : default``, or the bare path where absence has a meaning of its own. Whole-number fields are ``int``
-there and all other numbers ``double``, so their literals are written with a point.
+``TrainingArguments`` evaluates the predicates. The CRD has the CEL over ``self`` = ``spec.trainingArguments``, with the
+same message. In CEL an absent field means its default: ``{name}`` in a template becomes ``has(...) ? ... : default``,
+or only the path if absence has a separate meaning. Whole-number fields are ``int`` in CEL and other numbers are
+``double``, so their literals have a decimal point.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ DEFAULTS: dict[str, str | bool | int | float] = {
     "use_liger_kernel": False,
     "warmup_steps": 0.0,
 }
-"""What an absent field means in CEL; the type of the value is the field's type there."""
+"""The value of an absent field in CEL; its type is the type of the field."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """``predicate`` takes every argument by name (absent ones as their defaults) and is true when all is well.
+    """``predicate`` takes all arguments by name (absent ones as their defaults) and is true if the rule holds.
 
-    ``fields`` are those that the rule looks at; the first one is where a person would mend it. ``message`` begins with
-    what is wrong and ends with the mend, in the names of Python.
+    ``fields`` are those that the rule reads; errors are reported at the first one. ``message`` begins with what is
+    wrong and ends with the fix, with Python names.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Rule:
 
     @property
     def cel(self) -> str:
-        """The rule over ``self`` = ``spec.trainingArguments``, true when all is well."""
+        """The rule over ``self`` = ``spec.trainingArguments``, true if it holds."""
         text = self.template
         for field in self.fields:
             text = text.replace("{" + field + "}", _with_default(field))
@@ -63,7 +63,7 @@ class Rule:
 
     @property
     def camel_message(self) -> str:
-        """The message in the names of the manifest."""
+        """The message with the names of the manifest."""
         text = self.message
         for field in sorted(self.fields, key=len, reverse=True):
             text = text.replace(field, camel(field))
@@ -73,7 +73,7 @@ class Rule:
 def camel(name: str) -> str:
     """``per_device_train_batch_size`` -> ``perDeviceTrainBatchSize``."""
     head, *tail = name.split("_")
-    return head + "".join(word.capitalize() for word in tail)
+    return head + "".join(part.capitalize() for part in tail)
 
 
 def _with_default(field: str) -> str:
@@ -85,7 +85,7 @@ def _with_default(field: str) -> str:
 
 
 def violations(values: Values, unsound: Collection[str] = ()) -> list[Rule]:
-    """The rules that ``values`` break; those that look at an ``unsound`` field (a wrong type, say) are not asked."""
+    """The rules that ``values`` violate; rules that read an ``unsound`` field (of wrong type, say) are skipped."""
     return [rule for rule in RULES if not set(rule.fields) & set(unsound) and not rule.predicate(values)]
 
 
@@ -98,7 +98,7 @@ def _eval_every(values: Values) -> float:
 
 
 def _parts(share: float) -> int:
-    """A share of all steps in millionths, so that 0.3 is a multiple of 0.1."""
+    """A fraction of all steps in millionths, so that 0.3 is a multiple of 0.1."""
     return int(share * 1000000.0 + 0.5)
 
 
@@ -127,7 +127,7 @@ LAYERWISE = frozenset(
         "apollo_adamw_layerwise",
     }
 )  # fmt: skip
-"""Optimizers of which each layer has its own."""
+"""Optimizers with a separate instance for each layer."""
 LOW_RANK = LAYERWISE | {"galore_adamw", "galore_adamw_8bit", "galore_adafactor", "apollo_adamw"}
 """Optimizers that project the gradients of the layers in ``optim_target_modules``."""
 IN_BACKWARD = LAYERWISE | {"lomo", "adalomo"}
@@ -140,11 +140,11 @@ EVALUATION_METRICS = {
     "SequenceClassification": ("loss", "accuracy", "f1_macro"),
     "TokenClassification": ("loss", "accuracy", "f1_macro"),
 }
-"""What an evaluation of each task gives, by the names that ``metric_for_best_model`` takes."""
+"""The metrics of an evaluation of each task, by their names for ``metric_for_best_model``."""
 GENERATION_METRICS = ("loss", "exact_match", "rouge_l")
-"""The same of Seq2SeqLM with ``predict_with_generate``."""
+"""The same for Seq2SeqLM with ``predict_with_generate``."""
 MEASURED = ("runtime", "samples_per_second", "steps_per_second")
-"""What every evaluation gives besides."""
+"""Further metrics of every evaluation."""
 
 
 def evaluation_metrics(task: str, generates: bool) -> tuple[str, ...]:
@@ -152,12 +152,12 @@ def evaluation_metrics(task: str, generates: bool) -> tuple[str, ...]:
 
 
 def no_such_metric(name: str, known: Collection[str]) -> str:
-    """What is wrong with a ``metric_for_best_model`` that no evaluation gives."""
+    """The message for a ``metric_for_best_model`` that no evaluation computes."""
     return f"no evaluation gives {name}; choose one of {', '.join(known)}"
 
 
 def _one_of(names: Collection[str]) -> str:
-    """As CEL writes a list."""
+    """A list literal in CEL."""
     return "[" + ", ".join(f'"{name}"' for name in sorted(names)) + "]"
 
 
@@ -348,4 +348,4 @@ RULES: tuple[Rule, ...] = (
         'ddp_backend must be "gloo" or "mpi" with use_cpu; leave it out for gloo',
     ),
 )
-"""In the order of the arguments. A value that is wrong by itself is the field's own affair, never a rule's."""
+"""In the order of the arguments. The checks of the fields reject values that are wrong by themselves."""

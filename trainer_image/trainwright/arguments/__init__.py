@@ -1,7 +1,7 @@
-"""``TrainingArguments`` and ``Seq2SeqTrainingArguments``: what a run is asked to do, checked when it is said.
+"""``TrainingArguments`` and ``Seq2SeqTrainingArguments``: the settings of a run, checked at construction.
 
-Names, types, defaults and methods are those of ``transformers``, so that scripts and saved arguments move over.
-Importing this package costs neither torch nor transformers: the operator's side reads the same arguments.
+Names, types, defaults and methods are those of ``transformers``, so that scripts and saved arguments keep working.
+Importing this package imports neither torch nor transformers, because the operator reads the same arguments.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How batches are dealt out to processes: the value of ``accelerator_config``."""
+"""How batches are distributed to processes: the value of ``accelerator_config``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .names import not_one_of
 
 @dataclass
 class AcceleratorConfig:
-    """Settings that go to ``accelerate``, under the names that Hugging Face gives them.
+    """Settings of ``accelerate``, under Hugging Face's names.
 
-    ``split_batches``: a batch is cut into one part a process, instead of one batch each. ``dispatch_batches``: the main
-    process reads the data and sends batches to the others (left out: for streams only). ``even_batches``: the last
-    batch is filled up from the start of the data so that every process gets as many. ``use_seedable_sampler``: the
-    order depends on the seed and the epoch alone. ``non_blocking``: copies to the device do not wait; they never do.
-    ``gradient_accumulation_kwargs``: ``num_steps``, another name of ``gradient_accumulation_steps``, and
-    ``sync_each_batch``: ranks exchange gradients after each micro-batch, not only after the last of a step.
-    ``use_configured_state``: keep the process group and device that the program has set up already.
+    ``split_batches``: each batch is split into one part for each process, instead of one batch for each process.
+    ``dispatch_batches``: the main process reads the data and sends batches to the others (default: only for streams).
+    ``even_batches``: the last batch is filled from the start of the data, so that all processes get equally many.
+    ``use_seedable_sampler``: the order only depends on the seed and the epoch. ``non_blocking``: copies to the device
+    do not block; they never do. ``gradient_accumulation_kwargs``: ``num_steps``, another name of
+    ``gradient_accumulation_steps``, and ``sync_each_batch``: ranks reduce gradients after each micro-batch, not only
+    after the last one of a step. ``use_configured_state``: keep an existing process group and device.
     """
 
     split_batches: bool = False
@@ -51,11 +51,11 @@ class AcceleratorConfig:
 
     @classmethod
     def from_json_file(cls, json_file: str) -> AcceleratorConfig:
-        """Raises :class:`Mistake` when the file cannot be read or holds something else."""
+        """Raises :class:`Mistake` if the file cannot be read or is not valid."""
         return cls.of(str(json_file))
 
     def to_dict(self) -> dict[str, Any]:
-        """As Hugging Face writes it: ``use_configured_state`` is about the running program and only there when set."""
+        """As in transformers: ``use_configured_state`` concerns the running program and is only included if set."""
         settings = asdict(self)
         if not self.use_configured_state:
             del settings["use_configured_state"]
@@ -90,11 +90,11 @@ _ELSEWHERE = {
     "adjust_scheduler": "the schedule steps once an optimizer step, as its length is counted; leave it out",
     "sync_with_dataloader": "the last step of an epoch takes the batches that are left; leave it out",
 }
-"""Settings of accelerate's own accumulation -> what the loop does, which counts the batches of a step itself."""
+"""Settings of accelerate's accumulation -> what the loop does instead, because it counts the batches of a step."""
 
 
 def _accumulation(value: Any) -> Any:
-    """accelerate's ``GradientAccumulationPlugin`` as a mapping of what it changes."""
+    """accelerate's ``GradientAccumulationPlugin`` as a mapping of the fields that differ from the defaults."""
     if not is_dataclass(value) or isinstance(value, type):
         return value
     settings = {field.name: (getattr(value, field.name), field.default) for field in fields(value)}

@@ -1,7 +1,7 @@
-"""Each value against its field: the type, the choices, the bounds. Pure; the messages are the product.
+"""Checks each value against its field: type, choices, bounds. Pure; the error messages matter most.
 
-A value is taken as Hugging Face takes it where that is unambiguous: JSON text for a mapping, an enum for its word, a
-path object for a text, a numpy number for a number, ``1e3`` for a whole number. Everything else is refused in words.
+Values are converted as in transformers if that is unambiguous: JSON text to a mapping, an enum to its value, a path
+object to text, a numpy scalar to a number, ``1e3`` to a whole number. Other values are errors with a message.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ N = TypeVar("N", int, float)
 
 
 def coerce(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The values as their fields hold them, and a problem for each one that cannot be; those keep their old value."""
+    """The converted values, and a problem for each value that cannot be converted, which stays as it was."""
     taken, problems = dict(values), []
     for name, value in values.items():
         try:
@@ -38,7 +38,7 @@ def coerce(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def coerce_one(info: FieldInfo, value: Any) -> Any:
-    """``value`` as the field holds it. Raises :class:`Mistake`."""
+    """``value``, converted to the type of the field. Raises :class:`Mistake`."""
     value = _plain(value)
     if value is None or (info.name.endswith("_token") and value == hidden(info.name)):
         return _absent(info)
@@ -46,7 +46,7 @@ def coerce_one(info: FieldInfo, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Python's own value for a foreign enum, a numpy scalar or a path object."""
+    """The plain Python value of an enum member, a numpy scalar or a path object."""
     if isinstance(value, Enum):
         return value.value
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
@@ -156,7 +156,7 @@ def _object(info: FieldInfo, value: Any) -> dict[str, Any]:
 
 
 def object_of(name: str, value: Any) -> Any:
-    """A field that a subclass of the arguments has beside ours: a text that begins as a JSON object becomes one.
+    """Parses a text that begins like a JSON object, for a field that a subclass of the arguments adds.
 
     Raises :class:`ArgumentError`.
     """
@@ -169,7 +169,7 @@ def object_of(name: str, value: Any) -> Any:
 
 
 def _parsed(name: str, text: str, kind: str) -> Any:
-    """The mapping that a JSON text stands for; texts within that read as numbers or booleans become such."""
+    """Parses JSON text to a mapping; texts inside that look like numbers or booleans are converted to these."""
     try:
         parsed = json.loads(text)
     except ValueError as error:
@@ -228,14 +228,14 @@ _BY_KIND: dict[str, Callable[[FieldInfo, Any], Any]] = {
 
 
 def _typed(info: FieldInfo, value: Any) -> str:
-    """A value with its type, as a message names it: ``the text '3e-4'``."""
-    words = {str: "the text", bool: "the boolean", int: "the number", float: "the number", list: "the list"}
-    kind = words.get(type(value), f"the {type(value).__name__}")
+    """A value with its type, for a message: ``the text '3e-4'``."""
+    kinds = {str: "the text", bool: "the boolean", int: "the number", float: "the number", list: "the list"}
+    kind = kinds.get(type(value), f"the {type(value).__name__}")
     return f"{kind} {shown(info.name, value)}"
 
 
 def _unquoted_number(value: Any) -> str:
-    """The mend for a text that reads as a number; YAML takes 3e-4 for a text too, as it misses the point."""
+    """The hint for a text that looks like a number. YAML also reads 3e-4 as text, because it has no decimal point."""
     if not isinstance(value, str):
         return ""
     if re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value):
@@ -248,20 +248,21 @@ def _unquoted_number(value: Any) -> str:
     return "; write it without quotes"
 
 
-def _unquoted(value: Any, words: Iterable[str]) -> str:
-    return "; write it without quotes" if isinstance(value, str) and value.lower() in words else ""
+def _unquoted(value: Any, literals: Iterable[str]) -> str:
+    return "; write it without quotes" if isinstance(value, str) and value.lower() in literals else ""
 
 
 def checked(values: Mapping[str, Any], across: bool = True) -> dict[str, Any]:
-    """``values`` (field -> value, any subset; absent ones stand for their defaults) as the fields hold them.
+    """Checks and converts ``values`` (field -> value, any subset; absent ones mean their defaults).
 
-    ``across`` looks at what spans fields too. Raises :class:`ArgumentError` or :class:`NotBuiltError`.
+    ``across`` also checks the rules that span fields. Raises :class:`ArgumentError` or :class:`NotBuiltError`.
     """
     taken, problems = coerce(values)
     wrong = {problem.field for problem in problems}
     unbuilt = refusals({name: value for name, value in taken.items() if name not in wrong})
     if across:
-        problems += [*_broken_rules(taken, wrong), *_said_twice({n: v for n, v in taken.items() if n not in wrong})]
+        sound = {name: value for name, value in taken.items() if name not in wrong}
+        problems += [*_broken_rules(taken, wrong), *_accumulation_conflict(sound)]
     if problems:
         raise refusal([*problems, *unbuilt])
     if unbuilt:
@@ -269,18 +270,18 @@ def checked(values: Mapping[str, Any], across: bool = True) -> dict[str, Any]:
     return taken
 
 
-def _said_twice(values: Mapping[str, Any]) -> list[Problem]:
-    """accelerate's name for the accumulated batches, and ours, with different numbers."""
+def _accumulation_conflict(values: Mapping[str, Any]) -> list[Problem]:
+    """A problem if accelerate's name and ours for the accumulated batches have different values."""
     config, steps = values.get("accelerator_config"), values.get("gradient_accumulation_steps", 1)
     num_steps = (getattr(config, "gradient_accumulation_kwargs", None) or {}).get("num_steps", steps)
     if steps in (1, num_steps):
         return []
-    said = f"{steps} here, and num_steps {num_steps} in accelerator_config.gradient_accumulation_kwargs; keep one"
-    return [Problem("gradient_accumulation_steps", said)]
+    message = f"{steps} here, and num_steps {num_steps} in accelerator_config.gradient_accumulation_kwargs; keep one"
+    return [Problem("gradient_accumulation_steps", message)]
 
 
 def refuse_unknown(values: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raises :class:`UnknownArgumentError` for names that are not ``known``, with every other mistake in ``values``."""
+    """Raises :class:`UnknownArgumentError` for names that are not ``known``, with all other problems of ``values``."""
     problems = unknown(values, known)
     if not problems:
         return

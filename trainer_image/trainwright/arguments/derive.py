@@ -1,6 +1,6 @@
-"""What follows from the arguments given: aliases, values left out, derived attributes. As Hugging Face's class does it.
+"""Derives values from the given arguments, as transformers does: aliases, missing values, derived attributes.
 
-Deriving twice changes nothing, so that a copy made from derived arguments is the same as the original.
+It is idempotent, so that a copy of derived arguments equals the original.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _output(args: Any) -> None:
 
 
 def _aliases(args: Any) -> None:
-    """The older names mirror the newer ones, so that code that reads either sees the same."""
+    """Sets the older names to the values of the newer ones, so that code may read either."""
     for old, new in ALIASES:
         if getattr(args, new) is None and getattr(args, old) is not None:
             warnings.warn(f"{old} is the older name of {new}; use that one", FutureWarning, stacklevel=6)
@@ -52,12 +52,12 @@ def _logging(args: Any) -> None:
     if isinstance(args.include_num_input_tokens_seen, bool):
         args.include_num_input_tokens_seen = "all" if args.include_num_input_tokens_seen else "no"
     args.report_to = _list(args.report_to)
-    args.debug = [DebugOption(word) for word in _list(args.debug)]
+    args.debug = [DebugOption(option) for option in _list(args.debug)]
 
 
 def _list(value: Any) -> list[Any]:
-    words = (value or "").split() if value is None or isinstance(value, str) else list(value)
-    return [] if words == ["none"] else words
+    items = (value or "").split() if value is None or isinstance(value, str) else list(value)
+    return [] if items == ["none"] else items
 
 
 def _evaluation(args: Any) -> None:

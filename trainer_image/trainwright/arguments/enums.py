@@ -1,6 +1,6 @@
-"""The words that arguments choose from, as string enums: ``args.eval_strategy == "steps"`` holds.
+"""The choices of arguments, as string enums: ``args.eval_strategy == "steps"`` is true.
 
-Names and values are those of ``transformers``, so that scripts move over unchanged.
+Names and values are those of ``transformers``, so that scripts need no change.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class ExplicitEnum(str, Enum):  # noqa: UP042 - a StrEnum prints differently from what scripts expect
-    """A string enum whose error names the values to choose from."""
+    """A string enum whose error lists the valid values."""
 
     @classmethod
     def _missing_(cls, value: object) -> None:
@@ -17,7 +17,7 @@ class ExplicitEnum(str, Enum):  # noqa: UP042 - a StrEnum prints differently fro
 
 
 class IntervalStrategy(ExplicitEnum):
-    """When something regular happens while training."""
+    """When a periodic action happens during training."""
 
     NO = "no"
     STEPS = "steps"
@@ -43,7 +43,7 @@ class HubStrategy(ExplicitEnum):
 
 
 class SchedulerType(ExplicitEnum):
-    """How the learning rate moves over the steps of a run."""
+    """How the learning rate changes over the steps of a run."""
 
     LINEAR = "linear"
     COSINE = "cosine"
@@ -60,7 +60,7 @@ class SchedulerType(ExplicitEnum):
 
 
 class OptimizerNames(ExplicitEnum):
-    """The optimizers that ``optim`` can name."""
+    """The values of ``optim``."""
 
     ADAMW_TORCH = "adamw_torch"
     ADAMW_TORCH_FUSED = "adamw_torch_fused"
@@ -106,7 +106,7 @@ class OptimizerNames(ExplicitEnum):
 
 
 class DebugOption(ExplicitEnum):
-    """What ``debug`` can watch."""
+    """The values of ``debug``."""
 
     UNDERFLOW_OVERFLOW = "underflow_overflow"
     TPU_METRICS_DEBUG = "tpu_metrics_debug"

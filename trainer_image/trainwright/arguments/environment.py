@@ -1,7 +1,7 @@
-"""What ``accelerate launch`` says to the processes that it starts, by their environment: obeyed, or refused by name.
+"""The environment variables of ``accelerate launch``: each is applied, or refused by name.
 
-A launcher's words fill in what the arguments leave open, so that everything that reads the arguments obeys them. Which
-variables there are, and what becomes of each, is a table in ``tests/trainer/test_accelerate_launch.py``.
+They set arguments that are not given, so that all readers of the arguments follow them. The table in
+``tests/trainer/test_accelerate_launch.py`` lists the variables and the effect of each.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _UNBUILT = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": f"{_SHARDING} --use_parallelism_config",
     "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "compiling block by block is not built yet; compile the whole model",
 }
-"""Switches -> why they are refused when they are on. What only settles their details is read by nobody else."""
+"""Switches -> why they are refused when they are on. The variables with their details are ignored."""
 
-_WORDS = {"1": True, "true": True, "yes": True, "y": True, "t": True, "on": True}
-_WORDS |= {"0": False, "false": False, "no": False, "n": False, "f": False, "off": False, "": False}
+_FLAGS = {"1": True, "true": True, "yes": True, "y": True, "t": True, "on": True}
+_FLAGS |= {"0": False, "false": False, "no": False, "n": False, "f": False, "off": False, "": False}
 _PRECISIONS = ("no", "fp16", "bf16")
 
 
-def obey(args: Any) -> None:
-    """Fills in what the environment says, in arguments of any class. Raises :class:`ArgumentError`."""
+def apply(args: Any) -> None:
+    """Applies the environment to arguments of any class. Raises :class:`ArgumentError`."""
     for name, value in settings(vars(args)).items():
         setattr(args, name, value)
 
 
 def settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Field -> what the environment puts into it, beside ``values``, which win. Raises :class:`ArgumentError`."""
+    """Field -> its value from the environment; ``values`` take precedence. Raises :class:`ArgumentError`."""
     try:
         if unbuilt := list(_unbuilt()):
             raise NotBuiltError(unbuilt)
@@ -47,17 +47,17 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compile_options() -> dict[str, bool]:
-    """What torch.compile is told that no argument says."""
-    said = {"fullgraph": "ACCELERATE_DYNAMO_USE_FULLGRAPH", "dynamic": "ACCELERATE_DYNAMO_USE_DYNAMIC"}
-    return {option: is_on(name) for option, name in said.items() if os.environ.get(name)}
+    """The options of torch.compile that have no argument."""
+    variables = {"fullgraph": "ACCELERATE_DYNAMO_USE_FULLGRAPH", "dynamic": "ACCELERATE_DYNAMO_USE_DYNAMIC"}
+    return {option: is_on(name) for option, name in variables.items() if os.environ.get(name)}
 
 
 def is_on(name: str) -> bool:
-    """A variable that is a flag. Raises :class:`Mistake` for what is neither true nor false."""
-    word = os.environ.get(name, "")
-    if word.lower() not in _WORDS:
-        raise Mistake(f"{name}: must be true or false, not {word!r}")
-    return _WORDS[word.lower()]
+    """The value of a flag. Raises :class:`Mistake` for a value that is neither true nor false."""
+    value = os.environ.get(name, "")
+    if value.lower() not in _FLAGS:
+        raise Mistake(f"{name}: must be true or false, not {value!r}")
+    return _FLAGS[value.lower()]
 
 
 def _unbuilt() -> Iterator[Problem]:
@@ -66,7 +66,7 @@ def _unbuilt() -> Iterator[Problem]:
             yield Problem(name, f"is not supported: {reason}")
     kind = os.environ.get("ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE", "NO")
     if is_on("ACCELERATE_USE_SAGEMAKER") and kind != "NO":
-        reason = "SageMaker's own ways of sharing work are not built; set distributed_type to NO, and use torchrun"
+        reason = "SageMaker's own parallelism is not built; set distributed_type to NO, and use torchrun"
         yield Problem("ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE", f"{kind} is not supported: {reason}")
 
 
@@ -76,18 +76,18 @@ def _device() -> dict[str, Any]:
 
 def _precision(values: Mapping[str, Any]) -> dict[str, Any]:
     name = "ACCELERATE_MIXED_PRECISION"
-    word = os.environ.get(name, "no").lower()
-    if values.get("bf16") or values.get("fp16") or word == "no":
+    precision = os.environ.get(name, "no").lower()
+    if values.get("bf16") or values.get("fp16") or precision == "no":
         return {}
-    if word == "fp8":
+    if precision == "fp8":
         raise NotBuiltError([Problem(name, "fp8 is not built yet; set it to bf16")])
-    if word not in _PRECISIONS:
-        raise Mistake(f"{name}: must be one of {', '.join(_PRECISIONS)}, not {word!r}")
-    return {word: True}
+    if precision not in _PRECISIONS:
+        raise Mistake(f"{name}: must be one of {', '.join(_PRECISIONS)}, not {precision!r}")
+    return {precision: True}
 
 
 def _compilation(values: Mapping[str, Any]) -> dict[str, Any]:
-    """torch's own words where accelerate has its: a backend compiles, and ``NO`` is no backend."""
+    """torch's names for accelerate's settings: a backend enables compilation, and ``NO`` means none."""
     backend, mode = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower(), os.environ.get("ACCELERATE_DYNAMO_MODE")
     if any(values.get(name) for name in ("torch_compile", "torch_compile_mode", "torch_compile_backend")):
         return {"torch_compile_mode": mode} if mode and values.get("torch_compile_mode") is None else {}
@@ -97,7 +97,7 @@ def _compilation(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _agree(name: str, field: str, values: Mapping[str, Any]) -> None:
-    """What accelerate gives to DeepSpeed alone must not say something else than the arguments."""
-    word, value = os.environ.get(name, "auto"), values.get(field)
-    if word not in ("auto", str(value), str(float(value)) if isinstance(value, int | float) else None):
-        raise Mistake(f"{name}: is {word}, and {field} is {value}; say it in {field}, and unset the variable")
+    """Raises :class:`Mistake` if a variable that accelerate only passes to DeepSpeed differs from the argument."""
+    given, value = os.environ.get(name, "auto"), values.get(field)
+    if given not in ("auto", str(value), str(float(value)) if isinstance(value, int | float) else None):
+        raise Mistake(f"{name}: is {given}, but {field} is {value}; set {field}, and unset the variable")

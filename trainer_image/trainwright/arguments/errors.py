@@ -1,4 +1,4 @@
-"""What is said when arguments are wrong: every mistake at once, one line each, with the mend."""
+"""Errors for wrong arguments: all problems at once, one line each, with the fix."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trainwright.contract import UserError
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: ``field`` is the argument's name, ``message`` says what is wrong and what to write instead.
+    """One problem: ``field`` is the argument's name, ``message`` says what is wrong and how to fix it.
 
-    ``raised`` is what transformers raises for it, if that is no ValueError: scripts may catch that.
+    ``raised`` is the type that transformers raises for it if not ValueError, because scripts may catch it.
     """
 
     field: str
@@ -26,12 +26,12 @@ class Problem:
 
 
 def hidden(field: str) -> str:
-    """What stands for a token, given or not, where arguments are written down."""
+    """The placeholder of a token, given or not, in saved arguments."""
     return f"<{field.upper()}>"
 
 
 def shown(field: str, value: Any) -> str:
-    """``value`` as a message may print it: short, an enum by its word, a token never."""
+    """``value`` for a message: shortened, an enum by its value, never a token."""
     if field.endswith("_token"):
         return "the token"
     text = repr(value.value if isinstance(value, Enum) else value)
@@ -39,7 +39,7 @@ def shown(field: str, value: Any) -> str:
 
 
 class Mistake(ValueError):
-    """What is wrong with one value; the caller knows which field it belongs to. For ``raised`` see :class:`Problem`."""
+    """A wrong value; the caller knows the field. For ``raised`` see :class:`Problem`."""
 
     def __init__(self, message: str, raised: type[Exception] = ValueError) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class Mistake(ValueError):
 
 
 class ArgumentError(UserError):
-    """Arguments that cannot be right. ``problems`` holds every mistake; the text has one line for each."""
+    """Invalid arguments. ``problems`` has all problems; the message has one line for each."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -58,45 +58,45 @@ class ArgumentError(UserError):
 
 
 class MissingPackageError(ArgumentError, ImportError):
-    """An argument needs a package that is not installed, or too old."""
+    """An argument needs a package that is missing or too old."""
 
 
 class MissingFileError(ArgumentError, FileNotFoundError):
-    """An argument is a file that is not there."""
+    """An argument names a file that does not exist."""
 
 
 class UnknownArgumentError(ArgumentError, TypeError):
-    """A name that is no argument; a :class:`TypeError` too, as Python raises for unknown keywords."""
+    """An unknown argument; also a :class:`TypeError`, as Python raises for unknown keywords."""
 
 
 class NotBuiltError(ArgumentError, NotImplementedError):
-    """Arguments that are right but whose effect Trainwright does not have yet."""
+    """Valid arguments whose effect Trainwright does not implement yet."""
 
 
 _CLASSES = (MissingPackageError, MissingFileError, UnknownArgumentError, NotBuiltError)
 
 
 def refusal(problems: Iterable[Problem]) -> ArgumentError:
-    """What to raise for these problems: of the class that transformers raises for one of them, too."""
+    """The error for these problems; it also derives from the type that transformers raises for one of them."""
     problems = list(problems)
     kinds = {problem.raised for problem in problems}
     return next((cls for cls in _CLASSES if kinds & set(cls.__bases__)), ArgumentError)(problems)
 
 
 class ModelError(UserError):
-    """The model breaks the contract for models, which :mod:`trainwright.training.losses` states."""
+    """The model violates the contract of :mod:`trainwright.training.losses`."""
 
 
 class TrainerError(UserError, RuntimeError):
-    """The Trainer was given what does not go together; scripts catch it as the one or the other."""
+    """The inputs of the Trainer do not fit together; scripts may catch it as either base class."""
 
 
 class NotCallableError(TrainerError, TypeError):
-    """Something else stands where a function is needed."""
+    """A value is not a function where one is needed."""
 
 
 def kind_of(value: Any) -> str:
-    """A value in the words of a message: what it is, and its text where that is short."""
+    """Describes a value for a message: its type, and its text if short."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     name = type(value).__name__

@@ -1,4 +1,4 @@
-"""Everything known about each argument, in one table that the schema, the manual and the checks read."""
+"""A table of all arguments with their properties, for the schema, the manual and the checks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from .shapes import Shape
 class FieldInfo:
     """One argument of ``TrainingArguments``.
 
-    ``kind`` is a key of :data:`trainwright.arguments.shapes.KINDS`. ``optional`` means that ``None`` is a value of its
-    own: not given. ``choices`` are those of each element where the kind has a list. ``seq2seq`` marks the arguments of
-    ``Seq2SeqTrainingArguments`` alone. Bounds are inclusive but for ``exclusive_*``. ``form`` says in words
-    what ``pattern`` asks for.
+    ``kind`` is a key of :data:`trainwright.arguments.shapes.KINDS`. ``optional`` means that ``None`` is allowed and
+    means not given. For a list, ``choices`` are those of its elements. ``seq2seq`` marks the arguments that only
+    ``Seq2SeqTrainingArguments`` has. Bounds are inclusive except for ``exclusive_*``. ``form`` describes ``pattern``.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""What arguments need of the machine: packages that are installed, devices that are there.
+"""Checks what arguments need from this machine: installed packages and devices.
 
-It is asked at construction, and only where an argument wants something: the import of torch is paid by those who ask
-for its devices. The operator, which checks arguments for other machines, never asks.
+The checks run at construction, and only for arguments that need something, so that torch is only imported to check for
+devices. The operator checks arguments for other machines, and does not use them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .errors import Problem
 
 @dataclass(frozen=True)
 class Package:
-    """A library that a value needs: the module it is imported as, and the command that installs it."""
+    """A library that a value needs: the name of its module, and the command that installs it."""
 
     module: str
     install: str
@@ -30,7 +30,7 @@ class Package:
         return self.name or self.install.split()[-1]
 
     def lacking(self) -> str | None:
-        """What is wrong with what is installed, or None."""
+        """The message if the package is missing or too old, or None."""
         if not _found(self.module):
             return f"needs the package {self.distribution}, which is not installed; run: {self.install}"
         if self.least and self._version() < self.least:
@@ -85,20 +85,20 @@ OPTIMIZERS: dict[str, Package] = {
     "adamw_torch_xla": _XLA,
     "adamw_torch_npu_fused": Package("torch_npu", "pip install torch_npu"),
 }
-"""The values of ``optim`` that are not torch's own -> what they need."""
+"""The values of ``optim`` that are not in torch -> the package that they need."""
 
 _CUDA_ALONE = frozenset({"galore_adamw_8bit", "galore_adamw_8bit_layerwise", "adalomo"})
-"""Optimizers whose packages move their state to an NVIDIA or AMD GPU, whatever the model is on."""
+"""Optimizers whose packages move their state to an NVIDIA or AMD GPU, regardless of the model's device."""
 
 _TRACKERS = {
     "azure_ml": "azureml.core.run", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
     "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "mlflow": "mlflow", "neptune": "neptune",
     "swanlab": "swanlab", "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
 }  # fmt: skip
-"""Experiment tracker -> the module that is there where it is installed."""
+"""Experiment tracker -> its module."""
 
 _BACKENDS = {"nccl": "cuda", "xccl": "xpu", "hccl": "npu", "cncl": "mlu", "mccl": "musa"}
-"""Backend of torch.distributed -> the kind of device that it is for."""
+"""Backend of torch.distributed -> its device type."""
 _DEVICE_NAMES = {
     "cuda": "NVIDIA or AMD GPU",
     "xpu": "Intel GPU",
@@ -109,25 +109,25 @@ _DEVICE_NAMES = {
 
 
 def installed_trackers() -> list[str]:
-    """What ``report_to="all"`` stands for here."""
+    """The trackers of ``report_to="all"`` on this machine."""
     return [name for name, module in _TRACKERS.items() if _found(module)]
 
 
 def _found(module: str) -> bool:
-    """Of a module within others, those others are imported to see."""
+    """Whether a module exists; its parent packages are imported."""
     try:
         return find_spec(module) is not None
-    except (ImportError, ValueError):  # ValueError: a stand-in that was put among the modules by hand
+    except (ImportError, ValueError):  # ValueError: a stub in sys.modules without a spec
         return module in sys.modules
 
 
 def lacking(args: Any) -> list[Problem]:
-    """One problem for each of ``args`` that this machine cannot give, in words that end with the mend."""
+    """A problem, with its fix, for each argument that this machine does not support."""
     return [problem for check in _CHECKS for problem in check(args)]
 
 
 def package_problem(optim: str) -> str | None:
-    """Why the optimizer ``optim`` cannot be made here, or None."""
+    """Why the optimizer ``optim`` cannot be created here, or None."""
     package = OPTIMIZERS.get(optim)
     lack = package.lacking() if package is not None else None
     return None if lack is None else f"{optim} {lack}, or choose adamw_torch_fused"
@@ -150,20 +150,20 @@ _ON_CPU = {
 
 def _tf32(args: Any) -> Iterator[Problem]:
     if args.tf32 and not _is_ampere():
-        mend = "this machine has no NVIDIA GPU of the Ampere generation or later; leave tf32 unset"
-        yield Problem("tf32", f"tf32: {mend}")
+        message = "this machine has no NVIDIA GPU of the Ampere generation or later; leave tf32 unset"
+        yield Problem("tf32", f"tf32: {message}")
 
 
 def _bfloat16(args: Any) -> Iterator[Problem]:
     wanted = [name for name in ("bf16", "bf16_full_eval") if getattr(args, name)]
     if wanted and not args.use_cpu and _has("cuda") and not _gpu_computes_bfloat16():
         for name in wanted:
-            mend = name.replace("bf16", "fp16")
-            yield Problem(name, f"this GPU does not compute in bfloat16; use {mend}, or use_cpu")
+            alternative = name.replace("bf16", "fp16")
+            yield Problem(name, f"this GPU does not compute in bfloat16; use {alternative}, or use_cpu")
 
 
 def _backend(args: Any) -> Iterator[Problem]:
-    """A process alone talks to nobody: for it the backend is of no matter."""
+    """Checks the backend of a launched process; a single process does not use it."""
     from .devices import launched
 
     kind = _BACKENDS.get(args.ddp_backend)
@@ -186,7 +186,7 @@ def _tpu(args: Any) -> Iterator[Problem]:
 
 
 def _compiler(args: Any) -> Iterator[Problem]:
-    """Without a GPU inductor writes C++."""
+    """Checks for a C++ compiler, which inductor needs without a GPU."""
     if not (args.torch_compile and args.torch_compile_backend == "inductor"):
         return
     import shutil
@@ -202,7 +202,7 @@ _CHECKS: tuple[Callable[[Any], Iterator[Problem]], ...] = (
 
 
 def _has(kind: str) -> bool:
-    """Whether torch is there and finds a device of ``kind``, as torch names it."""
+    """Whether torch is installed and finds a device of the type ``kind``."""
     if find_spec("torch") is None:
         return False
     import torch

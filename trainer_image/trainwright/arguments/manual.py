@@ -40,7 +40,7 @@ Setting one of these to anything but its default (and the values named) is an er
 
 
 def manual(effects: Mapping[str, tuple[str, str]] | None = None) -> str:
-    """The page as Markdown. ``effects``: field -> where it has its effect, and the test that shows it."""
+    """The page as Markdown. ``effects``: field -> the module with its effect, and the test of the effect."""
     groups, effects = groupby(FIELDS.values(), key=lambda info: info.group), effects or {}
     return "\n".join([_HEAD, *(_group(title, infos, effects) for title, infos in groups), _rules(), _refused()])
 
@@ -50,7 +50,7 @@ def _group(title: str, infos: Any, effects: Mapping[str, tuple[str, str]]) -> st
 
 
 def _entry(info: FieldInfo, effect: tuple[str, str] | None) -> str:
-    """A field's section: its name in Python, what it does, the facts."""
+    """A field's section: its name, description and facts."""
     facts = [f"- {name}: {fact}" for name, fact in [*_facts(info), *_shown(effect)] if fact]
     return "\n".join([f"### `{info.name}`", "", _code(info.description), "", *facts, ""])
 
@@ -81,11 +81,11 @@ def _bounds(info: FieldInfo) -> str:
         ("at most", info.maximum),
         ("below", info.exclusive_maximum),
     ]
-    return ", ".join(f"{words} {bound}" for words, bound in bounds if bound is not None)
+    return ", ".join(f"{label} {bound}" for label, bound in bounds if bound is not None)
 
 
 def _code(text: str) -> str:
-    """Names of several words as code."""
+    """Formats names in snake_case as code."""
     return re.sub(r"\b[a-z]+(?:_[a-z0-9]+)+\b", r"`\g<0>`", text)
 
 

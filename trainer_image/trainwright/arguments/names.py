@@ -1,4 +1,4 @@
-"""Names that are no arguments: the nearest right one, and what became of those that older versions had."""
+"""Hints for unknown names: the closest valid one, and the replacement of names of older versions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FORMER = {
     "use_legacy_prediction_loop": "nothing: there is one way to evaluate",
     "logdir": "nothing: the log is in the output folder",
 }
-"""Names of older versions of transformers, and what people write by habit -> what to write instead."""
+"""Names of older versions of transformers, and frequent errors -> what to use instead."""
 
 ELSEWHERE = {
     "early_stopping": "callbacks=[EarlyStoppingCallback(...)] of the Trainer",
@@ -70,7 +70,7 @@ ELSEWHERE = {
     "callbacks": "callbacks of the Trainer",
     "max_seq_length": "the tokenizer's max_length where the data is prepared",
 }
-"""The same of what is said in another place in Python, and in another again in a manifest."""
+"""The same for settings that are elsewhere in Python, and in yet another place in a manifest."""
 
 MOST_LISTED = 8
 
@@ -96,7 +96,7 @@ def _former(now: str) -> str:
 
 
 def not_one_of(word: Any, choices: Collection[str]) -> str:
-    """What is wrong with ``word``: the choices, or of many the one that is near."""
+    """The message for a wrong ``word``: the choices, or the closest one if there are many."""
     near = did_you_mean(word, choices)
     if near and len(choices) > MOST_LISTED:
         return f"is not a choice{near}"

@@ -1,6 +1,6 @@
-"""Arguments whose effect is not built yet: setting one raises ``NotImplementedError`` that names it.
+"""Arguments whose effect is not built yet: setting one raises a ``NotImplementedError`` that names it.
 
-Nothing is ever accepted and ignored. Whoever builds an effect deletes its line here and proves the effect in
+No argument is accepted and ignored. To build an effect, delete its line here and add its test in
 ``tests/unit/test_fields_proved.py``.
 """
 
@@ -16,11 +16,11 @@ from .fields import FIELDS
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a field's effect is not there, and which values beside its default are built (for lists: elements).
+    """Why a field's effect is not built, and which values besides its default are built (for lists: elements).
 
-    A program may set what only settles the details of another field, ``of``, as long as that one is off: there is
-    nothing to ignore then. In a manifest it stands for itself, and is refused. ``for_programs`` is built as well, and
-    means nothing in a manifest.
+    If a field only sets details of another field, ``of``, a program may set it while that field is off, because it has
+    no effect then. In a manifest it is always refused. The values ``for_programs`` are built too, but have no meaning
+    in a manifest.
     """
 
     reason: str
@@ -49,17 +49,17 @@ REFUSED: dict[str, Refusal] = {
     "hub_revision": _UPLOAD,
     "report_to": Refusal(
         _TRACKERS, ("none",), for_programs=("kubeflow",)
-    ),  # integrations/reporter.py does it by itself
+    ),  # integrations/reporter.py does the reporting
     "project": _TRACKER,
     "trackio_space_id": _TRACKER,
     "trackio_bucket_id": _TRACKER,
     "trackio_static_space_id": Refusal(_TRACKERS, (False,), of="report_to"),
 }
-"""Field, or setting of a field after a point -> why it is refused when set to anything but its default."""
+"""Field, or setting of a field after a dot -> why it is refused unless it has its default."""
 
 
 def refusals(values: Mapping[str, Any]) -> list[Problem]:
-    """One problem for each of ``values`` (field -> value) that asks for an effect that is not built."""
+    """A problem for each of ``values`` (field -> value) whose effect is not built."""
     asked = {name: _value(values, name) for name, refusal in REFUSED.items() if not _built(name, values, refusal)}
     return [
         Problem(name, f"{shown(name, value)} is not supported: {REFUSED[name].reason}")

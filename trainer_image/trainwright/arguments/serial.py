@@ -1,4 +1,4 @@
-"""Arguments as dictionaries and JSON, in the form that Hugging Face's class writes and reads."""
+"""Arguments as dictionaries and JSON, in the format of transformers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .errors import ArgumentError, Problem, hidden, refusal
 
 
 class Serial:
-    """To and from plain data."""
+    """Conversion to and from plain data."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Field -> plain value, ready for JSON; tokens are replaced by their names, as ``<HUB_TOKEN>``."""
+        """Field -> plain value for JSON; tokens are replaced by placeholders such as ``<HUB_TOKEN>``."""
         return {
             field.name: hidden(field.name) if field.name.endswith("_token") else _plain(getattr(self, field.name))
             for field in fields(self)  # type: ignore[arg-type]
@@ -29,7 +29,7 @@ class Serial:
         return json.dumps(self.to_dict(), indent=2, default=str)
 
     def to_sanitized_dict(self) -> dict[str, Any]:
-        """:meth:`to_dict` and the batch sizes over all devices, with numbers, booleans and texts only."""
+        """:meth:`to_dict` and the total batch sizes, as numbers, booleans and texts only."""
         values = {
             **self.to_dict(),
             "train_batch_size": self.train_batch_size,  # type: ignore[attr-defined]
@@ -38,14 +38,14 @@ class Serial:
         return {name: v if type(v) in (bool, int, float, str) else str(v) for name, v in values.items()}
 
     def _dict_dtype_to_str(self, d: dict[str, Any]) -> None:
-        """Give the number formats in ``d`` by name, in place; what a ``to_dict`` of one's own calls."""
+        """Replace dtypes in ``d`` by their names, in place; for custom ``to_dict`` methods."""
         d.update(_plain(d))
 
     @classmethod
     def from_job(cls, **changes: Any) -> Self:
-        """What the TrainingJob of this process states in ``spec.trainingArguments``, with ``changes`` on top of it.
+        """The ``spec.trainingArguments`` of this process's TrainingJob, updated with ``changes``.
 
-        ``output_dir`` is the output of the job. Outside of a job there are the changes alone: a script runs as it is.
+        ``output_dir`` is the output of the job. Outside of a job, only ``changes`` are used.
         """
         return cls(**{**stated_arguments(), **changes})
 
@@ -56,7 +56,7 @@ class Serial:
 
     @classmethod
     def from_json_string(cls, text: str) -> Self:
-        """From :meth:`to_json_string`. Raises :class:`ArgumentError`, also when the text is not a JSON object."""
+        """From :meth:`to_json_string`. Raises :class:`ArgumentError`, also if the text is not a JSON object."""
         return cls.from_dict(_object("JSON", text))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The ``set_...`` methods: several arguments of one subject at once, each checked as at construction."""
+"""The ``set_...`` methods: set several arguments of one subject, with the checks of the construction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .errors import ArgumentError, Problem
 
 
 class Setters:
-    """Chained setters: each returns the arguments. What spans fields is looked at by ``check()``."""
+    """Chained setters: each returns the arguments. ``check()`` checks the rules that span fields."""
 
     def _set(self, **values: Any) -> Self:
         for name, value in checked(values, across=False).items():
@@ -32,7 +32,7 @@ class Setters:
         activation_checkpointing: bool = False,
         gradient_checkpointing: bool | None = None,
     ) -> Self:
-        """What training itself needs; ``batch_size`` is that of one device. Sets ``do_train``."""
+        """The basic training settings; ``batch_size`` is per device. Sets ``do_train``."""
         recompute = activation_checkpointing if gradient_checkpointing is None else gradient_checkpointing
         return self._set(
             do_train=True,
@@ -56,7 +56,7 @@ class Setters:
         delay: float | None = None,
         loss_only: bool = False,
     ) -> Self:
-        """When and how to evaluate while training. Sets ``do_eval`` unless ``strategy`` is ``"no"``."""
+        """When and how to evaluate during training. Sets ``do_eval`` unless ``strategy`` is ``"no"``."""
         _need_steps(strategy, steps, "eval_steps")
         return self._set(
             eval_strategy=strategy,
@@ -180,7 +180,7 @@ class Setters:
         ignore_data_skip: bool = False,
         sampler_seed: int | None = None,
     ) -> Self:
-        """How samples become batches; batch sizes are those of one device."""
+        """How samples become batches; batch sizes are per device."""
         return self._set(
             per_device_train_batch_size=train_batch_size,
             per_device_eval_batch_size=eval_batch_size,

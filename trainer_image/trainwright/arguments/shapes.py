@@ -1,7 +1,7 @@
-"""The shapes that argument values may have, as annotated types: Python's own type, and beside it what can be checked.
+"""The shapes of argument values, as annotated types: the Python type, annotated with a :class:`Shape` for the checks.
 
-``typing.get_type_hints`` without extras gives the bare types, so argument parsers that read a dataclass (such as
-``HfArgumentParser``) see what they expect; :mod:`trainwright.arguments.fields` reads the rest.
+``typing.get_type_hints`` without extras returns the plain types, as parsers that read a dataclass expect (for example
+``HfArgumentParser``); :mod:`trainwright.arguments.fields` reads the annotations.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from trainwright.arguments.enums import (
 
 @dataclass(frozen=True, repr=False)
 class Shape:
-    """``kind`` is one of the keys of :data:`KINDS`; bounds hold for numbers, ``pattern`` for text, ``form`` says it.
+    """``kind`` is a key of :data:`KINDS`; bounds are for numbers, ``pattern`` for text, and ``form`` describes it.
 
-    Choices may also stand in the field's metadata, where argument parsers look for them.
+    Choices may also be in the field's metadata, where argument parsers look for them.
     """
 
     kind: str
@@ -59,7 +59,7 @@ KINDS = {
     "object|path": "a mapping, its JSON text, or the path of a JSON file",
     "opaque": "an object that only Python can build",
 }
-"""What a value of each kind is, in words."""
+"""The description of each kind."""
 
 TRACKERS = (
     *("all", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow"),
@@ -67,7 +67,7 @@ TRACKERS = (
 )
 
 KEY_VALUES = r"^\s*[^=,\s]+\s*=[^=,]+(,\s*[^=,\s]+\s*=[^=,]+)*$"
-"""``key=value`` with commas between: how ``optim_args`` is read."""
+"""``key=value`` pairs separated by commas, the format of ``optim_args``."""
 
 Flag = Annotated[bool, Shape("bool")]
 MaybeFlag = Annotated[bool | None, Shape("bool", optional=True)]
@@ -117,11 +117,11 @@ T = TypeVar("T")
 
 @dataclass_transform()
 def group(title: str) -> Callable[[type[T]], type[T]]:
-    """Makes a dataclass of one subject's arguments. It gets no ``__init__``: the class that joins the groups has it."""
+    """Makes a dataclass of the arguments of one subject, without ``__init__``, which the class of all groups has."""
 
     def decorate(cls: type[T]) -> type[T]:
         cls._title = title  # type: ignore[attr-defined]
-        cls.__doc__ = f"{title}."  # otherwise dataclass() works out a signature to put there
+        cls.__doc__ = f"{title}."  # otherwise dataclass() computes a signature for it
         return dataclass(init=False, repr=False, eq=False)(cls)
 
     return decorate

@@ -1,4 +1,4 @@
-"""The two classes: the groups of arguments joined, checked and completed."""
+"""The two classes of arguments: they join the groups, check the values and complete them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .setters import Setters
 
 
 class Named:
-    """Looks at the names before ``__init__`` does, which would stop at the first unknown one."""
+    """Checks the names before ``__init__``, which would stop at the first unknown one."""
 
     def __new__(cls, *args: Any, **values: Any) -> Any:
         if not values.keys() <= cls.__dataclass_fields__.keys():  # type: ignore[attr-defined]
@@ -28,7 +28,7 @@ class Named:
         return super().__new__(cls)
 
 
-# Dataclass fields are collected from the last base to the first, and the order is that of Hugging Face's positions.
+# Dataclass fields are collected from the last base to the first; the order matches transformers' positional arguments.
 @dataclass(repr=False)
 class TrainingArguments(
     groups.Diagnosis,
@@ -52,18 +52,18 @@ class TrainingArguments(
     Devices,
     Named,
 ):
-    """Everything that says how to train, with the names and defaults of Hugging Face's class of this name.
+    """The settings of a training run, with the names and defaults of the class of this name in transformers.
 
-    Attributes can be changed afterwards; :meth:`check` then looks at them again. Raises ``ArgumentError`` (a
-    ``ValueError``) with every mistake at once, one line each, and ``NotBuiltError`` (a ``NotImplementedError``) for an
-    argument whose effect Trainwright does not have yet. What each argument does stands in
-    :data:`trainwright.arguments.fields.FIELDS` and in the manual.
+    Attributes can be changed afterwards; :meth:`check` then checks them again. Raises ``ArgumentError`` (a
+    ``ValueError``) with all problems at once, one line each, and ``NotBuiltError`` (a ``NotImplementedError``) for an
+    argument whose effect Trainwright does not implement yet. :data:`trainwright.arguments.fields.FIELDS` and the manual
+    describe each argument.
     """
 
     default_optim: ClassVar[str] = "adamw_torch_fused"
     is_torch_greater_or_equal_than_2_8: ClassVar[bool] = True
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [name for name, info in FIELDS.items() if info.kind.startswith("object")]
-    """Fields that may be given as JSON text; a subclass adds its own, for its command line."""
+    """Fields that may be given as JSON text; a subclass adds those of its command line."""
 
     # Sharding is not built: there are no plugins of accelerate for it.
     deepspeed_plugin: ClassVar[None] = None
@@ -74,7 +74,7 @@ class TrainingArguments(
         self._take_state()
 
     def check(self) -> None:
-        """Checks every argument, completes those that follow from others, and looks whether this machine can do it.
+        """Checks every argument, derives missing ones, and checks that this machine supports them.
 
         Raises :class:`ArgumentError`.
         """
@@ -91,7 +91,7 @@ class TrainingArguments(
         self._validate_args()
 
     def _validate_args(self) -> None:
-        """Looks whether this machine can do what is asked; a subclass may look at what is its own.
+        """Checks that this machine supports the arguments; a subclass may add checks of its own arguments.
 
         Raises :class:`ArgumentError`.
         """
@@ -108,11 +108,11 @@ class TrainingArguments(
 
 @dataclass(repr=False)
 class Seq2SeqTrainingArguments(groups.Generation, TrainingArguments):
-    """:class:`TrainingArguments` and what only models that write a new sequence need."""
+    """:class:`TrainingArguments`, plus the arguments of models that generate sequences."""
 
 
 def _document(cls: type, seq2seq: bool) -> None:
-    """Appends what each argument does, for ``help()`` and notebooks."""
+    """Appends the description of each argument, for ``help()`` and notebooks."""
     lines = (f"{name}: {info.description}" for name, info in FIELDS.items() if info.seq2seq <= seq2seq)
     cls.__doc__ = "\n    ".join([f"{cls.__doc__}\n\n    Args:", *(f"    {line}" for line in lines)])
 

@@ -159,7 +159,7 @@ def _check_theirs(args: Any) -> None:
     from trainwright.arguments.check import checked
     from trainwright.arguments.fields import FIELDS
 
-    environment.obey(args)
+    environment.apply(args)
     _complete(args)
     values = checked({name: getattr(args, name) for name in FIELDS if hasattr(args, name)})
     args.accelerator_config = values["accelerator_config"] or AcceleratorConfig()

@@ -1,4 +1,4 @@
-"""The arguments by subject: one dataclass a group, several groups a file, in the order of Hugging Face's positions."""
+"""The arguments by subject: one dataclass for each group, in the order of transformers' positional arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the arithmetic is done and where: number formats, memory, reproducibility, processes."""
+"""How and where a run computes: number formats, memory, reproducibility, processes."""
 
 from trainwright.arguments.shapes import (
     Count,

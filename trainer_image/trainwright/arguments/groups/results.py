@@ -1,4 +1,4 @@
-"""What a run leaves behind: checkpoints, the best model, a copy on the Hub."""
+"""The results of a run: checkpoints, the best model, a copy on the Hub."""
 
 from trainwright.arguments.shapes import (
     Flag,

@@ -1,4 +1,4 @@
-"""What is for finding faults and for scripts around the Trainer, and what only sequence-to-sequence models have."""
+"""Arguments for debugging, for scripts around the Trainer, and for sequence-to-sequence models."""
 
 from trainwright.arguments.shapes import DebugOptions, Flag, MaybeCount, MaybeText, UnsetOrCount, argument, group
 from trainwright.arguments.shapes import Generation as GenerationSettings

@@ -1,4 +1,4 @@
-"""What a run says of itself: logs, trackers, evaluation."""
+"""What a run reports: logs, trackers, evaluation."""
 
 from trainwright.arguments.shapes import (
     Choice,

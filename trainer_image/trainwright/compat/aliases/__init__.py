@@ -1,5 +1,5 @@
-"""Modules that are found under ``trainwright`` itself, by the names that scripts, checkpoints and pods know.
+"""Modules with the names that scripts, checkpoints and pods use, importable directly from ``trainwright``.
 
-``trainwright.__path__`` leads here after the package's own folder, so ``trainwright.training_args`` is a module without
-a file of its own beside the rooms.
+``trainwright.__path__`` includes this folder after the package's own, so that ``trainwright.training_args`` exists
+without a file next to the packages.
 """

@@ -1,3 +1,3 @@
-"""The enums where the ``training_args.bin`` of earlier checkpoints names them."""
+"""The enums under the name in ``training_args.bin`` of earlier checkpoints."""
 
 from trainwright.arguments.enums import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""``python -m trainwright.launcher``: what every pod is started with, by an operator of any version."""
+"""``python -m trainwright.launcher``: the command of every pod, for operators of all versions."""
 
 from trainwright.launch.launcher import *  # noqa: F403
 from trainwright.launch.launcher import main

@@ -1,3 +1,3 @@
-"""``trainwright.report``: the :class:`Reporter` for a loop of one's own."""
+"""``trainwright.report``: the :class:`Reporter` for a custom training loop."""
 
 from trainwright.integrations.reporter import Reporter as Reporter

@@ -3,4 +3,4 @@
 from trainwright import __getattr__ as __getattr__  # type: ignore[attr-defined]
 
 PREFIX_CHECKPOINT_DIR = "checkpoint"
-"""``checkpoint-<step>`` is what the folder of a checkpoint is called."""
+"""The folder of a checkpoint is named ``checkpoint-<step>``."""
