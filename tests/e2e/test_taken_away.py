@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -72,8 +73,8 @@ def test_a_copy_that_kubectl_debug_makes_decides_nothing(release: Helm, kube: Ku
     running(kube, namespace, "copied")
     kubectl = [str(programs.program("kubectl")), f"--kubeconfig={kube.kubeconfig}", f"--namespace={namespace}"]
     (pod,) = pods_of(kube, namespace, "copied")
-    copy = ["debug", pod, "--copy-to=aside", "--keep-labels", "--container=trainer", "--", "sh", "-c", "exit 65"]
-    subprocess.run([*kubectl, *copy], check=True, timeout=60)
+    copy = ["debug", pod, "--profile=restricted", "--copy-to=aside", "--keep-labels", "--container=trainer"]
+    subprocess.run([*kubectl, *copy, "--", "sh", "-c", "exit 65"], check=True, timeout=60)
     done = job(kube, namespace, ended, "to end", name="copied")["status"]
     assert done["state"] == "Succeeded", done
     assert all(one.get("reason") != "BadData" for one in done["attempts"])
@@ -82,16 +83,18 @@ def test_a_copy_that_kubectl_debug_makes_decides_nothing(release: Helm, kube: Ku
 @pytest.fixture
 def sidecars(kube: Kube, namespace: str, operator_image: str) -> Iterator[None]:
     """Every pod of the namespace gets an ordinary container beside its own, as from a mesh without native sidecars."""
-    container = json.dumps({"name": "proxy", "image": operator_image, "command": ["sleep", "3600"]})
     match = {
         "resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
     }
-    security = "object.spec.containers[0].securityContext"
-    patch = (
-        f'[JSONPatch{{op: "add", path: "/spec/containers/-", value: {container}}}, JSONPatch{{op: "add", '
-        f'path: "/spec/containers/1/securityContext", value: {security}}}]'
-    )
+    patch = f"""[JSONPatch{{op: "add", path: "/spec/containers/-", value: Object.spec.containers{{
+        name: "proxy", image: "{operator_image}", command: ["sleep", "3600"],
+        securityContext: Object.spec.containers.securityContext{{
+            allowPrivilegeEscalation: false, runAsNonRoot: true, runAsUser: 1000,
+            capabilities: Object.spec.containers.securityContext.capabilities{{drop: ["ALL"]}},
+            seccompProfile: Object.spec.containers.securityContext.seccompProfile{{type: "RuntimeDefault"}}
+        }}
+    }}}}]"""
     version = "admissionregistration.k8s.io/v1"
     policy = {
         "apiVersion": version,
@@ -111,9 +114,32 @@ def sidecars(kube: Kube, namespace: str, operator_image: str) -> Iterator[None]:
     }
     kube.apply(policy)
     kube.apply(binding)
+    _wait_until_injected(kube, namespace, operator_image)
     yield
-    kube.delete("MutatingAdmissionPolicyBinding", namespace, None)
-    kube.delete("MutatingAdmissionPolicy", namespace, None)
+    kube.delete(f"{version}/MutatingAdmissionPolicyBinding", namespace, None)
+    kube.delete(f"{version}/MutatingAdmissionPolicy", namespace, None)
+
+
+def _wait_until_injected(kube: Kube, namespace: str, image: str) -> None:
+    """The API server takes a moment to follow a new policy."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    probe = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "probe"},
+        "spec": {"containers": [{"name": "probe", "image": image, "securityContext": security}]},
+    }
+    for _ in range(100):
+        if len(kube.create(probe, namespace, dryRun="All")["spec"]["containers"]) == 2:
+            return
+        time.sleep(0.2)
+    raise AssertionError("the policy was not followed within 20 s")
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "Succeeded"), (65, "Failed")])
