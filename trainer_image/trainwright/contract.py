@@ -54,7 +54,7 @@ MAX_METRICS = 64
 MAX_ATTEMPTS = 20
 """Older ones live on in the counts of restarts."""
 MAX_MESSAGE = MAX_TERMINATION_BYTES
-"""Characters of one message: whatever a termination message holds fits."""
+"""The maximum length of one message in characters: a termination message always fits."""
 
 _CUT = 40
 """Characters that :func:`shorten` needs to say how much it cut."""
@@ -194,7 +194,7 @@ class Progress:
     tokens_per_second: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     metrics_left_out: int = 0
-    """How many there were beside the :data:`MAX_METRICS` that are told."""
+    """The number of metrics beyond :data:`MAX_METRICS`, which are not reported."""
     checkpoint: dict[str, Any] | None = None
     """``{"path": relative to the output folder, "step": int, "time": RFC 3339}``."""
     best: dict[str, Any] | None = None
