@@ -148,6 +148,14 @@ def test_what_cannot_be_run_is_said_in_one_line(arguments: list[str]):
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error"], done.stderr
 
 
+def test_a_traceback_shows_the_script_alone(tmp_path: Path):
+    (tmp_path / "wrong.py").write_text("def train():\n    raise RuntimeError('broken')\n\ntrain()\n")
+    command = [sys.executable, "-m", "trainwright.overlay", "wrong.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    frames = [line.split('"')[1] for line in done.stderr.splitlines() if line.startswith("  File ")]
+    assert {Path(frame).name for frame in frames} == {"wrong.py"}, done.stderr
+
+
 def test_arguments_of_an_older_transformers_are_read_by_their_older_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

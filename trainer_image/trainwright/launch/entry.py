@@ -32,7 +32,7 @@ EXIT_HANDLER_SECONDS = 10.0
 """How long a failed rank may spend in its ``atexit`` handlers."""
 MAX_ERROR_CHARACTERS = 1500
 
-_OVERLAY = str(Path(__file__).parent / "overlay" / "__main__.py")
+_OVERLAY = str(Path(__file__).parent.parent / "overlay" / "__main__.py")
 _OWN_FRAMES = (__file__, _OVERLAY, "<frozen runpy>", runpy.__file__)
 _LOST_PEER = (
     "connection closed by peer",
