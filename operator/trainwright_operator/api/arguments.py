@@ -12,7 +12,7 @@ from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.refused import REFUSED
 from trainwright.rules import RULES as SPANNING
 from trainwright.rules import Rule as ArgumentRule
-from trainwright_operator.api import mirror, phrases
+from trainwright_operator.api import formats, mirror
 from trainwright_operator.api.types import (
     INT32_MAX,
     INT64_MAX,
@@ -85,7 +85,7 @@ def _default(info: FieldInfo) -> str:
 def _secret_reference(about: str) -> Schema:
     reference = record(
         "A key of a Secret in the job's namespace.",
-        {"name": phrases.object_name("The Secret's name."), "key": phrases.config_key("The key that holds the token.")},
+        {"name": formats.object_name("The Secret's name."), "key": formats.config_key("The key that holds the token.")},
         required=["name", "key"],
     )
     return record(about, {"secretKeyRef": reference}, required=["secretKeyRef"])

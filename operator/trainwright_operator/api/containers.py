@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright_operator.api import names, phrases
+from trainwright_operator.api import formats, names
 from trainwright_operator.api.types import (
     Rule,
     Schema,
@@ -40,19 +40,19 @@ def sidecars(env_var: Schema, env_source: Schema) -> Schema:
 
 
 def _container(env_var: Schema, env_source: Schema, more: dict[str, Schema]) -> Schema:
-    amounts = map_of("By resource: cpu, memory, ephemeral-storage.", phrases.quantity("An amount."), 16)
+    amounts = map_of("By resource: cpu, memory, ephemeral-storage.", formats.quantity("An amount."), 16)
     return record(
         "A container, under the restricted Pod Security Standard.",
         {
-            "name": string("Its name in the pod.", 63, least=1, pattern=phrases.LABEL),
-            "image": string("Its image. Default: the trainer's.", 1024, least=1, pattern=phrases.NO_SPACE),
+            "name": string("Its name in the pod.", 63, least=1, pattern=formats.LABEL),
+            "image": string("Its image. Default: the trainer's.", 1024, least=1, pattern=formats.NO_SPACE),
             "imagePullPolicy": string(
                 "When the node pulls it. Default: Always for the tag latest, else IfNotPresent.",
                 among=["Always", "IfNotPresent", "Never"],
             ),
             "command": _texts("What it runs. Default: the image's entrypoint."),
             "args": _texts("Arguments of the command. Default: the image's."),
-            "workingDir": string("Where it runs. Default: the image's.", 1024, pattern=phrases.ABSOLUTE_PATH),
+            "workingDir": string("Where it runs. Default: the image's.", 1024, pattern=formats.ABSOLUTE_PATH),
             "env": list_of("Its environment variables.", env_var, 32, key="name"),
             "envFrom": list_of("ConfigMaps and Secrets whose every key becomes a variable.", env_source, 8),
             "resources": record("What it may use.", {"requests": amounts, "limits": amounts}),
@@ -92,13 +92,13 @@ def _mount() -> Schema:
                 f"A volume of podTemplate.volumes, or {names.VOLUME_OUTPUT} for the job's output.",
                 63,
                 least=1,
-                pattern=phrases.LABEL,
+                pattern=formats.LABEL,
             ),
-            "mountPath": string("The path in the container.", 1024, least=1, pattern=phrases.ABSOLUTE_PATH),
+            "mountPath": string("The path in the container.", 1024, least=1, pattern=formats.ABSOLUTE_PATH),
             "subPath": string(
                 "Mount this folder of the volume. Default: its root; of the output the job's own folder.",
                 1024,
-                pattern=phrases.RELATIVE_PATH,
+                pattern=formats.RELATIVE_PATH,
             ),
             "readOnly": boolean("Mount it read-only. Default: false."),
         },
@@ -113,7 +113,7 @@ def _probe() -> Schema:
         "httpGet": record(
             "An answer below 400 over HTTP.",
             {
-                "path": string("The path. Default: /.", 1024, pattern=phrases.NO_SPACE),
+                "path": string("The path. Default: /.", 1024, pattern=formats.NO_SPACE),
                 "port": port,
                 "scheme": string("The scheme. Default: HTTP.", among=["HTTP", "HTTPS"]),
             },

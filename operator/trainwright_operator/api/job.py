@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from trainwright import rules
-from trainwright_operator.api import declare, phrases, trained
+from trainwright_operator.api import declare, formats, trained
 from trainwright_operator.api.arguments import training_arguments
 from trainwright_operator.api.declare import Default, Missing, Mutable
 from trainwright_operator.api.pods import PodTemplate
@@ -35,7 +35,7 @@ class Accelerator:
 
     pool: Annotated[
         str | None,
-        phrases.object_name("The AcceleratorPool."),
+        formats.object_name("The AcceleratorPool."),
         Default("the cluster's default pool, else cpu"),
     ] = None
     nodes: Annotated[
@@ -59,7 +59,7 @@ class Output:
     empty_dir: Annotated[Mapping[str, Any] | None, empty_dir()] = None
     sub_path: Annotated[
         str,
-        string("The folder in the volume.", 1024, least=1, pattern=phrases.RELATIVE_PATH),
+        string("The folder in the volume.", 1024, least=1, pattern=formats.RELATIVE_PATH),
         Default("the job's name"),
     ] = ""
     """Relative to the volume's root; ``parse_job`` puts the job's name where the manifest states none."""
@@ -90,7 +90,7 @@ class Output:
 class JobTemplate:
     """What the Job of every attempt carries besides; what its pods do is said by podTemplate."""
 
-    metadata: Annotated[Mapping[str, Any], phrases.metadata("Job")] = field(default_factory=dict)
+    metadata: Annotated[Mapping[str, Any], formats.metadata("Job")] = field(default_factory=dict)
 
     @property
     def labels(self) -> Mapping[str, str]:

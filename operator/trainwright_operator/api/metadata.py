@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright_operator.api import names, phrases
+from trainwright_operator.api import formats, names
 from trainwright_operator.api.types import INT64_MAX, Rule, Schema, free, integer, list_of, map_of, record, string
 
 JOB_NAME = string(
     "The job's name. Its pods are <name>-<slice>-<attempt>-<index>, and a host's name ends at 63 characters.",
     names.MAX_NAME_LENGTH,
-    pattern=phrases.HOST_LABEL,
+    pattern=formats.HOST_LABEL,
 )
-POOL_NAME = string("The pool's name.", 253, pattern=phrases.SUBDOMAIN)
+POOL_NAME = string("The pool's name.", 253, pattern=formats.SUBDOMAIN)
 
 
 def in_crd(name: Schema) -> Schema:
@@ -23,15 +23,15 @@ def in_crd(name: Schema) -> Schema:
 def in_manifest(name: Schema, *, namespaced: bool) -> Schema:
     fields = {
         "name": name,
-        "generateName": string("Beginning of a generated name.", 35, pattern=phrases.HOST_BEGINNING),
-        "labels": map_of("Labels.", string("A value.", 63, pattern=phrases.LABEL_VALUE), 4096),
+        "generateName": string("Beginning of a generated name.", 35, pattern=formats.HOST_BEGINNING),
+        "labels": map_of("Labels.", string("A value.", 63, pattern=formats.LABEL_VALUE), 4096),
         "annotations": map_of("Annotations.", string("A value.", 262144), 4096),
         "finalizers": list_of("Finalizers.", string("A finalizer."), 64),
         "ownerReferences": list_of("Owners.", free("An owner."), 64),
         **_servers(),
     }
     if namespaced:
-        fields["namespace"] = string("The namespace.", 63, least=1, pattern=phrases.LABEL)
+        fields["namespace"] = string("The namespace.", 63, least=1, pattern=formats.LABEL)
     return record("Name, labels and annotations.", fields, rules=[_named()])
 
 

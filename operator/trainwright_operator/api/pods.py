@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from trainwright_operator.api import containers, phrases, placing
+from trainwright_operator.api import containers, formats, scheduling
 from trainwright_operator.api.declare import Default
 from trainwright_operator.api.types import (
     INT64_MAX,
@@ -37,10 +37,10 @@ class PodTemplate:
     Lists hold Kubernetes' own objects (EnvVar, Volume, Toleration, ...) as plain dicts.
     """
 
-    metadata: Annotated[Mapping[str, Any], phrases.metadata("pod")] = field(default_factory=dict)
+    metadata: Annotated[Mapping[str, Any], formats.metadata("pod")] = field(default_factory=dict)
     image: Annotated[
         str | None,
-        string("The image that trains.", 1024, least=1, pattern=phrases.NO_SPACE),
+        string("The image that trains.", 1024, least=1, pattern=formats.NO_SPACE),
         Default("the pool's, else the trainer image of this release"),
     ] = None
     image_pull_policy: Annotated[
@@ -52,7 +52,7 @@ class PodTemplate:
         tuple[dict[str, Any], ...],
         list_of(
             "Secrets in the job's namespace with credentials for the image's registry.",
-            record("A Secret.", {"name": phrases.object_name("The Secret's name.")}, required=["name"]),
+            record("A Secret.", {"name": formats.object_name("The Secret's name.")}, required=["name"]),
             8,
             key="name",
         ),
@@ -72,28 +72,28 @@ class PodTemplate:
         tuple[dict[str, Any], ...], list_of("Where the trainer sees the volumes.", mount(), 32, key="mountPath")
     ] = ()
     service_account_name: Annotated[
-        str | None, phrases.object_name("The service account of the pods."), Default("the namespace's default")
+        str | None, formats.object_name("The service account of the pods."), Default("the namespace's default")
     ] = None
     priority_class_name: Annotated[
-        str | None, phrases.object_name("The PriorityClass of the pods."), Default("the cluster's")
+        str | None, formats.object_name("The PriorityClass of the pods."), Default("the cluster's")
     ] = None
     scheduler_name: Annotated[
-        str | None, phrases.object_name("The scheduler that places the pods."), Default("default-scheduler")
+        str | None, formats.object_name("The scheduler that places the pods."), Default("default-scheduler")
     ] = None
     node_selector: Annotated[
-        Mapping[str, str], phrases.label_map("Labels a node must have, beside those of the pool.")
+        Mapping[str, str], formats.label_map("Labels a node must have, beside those of the pool.")
     ] = field(default_factory=dict)
     tolerations: Annotated[
         tuple[dict[str, Any], ...],
         list_of("Taints the pods tolerate, beside those of the pool.", toleration(), 32),
     ] = ()
-    affinity: Annotated[Mapping[str, Any], placing.affinity()] = field(default_factory=dict)
-    topology_spread_constraints: Annotated[tuple[dict[str, Any], ...], placing.spreading()] = ()
+    affinity: Annotated[Mapping[str, Any], scheduling.affinity()] = field(default_factory=dict)
+    topology_spread_constraints: Annotated[tuple[dict[str, Any], ...], scheduling.spreading()] = ()
     init_containers: Annotated[tuple[dict[str, Any], ...], containers.init_containers(env_var(), _env_source())] = ()
     sidecars: Annotated[tuple[dict[str, Any], ...], containers.sidecars(env_var(), _env_source())] = ()
-    dns_config: Annotated[Mapping[str, Any] | None, placing.dns()] = None
+    dns_config: Annotated[Mapping[str, Any] | None, scheduling.dns()] = None
     runtime_class_name: Annotated[
-        str | None, phrases.object_name("The RuntimeClass of the pods."), Default("the pool's, else the node's")
+        str | None, formats.object_name("The RuntimeClass of the pods."), Default("the pool's, else the node's")
     ] = None
     host_network: Annotated[
         bool,
@@ -120,7 +120,7 @@ class PodTemplate:
             containers.mounts_have_volumes("initContainers"),
             containers.mounts_have_volumes("sidecars"),
             containers.each_has_a_name_of_its_own(),
-            placing.spread_over_different(),
+            scheduling.spread_over_different(),
             _claims_are_named(),
         ]
 
@@ -165,7 +165,7 @@ def _mounts_have_volumes(pod: dict[str, Any]) -> bool:
 
 
 def _resources() -> Schema:
-    amounts = phrases.quantity("An amount, such as 4, 500m or 16Gi.")
+    amounts = formats.quantity("An amount, such as 4, 500m or 16Gi.")
     return record(
         "Resources of the trainer container, beside the accelerators, which the pool and perNode give.",
         {
@@ -178,9 +178,9 @@ def _resources() -> Schema:
                 record(
                     "A claim.",
                     {
-                        "name": string("Its name.", 63, least=1, pattern=phrases.LABEL),
+                        "name": string("Its name.", 63, least=1, pattern=formats.LABEL),
                         "request": string(
-                            "One request of the claim. Default: all of them.", 63, least=1, pattern=phrases.LABEL
+                            "One request of the claim. Default: all of them.", 63, least=1, pattern=formats.LABEL
                         ),
                     },
                     required=["name"],
@@ -194,14 +194,14 @@ def _resources() -> Schema:
 
 def _resource_claim() -> Schema:
     sources = {
-        "resourceClaimName": phrases.object_name("A ResourceClaim in the job's namespace, which all pods share."),
-        "resourceClaimTemplateName": phrases.object_name(
+        "resourceClaimName": formats.object_name("A ResourceClaim in the job's namespace, which all pods share."),
+        "resourceClaimTemplateName": formats.object_name(
             "A ResourceClaimTemplate in the job's namespace, by which each pod gets a claim of its own."
         ),
     }
     return record(
         "A claim.",
-        {"name": string("Its name in the pod.", 63, least=1, pattern=phrases.LABEL), **sources},
+        {"name": string("Its name in the pod.", 63, least=1, pattern=formats.LABEL), **sources},
         required=["name"],
         rules=[
             exactly_one(sources, f"give exactly one of {', '.join(sources)}"),
@@ -221,7 +221,7 @@ def env_var() -> Schema:
     return record(
         "A variable: value, or valueFrom. Neither means empty.",
         {
-            "name": string("The variable's name.", 253, least=1, pattern=phrases.ENV_NAME),
+            "name": string("The variable's name.", 253, least=1, pattern=formats.ENV_NAME),
             "value": string("The value; $(NAME) is replaced by a variable named before.", 32768),
             "valueFrom": _value_from(),
         },
@@ -255,7 +255,7 @@ def _value_from() -> Schema:
             {
                 "apiVersion": string("The version of the path. Default: v1.", among=["v1"]),
                 "fieldPath": string(
-                    "The field, such as metadata.name or status.hostIP.", 512, least=1, pattern=phrases.NO_SPACE
+                    "The field, such as metadata.name or status.hostIP.", 512, least=1, pattern=formats.NO_SPACE
                 ),
             },
             required=["fieldPath"],
@@ -264,7 +264,7 @@ def _value_from() -> Schema:
             "A resource of the trainer container.",
             {
                 "resource": string("The resource.", among=resource_names),
-                "divisor": phrases.quantity("The unit. Default: 1."),
+                "divisor": formats.quantity("The unit. Default: 1."),
             },
             required=["resource"],
         ),
@@ -277,8 +277,8 @@ def _key_of(kind: str) -> Schema:
     return record(
         f"A key of a {kind} in the job's namespace.",
         {
-            "name": phrases.object_name(f"The {kind}'s name."),
-            "key": phrases.config_key("The key."),
+            "name": formats.object_name(f"The {kind}'s name."),
+            "key": formats.config_key("The key."),
             "optional": boolean(f"Go on without it when the {kind} or the key is missing. Default: false."),
         },
         required=["name", "key"],
@@ -290,7 +290,7 @@ def _env_source() -> Schema:
         return record(
             f"A {kind} in the job's namespace.",
             {
-                "name": phrases.object_name(f"The {kind}'s name."),
+                "name": formats.object_name(f"The {kind}'s name."),
                 "optional": boolean("Go on without it when it is missing. Default: false."),
             },
             required=["name"],
@@ -299,7 +299,7 @@ def _env_source() -> Schema:
     return record(
         "A ConfigMap or a Secret.",
         {
-            "prefix": string("Put before every name.", 253, pattern=phrases.ENV_NAME),
+            "prefix": string("Put before every name.", 253, pattern=formats.ENV_NAME),
             "configMapRef": reference("ConfigMap"),
             "secretRef": reference("Secret"),
         },
@@ -313,9 +313,9 @@ def mount() -> Schema:
     return record(
         "A mount.",
         {
-            "name": string("The volume's name.", 63, least=1, pattern=phrases.LABEL),
-            "mountPath": string("The path in the container.", 1024, least=1, pattern=phrases.ABSOLUTE_PATH),
-            "subPath": string("Mount this folder of it. Default: its root.", 1024, pattern=phrases.RELATIVE_PATH),
+            "name": string("The volume's name.", 63, least=1, pattern=formats.LABEL),
+            "mountPath": string("The path in the container.", 1024, least=1, pattern=formats.ABSOLUTE_PATH),
+            "subPath": string("Mount this folder of it. Default: its root.", 1024, pattern=formats.RELATIVE_PATH),
             "readOnly": boolean("Mount it read-only. Default: false."),
         },
         required=["name", "mountPath"],
@@ -335,9 +335,9 @@ def toleration() -> Schema:
     return record(
         "A toleration: the taint it matches. Without a key, and with operator Exists, it matches every taint.",
         {
-            "key": string("The taint's key.", 317, pattern=phrases.QUALIFIED),
+            "key": string("The taint's key.", 317, pattern=formats.QUALIFIED),
             "operator": string("How the value is compared. Default: Equal.", among=["Exists", "Equal"]),
-            "value": string("The taint's value, with operator Equal.", 63, pattern=phrases.LABEL_VALUE),
+            "value": string("The taint's value, with operator Equal.", 63, pattern=formats.LABEL_VALUE),
             "effect": string(
                 "The taint's effect. Default: every effect.", among=["NoSchedule", "PreferNoSchedule", "NoExecute"]
             ),

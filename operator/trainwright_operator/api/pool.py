@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from trainwright_operator.api import phrases
+from trainwright_operator.api import formats
 from trainwright_operator.api.declare import Default, Missing
 from trainwright_operator.api.pods import env_var, mount, mounts_have_volumes, toleration
 from trainwright_operator.api.topology import GENERATIONS, LABEL_TOPOLOGY, Generation, arithmetic, axes
@@ -34,7 +34,7 @@ class AcceleratorPool:
     ]
     resource_name: Annotated[
         str | None,
-        string("The resource a pod asks for, such as nvidia.com/mig-1g.5gb.", 317, pattern=phrases.QUALIFIED),
+        string("The resource a pod asks for, such as nvidia.com/mig-1g.5gb.", 317, pattern=formats.QUALIFIED),
         Default("by vendor nvidia.com/gpu, amd.com/gpu or google.com/tpu"),
     ] = None
     per_node: Annotated[
@@ -43,7 +43,7 @@ class AcceleratorPool:
         Default("1"),
     ] = None
     node_selector: Annotated[
-        Mapping[str, str], phrases.label_map("Labels that the pool's nodes carry, and no others.")
+        Mapping[str, str], formats.label_map("Labels that the pool's nodes carry, and no others.")
     ] = field(default_factory=dict)
     tolerations: Annotated[
         tuple[dict[str, Any], ...],
@@ -51,7 +51,7 @@ class AcceleratorPool:
     ] = ()
     image: Annotated[
         str | None,
-        string("The trainer image for this pool.", 1024, least=1, pattern=phrases.NO_SPACE),
+        string("The trainer image for this pool.", 1024, least=1, pattern=formats.NO_SPACE),
         Default("this release's image for the vendor"),
     ] = None
     env: Annotated[
@@ -88,7 +88,7 @@ class AcceleratorPool:
     ] = 1
     shm_size: Annotated[
         str | None,
-        phrases.quantity(
+        formats.quantity(
             "Size of /dev/shm, which holds NCCL's and the data loader's buffers, and counts as the container's memory."
         ),
         Default("half of the job's memory limit, or without one half of the node's memory"),
@@ -97,13 +97,13 @@ class AcceleratorPool:
         Mapping[str, Any],
         map_of(
             "RDMA resources of each pod, such as rdma/ib: 8. They need IPC_LOCK: no restricted namespace.",
-            phrases.quantity("How many."),
+            formats.quantity("How many."),
             8,
         ),
     ] = field(default_factory=dict)
     device_class_name: Annotated[
         str | None,
-        phrases.object_name(
+        formats.object_name(
             "Get the accelerators by Dynamic Resource Allocation, as devices of this DeviceClass, such as "
             "gpu.nvidia.com."
         ),
@@ -119,7 +119,7 @@ class AcceleratorPool:
         ),
     ] = ()
     runtime_class_name: Annotated[
-        str | None, phrases.object_name("The RuntimeClass of the pods, such as nvidia."), Default("the node's")
+        str | None, formats.object_name("The RuntimeClass of the pods, such as nvidia."), Default("the node's")
     ] = None
     allow_host_network: Annotated[
         bool, boolean("Whether jobs may ask for the nodes' own network (podTemplate.hostNetwork).")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainwright_operator.api import phrases
+from trainwright_operator.api import formats
 from trainwright_operator.api.types import (
     Rule,
     Schema,
@@ -39,10 +39,10 @@ def model() -> Schema:
                 "A hub id, a folder in the pod, or, with fromConfig, a model type such as gpt2: no download.",
                 1024,
                 least=1,
-                pattern=phrases.NO_SPACE,
+                pattern=formats.NO_SPACE,
             ),
             "revision": string(
-                "Branch, tag or commit of a hub id. Default: main.", 255, least=1, pattern=phrases.NO_SPACE
+                "Branch, tag or commit of a hub id. Default: main.", 255, least=1, pattern=formats.NO_SPACE
             ),
             "fromConfig": free_map(
                 "Train from fresh weights: changes to the configuration of source, under the names of its config.json "
@@ -52,7 +52,7 @@ def model() -> Schema:
                 "Hub id or folder of the tokenizer; bytes is one token for each byte, without a file. Default: source.",
                 1024,
                 least=1,
-                pattern=phrases.NO_SPACE,
+                pattern=formats.NO_SPACE,
             ),
             "trustRemoteCode": boolean("Run the Python code that the model's repository brings. Default: false."),
             "dtype": string(
@@ -78,7 +78,7 @@ def dataset() -> Schema:
             ),
             "name": string("The configuration of a hub dataset. Default: its only one.", 255, least=1),
             "revision": string(
-                "Branch, tag or commit of a hub dataset. Default: main.", 255, least=1, pattern=phrases.NO_SPACE
+                "Branch, tag or commit of a hub dataset. Default: main.", 255, least=1, pattern=formats.NO_SPACE
             ),
             "split": string("The split to train on; slices such as train[:90%] work. Default: train.", 255, least=1),
             "evalSource": string(
@@ -133,8 +133,8 @@ def script() -> Schema:
             "configMap": record(
                 "A ConfigMap in the job's namespace that holds it.",
                 {
-                    "name": phrases.object_name("The ConfigMap's name."),
-                    "key": phrases.config_key("The key, such as train.py."),
+                    "name": formats.object_name("The ConfigMap's name."),
+                    "key": formats.config_key("The key, such as train.py."),
                 },
                 required=["name", "key"],
             ),

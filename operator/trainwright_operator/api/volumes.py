@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainwright_operator.api import phrases
+from trainwright_operator.api import formats
 from trainwright_operator.api.types import (
     Rule,
     Schema,
@@ -32,7 +32,7 @@ def volume() -> Schema:
     }
     return record(
         "A volume: a name and exactly one source.",
-        {"name": string("The volume's name.", 63, least=1, pattern=phrases.LABEL), **sources},
+        {"name": string("The volume's name.", 63, least=1, pattern=formats.LABEL), **sources},
         required=["name"],
         rules=[
             exactly_one(sources, f"give exactly one source: {', '.join(sources)}"),
@@ -51,7 +51,7 @@ def claim() -> Schema:
     return record(
         "A PersistentVolumeClaim in the job's namespace; with several nodes it must be ReadWriteMany.",
         {
-            "claimName": phrases.object_name("The claim's name."),
+            "claimName": formats.object_name("The claim's name."),
             "readOnly": boolean("Mount it read-only. Default: false."),
         },
         required=["claimName"],
@@ -65,7 +65,7 @@ def empty_dir() -> Schema:
             "medium": string(
                 "Where it lies: '' is the node's disk, Memory is a tmpfs. Default: ''.", among=["", "Memory"]
             ),
-            "sizeLimit": phrases.quantity("How large it may grow. Default: no limit."),
+            "sizeLimit": formats.quantity("How large it may grow. Default: no limit."),
         },
     )
 
@@ -75,7 +75,7 @@ def host_path() -> Schema:
     return record(
         "A path of the node itself; with several nodes each has its own. Restricted namespaces forbid it.",
         {
-            "path": string("The path on the node.", 1024, least=1, pattern=phrases.ABSOLUTE_PATH),
+            "path": string("The path on the node.", 1024, least=1, pattern=formats.ABSOLUTE_PATH),
             "type": string("What must be there: '' is not checked. Default: ''.", among=kinds),
         },
         required=["path"],
@@ -86,8 +86,8 @@ def _files(kind: str, name: str) -> Schema:
     item = record(
         "One key as one file.",
         {
-            "key": phrases.config_key("The key."),
-            "path": string("The file, relative to the mount.", 1024, least=1, pattern=phrases.RELATIVE_PATH),
+            "key": formats.config_key("The key."),
+            "path": string("The file, relative to the mount.", 1024, least=1, pattern=formats.RELATIVE_PATH),
             "mode": integer("Permission bits of the file. Default: defaultMode.", 0, 0o777),
         },
         required=["key", "path"],
@@ -95,7 +95,7 @@ def _files(kind: str, name: str) -> Schema:
     return record(
         f"A {kind} in the job's namespace, each key a file.",
         {
-            name: phrases.object_name(f"The {kind}'s name."),
+            name: formats.object_name(f"The {kind}'s name."),
             "items": list_of("The keys to show. Default: all.", item, 64),
             "defaultMode": integer("Permission bits of the files; YAML reads 0644 as octal. Default: 0644.", 0, 0o777),
             "optional": boolean("Go on without it when it is missing. Default: false."),
@@ -108,8 +108,8 @@ def _nfs() -> Schema:
     return record(
         "A folder of an NFS server.",
         {
-            "server": string("The server's name or address.", 253, least=1, pattern=phrases.NO_SPACE),
-            "path": string("The exported path.", 1024, least=1, pattern=phrases.ABSOLUTE_PATH),
+            "server": string("The server's name or address.", 253, least=1, pattern=formats.NO_SPACE),
+            "path": string("The exported path.", 1024, least=1, pattern=formats.ABSOLUTE_PATH),
             "readOnly": boolean("Mount it read-only. Default: false."),
         },
         required=["server", "path"],
@@ -119,13 +119,13 @@ def _nfs() -> Schema:
 def _csi() -> Schema:
     secret = record(
         "A Secret that the driver needs to publish the volume.",
-        {"name": phrases.object_name("The Secret's name.")},
+        {"name": formats.object_name("The Secret's name.")},
         required=["name"],
     )
     return record(
         "A volume that lives with the pod, by a CSI driver: an object store's bucket, for one.",
         {
-            "driver": string("The driver, such as gcsfuse.csi.storage.gke.io.", 253, least=1, pattern=phrases.NO_SPACE),
+            "driver": string("The driver, such as gcsfuse.csi.storage.gke.io.", 253, least=1, pattern=formats.NO_SPACE),
             "readOnly": boolean("Mount it read-only. Default: false."),
             "fsType": string("The file system to mount. Default: the driver's.", 63),
             "volumeAttributes": map_of("What the driver wants to know.", string("The attribute's value.", 1024), 64),
@@ -139,7 +139,7 @@ def _image() -> Schema:
     return record(
         "An OCI image or artefact as a read-only folder: a model in a registry, for one.",
         {
-            "reference": string("The image.", 1024, least=1, pattern=phrases.NO_SPACE),
+            "reference": string("The image.", 1024, least=1, pattern=formats.NO_SPACE),
             "pullPolicy": string(
                 "When the node pulls it. Default: Always for the tag latest, else IfNotPresent.",
                 among=["Always", "IfNotPresent", "Never"],

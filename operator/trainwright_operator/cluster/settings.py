@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from trainwright_operator.api.formats import KEY, is_key
 from trainwright_operator.api.names import GROUP, LABEL_MANAGED_BY
-from trainwright_operator.api.phrases import KEY, is_key
 from trainwright_operator.core.placement.pools import DEFAULT_IMAGE
 
 PREFIX = "TRAINWRIGHT_"

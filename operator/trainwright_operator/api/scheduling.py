@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainwright_operator.api import phrases
+from trainwright_operator.api import formats
 from trainwright_operator.api.types import Rule, Schema, integer, list_of, record, string
 
 REQUIRED, PREFERRED = (
@@ -84,7 +84,7 @@ def _pod_term() -> Schema:
             "topologyKey": _topology(),
             "namespaces": list_of(
                 "Namespaces of those pods. Default: the job's own.",
-                string("A namespace.", 63, least=1, pattern=phrases.LABEL),
+                string("A namespace.", 63, least=1, pattern=formats.LABEL),
                 16,
             ),
         },
@@ -97,7 +97,7 @@ def _topology() -> Schema:
         "The label of nodes, such as topology.kubernetes.io/zone, whose value says what is one place.",
         317,
         least=1,
-        pattern=phrases.QUALIFIED,
+        pattern=formats.QUALIFIED,
     )
 
 
@@ -105,7 +105,7 @@ def _selector(about: str) -> Schema:
     return record(
         about,
         {
-            "matchLabels": phrases.label_map("Labels they have.", 16),
+            "matchLabels": formats.label_map("Labels they have.", 16),
             "matchExpressions": list_of("What their labels are.", _expression((*_VALUELESS, "In", "NotIn")), 16),
         },
     )
@@ -116,10 +116,10 @@ def _expression(operators: tuple[str, ...]) -> Schema:
     return record(
         "A label and what it may be.",
         {
-            "key": string("The label.", 317, least=1, pattern=phrases.QUALIFIED),
+            "key": string("The label.", 317, least=1, pattern=formats.QUALIFIED),
             "operator": string("How it is compared.", among=operators),
             "values": list_of(
-                "What it is compared with.", string("A value.", 63, pattern=phrases.LABEL_VALUE), 64, least=1
+                "What it is compared with.", string("A value.", 63, pattern=formats.LABEL_VALUE), 64, least=1
             ),
         },
         required=["key", "operator"],
@@ -202,7 +202,7 @@ def dns() -> Schema:
     option = record(
         "An option.",
         {
-            "name": string("Its name.", 253, least=1, pattern=phrases.NO_SPACE),
+            "name": string("Its name.", 253, least=1, pattern=formats.NO_SPACE),
             "value": string("Its value. Default: none.", 253),
         },
         required=["name"],
@@ -211,10 +211,10 @@ def dns() -> Schema:
         "What is added to the cluster's DNS, by which the pods find each other.",
         {
             "nameservers": list_of(
-                "Addresses of further servers.", string("An IP address.", 45, least=2, pattern=phrases.NO_SPACE), 2
+                "Addresses of further servers.", string("An IP address.", 45, least=2, pattern=formats.NO_SPACE), 2
             ),
             "searches": list_of(
-                "Further domains to look in.", string("A domain.", 253, least=1, pattern=phrases.NO_SPACE), 16
+                "Further domains to look in.", string("A domain.", 253, least=1, pattern=formats.NO_SPACE), 16
             ),
             "options": list_of("Options of the resolver, such as ndots.", option, 16),
         },
