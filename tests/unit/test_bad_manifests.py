@@ -89,10 +89,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "an argument that is the operator's": (
         argument("outputDir: /tmp/run"),
-        [
-            f"job.yaml:11: {ARGUMENTS}.outputDir: is not a field: the operator mounts spec.output and decides it; "
-            "remove it"
-        ],
+        [f"job.yaml:11: {ARGUMENTS}.outputDir: is not a field: the operator mounts spec.output and sets it; remove it"],
     ),
     "text for a number": (
         argument('learningRate: "3e-4"'),
@@ -144,7 +141,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "an empty value where one is needed": (
         GOOD.replace("{persistentVolumeClaim: {claimName: runs}}", ""),
         [
-            "job.yaml:11: spec.output: is missing: say where the model goes, such as "
+            "job.yaml:11: spec.output: is missing: say where to store the model, such as "
             "output: {persistentVolumeClaim: {claimName: runs}}"
         ],
     ),
@@ -172,19 +169,19 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "a name too long": (
         GOOD.replace("gpt-corpus", "a" * 41),
-        ["job.yaml:4: metadata.name: is 41 characters long, at most 40 fit; shorten it"],
+        ["job.yaml:4: metadata.name: is 41 characters long, at most 40 are allowed; shorten it"],
     ),
     "a name with capitals": (
         GOOD.replace("gpt-corpus", "GPT_corpus"),
         [
-            "job.yaml:4: metadata.name: \"GPT_corpus\" is not right; use lower-case letters, digits and '-', "
+            "job.yaml:4: metadata.name: \"GPT_corpus\" is not valid; use lower-case letters, digits and '-', "
             "beginning with a letter and ending with a letter or digit"
         ],
     ),
     "no output": (
         GOOD.replace("  output: {persistentVolumeClaim: {claimName: runs}}\n", ""),
         [
-            "job.yaml:5: spec.output: is missing: say where the model goes, such as "
+            "job.yaml:5: spec.output: is missing: say where to store the model, such as "
             "output: {persistentVolumeClaim: {claimName: runs}}"
         ],
     ),
@@ -195,13 +192,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "an output that leaves its volume": (
         GOOD.replace("{claimName: runs}}", "{claimName: runs}, subPath: ../other}"),
         [
-            'job.yaml:11: spec.output.subPath: "../other" is not right; write a path relative to the volume, '
+            'job.yaml:11: spec.output.subPath: "../other" is not valid; write a path relative to the volume, '
             "without '..', such as team-a/gpt"
         ],
     ),
     "neither a task nor a script": (
         GOOD.replace("  task: CausalLM\n", ""),
-        ["job.yaml:5: spec.task: is missing: a job has model, dataset and task, or a script of your own"],
+        ["job.yaml:5: spec.task: is missing: a job needs model, dataset and task, or a script of your own"],
     ),
     "a script beside a model": (
         SCRIPT + "  model: {source: gpt2}\n",
@@ -247,7 +244,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "a sample from a classifier": (
         field('sample: {prompts: ["Once"]}').replace("CausalLM", "SequenceClassification"),
-        ["job.yaml:12: spec.sample: only a model that writes text can be asked for a sample"],
+        ["job.yaml:12: spec.sample: only a model that generates text can write a sample"],
     ),
     "a number for a variable": (
         field("podTemplate: {env: [{name: THREADS, value: 4}]}"),
@@ -255,7 +252,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "a variable twice": (
         field('podTemplate:\n  env:\n  - {name: A, value: "1"}\n  - {name: A, value: "2"}'),
-        ['job.yaml:15: spec.podTemplate.env[1]: name "A" stands twice in the list; keep one of them'],
+        ['job.yaml:15: spec.podTemplate.env[1]: name "A" appears twice in the list; keep one of them'],
     ),
     "a variable that is the operator's": (
         field('podTemplate: {env: [{name: PET_NNODES, value: "1"}]}'),
@@ -266,12 +263,15 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "a mount without its volume": (
         field("podTemplate: {volumeMounts: [{name: corpus, mountPath: /data}]}"),
-        ["job.yaml:12: spec.podTemplate.volumeMounts: every mount names one of podTemplate.volumes; add the volume"],
+        [
+            "job.yaml:12: spec.podTemplate.volumeMounts: every mount must name one of podTemplate.volumes; "
+            "add the volume"
+        ],
     ),
     "a quantity that is none": (
         field("podTemplate: {resources: {limits: {memory: 16 GB}}}"),
         [
-            'job.yaml:12: spec.podTemplate.resources.limits.memory: "16 GB" is not right; '
+            'job.yaml:12: spec.podTemplate.resources.limits.memory: "16 GB" is not valid; '
             "write a quantity such as 4, 500m or 16Gi"
         ],
     ),
@@ -279,21 +279,21 @@ CASES: dict[str, tuple[str, list[str]]] = {
         field("podTemplate: {metadata: {labels: {my team: a}}}"),
         [
             "job.yaml:12: spec.podTemplate.metadata.labels: a key is a name of at most 63 letters, digits, '-', '_' "
-            "and '.', with a domain and '/' before it if need be: team, or example.com/team"
+            "and '.', optionally with a domain and '/' before it: team, or example.com/team"
         ],
     ),
     "a label that is the operator's": (
         field('podTemplate: {metadata: {labels: {trainwright.dev/attempt: "7"}}}'),
         [
             "job.yaml:12: spec.podTemplate.metadata.labels: labels and annotations of trainwright.dev and "
-            "app.kubernetes.io/managed-by are the operator's; use other keys"
+            "app.kubernetes.io/managed-by are reserved for the operator; use other keys"
         ],
     ),
     "a node label that is none": (
         field('podTemplate: {nodeSelector: {"/zone": a}}'),
         [
             "job.yaml:12: spec.podTemplate.nodeSelector: a key is a name of at most 63 letters, digits, '-', '_' and "
-            "'.', with a domain and '/' before it if need be: team, or example.com/team"
+            "'.', optionally with a domain and '/' before it: team, or example.com/team"
         ],
     ),
     "a version that does not exist": (
@@ -306,25 +306,25 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "no spec": (
         "".join(GOOD.splitlines(keepends=True)[:4]),
-        ["job.yaml:1: spec: is missing; it says what to do"],
+        ["job.yaml:1: spec: is missing; give spec: {...}"],
     ),
     "a tab": (
         GOOD.replace("    maxSteps", "\tmaxSteps"),
         [
             "job.yaml:10:1: is not YAML: found character that cannot start any token; "
-            "indent with spaces, not tabs, and quote a text that begins with @, % or a back quote"
+            "indent with spaces, not tabs, and quote text that begins with @, % or a backquote"
         ],
     ),
     "a pool without a vendor": (
         "apiVersion: trainwright.dev/v1alpha1\nkind: AcceleratorPool\nmetadata: {name: h100}\nspec: {perNode: 8}\n",
-        ["job.yaml:4: spec.vendor: is missing: say which accelerators the nodes have: cpu, nvidia, amd or tpu"],
+        ["job.yaml:4: spec.vendor: is missing: give the accelerators of the nodes: cpu, nvidia, amd or tpu"],
     ),
     "a TPU pool without its topology": (
         "apiVersion: trainwright.dev/v1alpha1\nkind: AcceleratorPool\nmetadata: {name: v6e}\n"
         "spec: {vendor: tpu, chipsPerHost: 4}\n",
         [
-            "job.yaml:4: spec.topology: is missing: a tpu pool states topology and chipsPerHost, "
-            "as the node pool was made with"
+            "job.yaml:4: spec.topology: is missing: a tpu pool needs the topology and chipsPerHost "
+            "that the node pool was created with"
         ],
     ),
 }

@@ -63,7 +63,7 @@ def test_a_misspelt_field_is_answered_with_the_nearest_one(
 @pytest.mark.parametrize(
     ("query", "why"),
     [
-        ("outputDir", "is not a field: the operator mounts spec.output and decides it; remove it"),
+        ("outputDir", "is not a field: the operator mounts spec.output and sets it; remove it"),
         ("evaluation_strategy", "is not a field; use evalStrategy"),
     ],
 )
@@ -132,7 +132,7 @@ def test_a_page_of_an_object_lists_its_fields(capsys: pytest.CaptureFixture[str]
 
 def test_the_exceptions_to_the_mirror_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     page = explained("trainingArguments", capsys)
-    assert "  outputDir: not there: the operator mounts spec.output and decides it\n" in page
+    assert "  outputDir: not in a manifest: the operator mounts spec.output and sets it\n" in page
     assert "  reportTo: a list\n" in page
 
 

@@ -56,7 +56,7 @@ def test_choices_are_those_of_hugging_face() -> None:
 def test_the_exceptions_to_the_mirror_are_these() -> None:
     """Printed by `trainwright explain trainingArguments`; changing it is changing the API."""
     forms = {mirror.camel(name): form for name, form in mirror.EXCEPTIONS.items()}
-    assert {name: form for name, form in forms.items() if form.startswith("not there")}.keys() == {
+    assert {name: form for name, form in forms.items() if form.startswith("not in a manifest")}.keys() == {
         *("outputDir", "localRank", "resumeFromCheckpoint", "parallelismConfig"),
     }
     assert {name for name, form in forms.items() if form.startswith("an object")} == {
@@ -97,7 +97,7 @@ def test_an_argument_has_its_form_in_a_manifest(name: str, python: Any, form: An
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("deepspeed", "ds.json", "write out what the file says"),
+        ("deepspeed", "ds.json", "write the content of the file"),
         ("lr_scheduler_kwargs", "[1]", "must be an object"),
         ("output_dir", "/tmp", "the operator mounts spec.output"),
         ("hub_token", "hf_x", "does not belong in a manifest"),

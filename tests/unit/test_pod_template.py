@@ -106,14 +106,14 @@ WRONG = {
     "no volume": (
         sidecar(volumeMounts=[{"name": "b", "mountPath": "/b"}]),
         "sidecars",
-        "every mount names",
+        "every mount must name",
     ),
-    "the trainer's name": ({"initContainers": [{"name": "trainer"}]}, "initContainers[0].name", "are the operator's"),
-    "a name of the operator": (sidecar(name="trainwright-x"), "sidecars[0].name", "are the operator's"),
+    "the trainer's name": ({"initContainers": [{"name": "trainer"}]}, "initContainers[0].name", "are reserved for the operator"),
+    "a name of the operator": (sidecar(name="trainwright-x"), "sidecars[0].name", "are reserved for the operator"),
     "one name for two": (
         {**sidecar(), "initContainers": [{"name": "a"}]},
         "sidecars",
-        "has the name of an init container",
+        "has the same name as an init container",
     ),
     "root": (sidecar(securityContext={"runAsUser": 0}), "sidecars[0].securityContext.runAsUser", "1"),
     "privileged": (sidecar(securityContext={"privileged": True}), "sidecars[0].securityContext.privileged", ""),

@@ -58,16 +58,16 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "two ways to devices": (
         "mig",
         {"deviceClassName": "mig.nvidia.com"},
-        "spec.deviceClassName: accelerators come by resourceName or by deviceClassName; remove one of them",
+        "spec.deviceClassName: give resourceName or deviceClassName, not both; remove one of them",
     ),
     "selectors of nothing": (
         "h100",
         {"deviceSelectors": ["true"]},
-        "spec.deviceSelectors: selects among the devices of deviceClassName; give that too",
+        "spec.deviceSelectors: selects among the devices of deviceClassName; give deviceClassName too",
     ),
     "a mount of nothing": (
         "h100",
         {"volumeMounts": [{"name": "gib", "mountPath": "/usr/local/gib"}]},
-        "spec.volumeMounts: every mount names one of spec.volumes; add the volume",
+        "spec.volumeMounts: every mount must name one of spec.volumes; add the volume",
     ),
 }

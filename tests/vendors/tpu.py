@@ -136,8 +136,8 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "another topology in the label": (
         "v6e-16",
         {"nodeSelector": {"cloud.google.com/gke-tpu-topology": "2x4"}},
-        "spec.nodeSelector: says another cloud.google.com/gke-tpu-topology than topology; remove it, for topology "
-        "gives that label",
+        "spec.nodeSelector: has a cloud.google.com/gke-tpu-topology that differs from topology; remove the label, "
+        "topology sets it",
     ),
     "a TPU's nodes by perNode": (
         "v6e-16",

@@ -1,4 +1,4 @@
-"""``spec.trainingArguments``, from the fields of ``TrainingArguments`` and the rules that span them."""
+"""The schema of ``spec.trainingArguments``: the fields of ``TrainingArguments`` and the rules over several fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from trainwright.arguments.accelerator import AcceleratorConfig
 from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.refused import REFUSED
-from trainwright.rules import RULES as SPANNING
+from trainwright.rules import RULES as ARGUMENT_RULES
 from trainwright.rules import Rule as ArgumentRule
 from trainwright_operator.api import formats, mirror
 from trainwright_operator.api.types import (
@@ -32,26 +32,27 @@ from trainwright_operator.api.types import (
 )
 
 FIXED = "cannot change after creation; give the new run a new name (only maxSteps and numTrainEpochs can go up)"
-APPEARED = "cannot be added or taken away after creation", "; give the new run a new name"
+APPEARED = "cannot be added or removed after creation", "; give the new run a new name"
 UPWARD = "can only go up after creation; give the new run a new name"
 
 MAX_TEXT, MAX_ITEMS = 4096, 256
 LARGEST = 1e12
-"""Of a number without a bound of its own: what the rules' ``int()`` can still take."""
+"""The bound of a number that declares none: ``int()`` in CEL still accepts it."""
 
 
 def training_arguments() -> Schema:
-    """A rule stands at the field that it is about where it can: there it costs nothing while that field is absent.
+    """The schema, with each rule placed where it costs the API server least.
 
-    API servers judge the whole object at every write of its status, and each look at one of so many fields from above
-    takes CEL as long as there are fields. So what spans fields is judged at creation: all are fixed after it, but for
-    maxSteps and numTrainEpochs, which go up and so keep true what was true.
+    The API server evaluates the rules at every write of the object, status updates included. A rule on one field costs
+    nothing while the field is absent. A rule on the whole object costs CEL time in proportion to the number of fields,
+    so rules over several fields run only at creation. That is enough: afterwards only maxSteps and numTrainEpochs may
+    change, and raising them breaks no rule.
     """
     return record(
-        "The fields of TrainingArguments and Seq2SeqTrainingArguments, in camelCase; all but "
-        f"{', '.join(map(mirror.camel, mirror.ABSENT))}, which a manifest does not have.",
+        "The fields of TrainingArguments and Seq2SeqTrainingArguments in camelCase, except "
+        f"{', '.join(map(mirror.camel, mirror.ABSENT))}.",
         {mirror.camel(name): _field(info) for name, info in mirror.MIRRORED.items()},
-        rules=[*at_creation(_spanning()), _same_fields(), _epochs_go_up()],
+        rules=[*at_creation(_rules_over_fields()), _same_fields(), _epochs_go_up()],
     )
 
 
@@ -63,7 +64,7 @@ def _field(info: FieldInfo) -> Schema:
 
 
 def describe(info: FieldInfo) -> str:
-    """The description in a manifest's own names, with the default."""
+    """The description with camelCase names, and the default."""
     return f"{mirror.in_manifest_names(info.description)} Default: {_default(info)}."
 
 
@@ -92,10 +93,10 @@ def _secret_reference(about: str) -> Schema:
 
 
 def _accelerator_config(about: str) -> Schema:
-    """Under the names of accelerate, as Hugging Face users write them."""
+    """Field names are those of accelerate, as Hugging Face users write them."""
     settings = {setting.name: boolean("true or false.") for setting in dataclass_fields(AcceleratorConfig)}
     accumulation = {
-        "num_steps": "Batches to an optimizer step.",
+        "num_steps": "Batches per optimizer step.",
         "sync_each_batch": "Average gradients after every batch.",
     }
     kwargs = open_record("Settings of gradient accumulation by name.", accumulation)
@@ -103,39 +104,39 @@ def _accelerator_config(about: str) -> Schema:
 
 
 _CURVE = {
-    "num_cycles": "Waves of a cosine.",
-    "power": "The exponent of a polynomial.",
-    "lr_end": "The rate at the end of a polynomial.",
-    "timescale": "Steps over which an inverse square root falls.",
-    "min_lr": "The lowest rate.",
-    "min_lr_rate": "The lowest rate, as a part of learningRate.",
-    "min_lr_ratio": "The lowest rate, as a part of learningRate.",
-    "max_lr": "The highest rate.",
-    "warmup_lr_rate": "The rate of the first step, as a part of learningRate.",
-    "num_decay_steps": "Steps of the fall at the end.",
-    "num_stable_steps": "Steps between warmup and fall.",
-    "warmup_type": "The shape of the warmup: linear, cosine or 1-sqrt.",
-    "decay_type": "The shape of the fall: linear, cosine or 1-sqrt.",
-    "mode": "Whether a low or a high metric is good: min or max.",
-    "factor": "By what the rate is multiplied when the metric stands still.",
-    "patience": "Evaluations without progress that are waited for.",
-    "threshold": "The least change that is progress.",
-    "threshold_mode": "Whether the threshold is a part or an amount: rel or abs.",
-    "cooldown": "Evaluations to rest after a change.",
-    "warmup": "Steps to rest after a rise.",
-    "eps": "The least change of the rate that is made.",
-    "smooth": "Judge by a moving mean.",
-    "window_size": "Values in the moving mean.",
-    "reset_start": "Steps after which it begins anew.",
+    "num_cycles": "Number of cosine cycles.",
+    "power": "Exponent of the polynomial.",
+    "lr_end": "Final learning rate of the polynomial.",
+    "timescale": "Time scale of the inverse square root, in steps.",
+    "min_lr": "Lowest learning rate.",
+    "min_lr_rate": "Lowest learning rate, as a fraction of learningRate.",
+    "min_lr_ratio": "Lowest learning rate, as a fraction of learningRate.",
+    "max_lr": "Highest learning rate.",
+    "warmup_lr_rate": "Learning rate of the first step, as a fraction of learningRate.",
+    "num_decay_steps": "Steps of the decay at the end.",
+    "num_stable_steps": "Steps between warmup and decay.",
+    "warmup_type": "Shape of the warmup: linear, cosine or 1-sqrt.",
+    "decay_type": "Shape of the decay: linear, cosine or 1-sqrt.",
+    "mode": "Whether a lower or a higher metric is better: min or max.",
+    "factor": "Factor applied to the learning rate when the metric stops improving.",
+    "patience": "Evaluations without improvement before the learning rate is reduced.",
+    "threshold": "Smallest change that counts as an improvement.",
+    "threshold_mode": "Whether the threshold is relative or absolute: rel or abs.",
+    "cooldown": "Evaluations to wait after a reduction.",
+    "warmup": "Steps to wait after an increase.",
+    "eps": "Smallest change of the learning rate that is applied.",
+    "smooth": "Use a moving average of the metric.",
+    "window_size": "Number of values in the moving average.",
+    "reset_start": "Steps after which the schedule starts again.",
 }
-_RECOMPUTING = {
-    "use_reentrant": "The older implementation of torch.",
-    "preserve_rng_state": "Draw the same random numbers again.",
-    "determinism_check": "How recomputed tensors are compared: default or none.",
-    "debug": "Tell the operations when the two passes differ.",
-    "early_stop": "Recompute no more than is needed.",
-    "every_n_layers": "Of how many layers one is recomputed.",
-    "offload": "Keep activations in the host's memory.",
+_CHECKPOINTING = {
+    "use_reentrant": "Use the reentrant implementation of torch.",
+    "preserve_rng_state": "Restore the random state for the recomputation.",
+    "determinism_check": "How recomputed tensors are checked: default or none.",
+    "debug": "Report the operations if the two passes differ.",
+    "early_stop": "Stop the recomputation as soon as all needed tensors are there.",
+    "every_n_layers": "Recompute one of every so many layers.",
+    "offload": "Keep activations in host memory.",
 }
 
 
@@ -147,8 +148,8 @@ _SPECIAL: dict[str, Callable[[str], Schema]] = {
     mirror.HUB_TOKEN: _secret_reference,
     "accelerator_config": _accelerator_config,
     "lr_scheduler_kwargs": _open(_CURVE),
-    "activation_checkpointing_kwargs": _open(_RECOMPUTING),
-    "gradient_checkpointing_kwargs": _open(_RECOMPUTING),
+    "activation_checkpointing_kwargs": _open(_CHECKPOINTING),
+    "gradient_checkpointing_kwargs": _open(_CHECKPOINTING),
 }
 
 
@@ -171,7 +172,7 @@ def _number(info: FieldInfo, about: str) -> Schema:
 
 
 def _text(info: FieldInfo, about: str) -> Schema:
-    pattern = Pattern(info.pattern, "write key=value with commas between") if info.pattern else None
+    pattern = Pattern(info.pattern, "write key=value pairs separated by commas") if info.pattern else None
     return string(about, MAX_TEXT, pattern=pattern)
 
 
@@ -199,35 +200,35 @@ _SHAPES: dict[str, Callable[[FieldInfo, str], Schema]] = {
 }
 
 
-def _spanning() -> list[Rule]:
+def _rules_over_fields() -> list[Rule]:
     """The rules of ``trainwright.rules``, each reported at its first field."""
-    return [_manifest_rule(rule, tuple(map(mirror.camel, rule.fields))) for rule in SPANNING]
+    return [_manifest_rule(rule, tuple(map(mirror.camel, rule.fields))) for rule in ARGUMENT_RULES]
 
 
 def _manifest_rule(rule: ArgumentRule, keys: tuple[str, ...]) -> Rule:
-    def fine(manifest: Mapping[str, Any]) -> bool:
-        """Only the rule's own fields are read, as others may be wrong; and the defaults alone are right."""
+    def holds(manifest: Mapping[str, Any]) -> bool:
+        """Reads only the fields of the rule, because others may be invalid. The defaults satisfy every rule."""
         stated = {key: manifest[key] for key in keys if key in manifest}
         return not stated or rule.predicate(ChainMap(mirror.to_arguments(stated), _DEFAULTS))
 
-    return Rule(rule.cel, rule.camel_message, fine, field=keys[0], needs=keys)
+    return Rule(rule.cel, rule.camel_message, holds, field=keys[0], needs=keys)
 
 
 _DEFAULTS = {name: info.default for name, info in FIELDS.items()}
 
 
 def _refusal(info: FieldInfo) -> list[Rule]:
-    """That a field whose effect is not there yet is refused before a pod starts, but for its default."""
+    """Refuses values that are not implemented, before a pod starts; the default is always allowed."""
     refusal = REFUSED.get(info.name)
     if refusal is None:
         return []
     allowed = [value for value in (info.default, *refusal.built) if _fits(info, value)]
     reason = mirror.in_manifest_names(refusal.reason)
-    return [Rule(_among("self", info, allowed), reason, lambda value: _built(value, allowed))]
+    return [Rule(_among("self", info, allowed), reason, lambda value: _is_allowed(value, allowed))]
 
 
 def _fits(info: FieldInfo, value: Any) -> bool:
-    """Whether a manifest can say this value at all."""
+    """Whether the field can have this value in a manifest."""
     kinds = {
         "bool": bool,
         "enum": str,
@@ -250,15 +251,15 @@ def _among(value: str, info: FieldInfo, allowed: list[Any]) -> str:
     return f"{value} in [{choices}]" if choices else "false"
 
 
-def _built(value: Any, allowed: list[Any]) -> bool:
+def _is_allowed(value: Any, allowed: list[Any]) -> bool:
     return all(item in allowed for item in value) if isinstance(value, list) else value in allowed
 
 
 def _change(info: FieldInfo) -> list[Rule]:
-    """What a field that was there and still is may become.
+    """How a field that is set before and after the change may change.
 
-    An open record is compared both ways: CEL passes over a key of the left side that no schema names, so that a known
-    name that went is only seen from the side that had it.
+    Objects are compared in both directions: CEL ignores a key of the left side that the schema does not name, so the
+    removal of a known key is noticed only from the side that has it.
     """
     if info.name == "num_train_epochs":
         return []
@@ -270,7 +271,7 @@ def _change(info: FieldInfo) -> list[Rule]:
 
 
 def _same_fields() -> Rule:
-    """No field may appear or go. All are looked at only after a change, which is when one of them may have."""
+    """No field may be added or removed. The fields are compared only if the object has changed at all."""
     names = [mirror.camel(name) for name in mirror.MIRRORED if name != "num_train_epochs"]
     same = " && ".join(f"has(self.{name}) == has(oldSelf.{name})" for name in names)
     changed = " + ".join(f"(has(self.{name}) == has(oldSelf.{name}) ? '' : ' {name}')" for name in names)
@@ -278,22 +279,22 @@ def _same_fields() -> Rule:
     return Rule(
         f"self == oldSelf || ({same})",
         f"fields {begin}{end}",
-        lambda new, old: not _come_or_gone(names, new, old),
+        lambda new, old: not _added_or_removed(names, new, old),
         transition=True,
-        words=(
+        message_with_values=(
             f"'{begin}:' + {changed} + '{end}'",
-            lambda new, old: f"{begin}: {' '.join(_come_or_gone(names, new, old))}{end}",
+            lambda new, old: f"{begin}: {' '.join(_added_or_removed(names, new, old))}{end}",
         ),
     )
 
 
-def _come_or_gone(names: list[str], new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+def _added_or_removed(names: list[str], new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
     return [name for name in names if (name in new) != (name in old)]
 
 
 def _epochs_go_up() -> Rule:
     default = f"{FIELDS['num_train_epochs'].default:.1f}"
-    now, before = (f"(has({it}.numTrainEpochs) ? {it}.numTrainEpochs : {default})" for it in ("self", "oldSelf"))
+    now, before = (f"(has({side}.numTrainEpochs) ? {side}.numTrainEpochs : {default})" for side in ("self", "oldSelf"))
     return Rule(
         f"{now} >= {before}",
         UPWARD,

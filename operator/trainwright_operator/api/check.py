@@ -1,7 +1,7 @@
-"""A manifest against its schema: the verdict and the path are the API server's, the words are for people.
+"""Checks a manifest against its schema: same verdict and field path as the API server, with messages for people.
 
-Walks the very schema that the CRD is made of. Every mistake is found at once, where an API server may leave rules
-unchecked until the types are right.
+It uses the schema that the CRD is rendered from. All problems are reported at once, while an API server may skip rules
+until the types are valid.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_CHOICES = 20
 
 
 def check(schema: Schema, value: Any, path: str = "") -> list[Problem]:
-    """All mistakes of ``value``, in the order of the manifest."""
+    """All problems of ``value``, in the order of the manifest."""
     if FREE in schema and "type" not in schema:
         return []
     if (problem := _type_problem(schema, value, path)) is not None:
@@ -30,12 +30,14 @@ def check(schema: Schema, value: Any, path: str = "") -> list[Problem]:
     problems = list(inspect(schema, value, path))
     rules = (rule for rule in schema.get(RULES, ()) if not rule.transition)
     return problems + [
-        Problem(_place(rule, path), rule.told(value)) for rule in rules if _is_broken(rule, value, path, problems)
+        Problem(_place(rule, path), rule.message_for(value))
+        for rule in rules
+        if _is_broken(rule, value, path, problems)
     ]
 
 
 def without_nulls(schema: Schema, value: Any) -> Any:
-    """As an API server stores it: a known field that is null is a field that is absent, but in free objects."""
+    """``value`` as an API server stores it: a known field that is null is dropped, except in free objects."""
     if isinstance(value, list) and "items" in schema:
         return [without_nulls(schema["items"], item) for item in value]
     if not isinstance(value, dict) or (FREE in schema and "properties" not in schema):
@@ -47,14 +49,14 @@ def without_nulls(schema: Schema, value: Any) -> Any:
 
 
 def _keeps_null(schema: Schema | None) -> bool:
-    """An unknown field is unknown, whatever it says."""
+    """An unknown field is kept, so that it is reported as unknown."""
     return schema is None or bool(schema.get("nullable"))
 
 
 def check_change(schema: Schema, new: Any, old: Any, path: str = "") -> list[Problem]:
-    """What of a change from ``old`` to ``new``, both right by themselves, the API server would refuse."""
-    rules = [rule for rule in schema.get(RULES, ()) if rule.transition and not rule.fine(new, old)]
-    problems = [Problem(_place(rule, path), rule.told(new, old)) for rule in rules]
+    """What the API server would refuse in a change from ``old`` to ``new``, which are both valid on their own."""
+    rules = [rule for rule in schema.get(RULES, ()) if rule.transition and not rule.predicate(new, old)]
+    problems = [Problem(_place(rule, path), rule.message_for(new, old)) for rule in rules]
     for key, child in schema.get("properties", {}).items():
         if isinstance(new, dict) and key in new and key in old:
             problems += check_change(child, new[key], old[key], join(path, key))
@@ -62,15 +64,15 @@ def check_change(schema: Schema, new: Any, old: Any, path: str = "") -> list[Pro
 
 
 def _is_broken(rule: Rule, value: Any, path: str, known: list[Problem]) -> bool:
-    return not (known and _is_spoilt(rule, path, known)) and not rule.fine(value)
+    return not (known and _reads_invalid_value(rule, path, known)) and not rule.predicate(value)
 
 
 def _place(rule: Rule, path: str) -> str:
     return join(path, rule.field) if rule.field else path
 
 
-def _is_spoilt(rule: Rule, path: str, known: list[Problem]) -> bool:
-    """Whether a value that the rule looks at is already known to be wrong."""
+def _reads_invalid_value(rule: Rule, path: str, known: list[Problem]) -> bool:
+    """Whether a value that the rule reads is already known to be invalid."""
     if rule.needs is None:
         return bool(known)
     needed = [join(path, field) for field in rule.needs]
@@ -90,12 +92,12 @@ def _type_problem(schema: Schema, value: Any, path: str) -> str | None:
     kind = "int-or-string" if INT_OR_STRING in schema else schema["type"]
     if _IS[kind](value):
         return None
-    wanted = f"one of {_choices(schema)}" if "enum" in schema else _WORDS[kind]
-    return f"must be {wanted}, not {_described(value)}{_mend(kind, schema, value, path)}"
+    wanted = f"one of {_choices(schema)}" if "enum" in schema else _TYPE_NAMES[kind]
+    return f"must be {wanted}, not {_described(value)}{_fix(kind, schema, value, path)}"
 
 
 def _is_whole(value: Any) -> bool:
-    """As the API server sees it: a number with a point or an exponent is whole up to 2^53 - 1 at most."""
+    """As in the API server: a number with a point or an exponent counts as whole only up to 2^53 - 1."""
     if isinstance(value, float):
         return value.is_integer() and abs(value) <= 2**53 - 1
     return isinstance(value, int) and not isinstance(value, bool)
@@ -110,7 +112,7 @@ _IS: dict[str, Callable[[Any], bool]] = {
     "number": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
     "int-or-string": lambda value: isinstance(value, str) or _is_whole(value),
 }
-_WORDS = {
+_TYPE_NAMES = {
     "object": "an object",
     "array": "a list",
     "string": "text",
@@ -122,7 +124,7 @@ _WORDS = {
 
 
 def _described(value: Any) -> str:
-    for kind, words in (
+    for kind, name in (
         ("boolean", "the boolean"),
         ("number", ""),
         ("string", "the text"),
@@ -130,12 +132,12 @@ def _described(value: Any) -> str:
         ("object", "an object"),
     ):
         if _IS[kind](value):
-            return words if kind in ("array", "object") else f"{words} {_shown(value)}".strip()
+            return name if kind in ("array", "object") else f"{name} {_shown(value)}".strip()
     return type(value).__name__
 
 
-def _mend(kind: str, schema: Schema, value: Any, path: str) -> str:
-    """What to write instead, where that is clear."""
+def _fix(kind: str, schema: Schema, value: Any, path: str) -> str:
+    """What to write instead, if that is clear."""
     key = path.rpartition(".")[2]
     if kind == "string" and isinstance(value, bool):
         return _quote_boolean(schema, value, key)
@@ -189,9 +191,9 @@ def _string(schema: Schema, value: str, path: str) -> Iterator[Problem]:
     if len(value) < least:
         yield Problem(path, "is empty; give a value, or remove the line")
     elif most is not None and len(value) > most:
-        yield Problem(path, f"is {len(value)} characters long, at most {most} fit; shorten it")
+        yield Problem(path, f"is {len(value)} characters long, at most {most} are allowed; shorten it")
     elif "pattern" in schema and not re.fullmatch(schema["pattern"], value):
-        yield Problem(path, f"{_shown(value)} is not right; {schema['_words']}")
+        yield Problem(path, f"{_shown(value)} is not valid; {schema['_hint']}")
 
 
 def _not_a_choice(schema: Schema, value: str) -> str:
@@ -225,7 +227,7 @@ def _array(schema: Schema, value: list[Any], path: str) -> Iterator[Problem]:
     if len(value) < schema.get("minItems", 0):
         yield Problem(path, f"is empty; at least {schema['minItems']} is needed")
     if len(value) > schema["maxItems"]:
-        yield Problem(path, f"has {len(value)} items, at most {schema['maxItems']} fit")
+        yield Problem(path, f"has {len(value)} items, at most {schema['maxItems']} are allowed")
     for index, item in enumerate(value):
         yield from check(schema["items"], item, join(path, index))
     yield from _duplicates(schema, value, path)
@@ -237,7 +239,7 @@ def _duplicates(schema: Schema, value: list[Any], path: str) -> Iterator[Problem
         for index, item in enumerate(value):
             name = item.get(key) if isinstance(item, dict) else None
             if isinstance(name, str) and name in seen:
-                yield Problem(join(path, index), f"{key} {_shown(name)} stands twice in the list; keep one of them")
+                yield Problem(join(path, index), f"{key} {_shown(name)} appears twice in the list; keep one of them")
             elif isinstance(name, str):
                 seen.add(name)
 
@@ -261,7 +263,7 @@ def _object(schema: Schema, value: dict[str, Any], path: str) -> Iterator[Proble
 
 def _map(schema: Schema, value: dict[str, Any], path: str) -> Iterator[Problem]:
     if len(value) > schema["maxProperties"]:
-        yield Problem(path, f"has {len(value)} entries, at most {schema['maxProperties']} fit")
+        yield Problem(path, f"has {len(value)} entries, at most {schema['maxProperties']} are allowed")
     for key, item in value.items():
         yield from check(schema["additionalProperties"], item, join(path, key))
 

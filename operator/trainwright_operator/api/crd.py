@@ -1,4 +1,4 @@
-"""The CustomResourceDefinitions, and the check of a manifest against the very same schema.
+"""Renders the CustomResourceDefinitions, and checks manifests against the same schema.
 
 ``python -m trainwright_operator.api.crd DIRECTORY`` writes the CRDs there, one file each.
 """
@@ -22,51 +22,51 @@ from trainwright_operator.api.types import Problem, Rule, Schema
 HEADER = "# Written by `make crds` from operator/trainwright_operator/api. Edit that, not this.\n"
 
 JOB_COLUMNS = (
-    ("State", ".status.display.state", "Where the job is, and in brackets what holds it up.", 0),
-    ("Step", ".status.display.step", "Steps done and to do.", 0),
-    ("Loss", ".status.display.loss", "The newest training loss.", 0),
-    ("Eval", ".status.display.eval", "The newest evaluation loss.", 0),
-    ("Tok/s", ".status.display.tokensPerSecond", "Tokens trained a second.", 0),
+    ("State", ".status.display.state", "The state, and in brackets what blocks the job.", 0),
+    ("Step", ".status.display.step", "Steps done and steps in total.", 0),
+    ("Loss", ".status.display.loss", "The latest training loss.", 0),
+    ("Eval", ".status.display.eval", "The latest evaluation loss.", 0),
+    ("Tok/s", ".status.display.tokensPerSecond", "Tokens per second.", 0),
     ("Ends", ".status.display.ends", "When training is expected to end.", 0),
     ("Restarts", ".status.display.restarts", "Attempts after the first.", 0),
-    ("Nodes", ".status.display.nodes", "Nodes ready and wanted.", 1),
+    ("Nodes", ".status.display.nodes", "Nodes ready and nodes requested.", 1),
     ("Pool", ".spec.accelerator.pool", "The accelerator pool.", 1),
-    ("Why", ".status.display.why", "What holds it up or ended it, and what to do.", 1),
+    ("Why", ".status.display.why", "Why the job is blocked or has ended, and what to do.", 1),
 )
 POOL_COLUMNS = (
-    ("Vendor", ".spec.vendor", "Who made the accelerators.", 0),
-    ("Per node", ".spec.perNode", "Accelerators in each node.", 0),
+    ("Vendor", ".spec.vendor", "The vendor of the accelerators.", 0),
+    ("Per node", ".spec.perNode", "Accelerators per node.", 0),
     ("Topology", ".spec.topology", "Chips of a TPU slice along each axis.", 0),
-    ("Runtime", ".spec.runtime", "What starts the ranks.", 1),
+    ("Runtime", ".spec.runtime", "The launcher of the ranks.", 1),
 )
 
 
 @lru_cache(maxsize=1)
 def job_schema() -> Schema:
-    """A TrainingJob as a manifest has it. The status is the operator's and is not looked at."""
+    """The schema of a TrainingJob manifest. The operator writes the status, so it is not checked."""
     return _document(names.JOB_KIND, metadata.in_manifest(metadata.JOB_NAME, namespaced=True), declare.schema(JobSpec))
 
 
 @lru_cache(maxsize=1)
 def pool_schema() -> Schema:
-    """An AcceleratorPool as a manifest has it."""
+    """The schema of an AcceleratorPool manifest."""
     return _document(
         names.POOL_KIND, metadata.in_manifest(metadata.POOL_NAME, namespaced=False), declare.schema(AcceleratorPool)
     )
 
 
-def _document(kind: str, about: Schema, spec: Schema) -> Schema:
+def _document(kind: str, metadata_schema: Schema, spec: Schema) -> Schema:
     return {
         "type": "object",
         "properties": {
             "apiVersion": {"type": "string", "enum": [names.API_VERSION]},
             "kind": {"type": "string", "enum": [kind]},
-            "metadata": about,
+            "metadata": metadata_schema,
             "spec": spec,
             "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
         },
         "required": ["apiVersion", "kind", "metadata", "spec"],
-        "_missing": {"metadata": "is missing; give metadata: {name: ...}", "spec": "is missing; it says what to do"},
+        "_missing": {"metadata": "is missing; give metadata: {name: ...}", "spec": "is missing; give spec: {...}"},
     }
 
 
@@ -74,7 +74,7 @@ SCHEMAS = {names.JOB_KIND: job_schema, names.POOL_KIND: pool_schema}
 
 
 def problems(content: Any) -> list[Problem]:
-    """Every mistake of a manifest of ours."""
+    """All problems of a TrainingJob or AcceleratorPool manifest."""
     if not isinstance(content, Mapping):
         return [Problem("", "is not a manifest; it begins with apiVersion and kind")]
     kind = content.get("kind")
@@ -86,18 +86,18 @@ def problems(content: Any) -> list[Problem]:
 
 
 def as_stored(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest of ours as the API server would store it."""
+    """The manifest as the API server would store it."""
     stored: dict[str, Any] = without_nulls(SCHEMAS[content["kind"]](), dict(content))
     return stored
 
 
 def change_problems(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Problem]:
-    """What of a change of one object, right before and after, the API server would refuse."""
+    """What the API server would refuse in a change of an object that is valid before and after."""
     return check_change(SCHEMAS[new["kind"]](), as_stored(new), as_stored(old))
 
 
 def render(schema: Any) -> Any:
-    """A schema as the CRD has it: rules as CEL, without the keys that are ours alone."""
+    """A schema as it appears in the CRD: rules as CEL, without the private keys that begin with ``_``."""
     if isinstance(schema, Rule):
         return schema.render()
     if isinstance(schema, dict):
@@ -109,7 +109,7 @@ def render(schema: Any) -> Any:
 
 def job_crd() -> dict[str, Any]:
     root = {
-        "description": "A model to train, and what became of it.",
+        "description": "A training run: what to train, where, and its result.",
         "properties": {
             **_type_meta(),
             "metadata": metadata.in_crd(metadata.JOB_NAME),
@@ -123,7 +123,7 @@ def job_crd() -> dict[str, Any]:
 
 def pool_crd() -> dict[str, Any]:
     root = {
-        "description": "A pool of alike nodes, described once by its admin.",
+        "description": "A pool of identical nodes, described once by an administrator.",
         "properties": {
             **_type_meta(),
             "metadata": metadata.in_crd(metadata.POOL_NAME),
@@ -168,10 +168,10 @@ def _crd(
 
 
 def _column(column: tuple[str, str, str, int]) -> dict[str, Any]:
-    name, path, about, priority = column
+    name, path, description, priority = column
     kind = "integer" if path == ".spec.perNode" else "string"
     wide = {"priority": priority} if priority else {}
-    return {"name": name, "type": kind, "jsonPath": path, "description": about, **wide}
+    return {"name": name, "type": kind, "jsonPath": path, "description": description, **wide}
 
 
 def _age() -> dict[str, Any]:

@@ -1,15 +1,15 @@
-"""A dataclass as the one declaration of an object in a manifest: its schema, its defaults in prose and its parser.
+"""Declares an object of a manifest once, as a dataclass; schema, documented defaults and parser follow from it.
 
     @dataclass(frozen=True)
     class Output:
         \"\"\"Where checkpoints go.\"\"\"
 
         sub_path: Annotated[str | None, string("The folder in the volume.", 1024), Default("the job's name")] = None
-        adopt: Annotated[bool, boolean("Go on from another job's checkpoints.")] = False
+        adopt: Annotated[bool, boolean("Continue from another job's checkpoints.")] = False
 
-is ``{subPath: ..., adopt: ...}`` in a manifest. A field is declared by the schema in its annotation, or by a type that
-is such a dataclass itself; every other field is Python's alone. The first paragraph of the docstring describes the
-object, a static method ``rules()`` gives the rules that span its fields.
+declares ``{subPath: ..., adopt: ...}`` in a manifest. A field belongs to the manifest if its annotation holds a schema
+or its type is another dataclass of this kind; other fields exist only in Python. The first paragraph of the docstring
+describes the object. A static method ``rules()`` returns the rules over several fields.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Default:
-    """What happens when the field is absent, where that is no fixed value: the prose of a default of None."""
+    """Describes what happens if the field is absent, when the default is not a constant."""
 
     prose: str
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What to say to a person who left out a required field."""
+    """The message for a required field that is missing."""
 
     message: str
 
 
 class Mutable:
-    """Marks a field of an immutable object that may change after creation."""
+    """Marks a field that may change after creation; the others are immutable."""
 
 
 @dataclass(frozen=True)
@@ -63,39 +63,39 @@ class Declared:
         return Mutable in self.marks
 
     def read(self, value: Any) -> Any:
-        """A checked value of the manifest as the dataclass holds it."""
+        """Converts a validated value of the manifest to the value of the dataclass."""
         if is_dataclass(self.type):
             return parse(cast(type[Any], self.type), value)
         return tuple(value) if isinstance(value, list) else value
 
 
 def schema(cls: Any) -> Schema:
-    """The schema of the object that ``cls`` declares."""
+    """The schema that ``cls`` declares."""
     known = declared(cls)
     required = {field.key: field.missing for field in known if field.required}
-    words = {key: message for key, message in required.items() if message}
+    messages = {key: message for key, message in required.items() if message}
     found = record(
         _first_paragraph(cls.__doc__ or ""),
         {field.key: field.schema for field in known},
         required=list(required),
         rules=cls.rules() if hasattr(cls, "rules") else (),
     )
-    return found | ({"_missing": words} if words else {})
+    return found | ({"_missing": messages} if messages else {})
 
 
 def parse(cls: type[T], data: Mapping[str, Any]) -> T:
-    """The object of a manifest that ``schema(cls)`` has accepted."""
+    """The object of a manifest that is valid by ``schema(cls)``."""
     return cls(**read(cls, data))
 
 
 def read(cls: Any, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``cls`` that a checked manifest states."""
+    """The arguments of ``cls`` that a valid manifest sets."""
     return {field.name: field.read(data[field.key]) for field in declared(cls) if field.key in data}
 
 
 @lru_cache
 def declared(cls: Any) -> tuple[Declared, ...]:
-    """The fields of the manifest, in the order of the class."""
+    """The fields that belong to the manifest, in the order of the class."""
     hints = get_type_hints(cls, include_extras=True)
     found = (_declared(field, hints[field.name]) for field in fields(cls))
     return tuple(field for field in found if field is not None)

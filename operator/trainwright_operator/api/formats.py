@@ -1,4 +1,4 @@
-"""The patterns of Kubernetes' names and quantities, each with the words for who missed it."""
+"""The formats of Kubernetes' names and quantities, each with a hint for a value that does not match."""
 
 from __future__ import annotations
 
@@ -41,16 +41,19 @@ RELATIVE_PATH = Pattern(
     r"^([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))*$",
     "write a path relative to the volume, without '..', such as team-a/gpt",
 )
-NO_SPACE = Pattern(r"^\S+$", "remove the white space")
+NO_SPACE = Pattern(r"^\S+$", "remove the whitespace")
 
 
 SHORT_DOMAIN = "^([^/]{0,253}/)?[^/]*$"
 KEY = Pattern(
     r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
-    "a key is a name of at most 63 letters, digits, '-', '_' and '.', with a domain and '/' before it if need be: "
+    "a key is a name of at most 63 letters, digits, '-', '_' and '.', optionally with a domain and '/' before it: "
     "team, or example.com/team",
 )
-OWNED_KEYS = f"labels and annotations of {names.GROUP} and {names.LABEL_MANAGED_BY} are the operator's; use other keys"
+OWNED_KEYS = (
+    f"labels and annotations of {names.GROUP} and {names.LABEL_MANAGED_BY} are reserved for the operator; "
+    "use other keys"
+)
 
 
 def label_map(about: str, most: int = 64) -> Schema:
@@ -62,8 +65,8 @@ def annotation_map(about: str, most: int = 64) -> Schema:
 
 
 def _keys() -> Rule:
-    """A schema has no words for the keys of a map."""
-    return Rule(f"self.all(k, k.matches('{KEY.expression}') && k.matches('{SHORT_DOMAIN}'))", KEY.words, _keys_fine)
+    """A rule, because a schema cannot restrict the keys of a map."""
+    return Rule(f"self.all(k, k.matches('{KEY.expression}') && k.matches('{SHORT_DOMAIN}'))", KEY.hint, _keys_fine)
 
 
 def _keys_fine(labels: Mapping[str, Any]) -> bool:
@@ -75,8 +78,8 @@ def is_key(text: str) -> bool:
     return bool(re.fullmatch(KEY.expression, text) and re.fullmatch(SHORT_DOMAIN, text))
 
 
-def free_of_owned(field: str) -> Rule:
-    """The map called ``field`` names nothing that the operator writes on its children."""
+def no_owned_keys(field: str) -> Rule:
+    """The map ``field`` has no key that the operator writes on its children."""
     prefix = f"{names.GROUP}/"
     return Rule(
         f"!has(self.{field}) || self.{field}.all(k, !k.startsWith('{prefix}') && k != '{names.LABEL_MANAGED_BY}')",
@@ -89,14 +92,14 @@ def free_of_owned(field: str) -> Rule:
 
 
 def metadata(what: str) -> Schema:
-    """Labels and annotations for children of a kind."""
+    """Labels and annotations for the children of one kind."""
     return record(
         f"Labels and annotations for every {what} of the job.",
         {
-            "labels": label_map(f"Labels for every {what}; those of trainwright.dev are the operator's."),
+            "labels": label_map(f"Labels for every {what}; trainwright.dev/* is reserved for the operator."),
             "annotations": annotation_map(f"Annotations for every {what}."),
         },
-        rules=[free_of_owned("labels"), free_of_owned("annotations")],
+        rules=[no_owned_keys("labels"), no_owned_keys("annotations")],
     )
 
 

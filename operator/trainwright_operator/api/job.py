@@ -1,4 +1,4 @@
-"""``spec`` of a TrainingJob: every field, declared once, and the rules that span its parts."""
+"""Declares ``spec`` of a TrainingJob: its fields, and the rules over several of them."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Accelerator:
     nodes: Annotated[
         int | None,
         integer("How many nodes train together.", 1, MAX_NODES),
-        Default("1; on a TPU pool what its topology gives"),
+        Default("1; on a TPU pool given by its topology"),
     ] = None
     per_node: Annotated[
         int | None,
-        integer("Accelerators, and so ranks, on each node.", 1, MAX_PER_NODE),
+        integer("Accelerators on each node; each has one rank.", 1, MAX_PER_NODE),
         Default("1; on a TPU pool the chips of a host"),
     ] = None
 
@@ -62,16 +62,15 @@ class Output:
         string("The folder in the volume.", 1024, least=1, pattern=formats.RELATIVE_PATH),
         Default("the job's name"),
     ] = ""
-    """Relative to the volume's root; ``parse_job`` puts the job's name where the manifest states none."""
+    """Relative to the root of the volume; ``parse_job`` fills in the job's name if the manifest sets none."""
     adopt: Annotated[
-        bool, boolean("Go on from checkpoints that another job left in the folder; else they are an error.")
+        bool, boolean("Continue from checkpoints of another job in the folder; otherwise they are an error.")
     ] = False
     async_save: Annotated[
         bool,
         boolean(
-            "Write checkpoints while training goes on, from a copy in the host's memory: a step waits for the copy "
-            "alone. Takes as much memory as a checkpoint, on the first rank (or the first of each node where nodes do "
-            "not share the folder)."
+            "Write checkpoints in the background, from a copy in host memory: training waits only for the copy. The "
+            "first rank (the first of each node if nodes do not share the folder) needs as much memory as a checkpoint."
         ),
     ] = False
 
@@ -88,7 +87,7 @@ class Output:
 
 @dataclass(frozen=True)
 class JobTemplate:
-    """What the Job of every attempt carries besides; what its pods do is said by podTemplate."""
+    """Labels and annotations for the Job of every attempt; podTemplate configures its pods."""
 
     metadata: Annotated[Mapping[str, Any], formats.metadata("Job")] = field(default_factory=dict)
 
@@ -113,8 +112,8 @@ class SecretKey:
 class JobSpec:
     """What to train, on what, and where the result goes.
 
-    ``model``, ``dataset``, ``script`` and ``sample`` are the manifest's own objects (camelCase keys), which travel to
-    the trainer unchanged; ``training_arguments`` has snake_case names and only what the manifest states.
+    ``model``, ``dataset``, ``script`` and ``sample`` are plain objects as in the manifest (camelCase keys), passed to
+    the trainer unchanged. ``training_arguments`` has snake_case names, and holds only what the manifest sets.
     """
 
     model: Annotated[Mapping[str, Any] | None, trained.model()] = None
@@ -125,20 +124,20 @@ class JobSpec:
     accelerator: Accelerator = Accelerator()
     output: Annotated[
         Output,
-        Missing("is missing: say where the model goes, such as output: {persistentVolumeClaim: {claimName: runs}}"),
+        Missing("is missing: say where to store the model, such as output: {persistentVolumeClaim: {claimName: runs}}"),
     ]
     sample: Annotated[Mapping[str, Any] | None, trained.sample()] = None
     pod_template: PodTemplate = field(default_factory=PodTemplate)
     job_template: JobTemplate = field(default_factory=JobTemplate)
     suspend: Annotated[
-        bool, boolean("Stop after a checkpoint and give the nodes back; false goes on from it."), Mutable
+        bool, boolean("Stop after writing a checkpoint and release the nodes; false resumes from it."), Mutable
     ] = False
     max_restarts: Annotated[
-        int, integer("Failures after which the job is given up; an evicted pod is none.", 0, 1000), Mutable
+        int, integer("Restarts after failures before the job fails; evictions do not count.", 0, 1000), Mutable
     ] = 3
     active_deadline_seconds: Annotated[
         int | None,
-        integer("Seconds from the start after which the job fails, however far it is.", 1, 10 * YEAR_SECONDS),
+        integer("Seconds after the start until the job fails, even if it still makes progress.", 1, 10 * YEAR_SECONDS),
         Mutable,
         Default("no limit"),
     ] = None
@@ -146,34 +145,34 @@ class JobSpec:
         int | None,
         integer("Seconds after the end until the pods and their logs are deleted.", 0, 10 * YEAR_SECONDS),
         Mutable,
-        Default("they stay"),
+        Default("they are kept"),
     ] = None
     delete_after_finished: Annotated[
         bool,
         boolean(
-            "Delete the TrainingJob as well when ttlSecondsAfterFinished is over; a GitOps tool would then train it "
-            "again."
+            "Also delete the TrainingJob after ttlSecondsAfterFinished; a GitOps tool would create it again, and so "
+            "train it again."
         ),
     ] = False
     hang_timeout_seconds: Annotated[
         int | None,
         integer(
-            "Seconds without a step after which an attempt is taken to hang: it leaves the stacks of every rank and is "
-            "restarted. The first step and evaluation must fit in.",
+            "Seconds without a step after which an attempt counts as hung: it logs the stacks of every rank and is "
+            "restarted. Allow for the first step and for an evaluation.",
             10,
             YEAR_SECONDS,
         ),
         Default("never"),
     ] = None
     termination_grace_period_seconds: Annotated[
-        int, integer("Seconds a pod has to write a checkpoint when it is asked to stop.", 10, 86400)
+        int, integer("Seconds for a pod to write a checkpoint after it is asked to stop.", 10, 86400)
     ] = 30
     offline: Annotated[
         bool,
-        boolean("Touch no network for models and data: a hub id must be in the cache or a mounted folder."),
+        boolean("Use no network for models and data: a hub id must be in the cache or in a mounted folder."),
     ] = False
     hub_token: SecretKey | None = None
-    """What ``trainingArguments.hubToken`` refers to."""
+    """The key that ``trainingArguments.hubToken`` refers to."""
 
     @staticmethod
     def rules() -> list[Rule]:
@@ -194,7 +193,7 @@ def _what_is_trained() -> list[Rule]:
     complete = [
         Rule(
             f"has(self.script) || has(self.{part})",
-            "is missing: a job has model, dataset and task, or a script of your own",
+            "is missing: a job needs model, dataset and task, or a script of your own",
             lambda spec, part=part: "script" in spec or part in spec,
             field=part,
             needs=(),
@@ -205,7 +204,7 @@ def _what_is_trained() -> list[Rule]:
         *alone,
         *complete,
         _for_tasks(
-            "sample", "sample", ("CausalLM", "Seq2SeqLM"), "only a model that writes text can be asked for a sample"
+            "sample", "sample", ("CausalLM", "Seq2SeqLM"), "only a model that generates text can write a sample"
         ),
         _for_tasks(
             "dataset.blockSize",
@@ -217,7 +216,7 @@ def _what_is_trained() -> list[Rule]:
 
 
 def _for_tasks(path: str, parent: str, tasks: tuple[str, ...], message: str) -> Rule:
-    """The field at ``path`` (of ``parent``, or ``parent`` itself) is for these tasks alone."""
+    """The field at ``path`` (in ``parent``, or ``parent`` itself) is only for these tasks."""
     given = f"has(self.{path})" if path == parent else f"has(self.{parent}) && has(self.{path})"
     return Rule(
         f"!({given}) || (has(self.task) && self.task in {_list(tasks)})",
@@ -253,7 +252,7 @@ def _evaluation() -> list[Rule]:
     return [
         Rule(
             f"!({asked} && {streamed}) || has(self.dataset.evalSource) || has(self.dataset.evalSplit)",
-            "nothing can be held out of a streamed dataset to evaluate on; give evalSource or evalSplit",
+            "a streamed dataset cannot hold out rows for evaluation; give evalSource or evalSplit",
             lambda spec: (
                 not (evaluates(spec) and spec.get("dataset", {}).get("streaming")) or has_eval_data(spec["dataset"])
             ),
@@ -282,11 +281,11 @@ def _evaluation() -> list[Rule]:
 
 
 def _metric(asked: str, tasks: tuple[str, ...], generates: bool, known: tuple[str, ...]) -> Rule:
-    """The best model of ``tasks`` is chosen by what their evaluations give."""
+    """``metricForBestModel`` must be a metric that the evaluation of ``tasks`` reports."""
     names = [f"{prefix}{name}" for name in (*known, *rules.MEASURED) for prefix in ("", "eval_")]
     flag = "has(self.trainingArguments.predictWithGenerate) && self.trainingArguments.predictWithGenerate"
 
-    def fine(spec: Mapping[str, Any]) -> bool:
+    def holds(spec: Mapping[str, Any]) -> bool:
         arguments = spec.get("trainingArguments", {})
         if spec.get("task") not in tasks or not evaluates(spec) or "metricForBestModel" not in arguments:
             return True
@@ -302,9 +301,9 @@ def _metric(asked: str, tasks: tuple[str, ...], generates: bool, known: tuple[st
     return Rule(
         f"!({chosen}) || {metric} in {_list(names)}",
         rules.no_such_metric("this metric", known),
-        fine,
+        holds,
         field="trainingArguments.metricForBestModel",
-        words=(
+        message_with_values=(
             f"'{before}' + {metric} + '{after}'",
             lambda spec: rules.no_such_metric(spec["trainingArguments"]["metricForBestModel"], known),
         ),
@@ -316,7 +315,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _immutability() -> list[Rule]:
-    """Of trainingArguments only that it stays: the rules of its own fields let maxSteps and numTrainEpochs go up."""
+    """All fields but the mutable ones are fixed. The fields of trainingArguments have rules of their own."""
     named = [field.key for field in declare.declared(JobSpec) if not field.mutable]
     fixed = [unchanged(key, FIXED) for key in named if key != "trainingArguments"]
     arguments = Rule(

@@ -1,8 +1,8 @@
-"""Manifests read as kubectl reads them, which is not how PyYAML does, with the line of every field kept for errors.
+"""Reads manifests as kubectl does, and remembers the line of every field for error messages.
 
-kubectl takes ``3e-4``, ``5e-05`` and ``1e5`` for numbers where PyYAML sees text, ``y`` and ``n`` for booleans,
-``10:30`` for text where PyYAML sees a number in base 60, and a date for text. What it reads goes on as JSON, in which
-``2.0`` is ``2``. Duplicate keys are refused: every client keeps one of them, and not the same one.
+kubectl and PyYAML disagree: kubectl reads ``3e-4``, ``5e-05`` and ``1e5`` as numbers where PyYAML reads text, ``y`` and
+``n`` as booleans, ``10:30`` as text where PyYAML reads a number in base 60, and dates as text. It then converts to
+JSON, where ``2.0`` is ``2``. Duplicate keys are refused, because clients disagree on which of them counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import yaml
 
 MAX_VALUES = 200_000
-"""Aliases can expand without end; no manifest that an API server takes has as many values."""
+"""Aliases can expand without limit; no manifest that an API server accepts has this many values."""
 
 _PLAIN = "tag:trainwright.dev,2026:plain"
 _STANDARD = "tag:yaml.org,2002:"
@@ -36,25 +36,25 @@ _BASES = {"hex": 16, "bin": 2, "oct": 8, "dec": 10}
 
 _JSON = re.compile(r"\s*[{\[]")
 _PAIR = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
-"""A character beyond 16 bits as JSON escapes it, in two halves."""
+"""A character beyond 16 bits, which JSON escapes as a surrogate pair."""
 
 
 class ManifestError(ValueError):
-    """Text that is no manifest; one line that begins with the place."""
+    """The text is not a manifest; the message is one line that begins with file and line."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One YAML document: its content as JSON would hold it, and the line of each field by its path."""
+    """One YAML document: its content as JSON values, and the line of each field by its path."""
 
     source: str
     content: Any
     lines: Mapping[str, int] = field(default_factory=dict)
     duplicates: tuple[tuple[str, int], ...] = ()
-    """Path and line of each key that stands twice in one mapping."""
+    """Path and line of each key that appears twice in one mapping."""
 
     def line_of(self, path: str) -> int | None:
-        """The line of a field, or of the nearest one around it that is there."""
+        """The line of a field, or of the nearest enclosing field that exists."""
         while path not in self.lines:
             cut = max(path.rfind("."), path.rfind("["))
             if cut < 0:
@@ -76,13 +76,13 @@ def join(path: str, key: str | int) -> str:
 
 
 def plain(text: str) -> Any:
-    """What an unquoted scalar means to kubectl. NaN and the infinities are no JSON: :class:`ValueError`."""
+    """The value of an unquoted scalar, as kubectl reads it; :class:`ValueError` for NaN and infinities (not JSON)."""
     if text in _NULLS:
         return None
     if text in _BOOLEANS:
         return _BOOLEANS[text]
     if _NOT_JSON.fullmatch(text):
-        raise ValueError(f"{text} is no number in JSON; leave it out or give a finite number")
+        raise ValueError(f"{text} is not a number in JSON; leave it out or give a finite number")
     if text[0] not in "+-.0123456789":
         return text
     bare = text if text[0] == "." else text.replace("_", "")
@@ -98,7 +98,7 @@ def _whole(text: str, match: re.Match[str]) -> int | float:
 
 
 def _finite(number: float) -> int | float:
-    """As JSON carries it: a float without a fraction is a whole number there, until it is written with an exponent."""
+    """The number as JSON writes it: a float without a fraction is an integer, unless JSON writes an exponent."""
     if math.isinf(number):
         raise ValueError("is larger than any number in JSON")
     return int(number) if number.is_integer() and abs(number) < 1e21 else number
@@ -106,7 +106,7 @@ def _finite(number: float) -> int | float:
 
 def read(text: str | TextIO, source: str) -> Iterator[Document]:
     """The documents of a YAML or JSON text; empty ones are left out. :class:`ManifestError` names the place."""
-    loader = _Loader(_whole_characters(text) if isinstance(text, str) and _JSON.match(text) else text)
+    loader = _Loader(_join_surrogates(text) if isinstance(text, str) and _JSON.match(text) else text)
     try:
         while loader.check_node():
             document = _Reader(source).document(loader.get_node())
@@ -120,8 +120,8 @@ def read(text: str | TextIO, source: str) -> Iterator[Document]:
         loader.dispose()
 
 
-def _whole_characters(text: str) -> str:
-    """JSON with every character escaped as YAML takes it, which knows no halves."""
+def _join_surrogates(text: str) -> str:
+    """JSON text with each surrogate pair as one escape, because YAML has no surrogates."""
 
     def whole(found: re.Match[str]) -> str:
         high, low = int(found[2], 16) - 0xD800, int(found[3], 16) - 0xDC00
@@ -131,7 +131,7 @@ def _whole_characters(text: str) -> str:
 
 
 def _items(document: Document) -> Iterator[Document]:
-    """A List holds manifests of its own."""
+    """The items of a ``kind: List``, or the document itself."""
     content = document.content
     if not (isinstance(content, dict) and content.get("kind") == "List" and isinstance(content.get("items"), list)):
         yield document
@@ -139,8 +139,10 @@ def _items(document: Document) -> Iterator[Document]:
     for index, item in enumerate(content["items"]):
         prefix = f"items[{index}]"
         lines = {_inside(path, prefix): line for path, line in document.lines.items() if path.startswith(prefix)}
-        doubles = tuple((_inside(path, prefix), line) for path, line in document.duplicates if path.startswith(prefix))
-        yield Document(document.source, item, lines, doubles)
+        duplicates = tuple(
+            (_inside(path, prefix), line) for path, line in document.duplicates if path.startswith(prefix)
+        )
+        yield Document(document.source, item, lines, duplicates)
 
 
 def _inside(path: str, prefix: str) -> str:
@@ -152,12 +154,12 @@ def _syntax(error: yaml.MarkedYAMLError, source: str) -> str:
     place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
     problem = str(error.problem or error)
     if "cannot start any token" in problem:
-        problem += "; indent with spaces, not tabs, and quote a text that begins with @, % or a back quote"
+        problem += "; indent with spaces, not tabs, and quote text that begins with @, % or a backquote"
     return f"{place}: is not YAML: {problem}"
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Used for its nodes alone: what a scalar means is decided here."""
+    """Only parses to nodes; :func:`plain` decides what a scalar means."""
 
     yaml_implicit_resolvers: dict[str | None, Any] = {}
 
@@ -187,7 +189,7 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         if id(node) in self.ancestors:
-            raise self.error(node, "an alias stands inside what it names")
+            raise self.error(node, "an alias refers to an object that contains it")
         self.ancestors.add(id(node))
         value = self.mapping(node, path) if isinstance(node, yaml.MappingNode) else self.sequence(node, path)
         self.ancestors.discard(id(node))
@@ -219,7 +221,7 @@ class _Reader:
         return {**merged, **own}
 
     def merge(self, node: yaml.Node, path: str) -> dict[str, Any]:
-        """``<<: *defaults``, or a list of them, the first of which counts."""
+        """The mapping of ``<<: *defaults``, or of a list of them; earlier ones take precedence."""
         parts = reversed(node.value) if isinstance(node, yaml.SequenceNode) else [node]
         found: dict[str, Any] = {}
         for part in parts:
@@ -241,7 +243,7 @@ class _Reader:
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Quotes what PyYAML or kubectl would read as something else than text."""
+    """Quotes text that PyYAML or kubectl would not read as text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -276,7 +278,7 @@ _Dumper.add_representer(float, _represent_float)
 
 
 def write(*documents: Any) -> str:
-    """YAML that kubectl and PyYAML read alike, keys in their order, ``"no"`` always quoted."""
+    """YAML that kubectl and PyYAML read the same way; keeps the order of keys and quotes ``"no"``."""
     return yaml.dump_all(
         documents, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True, explicit_start=len(documents) > 1
     )

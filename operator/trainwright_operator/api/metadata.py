@@ -1,4 +1,4 @@
-"""``metadata``: what the CRDs say of it (the name), and what ``validate`` checks as the API server does by itself."""
+"""``metadata``: what the CRDs restrict (the name), and what ``validate`` checks like the API server itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trainwright_operator.api import formats, names
 from trainwright_operator.api.types import INT64_MAX, Rule, Schema, free, integer, list_of, map_of, record, string
 
 JOB_NAME = string(
-    "The job's name. Its pods are <name>-<slice>-<attempt>-<index>, and a host's name ends at 63 characters.",
+    "The job's name. Pods are named <name>-<slice>-<attempt>-<index>; a host name has at most 63 characters.",
     names.MAX_NAME_LENGTH,
     pattern=formats.HOST_LABEL,
 )
@@ -16,27 +16,27 @@ POOL_NAME = string("The pool's name.", 253, pattern=formats.SUBDOMAIN)
 
 
 def in_crd(name: Schema) -> Schema:
-    """All that a CRD may say of metadata."""
+    """The part of metadata that a CRD may restrict."""
     return {"type": "object", "properties": {"name": name}}
 
 
 def in_manifest(name: Schema, *, namespaced: bool) -> Schema:
     fields = {
         "name": name,
-        "generateName": string("Beginning of a generated name.", 35, pattern=formats.HOST_BEGINNING),
+        "generateName": string("Prefix of a generated name.", 35, pattern=formats.HOST_BEGINNING),
         "labels": map_of("Labels.", string("A value.", 63, pattern=formats.LABEL_VALUE), 4096),
         "annotations": map_of("Annotations.", string("A value.", 262144), 4096),
         "finalizers": list_of("Finalizers.", string("A finalizer."), 64),
         "ownerReferences": list_of("Owners.", free("An owner."), 64),
-        **_servers(),
+        **_written_by_server(),
     }
     if namespaced:
         fields["namespace"] = string("The namespace.", 63, least=1, pattern=formats.LABEL)
     return record("Name, labels and annotations.", fields, rules=[_named()])
 
 
-def _servers() -> dict[str, Schema]:
-    """What an API server writes: there in a manifest that was read from one."""
+def _written_by_server() -> dict[str, Schema]:
+    """Fields that the API server writes; a manifest exported from a cluster has them."""
     texts = ("uid", "resourceVersion", "selfLink", "creationTimestamp", "deletionTimestamp")
     numbers = ("generation", "deletionGracePeriodSeconds")
     return {
@@ -47,9 +47,9 @@ def _servers() -> dict[str, Schema]:
 
 
 def _named() -> Rule:
-    def fine(metadata: dict[str, Any]) -> bool:
+    def holds(metadata: dict[str, Any]) -> bool:
         return bool(metadata.get("name") or metadata.get("generateName"))
 
     return Rule(
-        "has(self.name) || has(self.generateName)", "is missing; give the object a name", fine, field="name", needs=()
+        "has(self.name) || has(self.generateName)", "is missing; give the object a name", holds, field="name", needs=()
     )

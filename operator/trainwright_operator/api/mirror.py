@@ -1,8 +1,8 @@
-"""``spec.trainingArguments`` and ``TrainingArguments``: the same fields, in camelCase there and snake_case here.
+"""Converts between ``spec.trainingArguments`` (camelCase) and ``TrainingArguments`` (snake_case).
 
-The names follow by rule. What does not follow stands in :data:`EXCEPTIONS`, which ``trainwright explain
-trainingArguments`` prints: a field of several Python types has one form in a manifest, what the operator decides is
-not there, and a secret is a reference.
+The fields are the same, with the exceptions in :data:`EXCEPTIONS`, which ``trainwright explain trainingArguments``
+prints: a field of several Python types has one form in a manifest, fields that the operator sets do not exist there,
+and a secret is a reference.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from trainwright.arguments.fields import FIELDS, FieldInfo
 HUB_TOKEN = "hub_token"
 
 ABSENT = {
-    "output_dir": "the operator mounts spec.output and decides it",
-    "local_rank": "the launcher decides it",
-    "resume_from_checkpoint": "an attempt always resumes from the newest complete checkpoint of its output",
+    "output_dir": "the operator mounts spec.output and sets it",
+    "local_rank": "the launcher sets it",
+    "resume_from_checkpoint": "an attempt always resumes from the latest complete checkpoint of its output",
     "parallelism_config": "only Python can build it; use a script",
 }
 """Arguments that a manifest does not have, and why."""
 
 FORMS = {
     "object": "an object",
-    "object|path": "an object; a file's content is written out",
+    "object|path": "an object; write the content of the file",
     "str|list[str]": "a list",
     "bool|enum": "one of the choices: true is written all, false is written no",
     "bool|str": "text; false is written as the empty text",
 }
-"""Kinds of several Python types, and the one form that each takes in a manifest."""
+"""Arguments with several Python types, and the one form of each in a manifest."""
 
 SPECIAL = {
     HUB_TOKEN: "a reference to a Secret: {secretKeyRef: {name, key}}",
@@ -39,11 +39,11 @@ SPECIAL = {
 }
 
 EXCEPTIONS: dict[str, str] = {
-    **{name: f"not there: {why}" for name, why in ABSENT.items()},
+    **{name: f"not in a manifest: {why}" for name, why in ABSENT.items()},
     **{name: FORMS[info.kind] for name, info in FIELDS.items() if info.kind in FORMS and name not in ABSENT},
     **SPECIAL,
 }
-"""Every argument whose field in a manifest is not simply its camelCase name with the same type."""
+"""Every argument whose field is not simply its camelCase name with the same type."""
 
 MIRRORED: dict[str, FieldInfo] = {name: info for name, info in FIELDS.items() if name not in ABSENT}
 
@@ -59,14 +59,14 @@ def snake(name: str) -> str:
 
 
 def in_manifest_names(text: str) -> str:
-    """A text about arguments, with their names as a manifest has them."""
+    """``text`` with the names of arguments in camelCase."""
     return re.sub(
         r"\b[a-z0-9]+(?:_[a-z0-9]+)+\b", lambda match: camel(match[0]) if match[0] in FIELDS else match[0], text
     )
 
 
 def to_arguments(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Checked ``spec.trainingArguments`` as arguments of ``TrainingArguments``; the token's reference is left out."""
+    """Valid ``spec.trainingArguments`` as arguments of ``TrainingArguments``, without the reference to the token."""
     named = {snake(key): value for key, value in manifest.items() if key != camel(HUB_TOKEN)}
     return {name: _to_python(name, value) for name, value in named.items()}
 
@@ -80,7 +80,7 @@ def _to_python(name: str, value: Any) -> Any:
 
 
 def from_argument(name: str, value: Any) -> Any:
-    """The value of one argument in the form that a manifest has; :class:`ValueError` says why it has none."""
+    """The value of an argument as a manifest writes it; :class:`ValueError` says why there is no such value."""
     if name in ABSENT:
         raise ValueError(ABSENT[name])
     if name == HUB_TOKEN:
@@ -97,7 +97,7 @@ def _same(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """HfArgumentParser and older versions leave numbers as text; any other text is for validation to refuse."""
+    """HfArgumentParser and older versions leave numbers as text. Validation refuses other text."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -112,7 +112,7 @@ def _object(value: Any) -> Any:
     try:
         found = json.loads(value)
     except ValueError:
-        raise ValueError(f"is the path {value!r}; write out what the file says, as an object") from None
+        raise ValueError(f"is the path {value!r}; write the content of the file as an object") from None
     if not isinstance(found, dict):
         raise ValueError(f"must be an object, not {value!r}")
     return found
@@ -127,7 +127,7 @@ def _choice(value: Any) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """Several options were a list in older versions."""
+    """Older versions had a list of options."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     return "" if value is False else value

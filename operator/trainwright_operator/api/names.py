@@ -1,4 +1,4 @@
-"""Every name the operator writes into a cluster is spelled here and nowhere else."""
+"""Every name that the operator writes into a cluster."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ POOL_KIND, POOL_PLURAL = "AcceleratorPool", "acceleratorpools"
 
 FIELD_MANAGER = "trainwright-operator"
 
-# Labels on children. The first is the one that watches select by on the server's side.
+# Labels on children. Watches select by the first one.
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGED_BY = "trainwright"
 LABEL_JOB = f"{GROUP}/job"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_SLICE = f"{GROUP}/slice"
 LABEL_SLICES = f"{GROUP}/slices"
-"""On the Jobs of a multislice attempt: how many there are when it is whole."""
+"""On the Jobs of a multislice attempt: the number of Jobs when all exist."""
 LABEL_LEADER = f"{GROUP}/leader"
-"""On the pod of the operator that leads: the progress Service selects by it."""
+"""On the operator's leader pod: the progress Service selects by it."""
 LABEL_JOB_UID = f"{GROUP}/job-uid"
-"""Tells pods of this TrainingJob from pods of a former one with the same name."""
+"""Distinguishes the pods of this TrainingJob from those of a deleted one with the same name."""
 
 # Inside a pod.
 CONTAINER = "trainer"
 VOLUME_JOB, VOLUME_OUTPUT = "trainwright-job", "trainwright-output"
 CLAIM = "accelerators"
-"""The claim for a pod's devices, where the pool gives them by Dynamic Resource Allocation."""
+"""The claim for a pod's devices, if the pool uses Dynamic Resource Allocation."""
 
 # Annotations on children.
 ANNOTATION_RESOLVED_JOB = f"{GROUP}/resolved-job"
 ANNOTATION_PROGRESS_CA = f"{GROUP}/progress-ca"
 ANNOTATION_HASH = f"{GROUP}/hash"
 ANNOTATION_MEETS_AT = f"{GROUP}/meets-at"
-"""On the Jobs of several pods that tell the operator when they have met: the name and port of node 0."""
+"""On Jobs whose pods report their rendezvous to the operator: the host name and port of node 0."""
 
 ANNOTATION_CONTAINER = "kubectl.kubernetes.io/default-container"
-"""Whose log kubectl shows of a pod into which others have put containers of theirs."""
+"""The container whose log kubectl shows by default."""
 
-# Annotation on the AcceleratorPool that jobs get when they name none.
 ANNOTATION_DEFAULT_POOL = f"{GROUP}/is-default-pool"
+"""On the AcceleratorPool of jobs that name no pool."""
 
 MAX_NAME_LENGTH = 40
-"""A pod's hostname is <name>-<slice>-<attempt>-<index>, and a hostname ends at 63 characters."""
+"""A pod's host name is <name>-<slice>-<attempt>-<index>, at most 63 characters."""
 
 
 class Condition:
@@ -62,7 +62,7 @@ class Condition:
 
 
 class Reason:
-    """Reasons of our own in conditions, attempts and events; others are Kubernetes' own words (``Unschedulable``)."""
+    """The operator's reasons in conditions, attempts and events; others come from Kubernetes (``Unschedulable``)."""
 
     PODS_STARTING = "PodsStarting"
     PODS_REFUSED = "PodsRefused"

@@ -1,4 +1,4 @@
-"""``spec.podTemplate``: a typed, bounded subset of a PodTemplateSpec (the whole of it would burst a CRD)."""
+"""``spec.podTemplate``: a typed, bounded subset of a PodTemplateSpec; all of it would be too large for a CRD."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainwright_operator.api.types import (
 from trainwright_operator.api.volumes import volume
 
 OWNED_ENV = ("PET_", "TRAINWRIGHT_", "KUBEFLOW_TRAINER_SERVER_")
-"""Environment variables by which the operator tells a pod its place; a user's value would break the rendezvous."""
+"""Prefixes of the variables that configure the rendezvous; a value set by the user would break it."""
 
 OWNED_MOUNTS = ("/output", "/etc/trainwright")
 """Where the operator mounts the job's output and the resolved job."""
@@ -31,16 +31,16 @@ OWNED_MOUNTS = ("/output", "/etc/trainwright")
 
 @dataclass(frozen=True)
 class PodTemplate:
-    """What a pod needs besides, under Kubernetes' own names. The command, ports, probes, security context and restart
-    policy are the operator's.
+    """Settings of the pods, under Kubernetes' field names. The operator sets the command, ports, probes, security
+    context and restart policy.
 
-    Lists hold Kubernetes' own objects (EnvVar, Volume, Toleration, ...) as plain dicts.
+    Lists hold Kubernetes objects (EnvVar, Volume, Toleration, ...) as plain dicts.
     """
 
     metadata: Annotated[Mapping[str, Any], formats.metadata("pod")] = field(default_factory=dict)
     image: Annotated[
         str | None,
-        string("The image that trains.", 1024, least=1, pattern=formats.NO_SPACE),
+        string("The image of the trainer.", 1024, least=1, pattern=formats.NO_SPACE),
         Default("the pool's, else the trainer image of this release"),
     ] = None
     image_pull_policy: Annotated[
@@ -66,10 +66,11 @@ class PodTemplate:
         list_of("ConfigMaps and Secrets whose every key becomes a variable.", _env_source(), 16),
     ] = ()
     volumes: Annotated[
-        tuple[dict[str, Any], ...], list_of("Volumes of the pod, beside the output.", volume(), 32, key="name")
+        tuple[dict[str, Any], ...], list_of("Volumes of the pod, in addition to the output.", volume(), 32, key="name")
     ] = ()
     volume_mounts: Annotated[
-        tuple[dict[str, Any], ...], list_of("Where the trainer sees the volumes.", mount(), 32, key="mountPath")
+        tuple[dict[str, Any], ...],
+        list_of("Where the volumes are mounted in the trainer.", mount(), 32, key="mountPath"),
     ] = ()
     service_account_name: Annotated[
         str | None, formats.object_name("The service account of the pods."), Default("the namespace's default")
@@ -81,11 +82,11 @@ class PodTemplate:
         str | None, formats.object_name("The scheduler that places the pods."), Default("default-scheduler")
     ] = None
     node_selector: Annotated[
-        Mapping[str, str], formats.label_map("Labels a node must have, beside those of the pool.")
+        Mapping[str, str], formats.label_map("Labels that a node must have, in addition to those of the pool.")
     ] = field(default_factory=dict)
     tolerations: Annotated[
         tuple[dict[str, Any], ...],
-        list_of("Taints the pods tolerate, beside those of the pool.", toleration(), 32),
+        list_of("Taints that the pods tolerate, in addition to those of the pool.", toleration(), 32),
     ] = ()
     affinity: Annotated[Mapping[str, Any], scheduling.affinity()] = field(default_factory=dict)
     topology_spread_constraints: Annotated[tuple[dict[str, Any], ...], scheduling.spreading()] = ()
@@ -98,14 +99,14 @@ class PodTemplate:
     host_network: Annotated[
         bool,
         boolean(
-            "Use the node's own network, where the pool allows it (allowHostNetwork). A pod then has port 29400 of its "
-            "node to itself. No restricted or baseline namespace allows it."
+            "Use the host network, if the pool allows it (allowHostNetwork). The pod then occupies port 29400 of its "
+            "node. Namespaces with the restricted or baseline standard forbid it."
         ),
     ] = False
     resource_claims: Annotated[
         tuple[dict[str, Any], ...],
         list_of(
-            "Devices by Dynamic Resource Allocation, beside those of the pool; the container names them in "
+            "Devices by Dynamic Resource Allocation, in addition to those of the pool; the container lists them in "
             "resources.claims.",
             _resource_claim(),
             8,
@@ -119,7 +120,7 @@ class PodTemplate:
             mounts_have_volumes("podTemplate.volumes"),
             containers.mounts_have_volumes("initContainers"),
             containers.mounts_have_volumes("sidecars"),
-            containers.each_has_a_name_of_its_own(),
+            containers.names_are_unique(),
             scheduling.spread_over_different(),
             _claims_are_named(),
         ]
@@ -137,7 +138,7 @@ def mounts_have_volumes(where: str) -> Rule:
     return Rule(
         "!has(self.volumeMounts) || self.volumeMounts.all(m, has(self.volumes) && "
         "self.volumes.exists(v, v.name == m.name))",
-        f"every mount names one of {where}; add the volume",
+        f"every mount must name one of {where}; add the volume",
         _mounts_have_volumes,
         field="volumeMounts",
     )
@@ -147,7 +148,7 @@ def _claims_are_named() -> Rule:
     return Rule(
         "!has(self.resources) || !has(self.resources.claims) || self.resources.claims.all(c, "
         "has(self.resourceClaims) && self.resourceClaims.exists(r, r.name == c.name))",
-        "every claim of the container names one of podTemplate.resourceClaims; add it there",
+        "every claim of the container must name one of podTemplate.resourceClaims; add it there",
         _claims_have_sources,
         field="resources.claims",
         needs=("resources", "resourceClaims"),
@@ -167,18 +168,18 @@ def _mounts_have_volumes(pod: dict[str, Any]) -> bool:
 def _resources() -> Schema:
     amounts = formats.quantity("An amount, such as 4, 500m or 16Gi.")
     return record(
-        "Resources of the trainer container, beside the accelerators, which the pool and perNode give.",
+        "Resources of the trainer container; pool and perNode set the accelerators.",
         {
             "requests": map_of(
-                "What the scheduler sets aside: cpu, memory, ephemeral-storage. Default: the limits.", amounts, 32
+                "What the scheduler reserves: cpu, memory, ephemeral-storage. Default: the limits.", amounts, 32
             ),
-            "limits": map_of("What the container may use at most.", amounts, 32),
+            "limits": map_of("The most that the container may use.", amounts, 32),
             "claims": list_of(
-                "Those of podTemplate.resourceClaims that the container uses.",
+                "The claims of podTemplate.resourceClaims that the container uses.",
                 record(
                     "A claim.",
                     {
-                        "name": string("Its name.", 63, least=1, pattern=formats.LABEL),
+                        "name": string("The name of the claim.", 63, least=1, pattern=formats.LABEL),
                         "request": string(
                             "One request of the claim. Default: all of them.", 63, least=1, pattern=formats.LABEL
                         ),
@@ -194,20 +195,20 @@ def _resources() -> Schema:
 
 def _resource_claim() -> Schema:
     sources = {
-        "resourceClaimName": formats.object_name("A ResourceClaim in the job's namespace, which all pods share."),
+        "resourceClaimName": formats.object_name("A ResourceClaim in the job's namespace that all pods share."),
         "resourceClaimTemplateName": formats.object_name(
-            "A ResourceClaimTemplate in the job's namespace, by which each pod gets a claim of its own."
+            "A ResourceClaimTemplate in the job's namespace; each pod gets its own claim."
         ),
     }
     return record(
         "A claim.",
-        {"name": string("Its name in the pod.", 63, least=1, pattern=formats.LABEL), **sources},
+        {"name": string("The name of the claim in the pod.", 63, least=1, pattern=formats.LABEL), **sources},
         required=["name"],
         rules=[
             exactly_one(sources, f"give exactly one of {', '.join(sources)}"),
             Rule(
                 "self.name != 'accelerators'",
-                "is the claim of the pool's accelerators; use another name",
+                "is reserved for the accelerators of the pool; use another name",
                 lambda claim: claim["name"] != "accelerators",
                 field="name",
             ),
@@ -219,10 +220,10 @@ def env_var() -> Schema:
     """An EnvVar; pools have them too."""
     owned = " || ".join(f"self.name.startsWith('{prefix}')" for prefix in OWNED_ENV)
     return record(
-        "A variable: value, or valueFrom. Neither means empty.",
+        "A variable with value or valueFrom; empty without them.",
         {
             "name": string("The variable's name.", 253, least=1, pattern=formats.ENV_NAME),
-            "value": string("The value; $(NAME) is replaced by a variable named before.", 32768),
+            "value": string("The value; $(NAME) is replaced by the value of an earlier variable.", 32768),
             "valueFrom": _value_from(),
         },
         required=["name"],
@@ -279,7 +280,7 @@ def _key_of(kind: str) -> Schema:
         {
             "name": formats.object_name(f"The {kind}'s name."),
             "key": formats.config_key("The key."),
-            "optional": boolean(f"Go on without it when the {kind} or the key is missing. Default: false."),
+            "optional": boolean(f"Start even if the {kind} or the key does not exist. Default: false."),
         },
         required=["name", "key"],
     )
@@ -291,7 +292,7 @@ def _env_source() -> Schema:
             f"A {kind} in the job's namespace.",
             {
                 "name": formats.object_name(f"The {kind}'s name."),
-                "optional": boolean("Go on without it when it is missing. Default: false."),
+                "optional": boolean("Start even if it does not exist. Default: false."),
             },
             required=["name"],
         )
@@ -299,7 +300,7 @@ def _env_source() -> Schema:
     return record(
         "A ConfigMap or a Secret.",
         {
-            "prefix": string("Put before every name.", 253, pattern=formats.ENV_NAME),
+            "prefix": string("Prefix of every variable.", 253, pattern=formats.ENV_NAME),
             "configMapRef": reference("ConfigMap"),
             "secretRef": reference("Secret"),
         },
@@ -315,14 +316,16 @@ def mount() -> Schema:
         {
             "name": string("The volume's name.", 63, least=1, pattern=formats.LABEL),
             "mountPath": string("The path in the container.", 1024, least=1, pattern=formats.ABSOLUTE_PATH),
-            "subPath": string("Mount this folder of it. Default: its root.", 1024, pattern=formats.RELATIVE_PATH),
+            "subPath": string(
+                "Mount this folder of the volume. Default: the root.", 1024, pattern=formats.RELATIVE_PATH
+            ),
             "readOnly": boolean("Mount it read-only. Default: false."),
         },
         required=["name", "mountPath"],
         rules=[
             Rule(
                 f"!(self.mountPath in [{owned}])",
-                "/output and /etc/trainwright are the operator's; mount it elsewhere",
+                "/output and /etc/trainwright are reserved for the operator; mount it elsewhere",
                 lambda mount: mount["mountPath"] not in OWNED_MOUNTS,
                 field="mountPath",
             )
@@ -341,25 +344,25 @@ def toleration() -> Schema:
             "effect": string(
                 "The taint's effect. Default: every effect.", among=["NoSchedule", "PreferNoSchedule", "NoExecute"]
             ),
-            "tolerationSeconds": integer("How long a NoExecute taint is borne. Default: for ever.", 0, INT64_MAX),
+            "tolerationSeconds": integer("How long a NoExecute taint is tolerated. Default: forever.", 0, INT64_MAX),
         },
         rules=[
             Rule(
                 "has(self.key) || (has(self.operator) && self.operator == 'Exists')",
-                "name the key, or say operator: Exists",
-                lambda it: "key" in it or it.get("operator") == "Exists",
+                "give a key, or set operator: Exists",
+                lambda toleration: "key" in toleration or toleration.get("operator") == "Exists",
                 field="operator",
             ),
             Rule(
                 "!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
                 "operator Exists takes no value; remove it",
-                lambda it: "value" not in it or it.get("operator", "Equal") == "Equal",
+                lambda toleration: "value" not in toleration or toleration.get("operator", "Equal") == "Equal",
                 field="value",
             ),
             Rule(
                 "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
                 "needs effect: NoExecute",
-                lambda it: "tolerationSeconds" not in it or it.get("effect") == "NoExecute",
+                lambda toleration: "tolerationSeconds" not in toleration or toleration.get("effect") == "NoExecute",
                 field="tolerationSeconds",
             ),
         ],

@@ -1,4 +1,4 @@
-"""AcceleratorPool: what an admin says once of a node pool. Every field of ``spec`` is declared here alone."""
+"""Declares ``spec`` of an AcceleratorPool, in which an administrator describes a node pool once."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ TOPOLOGY = Pattern(
 
 @dataclass(frozen=True)
 class AcceleratorPool:
-    """A pool of alike nodes. Jobs name it, and everything that depends on the hardware follows from it."""
+    """A pool of identical nodes. Jobs name a pool, and it determines everything that depends on the hardware."""
 
     name: str
     vendor: Annotated[
         str,
-        string("Who made the accelerators: chooses resource, launcher and environment.", among=VENDORS),
-        Missing("is missing: say which accelerators the nodes have: cpu, nvidia, amd or tpu"),
+        string("The vendor of the accelerators; determines resource, launcher and environment.", among=VENDORS),
+        Missing("is missing: give the accelerators of the nodes: cpu, nvidia, amd or tpu"),
     ]
     resource_name: Annotated[
         str | None,
-        string("The resource a pod asks for, such as nvidia.com/mig-1g.5gb.", 317, pattern=formats.QUALIFIED),
+        string("The resource that a pod requests, such as nvidia.com/mig-1g.5gb.", 317, pattern=formats.QUALIFIED),
         Default("by vendor nvidia.com/gpu, amd.com/gpu or google.com/tpu"),
     ] = None
     per_node: Annotated[
         int | None,
-        integer("Accelerators in each node: what a job gets at most from one, and by default.", 1, 64),
+        integer("Accelerators in each node: the default and the maximum of a job's perNode.", 1, 64),
         Default("1"),
     ] = None
-    node_selector: Annotated[
-        Mapping[str, str], formats.label_map("Labels that the pool's nodes carry, and no others.")
-    ] = field(default_factory=dict)
+    node_selector: Annotated[Mapping[str, str], formats.label_map("Labels that only the nodes of the pool have.")] = (
+        field(default_factory=dict)
+    )
     tolerations: Annotated[
         tuple[dict[str, Any], ...],
-        list_of("Taints of the pool's nodes that training tolerates.", toleration(), 32),
+        list_of("Taints of the pool's nodes that the pods tolerate.", toleration(), 32),
     ] = ()
     image: Annotated[
         str | None,
@@ -56,55 +56,59 @@ class AcceleratorPool:
     ] = None
     env: Annotated[
         tuple[dict[str, Any], ...],
-        list_of("Environment of every trainer on the pool, such as NCCL_SOCKET_IFNAME.", env_var(), 64, key="name"),
+        list_of(
+            "Environment variables of every trainer on the pool, such as NCCL_SOCKET_IFNAME.", env_var(), 64, key="name"
+        ),
     ] = ()
     runtime: Annotated[
         str | None,
-        string("What starts the ranks: torchrun; on a TPU torchtpu or torch_xla.", among=["torchrun", *TPU_RUNTIMES]),
+        string(
+            "The launcher of the ranks: torchrun; on a TPU torchtpu or torch_xla.", among=["torchrun", *TPU_RUNTIMES]
+        ),
         Default("torchrun or torchtpu"),
     ] = None
     generation: Annotated[
         str | None,
         string(
-            "TPU: the generation of the chips; gives GKE's label cloud.google.com/gke-tpu-accelerator.",
+            "TPU: the generation of the chips; sets GKE's label cloud.google.com/gke-tpu-accelerator.",
             among=GENERATIONS,
         ),
-        Default("by that label in nodeSelector"),
+        Default("from that label in nodeSelector"),
     ] = None
     topology: Annotated[
         str | None,
         string(
-            "TPU: the chips of a slice along each axis, such as 4x4 or 4x4x4; also GKE's label "
+            "TPU: the chips of a slice along each axis, such as 4x4 or 4x4x4; sets GKE's label "
             "cloud.google.com/gke-tpu-topology.",
             14,
             pattern=TOPOLOGY,
         ),
     ] = None
     chips_per_host: Annotated[
-        int | None, integer("TPU: the chips in one host; the same topology can be one host or two.", 1, 8)
+        int | None, integer("TPU: the chips in one host; the same topology can have one host or several.", 1, 8)
     ] = None
     slices: Annotated[
-        int, integer("TPU: the slices that a job takes together over the data-centre network.", 1, 64)
+        int, integer("TPU: the slices that a job uses together, connected by the data-center network.", 1, 64)
     ] = 1
     shm_size: Annotated[
         str | None,
         formats.quantity(
-            "Size of /dev/shm, which holds NCCL's and the data loader's buffers, and counts as the container's memory."
+            "Size of /dev/shm, which holds buffers of NCCL and the data loader; it counts as memory of the container."
         ),
-        Default("half of the job's memory limit, or without one half of the node's memory"),
+        Default("half of the job's memory limit; without a limit, half of the node's memory"),
     ] = None
     rdma_resources: Annotated[
         Mapping[str, Any],
         map_of(
-            "RDMA resources of each pod, such as rdma/ib: 8. They need IPC_LOCK: no restricted namespace.",
-            formats.quantity("How many."),
+            "RDMA resources of each pod, such as rdma/ib: 8. They need IPC_LOCK, which restricted namespaces forbid.",
+            formats.quantity("The amount."),
             8,
         ),
     ] = field(default_factory=dict)
     device_class_name: Annotated[
         str | None,
         formats.object_name(
-            "Get the accelerators by Dynamic Resource Allocation, as devices of this DeviceClass, such as "
+            "Request the accelerators by Dynamic Resource Allocation, as devices of this DeviceClass, such as "
             "gpu.nvidia.com."
         ),
         Default("by resourceName"),
@@ -112,8 +116,8 @@ class AcceleratorPool:
     device_selectors: Annotated[
         tuple[str, ...],
         list_of(
-            "CEL over a device, all of which must hold, such as device.attributes['gpu.nvidia.com'].productName == "
-            "'NVIDIA H100 80GB HBM3'.",
+            "CEL expressions over a device, all of which must hold, such as "
+            "device.attributes['gpu.nvidia.com'].productName == 'NVIDIA H100 80GB HBM3'.",
             string("An expression.", 4096, least=1),
             8,
         ),
@@ -121,14 +125,14 @@ class AcceleratorPool:
     runtime_class_name: Annotated[
         str | None, formats.object_name("The RuntimeClass of the pods, such as nvidia."), Default("the node's")
     ] = None
-    allow_host_network: Annotated[
-        bool, boolean("Whether jobs may ask for the nodes' own network (podTemplate.hostNetwork).")
-    ] = False
+    allow_host_network: Annotated[bool, boolean("Whether jobs may use the host network (podTemplate.hostNetwork).")] = (
+        False
+    )
     supplemental_groups: Annotated[
         tuple[int, ...],
         list_of(
             "Groups that may open the devices, such as those of render and video on AMD nodes.",
-            integer("A group's number."),
+            integer("A group ID."),
             16,
         ),
     ] = ()
@@ -145,16 +149,17 @@ class AcceleratorPool:
         list_of("Volumes of every pod, such as a node's NCCL plugin.", volume(), 16, key="name"),
     ] = ()
     volume_mounts: Annotated[
-        tuple[dict[str, Any], ...], list_of("Where the trainer sees them.", mount(), 16, key="mountPath")
+        tuple[dict[str, Any], ...],
+        list_of("Where the volumes are mounted in the trainer.", mount(), 16, key="mountPath"),
     ] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
-    """Those of the object's metadata."""
+    """The annotations of the object's metadata."""
 
     @staticmethod
     def rules() -> list[Rule]:
         return [
             *(_for_tpu(name) for name in TPU_FIELDS),
-            *(_stated_by_tpu(name) for name in ("topology", "chipsPerHost")),
+            *(_required_for_tpu(name) for name in ("topology", "chipsPerHost")),
             Rule(
                 "!has(self.runtime) || (self.vendor == 'tpu') == (self.runtime != 'torchrun')",
                 "vendor tpu takes torchtpu or torch_xla, every other vendor torchrun",
@@ -171,17 +176,17 @@ class AcceleratorPool:
 def _for_tpu(name: str) -> Rule:
     return Rule(
         f"!has(self.{name}) || self.vendor == 'tpu'",
-        "is for vendor tpu alone; remove it",
+        "is only for vendor tpu; remove it",
         lambda pool: name not in pool or pool["vendor"] == "tpu",
         field=name,
         needs=("vendor",),
     )
 
 
-def _stated_by_tpu(name: str) -> Rule:
+def _required_for_tpu(name: str) -> Rule:
     return Rule(
         f"self.vendor != 'tpu' || has(self.{name})",
-        "is missing: a tpu pool states topology and chipsPerHost, as the node pool was made with",
+        "is missing: a tpu pool needs the topology and chipsPerHost that the node pool was created with",
         lambda pool: pool["vendor"] != "tpu" or name in pool,
         field=name,
         needs=("vendor",),
@@ -200,7 +205,7 @@ def _shape() -> list[Rule]:
         lambda pool: _fills_hosts(pool.get("topology"), pool.get("chipsPerHost")),
         field="topology",
         needs=("topology", "chipsPerHost"),
-        words=(
+        message_with_values=(
             "'topology %s has %d chips, %d / %d per host = %d %s, remainder %d; correct topology or chipsPerHost'"
             f".format([self.topology, {_CHIPS}, {_CHIPS}, self.chipsPerHost, ({_CHIPS}) / self.chipsPerHost, "
             f"({_CHIPS}) / self.chipsPerHost == 1 ? 'host' : 'hosts', ({_CHIPS}) % self.chipsPerHost])",
@@ -210,7 +215,7 @@ def _shape() -> list[Rule]:
     stated = f"has(self.nodeSelector) && '{LABEL_TOPOLOGY}' in self.nodeSelector"
     label = Rule(
         f"!has(self.topology) || !({stated}) || self.nodeSelector['{LABEL_TOPOLOGY}'] == self.topology",
-        f"says another {LABEL_TOPOLOGY} than topology; remove it, for topology gives that label",
+        f"has a {LABEL_TOPOLOGY} that differs from topology; remove the label, topology sets it",
         lambda pool: pool.get("nodeSelector", {}).get(LABEL_TOPOLOGY) in (None, pool.get("topology")),
         field="nodeSelector",
         needs=("topology", "nodeSelector"),
@@ -236,7 +241,7 @@ def _fills_hosts(topology: str | None, chips_per_host: int | None) -> bool:
 
 
 def _generation(name: str, known: Generation) -> list[Rule]:
-    """What no machine of the generation is."""
+    """Shapes that no machine of the generation has."""
     choices = ", ".join(map(str, known.chips_per_host))
     given = f"has(self.generation) && self.generation == '{name}'"
 
@@ -267,7 +272,7 @@ def _ways_to_devices() -> list[Rule]:
         *(
             Rule(
                 f"!has(self.{name}) || self.vendor != 'cpu'",
-                "is for accelerators; vendor cpu has none, remove it",
+                "is for accelerators, which vendor cpu does not have; remove it",
                 lambda pool, name=name: name not in pool or pool["vendor"] != "cpu",
                 field=name,
                 needs=("vendor",),
@@ -276,14 +281,14 @@ def _ways_to_devices() -> list[Rule]:
         ),
         Rule(
             "!has(self.resourceName) || !has(self.deviceClassName)",
-            "accelerators come by resourceName or by deviceClassName; remove one of them",
+            "give resourceName or deviceClassName, not both; remove one of them",
             lambda pool: not all(name in pool for name in ours),
             field="deviceClassName",
             needs=(),
         ),
         Rule(
             "!has(self.deviceSelectors) || has(self.deviceClassName)",
-            "selects among the devices of deviceClassName; give that too",
+            "selects among the devices of deviceClassName; give deviceClassName too",
             lambda pool: "deviceSelectors" not in pool or "deviceClassName" in pool,
             field="deviceSelectors",
             needs=(),

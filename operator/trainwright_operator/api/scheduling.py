@@ -1,6 +1,6 @@
-"""Where the scheduler puts pods, and what they resolve: affinity, spreading, DNS, under Kubernetes' own names.
+"""Affinity, topology spread constraints and DNS of ``spec.podTemplate``, under Kubernetes' field names.
 
-A selector that is left out means the pods of the attempt itself: nobody knows their labels before they are made.
+A selector that is absent selects the pods of the attempt, because users do not know their labels in advance.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _VALUELESS, _COMPARING = ("Exists", "DoesNotExist"), ("Gt", "Lt")
 
 def affinity() -> Schema:
     return record(
-        "Which nodes, and which pods near by or far, beside what the pool demands.",
+        "Affinity to nodes and pods, in addition to the node selector of the pool.",
         {
             "nodeAffinity": record(
-                "Nodes by their labels.",
+                "Affinity to nodes by their labels.",
                 {
                     REQUIRED: record(
-                        "What a node must have.",
-                        {"nodeSelectorTerms": list_of("One of these must hold.", _node_term(), 8, least=1)},
+                        "Required node labels.",
+                        {"nodeSelectorTerms": list_of("Terms, of which one must match.", _node_term(), 8, least=1)},
                         required=["nodeSelectorTerms"],
                     ),
                     PREFERRED: list_of(
-                        "What makes a node better.",
+                        "Preferred terms.",
                         record(
-                            "A wish.",
+                            "A preferred term.",
                             {"weight": _weight(), "preference": _node_term()},
                             required=["weight", "preference"],
                         ),
@@ -41,32 +41,34 @@ def affinity() -> Schema:
                     ),
                 },
             ),
-            "podAffinity": _pods("Pods to be near to."),
-            "podAntiAffinity": _pods("Pods to be far from."),
+            "podAffinity": _pods("Pods to be placed near to."),
+            "podAntiAffinity": _pods("Pods to be placed away from."),
         },
     )
 
 
 def _pods(about: str) -> Schema:
-    wish = record(
-        "A wish.", {"weight": _weight(), "podAffinityTerm": _pod_term()}, required=["weight", "podAffinityTerm"]
+    preferred = record(
+        "A preferred term.",
+        {"weight": _weight(), "podAffinityTerm": _pod_term()},
+        required=["weight", "podAffinityTerm"],
     )
     return record(
         about,
         {
-            REQUIRED: list_of("All of these must hold.", _pod_term(), 8),
-            PREFERRED: list_of("What makes a node better.", wish, 8),
+            REQUIRED: list_of("Terms, all of which must match.", _pod_term(), 8),
+            PREFERRED: list_of("Preferred terms.", preferred, 8),
         },
     )
 
 
 def _weight() -> Schema:
-    return integer("How much it counts.", 1, 100)
+    return integer("The weight of the term.", 1, 100)
 
 
 def _node_term() -> Schema:
     return record(
-        "Labels of a node, all of which must hold.",
+        "Labels of a node, all of which must match.",
         {
             "matchExpressions": list_of(
                 "The labels.", _expression((*_VALUELESS, "In", "NotIn", *_COMPARING)), 16, least=1
@@ -78,12 +80,12 @@ def _node_term() -> Schema:
 
 def _pod_term() -> Schema:
     return record(
-        "Pods, and what they are to share or not to share.",
+        "Pods, and the topology that is shared with them or not.",
         {
             "labelSelector": _selector(f"Which pods. {OWN_PODS}"),
             "topologyKey": _topology(),
             "namespaces": list_of(
-                "Namespaces of those pods. Default: the job's own.",
+                "Namespaces of those pods. Default: the job's namespace.",
                 string("A namespace.", 63, least=1, pattern=formats.LABEL),
                 16,
             ),
@@ -94,7 +96,7 @@ def _pod_term() -> Schema:
 
 def _topology() -> Schema:
     return string(
-        "The label of nodes, such as topology.kubernetes.io/zone, whose value says what is one place.",
+        "The node label that defines a topology domain, such as topology.kubernetes.io/zone.",
         317,
         least=1,
         pattern=formats.QUALIFIED,
@@ -105,8 +107,10 @@ def _selector(about: str) -> Schema:
     return record(
         about,
         {
-            "matchLabels": formats.label_map("Labels they have.", 16),
-            "matchExpressions": list_of("What their labels are.", _expression((*_VALUELESS, "In", "NotIn")), 16),
+            "matchLabels": formats.label_map("Labels of the pods.", 16),
+            "matchExpressions": list_of(
+                "Expressions over the labels of the pods.", _expression((*_VALUELESS, "In", "NotIn")), 16
+            ),
         },
     )
 
@@ -114,12 +118,12 @@ def _selector(about: str) -> Schema:
 def _expression(operators: tuple[str, ...]) -> Schema:
     compares = set(_COMPARING) <= set(operators)
     return record(
-        "A label and what it may be.",
+        "A label, an operator and values.",
         {
             "key": string("The label.", 317, least=1, pattern=formats.QUALIFIED),
-            "operator": string("How it is compared.", among=operators),
+            "operator": string("How the label is compared.", among=operators),
             "values": list_of(
-                "What it is compared with.", string("A value.", 63, pattern=formats.LABEL_VALUE), 64, least=1
+                "The values to compare with.", string("A value.", 63, pattern=formats.LABEL_VALUE), 64, least=1
             ),
         },
         required=["key", "operator"],
@@ -131,23 +135,23 @@ def _values_fit() -> Rule:
     return Rule(
         "(self.operator in ['Exists', 'DoesNotExist']) != has(self.values)",
         "Exists and DoesNotExist take no values; every other operator does",
-        lambda it: (it["operator"] in _VALUELESS) != ("values" in it),
+        lambda data: (data["operator"] in _VALUELESS) != ("values" in data),
         field="values",
         needs=("operator",),
     )
 
 
 def _compares_with_a_number() -> Rule:
-    def fine(it: dict[str, Any]) -> bool:
-        values = it.get("values", ())
+    def holds(data: dict[str, Any]) -> bool:
+        values = data.get("values", ())
         alone = len(values) == 1 and str(values[0]).isascii() and str(values[0]).isdigit()
-        return it["operator"] not in _COMPARING or not values or alone
+        return data["operator"] not in _COMPARING or not values or alone
 
     return Rule(
         "!(self.operator in ['Gt', 'Lt']) || !has(self.values) || "
         "(size(self.values) == 1 && self.values.all(k, k.matches('^[0-9]+$')))",
         'Gt and Lt compare with one whole number, such as ["40000"]',
-        fine,
+        holds,
         field="values",
         needs=("operator", "values"),
     )
@@ -155,22 +159,24 @@ def _compares_with_a_number() -> Rule:
 
 def spreading() -> Schema:
     constraint = record(
-        "How evenly the pods are spread over one kind of place.",
+        "How evenly the pods are spread over topology domains.",
         {
-            "maxSkew": integer("By how many pods two places may differ.", 1),
+            "maxSkew": integer("The maximum difference in pods between two domains.", 1),
             "topologyKey": _topology(),
-            "whenUnsatisfiable": string("Whether to wait.", among=["DoNotSchedule", "ScheduleAnyway"]),
+            "whenUnsatisfiable": string(
+                "Whether to wait until the constraint holds.", among=["DoNotSchedule", "ScheduleAnyway"]
+            ),
             "labelSelector": _selector(f"Which pods are counted. {OWN_PODS}"),
-            "minDomains": integer("How many places there must be, with DoNotSchedule. Default: 1.", 1),
-            "nodeAffinityPolicy": _policy("nodes that affinity leaves out", "Honor"),
-            "nodeTaintsPolicy": _policy("nodes whose taints keep the pods out", "Ignore"),
+            "minDomains": integer("The minimum number of domains, with DoNotSchedule. Default: 1.", 1),
+            "nodeAffinityPolicy": _policy("nodes excluded by affinity", "Honor"),
+            "nodeTaintsPolicy": _policy("nodes with taints that are not tolerated", "Ignore"),
         },
         required=["maxSkew", "topologyKey", "whenUnsatisfiable"],
         rules=[
             Rule(
                 "!has(self.minDomains) || self.whenUnsatisfiable == 'DoNotSchedule'",
                 "needs whenUnsatisfiable: DoNotSchedule",
-                lambda it: "minDomains" not in it or it["whenUnsatisfiable"] == "DoNotSchedule",
+                lambda data: "minDomains" not in data or data["whenUnsatisfiable"] == "DoNotSchedule",
                 field="minDomains",
                 needs=("whenUnsatisfiable",),
             )
@@ -179,12 +185,12 @@ def spreading() -> Schema:
     return list_of("How the pods are spread over nodes, racks or zones.", constraint, 8)
 
 
-def _policy(whom: str, default: str) -> Schema:
-    return string(f"Whether {whom} are left out of the count (Honor). Default: {default}.", among=["Honor", "Ignore"])
+def _policy(nodes: str, default: str) -> Schema:
+    return string(f"Whether {nodes} are left out of the count (Honor). Default: {default}.", among=["Honor", "Ignore"])
 
 
 def spread_over_different() -> Rule:
-    def fine(pod: dict[str, Any]) -> bool:
+    def holds(pod: dict[str, Any]) -> bool:
         over = [(one["topologyKey"], one["whenUnsatisfiable"]) for one in pod.get("topologySpreadConstraints", ())]
         return len(over) == len(set(over))
 
@@ -192,8 +198,8 @@ def spread_over_different() -> Rule:
         "!has(self.topologySpreadConstraints) || self.topologySpreadConstraints.all(a, "
         "self.topologySpreadConstraints.exists_one(b, b.topologyKey == a.topologyKey && "
         "b.whenUnsatisfiable == a.whenUnsatisfiable))",
-        "two constraints are of one topologyKey and whenUnsatisfiable; keep one of them",
-        fine,
+        "two constraints have the same topologyKey and whenUnsatisfiable; keep one of them",
+        holds,
         field="topologySpreadConstraints",
     )
 
@@ -202,19 +208,21 @@ def dns() -> Schema:
     option = record(
         "An option.",
         {
-            "name": string("Its name.", 253, least=1, pattern=formats.NO_SPACE),
-            "value": string("Its value. Default: none.", 253),
+            "name": string("The name of the option.", 253, least=1, pattern=formats.NO_SPACE),
+            "value": string("The value of the option. Default: none.", 253),
         },
         required=["name"],
     )
     return record(
-        "What is added to the cluster's DNS, by which the pods find each other.",
+        "Additions to the DNS configuration of the pods.",
         {
             "nameservers": list_of(
-                "Addresses of further servers.", string("An IP address.", 45, least=2, pattern=formats.NO_SPACE), 2
+                "IP addresses of additional DNS servers.",
+                string("An IP address.", 45, least=2, pattern=formats.NO_SPACE),
+                2,
             ),
             "searches": list_of(
-                "Further domains to look in.", string("A domain.", 253, least=1, pattern=formats.NO_SPACE), 16
+                "Additional search domains.", string("A domain.", 253, least=1, pattern=formats.NO_SPACE), 16
             ),
             "options": list_of("Options of the resolver, such as ndots.", option, 16),
         },

@@ -1,7 +1,7 @@
-"""TrainingJob and AcceleratorPool as the operator thinks of them: frozen, checked, nothing left to doubt.
+"""TrainingJob and AcceleratorPool as frozen, validated objects.
 
-``parse_job`` and ``parse_pool`` take a manifest as plain dicts and either give the object or raise :class:`SpecError`
-with every mistake at once. After that nobody in the operator asks again whether a field is there or has the right type.
+``parse_job`` and ``parse_pool`` take a manifest as plain dicts, and return the object or raise :class:`SpecError` with
+all problems. The rest of the operator relies on this, and does not check fields or types again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEFAULT_VALIDATION_FRACTION = 0.05
 
 
 class SpecError(ValueError):
-    """A manifest that cannot be accepted; ``problems`` holds every mistake, in the manifest's order."""
+    """The manifest is invalid; ``problems`` holds all problems, in the order of the manifest."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -42,7 +42,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A checked TrainingJob. ``uid`` is empty and ``generation`` 1 for a manifest that was never in a cluster."""
+    """A validated TrainingJob. A manifest that was never in a cluster has an empty ``uid`` and ``generation`` 1."""
 
     name: str
     spec: JobSpec
@@ -52,7 +52,7 @@ class TrainingJob:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     propagated: Mapping[str, str] = field(default_factory=dict)
-    """Those of its labels that all of its children bear, as the operator is told to."""
+    """The labels of the job that all its children get, by the operator's settings."""
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     finalizers: tuple[str, ...] = ()
@@ -60,13 +60,13 @@ class TrainingJob:
 
 
 def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
-    """The job of a manifest or of an object from the API server; :class:`SpecError` names every mistake."""
+    """The job of a manifest or of an object from the API server; raises :class:`SpecError` with all problems."""
     manifest = _accepted(manifest, names.JOB_KIND)
     return job_with_spec(manifest, _job_spec(manifest["spec"], _name(manifest)))
 
 
 def job_with_spec(manifest: Mapping[str, Any], spec: JobSpec) -> TrainingJob:
-    """The job of an object whose spec was parsed before."""
+    """The job of an object whose spec is already parsed."""
     metadata = manifest["metadata"]
     return TrainingJob(
         name=_name(manifest),
@@ -84,7 +84,7 @@ def job_with_spec(manifest: Mapping[str, Any], spec: JobSpec) -> TrainingJob:
 
 
 def _name(manifest: Mapping[str, Any]) -> str:
-    """A name stands in for one that is yet to be generated."""
+    """The name, or a placeholder for one that the API server will generate."""
     metadata = manifest["metadata"]
     return str(metadata.get("name") or f"{metadata['generateName']}00000")
 
@@ -111,7 +111,7 @@ def _job_spec(spec: Mapping[str, Any], name: str) -> JobSpec:
 
 
 def _dataset(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The dataset, with rows held out where evaluation is asked for and nothing says on what."""
+    """The dataset; it holds out rows if evaluation is requested and no evaluation data is given."""
     dataset = spec.get("dataset")
     if dataset is None or not evaluates(spec) or has_eval_data(dataset):
         return dataset
@@ -119,7 +119,7 @@ def _dataset(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def parse_pool(manifest: Mapping[str, Any]) -> AcceleratorPool:
-    """The pool of a manifest; :class:`SpecError` names every mistake."""
+    """The pool of a manifest; raises :class:`SpecError` with all problems."""
     manifest = _accepted(manifest, names.POOL_KIND)
     return AcceleratorPool(
         name=_name(manifest),

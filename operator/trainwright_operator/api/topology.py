@@ -1,7 +1,7 @@
-"""The shape of a TPU slice: from its topology to chips, hosts and devices, with the arithmetic in words.
+"""The shape of a TPU slice: the chips, hosts and devices of a topology.
 
-The same topology can be one host or several (``2x4`` on machines of 8 or of 4 chips), so a pool states the chips per
-host. Nothing is guessed from the product's name but what is the same for all of its machines.
+The same topology can have one host or several (``2x4`` on machines of 8 or of 4 chips), so a pool has to give the chips
+per host. A generation determines only what is the same for all of its machines.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from math import prod
 LABEL_ACCELERATOR = "cloud.google.com/gke-tpu-accelerator"
 LABEL_TOPOLOGY = "cloud.google.com/gke-tpu-topology"
 LABEL_NODE_POOL = "cloud.google.com/gke-nodepool"
-"""On GKE a slice of several hosts is a node pool, whole and nothing else: its nodes carry the same value."""
+"""On GKE a slice of several hosts is exactly one node pool: all its nodes have the same value."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What is the same for every machine of one generation of TPUs."""
+    """Properties that all machines of a TPU generation share."""
 
     accelerator: str
     chips_per_host: tuple[int, ...]
     axes: int
     devices_per_chip: int = 1
-    """How many devices a chip shows to TorchTPU, each driven by a process of its own."""
+    """Devices per chip as TorchTPU sees them; each has its own process."""
 
 
 GENERATIONS: Mapping[str, Generation] = {
@@ -36,12 +36,12 @@ GENERATIONS: Mapping[str, Generation] = {
 
 
 class ShapeError(ValueError):
-    """A topology that no machines can form; the message is the arithmetic."""
+    """No set of hosts has this topology; the message shows the arithmetic."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice of a TPU pool: ``hosts`` machines of ``chips`` chips, each chip of ``devices`` devices."""
+    """One slice of a TPU pool: ``hosts`` machines with ``chips`` chips each, and ``devices`` devices per chip."""
 
     topology: str
     hosts: int
@@ -50,25 +50,25 @@ class Slice:
 
     @staticmethod
     def of(topology: str, chips_per_host: int, devices: int = 1) -> Slice:
-        """Raises :class:`ShapeError` when the chips do not fill whole hosts."""
+        """Raises :class:`ShapeError` if the chips do not fill whole hosts."""
         total = prod(axes(topology))
         if total > chips_per_host and total % chips_per_host:
             raise ShapeError(arithmetic(topology, chips_per_host))
         return Slice(topology, max(1, total // chips_per_host), min(total, chips_per_host), devices)
 
-    def words(self) -> str:
+    def explain(self) -> str:
         """``topology 4x4 has 16 chips, 16 / 8 per host = 2 hosts``"""
         return arithmetic(self.topology, self.chips)
 
 
 def arithmetic(topology: str, chips_per_host: int) -> str:
-    """How many hosts a topology is, and how that is found."""
+    """The number of hosts of a topology, as a calculation."""
     total = prod(axes(topology))
     hosts, remainder = divmod(total, chips_per_host)
-    mend = f", remainder {remainder}; correct topology or chipsPerHost" if remainder else ""
+    fix = f", remainder {remainder}; correct topology or chipsPerHost" if remainder else ""
     return (
         f"topology {topology} has {counted(total, 'chip')}, "
-        f"{total} / {chips_per_host} per host = {counted(hosts, 'host')}{mend}"
+        f"{total} / {chips_per_host} per host = {counted(hosts, 'host')}{fix}"
     )
 
 
@@ -82,7 +82,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def generation_of(generation: str | None, node_selector: Mapping[str, str]) -> Generation | None:
-    """What is known of the pool's machines: from its ``generation``, else from GKE's label."""
+    """The generation of the pool's machines: from ``generation``, else from GKE's label."""
     if generation:
         return GENERATIONS[generation]
     accelerator = node_selector.get(LABEL_ACCELERATOR)

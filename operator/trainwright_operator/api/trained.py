@@ -1,4 +1,4 @@
-"""What is trained, of ``spec``: model, dataset and task, or the user's own script; and the sample at the end."""
+"""The parts of ``spec`` that define the training: model, dataset and task, or a script; and the sample."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ ROLES = {
     "text": "The text.",
     "textPair": "The second text of a pair.",
     "label": "The class of a text.",
-    "source": "The text to translate or to sum up.",
-    "target": "The text to give for it.",
-    "tokens": "The words of a sentence.",
-    "tags": "The tag of each word.",
+    "source": "The text to translate or to summarize.",
+    "target": "The expected output text.",
+    "tokens": "The tokens of a sentence.",
+    "tags": "The tag of each token.",
 }
 
 
 def model() -> Schema:
     return record(
-        "The model, of the Transformers library: saved weights, or fresh ones from a configuration.",
+        "The model, from the Transformers library: saved weights, or new weights from a configuration.",
         {
             "source": string(
-                "A hub id, a folder in the pod, or, with fromConfig, a model type such as gpt2: no download.",
+                "A hub id, a folder in the pod, or, with fromConfig, a model type such as gpt2 (no download).",
                 1024,
                 least=1,
                 pattern=formats.NO_SPACE,
@@ -45,18 +45,18 @@ def model() -> Schema:
                 "Branch, tag or commit of a hub id. Default: main.", 255, least=1, pattern=formats.NO_SPACE
             ),
             "fromConfig": free_map(
-                "Train from fresh weights: changes to the configuration of source, under the names of its config.json "
-                "(n_layer, hidden_size, ...). Present, even empty, it means that no weights are loaded."
+                "Train from new weights: overrides for the configuration of source, with the names of its config.json "
+                "(n_layer, hidden_size, ...). If present, even if empty, no weights are loaded."
             ),
             "tokenizer": string(
-                "Hub id or folder of the tokenizer; bytes is one token for each byte, without a file. Default: source.",
+                "Hub id or folder of the tokenizer; bytes means one token per byte, without a file. Default: source.",
                 1024,
                 least=1,
                 pattern=formats.NO_SPACE,
             ),
-            "trustRemoteCode": boolean("Run the Python code that the model's repository brings. Default: false."),
+            "trustRemoteCode": boolean("Run Python code from the model's repository. Default: false."),
             "dtype": string(
-                "Type of the loaded weights. Default: float32; mixed precision is bf16 or fp16 of trainingArguments.",
+                "Type of the loaded weights. Default: float32; mixed precision is bf16 or fp16 in trainingArguments.",
                 among=["auto", "float32", "bfloat16", "float16"],
             ),
         },
@@ -74,7 +74,7 @@ def dataset() -> Schema:
                 least=1,
             ),
             "format": string(
-                "What the files hold; text gives a column text. Default: by the extension.", among=FORMATS
+                "The format of the files; text has one column, text. Default: by the extension.", among=FORMATS
             ),
             "name": string("The configuration of a hub dataset. Default: its only one.", 255, least=1),
             "revision": string(
@@ -86,38 +86,38 @@ def dataset() -> Schema:
             ),
             "evalSplit": string("The split to evaluate on. Default: none; with evalSource: train.", 255, least=1),
             "validationFraction": number(
-                "The share of rows held out of training, chosen by the seed, to evaluate on. Default: 0.05 when "
-                "evalStrategy asks for evaluation and neither evalSource nor evalSplit is given, else none.",
+                "The fraction of rows held out for evaluation, chosen by the seed. Default: 0.05 if "
+                "evalStrategy enables evaluation and neither evalSource nor evalSplit is given, else none.",
                 least=0,
                 most=1,
                 open_ends="least most",
             ),
             "columns": record(
-                "Which column plays which role. Default: by the columns' usual names.",
+                "The column of each role. Default: by common column names.",
                 {role: string(about, 255, least=1) for role, about in ROLES.items()},
             ),
             "blockSize": integer(
-                "Language models: pack texts into blocks of so many tokens. Default: what it can read, at most 1024.",
+                "Language models: pack texts into blocks of this length. Default: the model's maximum, at most 1024.",
                 2,
                 2**24,
             ),
-            "maxLength": integer("Longer texts are cut to so many tokens. Default: what the model can read.", 1, 2**24),
-            "maxTrainSamples": integer("Train on the first so many rows. Default: all.", 1),
-            "maxEvalSamples": integer("Evaluate on the first so many rows. Default: all.", 1),
-            "streaming": boolean("Read rows while training, without a copy on disk. Needs maxSteps. Default: false."),
+            "maxLength": integer("Truncate texts to this many tokens. Default: the model's maximum.", 1, 2**24),
+            "maxTrainSamples": integer("Train on only this many rows, from the start. Default: all.", 1),
+            "maxEvalSamples": integer("Evaluate on only this many rows, from the start. Default: all.", 1),
+            "streaming": boolean("Read rows during training, without a copy on disk. Needs maxSteps. Default: false."),
         },
         required={"source": "is missing: give a path, a glob, a URL or a hub id"},
         rules=[
             Rule(
                 "!has(self.validationFraction) || !(has(self.evalSource) || has(self.evalSplit))",
-                "evalSource or evalSplit gives the data to evaluate on already; remove one of them",
-                lambda it: not ("validationFraction" in it and ("evalSource" in it or "evalSplit" in it)),
+                "evalSource or evalSplit already gives the evaluation data; remove one of them",
+                lambda data: not ("validationFraction" in data and ("evalSource" in data or "evalSplit" in data)),
                 field="validationFraction",
             ),
             Rule(
                 "!has(self.validationFraction) || !has(self.streaming) || !self.streaming",
-                "a streamed dataset cannot be divided; give evalSource or evalSplit",
-                lambda it: not ("validationFraction" in it and it.get("streaming")),
+                "a streamed dataset cannot be split; give evalSource or evalSplit",
+                lambda data: not ("validationFraction" in data and data.get("streaming")),
                 field="validationFraction",
             ),
         ],
@@ -126,12 +126,12 @@ def dataset() -> Schema:
 
 def script() -> Schema:
     return record(
-        "Your own Python file, started on every rank as torchrun would. It may use trainwright.Trainer, the Hugging "
+        "A Python script, started on every rank as with torchrun. It may use trainwright.Trainer, the Hugging "
         "Face Trainer or plain PyTorch.",
         {
-            "inline": string("The program itself, at most 64 KiB.", MAX_INLINE_SCRIPT, least=1),
+            "inline": string("The source text, at most 64 KiB.", MAX_INLINE_SCRIPT, least=1),
             "configMap": record(
-                "A ConfigMap in the job's namespace that holds it.",
+                "A ConfigMap in the job's namespace with the script.",
                 {
                     "name": formats.object_name("The ConfigMap's name."),
                     "key": formats.config_key("The key, such as train.py."),
@@ -139,10 +139,10 @@ def script() -> Schema:
                 required=["name", "key"],
             ),
             "path": string("A path in the image or on a mounted volume.", 4096, least=1),
-            "args": list_of("Arguments of its command line. Default: none.", string("An argument.", 4096), 256),
+            "args": list_of("Command-line arguments. Default: none.", string("An argument.", 4096), 256),
             "overlay": boolean(
-                "Put Trainwright's Trainer under whatever the script and its libraries (TRL, sentence-transformers, "
-                "SetFit) import as the Trainer of transformers. Default: false."
+                "Let the script and its libraries (TRL, sentence-transformers, SetFit) import Trainwright's Trainer in "
+                "place of the Trainer of transformers. Default: false."
             ),
         },
         rules=[exactly_one(["inline", "configMap", "path"], "give exactly one of inline, configMap, path")],
@@ -151,12 +151,12 @@ def script() -> Schema:
 
 def sample() -> Schema:
     return record(
-        "Text that the trained model writes at the end, into the log and the output.",
+        "Text that the trained model generates at the end, for the log and the output.",
         {
-            "prompts": list_of("What it goes on from.", string("A prompt.", 4096), 32, least=1),
-            "maxNewTokens": integer("How many tokens it writes at most. Default: 128.", 1, 65536),
+            "prompts": list_of("The prompts.", string("A prompt.", 4096), 32, least=1),
+            "maxNewTokens": integer("The maximum number of generated tokens. Default: 128.", 1, 65536),
             "temperature": number(
-                "How daring it is; 0 takes the likeliest token each time. Default: 1.", least=0, most=100
+                "Sampling temperature; 0 always takes the most likely token. Default: 1.", least=0, most=100
             ),
         },
         required={"prompts": "is missing: give at least one prompt"},

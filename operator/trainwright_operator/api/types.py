@@ -1,6 +1,7 @@
-"""Constructors of schemas in which a bound cannot be forgotten, and rules that a schema alone cannot say.
+"""Constructors for schemas with bounds, and rules that a schema cannot express.
 
-Everything is bounded because an API server prices each CEL rule by the largest object the schema lets through.
+Everything is bounded because an API server estimates the cost of a CEL rule by the largest object that the schema
+allows.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ INT_OR_STRING = "x-kubernetes-int-or-string"
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**53 - 1
-"""The API server keeps bounds as doubles: 2**63 - 1 would round up to what is no int64 any more."""
+"""The API server stores bounds as doubles; 2**63 - 1 would be rounded to a number that is no int64."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: where it is (``spec.trainingArguments.maxSteps``), and in one line what is wrong and the mend."""
+    """One problem: the path of the field (``spec.trainingArguments.maxSteps``), and one line with problem and fix."""
 
     path: str
     message: str
@@ -33,42 +34,42 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rule:
-    """What spans fields: the CEL that the API server runs, and the same in Python for ``validate``.
+    """A validation rule, as CEL for the API server and as a Python predicate for ``validate``.
 
-    ``fine`` takes the object the rule stands on, and for a ``transition`` the former object as well. ``field`` is where
-    the mistake is reported, relative to that object. ``needs`` names the fields whose values it looks at, so that it is
-    not asked about values already known to be wrong; ``None`` is every field, ``()`` none: their presence alone.
+    ``predicate`` takes the object that has the rule, and for a ``transition`` also the old object. The problem is
+    reported at ``field``, relative to that object. ``needs`` lists the fields whose values the rule reads: it is
+    skipped if one of them is already invalid. ``None`` means all fields; ``()`` means that only their presence matters.
     """
 
     cel: str
     message: str
-    fine: Callable[..., bool]
+    predicate: Callable[..., bool]
     field: str | None = None
     transition: bool = False
     needs: tuple[str, ...] | None = None
-    words: tuple[str, Callable[..., str]] | None = None
-    """A message that names the values, as CEL and in Python; ``message`` is then what the rule says of any."""
+    message_with_values: tuple[str, Callable[..., str]] | None = None
+    """A message that includes values, as CEL and in Python; ``message`` is the fallback without them."""
     at_creation: bool = False
-    """True once is true for good, as what it looks at is fixed after creation: an API server, which judges the whole
-    object at every write of its status, need not look again."""
+    """Whether the rule runs only at creation, because the fields that it reads cannot change afterwards. The API server
+    would otherwise run it at every write of the status."""
 
     def render(self) -> dict[str, Any]:
         once = {"optionalOldSelf": True} if self.at_creation else {}
         cel = f"oldSelf.hasValue() || ({self.cel})" if self.at_creation else self.cel
-        told = {"messageExpression": self.words[0]} if self.words else {}
+        expression = {"messageExpression": self.message_with_values[0]} if self.message_with_values else {}
         path = {"fieldPath": f".{self.field}"} if self.field else {}
-        return {"rule": cel, "message": self.message, **told, **path, **once}
+        return {"rule": cel, "message": self.message, **expression, **path, **once}
 
-    def told(self, *values: Any) -> str:
-        return self.words[1](*values) if self.words else self.message
+    def message_for(self, *values: Any) -> str:
+        return self.message_with_values[1](*values) if self.message_with_values else self.message
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """A regular expression (RE2 and Python read it alike) and what it means in words."""
+    """A regular expression that RE2 and Python read the same way, and a hint for a value that does not match."""
 
     expression: str
-    words: str
+    hint: str
 
 
 def string(
@@ -79,7 +80,7 @@ def string(
     pattern: Pattern | None = None,
     among: Iterable[str] | None = None,
 ) -> Schema:
-    """Text of ``least`` to ``most`` characters, or one of the choices ``among``."""
+    """A string of ``least`` to ``most`` characters, or one of the choices ``among``."""
     schema: Schema = {"type": "string", "description": about}
     if among is not None:
         return schema | {"enum": list(among)}
@@ -87,7 +88,7 @@ def string(
     if least:
         schema["minLength"] = least
     if pattern:
-        schema |= {"pattern": pattern.expression, "_words": pattern.words}
+        schema |= {"pattern": pattern.expression, "_hint": pattern.hint}
     return schema
 
 
@@ -97,7 +98,7 @@ def integer(about: str, least: int = 0, most: int = INT32_MAX) -> Schema:
 
 
 def number(about: str, *, least: float | None = None, most: float | None = None, open_ends: str = "") -> Schema:
-    """A number; ``open_ends`` names the ends that are themselves excluded: ``"least"``, ``"most"`` or both."""
+    """A number; ``open_ends`` names the bounds that are exclusive: ``"least"``, ``"most"`` or both."""
     schema: Schema = {"type": "number", "description": about}
     if least is not None:
         schema["minimum"] = least
@@ -121,7 +122,7 @@ def record(
     required: Mapping[str, str] | Iterable[str] = (),
     rules: Iterable[Rule] = (),
 ) -> Schema:
-    """An object with known fields; ``required`` may give for each field the words that help who forgot it."""
+    """An object with known fields; ``required`` may map each field to the message for when it is missing."""
     schema: Schema = {"type": "object", "description": about, "properties": dict(fields)}
     if names := list(required):
         schema["required"] = names
@@ -138,23 +139,23 @@ def map_of(about: str, values: Schema, most: int, *, rules: Iterable[Rule] = ())
 
 
 def free(about: str) -> Schema:
-    """An object whose fields belong to somebody else (a model's configuration, DeepSpeed's)."""
+    """An object with arbitrary fields (a model's or DeepSpeed's configuration)."""
     return {"type": "object", "description": about, FREE: True}
 
 
 def open_record(about: str, fields: Mapping[str, str]) -> Schema:
-    """Like :func:`free`, with the fields by name that are known: of those alone CEL notices that one is renamed."""
-    known = {name: {FREE: True, "nullable": True, "description": said} for name, said in fields.items()}
+    """Like :func:`free`, with descriptions of known fields. CEL compares the names of known fields only."""
+    known = {name: {FREE: True, "nullable": True, "description": text} for name, text in fields.items()}
     return free(about) | {"properties": known}
 
 
 def free_map(about: str, most: int = 512) -> Schema:
-    """Like :func:`free`, for objects that CEL compares whole: it does not see a renamed key of a free object."""
+    """Like :func:`free`, for objects that CEL has to compare: in a free object it misses a renamed key."""
     return map_of(about, {FREE: True, "nullable": True}, most)
 
 
 def list_of(about: str, items: Schema, most: int, *, least: int = 0, key: str | None = None) -> Schema:
-    """A list of at most ``most`` items; with ``key`` a list whose items are told apart by that field."""
+    """A list of at most ``most`` items; ``key`` is the field that identifies an item."""
     schema: Schema = {"type": "array", "description": about, "items": items, "maxItems": most}
     if least:
         schema["minItems"] = least
@@ -172,12 +173,12 @@ def int_or_string(about: str, pattern: Pattern, most: int = 64) -> Schema:
         "description": about,
         "maxLength": most,
         "pattern": pattern.expression,
-        "_words": pattern.words,
+        "_hint": pattern.hint,
     }
 
 
 def at_creation(rules: Iterable[Rule]) -> list[Rule]:
-    """The same rules, judged when the object is made and not again."""
+    """The same rules, evaluated only when the object is created."""
     return [replace(rule, at_creation=True) for rule in rules]
 
 
@@ -189,7 +190,7 @@ def exactly_one(of: Iterable[str], message: str) -> Rule:
 
 
 def unchanged(name: str, message: str) -> Rule:
-    """The field may neither appear, go nor change after creation."""
+    """The field may not be added, removed or changed after creation."""
     return Rule(
         f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
         message,

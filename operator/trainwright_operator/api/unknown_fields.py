@@ -1,4 +1,4 @@
-"""What is wrong with the name of a field that does not exist: its right spelling, its place, or what became of it."""
+"""The message for an unknown field: the field that was meant, where it belongs, or what replaced it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ MOST_LISTED = 14
 
 
 def unknown_field(key: str, fields: dict[str, Any], path: str) -> str:
-    """What is wrong with ``key`` in the object at ``path``, whose fields are ``fields``."""
-    if path.endswith("trainingArguments") and (reason := gone(mirror.snake(key))):
+    """The message for ``key`` in the object at ``path``, which has the fields ``fields``."""
+    if path.endswith("trainingArguments") and (reason := removed(mirror.snake(key))):
         return reason
     if near := nearest(key, fields):
         return f"is not a field; did you mean {near}?"
     if home := next((place for place, name in _homes() if name == key or name == mirror.camel(key)), None):
         return f"is not a field here; it belongs to {home}"
     if len(fields) <= MOST_LISTED:
-        return f"is not a field; there {'is' if len(fields) == 1 else 'are'} {', '.join(fields)}"
-    return "is not a field; `trainwright explain` lists those there are"
+        return f"is not a field; the fields are: {', '.join(fields)}"
+    return "is not a field; `trainwright explain` lists the fields"
 
 
-def gone(name: str) -> str | None:
-    """What became of an argument that a manifest has no field for, or that older versions of transformers had."""
+def removed(name: str) -> str | None:
+    """What to do about an argument that a manifest does not have, or that transformers has removed."""
     from trainwright.arguments.names import FORMER
 
     if name in mirror.ABSENT:
@@ -40,7 +40,7 @@ def gone(name: str) -> str | None:
 
 
 def _homes() -> Iterator[tuple[str, str]]:
-    """Every object of a TrainingJob's spec with each of its fields, the outermost first."""
+    """Path and field name of every object in a TrainingJob's spec, outermost first."""
     from trainwright_operator.api.job import JobSpec
 
     level = [("spec", declare.schema(JobSpec))]

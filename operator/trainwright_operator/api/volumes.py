@@ -1,4 +1,4 @@
-"""The kinds of volume a job may mount, under Kubernetes' own names."""
+"""The volumes that a job may mount, under Kubernetes' field names."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def volume() -> Schema:
             exactly_one(sources, f"give exactly one source: {', '.join(sources)}"),
             Rule(
                 f"!self.name.startsWith('{OWNED}')",
-                f"begins with {OWNED}, as the operator's own volumes do; use another name",
-                lambda it: not it["name"].startswith(OWNED),
+                f"begins with {OWNED}, which is reserved for the operator; use another name",
+                lambda volume: not volume["name"].startswith(OWNED),
                 field="name",
                 needs=("name",),
             ),
@@ -49,7 +49,7 @@ def volume() -> Schema:
 
 def claim() -> Schema:
     return record(
-        "A PersistentVolumeClaim in the job's namespace; with several nodes it must be ReadWriteMany.",
+        "A PersistentVolumeClaim in the job's namespace; several nodes need ReadWriteMany.",
         {
             "claimName": formats.object_name("The claim's name."),
             "readOnly": boolean("Mount it read-only. Default: false."),
@@ -60,12 +60,12 @@ def claim() -> Schema:
 
 def empty_dir() -> Schema:
     return record(
-        "A folder that begins empty and ends with the pod.",
+        "A folder that is empty at first and deleted with the pod.",
         {
             "medium": string(
-                "Where it lies: '' is the node's disk, Memory is a tmpfs. Default: ''.", among=["", "Memory"]
+                "The medium: '' is the node's disk, Memory is a tmpfs. Default: ''.", among=["", "Memory"]
             ),
-            "sizeLimit": formats.quantity("How large it may grow. Default: no limit."),
+            "sizeLimit": formats.quantity("The maximum size. Default: no limit."),
         },
     )
 
@@ -73,10 +73,10 @@ def empty_dir() -> Schema:
 def host_path() -> Schema:
     kinds = ["", "DirectoryOrCreate", "Directory", "FileOrCreate", "File"]
     return record(
-        "A path of the node itself; with several nodes each has its own. Restricted namespaces forbid it.",
+        "A path of the node; several nodes do not share it. Restricted namespaces forbid it.",
         {
             "path": string("The path on the node.", 1024, least=1, pattern=formats.ABSOLUTE_PATH),
-            "type": string("What must be there: '' is not checked. Default: ''.", among=kinds),
+            "type": string("What must exist at the path; '' means no check. Default: ''.", among=kinds),
         },
         required=["path"],
     )
@@ -93,12 +93,12 @@ def _files(kind: str, name: str) -> Schema:
         required=["key", "path"],
     )
     return record(
-        f"A {kind} in the job's namespace, each key a file.",
+        f"A {kind} in the job's namespace; each key is a file.",
         {
             name: formats.object_name(f"The {kind}'s name."),
-            "items": list_of("The keys to show. Default: all.", item, 64),
+            "items": list_of("The keys to mount. Default: all.", item, 64),
             "defaultMode": integer("Permission bits of the files; YAML reads 0644 as octal. Default: 0644.", 0, 0o777),
-            "optional": boolean("Go on without it when it is missing. Default: false."),
+            "optional": boolean("Start even if it does not exist. Default: false."),
         },
         required=[name],
     )
@@ -123,12 +123,12 @@ def _csi() -> Schema:
         required=["name"],
     )
     return record(
-        "A volume that lives with the pod, by a CSI driver: an object store's bucket, for one.",
+        "An ephemeral volume of a CSI driver, such as a bucket of an object store.",
         {
             "driver": string("The driver, such as gcsfuse.csi.storage.gke.io.", 253, least=1, pattern=formats.NO_SPACE),
             "readOnly": boolean("Mount it read-only. Default: false."),
             "fsType": string("The file system to mount. Default: the driver's.", 63),
-            "volumeAttributes": map_of("What the driver wants to know.", string("The attribute's value.", 1024), 64),
+            "volumeAttributes": map_of("Attributes for the driver.", string("The attribute's value.", 1024), 64),
             "nodePublishSecretRef": secret,
         },
         required=["driver"],
@@ -137,7 +137,7 @@ def _csi() -> Schema:
 
 def _image() -> Schema:
     return record(
-        "An OCI image or artefact as a read-only folder: a model in a registry, for one.",
+        "An OCI image or artifact as a read-only folder, such as a model in a registry.",
         {
             "reference": string("The image.", 1024, least=1, pattern=formats.NO_SPACE),
             "pullPolicy": string(

@@ -115,7 +115,7 @@ def _problems(settings: Settings) -> Iterator[str]:
         if label.startswith(f"{GROUP}/") or label == LABEL_MANAGED_BY:
             yield f"{PREFIX}PROPAGATE_LABELS={label}: is the operator's own; leave it out"
         elif not is_key(label):
-            yield f"{PREFIX}PROPAGATE_LABELS={label}: {KEY.words}"
+            yield f"{PREFIX}PROPAGATE_LABELS={label}: {KEY.hint}"
     if settings.progress_port == settings.http_port:
         yield f"{PREFIX}PROGRESS_PORT={settings.progress_port}: is that of health and metrics (HTTP_PORT)"
 

@@ -18,7 +18,7 @@ from trainwright_operator.api.manifest import join
 from trainwright_operator.api.pool import AcceleratorPool
 from trainwright_operator.api.status import job_status
 from trainwright_operator.api.types import FREE, INT_OR_STRING, RULES, Rule, Schema
-from trainwright_operator.api.unknown_fields import gone
+from trainwright_operator.api.unknown_fields import removed
 
 DONE, INVALID = 0, 2
 ARGUMENTS = "spec.trainingArguments"
@@ -124,7 +124,7 @@ def _split_kind(query: str) -> tuple[str | None, str]:
 
 def _hint(query: str) -> str:
     name = query.rpartition(".")[2]
-    if reason := gone(mirror.snake(name)):
+    if reason := removed(mirror.snake(name)):
         return f"; {name} {reason}"
     if told := topic(name):
         return f"; {told}"
@@ -186,7 +186,7 @@ def _facts(field: Field) -> Iterator[str]:
     if bounds := _bounds(schema):
         yield bounds
     if "pattern" in schema:
-        yield schema["_words"]
+        yield schema["_hint"]
     yield from (f"at most {field.schema[key]} {what}" for key, what in _SIZES if key in field.schema)
     yield from (rule.message for rule in field.rules)
     yield from (rule.message for rule in schema.get(RULES, ()) if rule.field is None and not rule.transition)

@@ -129,7 +129,7 @@ def _nodes(job: TrainingJob, pool: AcceleratorPool, shape: Slice) -> int:
     asked, slices = job.spec.accelerator.nodes, pool.slices
     if asked is None or asked == shape.hosts * slices:
         return shape.hosts
-    arithmetic = shape.words()
+    arithmetic = shape.explain()
     if slices > 1:
         arithmetic += f", x {slices} slices = {shape.hosts * slices} hosts"
     raise PoolError(f"spec.accelerator.nodes: {arithmetic}; nodes: {asked} asked")
