@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 DONE, FAILED, INVALID = 0, 1, 2
 
-DESCRIPTION = "Train models from TrainingJob manifests: check them, run them here, follow them in a cluster."
+DESCRIPTION = "Check TrainingJob manifests, run them here, and follow jobs in a cluster."
 EPILOG = """\
 examples:
-  trainwright validate job.yaml            check a manifest as the API server would
-  trainwright plan job.yaml                print what the operator would create
-  trainwright run job.yaml                 train it here, with no cluster
-  trainwright explain learningRate         what a field means
-  trainwright watch gpt-corpus             follow a job in a cluster
+  trainwright validate job.yaml        check a manifest as the API server would
+  trainwright plan job.yaml            print what the operator would create
+  trainwright run job.yaml             train on this machine, without a cluster
+  trainwright explain learningRate     describe a field
+  trainwright watch gpt-corpus         follow a job in a cluster
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and give its exit code."""
+    """Run one command and return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without a character shows another one
+        sys.stdout.reconfigure(errors="replace")  # replaces characters that the terminal cannot encode
     options = build_parser(whole="run" in arguments).parse_args(arguments)
     try:
         code = _command(options.run)(options)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
@@ -56,14 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(place: str) -> Callable[[argparse.Namespace], int]:
-    """``module:function``, imported now: no command pays for another's imports."""
+    """Imports ``module:function`` only when it is needed."""
     module, _, function = place.partition(":")
     found: Callable[[argparse.Namespace], int] = getattr(import_module(f"trainwright_operator.{module}"), function)
     return found
 
 
 def build_parser(*, whole: bool = True) -> argparse.ArgumentParser:
-    """``whole`` includes the options of ``run``, which live with the runner and cost its imports."""
+    """``whole`` adds the options of ``run``, which are defined in the runner's module and need its imports."""
     parser = _Parser(prog=_program(), description=DESCRIPTION, epilog=EPILOG, formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"trainwright {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
@@ -89,15 +89,15 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, where argparse prints its usage as well."""
+    """Prints an error as one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(INVALID, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
-def _add(commands: Commands, name: str, run: str, about: str, epilog: str = "") -> argparse.ArgumentParser:
+def _add(commands: Commands, name: str, run: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
     parser = commands.add_parser(
-        name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=epilog, formatter_class=_Formatter
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=epilog, formatter_class=_Formatter
     )
     parser.set_defaults(run=run)
     return parser
@@ -108,14 +108,14 @@ def _add_validate(commands: Commands) -> None:
         commands,
         "validate",
         "commands.validating:main",
-        "check manifests as the API server would, with every mistake and its line",
+        "check manifests as the API server would, and print all problems with lines",
         "examples:\n  trainwright validate job.yaml pools/\n  kustomize build . | trainwright validate -\n\n"
-        "exit code 2 when anything is wrong; documents of other kinds are left alone",
+        "exit code 2 if there is any problem; documents of other kinds are ignored",
     )
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a YAML or JSON file, a folder of them, or - for standard input"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of what is right")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print only problems")
 
 
 def _add_plan(commands: Commands) -> None:
@@ -123,24 +123,24 @@ def _add_plan(commands: Commands) -> None:
         commands,
         "plan",
         "commands.planning:main",
-        "print what the operator would create for a job, as YAML that kubectl takes",
+        "print what the operator would create for a job, as YAML for kubectl",
         "examples:\n  trainwright plan job.yaml\n  trainwright plan job.yaml --pools pools.yaml -o json\n"
         "  trainwright plan job.yaml --diff former.yaml\n"
-        "  trainwright plan job.yaml --pools pools.yaml --pool mi300x --diff h100 --diff v6e-16",
+        "  trainwright plan job.yaml --pools pools.yaml --pool mi300x --diff h100",
     )
     parser.add_argument("file", metavar="FILE", help="the manifest, or - for standard input")
     parser.add_argument(
-        "--pools", metavar="FILE", action="append", default=[], help="manifests of AcceleratorPools; may be given again"
+        "--pools", metavar="FILE", action="append", default=[], help="manifests of AcceleratorPools; repeatable"
     )
     parser.add_argument(
-        "-o", "--output", choices=("yaml", "json"), default="yaml", help="how it is printed (default: yaml)"
+        "-o", "--output", choices=("yaml", "json"), default="yaml", help="output format (default: yaml)"
     )
-    parser.add_argument("--pool", metavar="NAME", help="plan for this pool, whatever spec.accelerator.pool says")
+    parser.add_argument("--pool", metavar="NAME", help="plan for this pool instead of spec.accelerator.pool")
     parser.add_argument(
         "--diff",
         metavar="OTHER",
         action="append",
-        help="print how the plan differs from that of this manifest, or on this pool; may be given again",
+        help="print the difference from the plan of this manifest or on this pool; repeatable",
     )
 
 
@@ -149,8 +149,8 @@ def _add_run(commands: Commands, whole: bool) -> None:
         commands,
         "run",
         "local.command:main",
-        "train a job on this machine: the very pods of its plan, as processes",
-        "examples:\n  trainwright run job.yaml\n\nexit code 1 when the job failed",
+        "train a job on this machine, with the pods of its plan as processes",
+        "examples:\n  trainwright run job.yaml\n\nexit code 1 if the job failed",
     )
     if whole:
         import_module("trainwright_operator.local.command").add_arguments(parser)
@@ -161,24 +161,24 @@ def _add_convert(commands: Commands) -> None:
         commands,
         "convert",
         "commands.convert:main",
-        "turn Hugging Face TrainingArguments into a manifest, or a manifest into them",
+        "convert Hugging Face TrainingArguments to a manifest, or back",
         "examples:\n  trainwright convert training_args.json > job.yaml\n"
-        "  trainwright convert training_args.json --script train.py --claim runs > job.yaml\n"
+        "  trainwright convert training_args.json --script train.py > job.yaml\n"
         "  trainwright convert job.yaml > training_args.json\n\n"
-        "exit code 2 when the manifest that is printed does not validate; comments say what was left out",
+        "exit code 2 if the printed manifest is invalid; comments name what was left out",
     )
     parser.add_argument(
         "file",
         metavar="FILE",
         help="TrainingArguments.to_dict(), or a config of TRL or axolotl, or a manifest; - for standard input",
     )
-    parser.add_argument("--to", choices=("manifest", "arguments"), help="default: the other one of what FILE is")
+    parser.add_argument("--to", choices=("manifest", "arguments"), help="output (default: the opposite of FILE)")
     parser.add_argument("--name", help="metadata.name (default: from the run's name or output folder)")
     parser.add_argument("--model", help="spec.model.source")
     parser.add_argument("--dataset", help="spec.dataset.source")
     parser.add_argument("--task", help="spec.task (default: CausalLM)")
     parser.add_argument(
-        "--script", metavar="FILE", help="train with this Python file instead, written into the manifest"
+        "--script", metavar="FILE", help="train with this Python file, which is copied into the manifest"
     )
     parser.add_argument("--claim", help="the PersistentVolumeClaim for the output")
 
@@ -188,7 +188,7 @@ def _add_explain(commands: Commands) -> None:
         commands,
         "explain",
         "commands.explain:main",
-        "say what a field means, its type, bounds and default",
+        "describe a field: meaning, type, bounds and default",
         "examples:\n  trainwright explain learningRate\n  trainwright explain per_device_train_batch_size\n"
         "  trainwright explain spec.dataset\n  trainwright explain AcceleratorPool.spec.topology",
     )
@@ -199,7 +199,7 @@ def _add_explain(commands: Commands) -> None:
         default="spec",
         help="a field's name, in camelCase or snake_case, or its path",
     )
-    parser.add_argument("-r", "--recursive", action="store_true", help="list all fields below it")
+    parser.add_argument("-r", "--recursive", action="store_true", help="list all nested fields")
 
 
 def _add_watch(commands: Commands) -> None:
@@ -209,7 +209,7 @@ def _add_watch(commands: Commands) -> None:
         "remote.watching:main",
         "follow jobs in a cluster until they finish",
         "examples:\n  trainwright watch gpt-corpus\n  trainwright watch -n team-a\n  trainwright watch -A\n\n"
-        "exit code 1 when one of them failed",
+        "exit code 1 if one of them failed",
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: every job of the namespace")
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="every job of the cluster")
@@ -221,17 +221,19 @@ def _add_logs(commands: Commands) -> None:
         commands,
         "logs",
         "remote.logs:main",
-        "print what all ranks of a job have printed, in order of time",
+        "print the logs of all ranks of a job in time order",
         "examples:\n  trainwright logs gpt-corpus --follow\n  trainwright logs gpt-corpus --rank 0 --previous",
     )
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job has finished, over restarts")
-    parser.add_argument("--rank", type=int, metavar="N", help="of this rank alone")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="follow until the job has finished, across restarts"
+    )
+    parser.add_argument("--rank", type=int, metavar="N", help="only this rank")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--attempt", type=int, metavar="N", help="of this attempt (default: the newest)")
-    which.add_argument("-p", "--previous", action="store_true", help="of the attempt before the newest")
+    which.add_argument("--attempt", type=int, metavar="N", help="this attempt (default: the latest)")
+    which.add_argument("-p", "--previous", action="store_true", help="the attempt before the latest")
     parser.add_argument("--tail", type=int, metavar="N", help="only the last lines of each pod")
-    parser.add_argument("--timestamps", action="store_true", help="with the time of each line")
+    parser.add_argument("--timestamps", action="store_true", help="print the time of each line")
     _add_cluster(parser)
 
 
@@ -240,7 +242,7 @@ def _add_report(commands: Commands) -> None:
         commands,
         "report",
         "remote.reporting:main",
-        "sum a run up: what was asked, its losses, each attempt, metrics, the best checkpoint",
+        "summarize a run: spec, losses, attempts, metrics and best checkpoint",
         "examples:\n  trainwright report gpt-corpus\n  trainwright report gpt-corpus --format html > run.html",
     )
     parser.add_argument("name", metavar="NAME")
@@ -253,7 +255,7 @@ def _add_describe(commands: Commands) -> None:
         commands,
         "describe",
         "remote.describing:main",
-        "say why a job is not running, and what to do",
+        "explain why a job is not running, and what to do",
         "examples:\n  trainwright describe gpt-corpus",
     )
     parser.add_argument("name", metavar="NAME")
@@ -261,7 +263,7 @@ def _add_describe(commands: Commands) -> None:
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", "--namespace", metavar="NAME", help="default: that of the kubeconfig's context")
+    parser.add_argument("-n", "--namespace", metavar="NAME", help="default: the namespace of the kubeconfig's context")
     parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context to use")
     parser.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, or ~/.kube/config")
 

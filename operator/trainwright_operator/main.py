@@ -1,4 +1,4 @@
-"""``python -m trainwright_operator.main``: the operator, or one line where its packages are not installed."""
+"""``python -m trainwright_operator.main``: the operator, or one line if its packages are not installed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNUSABLE = 2
 
 
 def main() -> int:
-    """The exit code of the operator's process; 2 when it cannot start for a reason that only a person can mend."""
+    """The exit code of the operator's process; 2 if it cannot start until the user fixes something."""
     if line := extras.missing(*extras.packages("operator")):
         print(f"trainwright-operator: {line}", file=sys.stderr)
         return UNUSABLE

@@ -150,7 +150,7 @@ def test_an_interrupt_saves_and_the_same_command_goes_on(tmp_path, signum, code)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert f"stopped: saved {run.output}/checkpoint-7; the same command goes on from there" in err
+    assert f"stopped: saved {run.output}/checkpoint-7; run the same command to continue" in err
     assert run.saved["status"]["state"] == "Suspended"
     again = run.finish()
     assert again.returncode == 0, again.stderr
@@ -216,7 +216,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert run.finish().returncode == 0
     again = run.finish()
     assert again.returncode == 0
-    assert "is trained already" in again.stdout
+    assert "is already trained" in again.stdout
     assert len(run.saved["status"]["attempts"]) == 1
     assert run.finish("--set", "spec.trainingArguments.numTrainEpochs=5").returncode == 0
     assert len(run.saved["status"]["attempts"]) == 2
@@ -227,7 +227,7 @@ def test_what_was_trained_is_not_mixed_with_another_run(tmp_path):
     assert run.finish().returncode == 0
     changed = run.finish("--set", "spec.trainingArguments.learningRate=0.2")
     assert changed.returncode == 2
-    assert "holds what was trained before: choose another --output" in changed.stderr
+    assert "holds the result of the previous run: choose another --output" in changed.stderr
     assert len(changed.stderr.strip().splitlines()) == 1
 
 
@@ -280,7 +280,7 @@ def test_two_runs_do_not_share_an_output(tmp_path):
     ("args", "words"),
     [
         (["--volume", "corpus"], "must be written NAME=VALUE"),
-        (["--volume", "corpus=/no/such/folder"], "corpus=/no/such/folder: there is no such folder"),
+        (["--volume", "corpus=/no/such/folder"], "corpus=/no/such/folder: the folder does not exist"),
         (["--volume", "corpus=."], "the job has no volume of that name"),
         (["--output", "job.yaml"], "job.yaml: cannot be written to"),
         (["--set", "spec.trainingArguments.maxSteps=-5"], "maxSteps"),

@@ -165,7 +165,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "a key twice": (
         argument("maxSteps: 300"),
-        [f"job.yaml:11: {ARGUMENTS}.maxSteps: stands twice; keep one of them"],
+        [f"job.yaml:11: {ARGUMENTS}.maxSteps: appears twice; keep one of them"],
     ),
     "a name too long": (
         GOOD.replace("gpt-corpus", "a" * 41),

@@ -130,7 +130,7 @@ def test_standard_input_that_is_not_text_is_refused(
 
 def test_an_empty_name_of_a_file_is_not_this_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("validate", "") == 2
-    assert capsys.readouterr().err == "a file's name is empty; give a file, a folder, or - for standard input\n"
+    assert capsys.readouterr().err == "the file name is empty; give a file, a folder, or - for standard input\n"
 
 
 # plan
@@ -163,7 +163,7 @@ def test_an_unknown_pool_is_refused_until_its_manifest_is_given(
 ) -> None:
     file = write(tmp_path / "job.yaml", make_job().with_("spec.accelerator.pool", "big").manifest())
     assert run("plan", file) == 2
-    assert "spec.accelerator.pool: no pool 'big' is known here (cpu); give its manifest with --pools" in (
+    assert "spec.accelerator.pool: pool 'big' is not known here (cpu); give its manifest with --pools" in (
         capsys.readouterr().err
     )
     (tmp_path / "pools.yaml").write_text(POOLS)

@@ -247,7 +247,7 @@ def test_a_script_has_a_model_of_its_own(tmp_path: Path, capsys: pytest.CaptureF
     file = tmp_path / "config.yaml"
     file.write_text("{model_name_or_path: a/b, learning_rate: 0.1}")
     assert main(["convert", str(file), "--script", str(tmp_path / "train.py"), "--claim", "runs"]) == 0
-    assert capsys.readouterr().out.startswith("# model.source: left out: the script says what it trains\n")
+    assert capsys.readouterr().out.startswith("# model.source: left out: the script defines what it trains\n")
 
 
 @pytest.mark.parametrize(
@@ -256,9 +256,9 @@ def test_a_script_has_a_model_of_its_own(tmp_path: Path, capsys: pytest.CaptureF
         ("[1]", [], "must hold one set of arguments, or one TrainingJob"),
         ("a: [", [], "is not YAML"),
         ("a: 1\n---\nb: 1\n", [], "must hold one set of arguments"),
-        ("{}", ["--to", "arguments"], "is no manifest"),
+        ("{}", ["--to", "arguments"], "is not a manifest"),
         ("apiVersion: trainwright.dev/v1alpha1\nkind: TrainingJob\n", [], "metadata: is missing"),
-        ("apiVersion: v1\nkind: TrainingJob\n", ["--to", "manifest"], "is a manifest already"),
+        ("apiVersion: v1\nkind: TrainingJob\n", ["--to", "manifest"], "is already a manifest"),
         ("apiVersion: v1\nkind: AcceleratorPool\n", [], "is an AcceleratorPool, which has no arguments"),
     ],
 )

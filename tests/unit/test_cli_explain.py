@@ -57,7 +57,7 @@ def test_a_misspelt_field_is_answered_with_the_nearest_one(
     query: str, near: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["explain", query]) == 2
-    assert capsys.readouterr().err == f"trainwright explain: there is no field {query!r}; did you mean {near}?\n"
+    assert capsys.readouterr().err == f"trainwright explain: no field {query!r}; did you mean {near}?\n"
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,15 @@ def test_an_argument_that_no_manifest_has_is_explained(
     query: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["explain", query]) == 2
-    assert capsys.readouterr().err == f"trainwright explain: there is no field {query!r}; {query} {why}\n"
+    assert capsys.readouterr().err == f"trainwright explain: no field {query!r}; {query} {why}\n"
 
 
 WORDS = {
-    "lora": "adapters are made by a script, with peft in its image: spec.script",
-    "QLoRA": "adapters are made by a script, with peft in its image: spec.script",
-    "wandb": "trackers are not built yet: spec.trainingArguments.reportTo",
-    "gpus": "spec.accelerator.pool says which",
-    "resume": "these speak of it: ",
+    "lora": "adapters need a script, with peft in its image: spec.script",
+    "QLoRA": "adapters need a script, with peft in its image: spec.script",
+    "wandb": "trackers are not supported yet: spec.trainingArguments.reportTo",
+    "gpus": "see spec.accelerator: pool is the kind of device",
+    "resume": "these fields mention it: ",
     "volume": "did you mean volumes?",
 }
 
@@ -88,7 +88,7 @@ WORDS = {
 def test_a_word_that_is_no_field_leads_to_what_there_is(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", word]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"trainwright explain: there is no field {word!r}; {WORDS[word]}")
+    assert line.startswith(f"trainwright explain: no field {word!r}; {WORDS[word]}")
 
 
 def test_every_path_that_a_topic_names_is_a_field() -> None:
@@ -163,9 +163,9 @@ def test_completion_knows_every_command_and_its_options() -> None:
     known = {command.name: command for command in commands()}
     assert set(known) >= {"validate", "plan", "run", "convert", "explain", "completion"}
     assert "--diff" in known["plan"].options
-    assert known["completion"].words == ("bash", "zsh", "fish")
-    assert {"learningRate", "perDeviceTrainBatchSize"} <= set(known["explain"].words or ())
-    assert known["validate"].words is None
+    assert known["completion"].choices == ("bash", "zsh", "fish")
+    assert {"learningRate", "perDeviceTrainBatchSize"} <= set(known["explain"].choices or ())
+    assert known["validate"].choices is None
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -80,7 +80,7 @@ def test_a_job_may_be_planned_on_another_pool_that_is_known(capsys):
     assert main(["plan", str(EXAMPLES / "any-vendor.yaml"), "--pool", "v6e-16"]) == 0
     assert "TORCH_TPU_TOPOLOGY" in capsys.readouterr().out
     assert main(["plan", str(EXAMPLES / "any-vendor.yaml"), "--pool", "v6e"]) == 2
-    assert "no pool 'v6e' is known here (cpu, h100, mi300x, v6e-16, cpu-16)" in capsys.readouterr().err
+    assert "pool 'v6e' is not known here (cpu, h100, mi300x, v6e-16, cpu-16)" in capsys.readouterr().err
 
 
 def test_the_difference_between_vendors_is_what_changes_and_nothing_else(capsys):

@@ -14,7 +14,7 @@ from trainwright.contract import UserError
 from trainwright_operator.api import manifest
 from trainwright_operator.local.live import Lines, sentence
 from trainwright_operator.local.mounts import Mounts, resolved_job
-from trainwright_operator.local.output import OutputFolder, status_to_go_on, uid_of
+from trainwright_operator.local.output import OutputFolder, status_to_continue, uid_of
 from trainwright_operator.local.pod import command_of, environment_of
 
 MOUNTS = Mounts({"/output": Path("/here/out"), "/data": Path("/here/data"), "/data/big": Path("/big")})
@@ -91,7 +91,9 @@ def test_variables_refer_to_variables_and_fields():
 def test_secrets_come_from_this_machines_environment():
     secret = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "id"}}}
     assert env(pod_with(env=[secret]), KEY="mine")["KEY"] == "mine"
-    with pytest.raises(UserError, match="KEY comes from key id of secret s3, which is not here; set KEY in your env"):
+    with pytest.raises(
+        UserError, match="KEY comes from key id of secret s3, which does not exist here; set KEY in your env"
+    ):
         env(pod_with(env=[secret]))
     secret["valueFrom"]["secretKeyRef"]["optional"] = True
     assert "KEY" not in env(pod_with(env=[secret]))
@@ -124,7 +126,7 @@ ATTEMPT = {"attempt": 3, "startTime": "2026-01-01T00:00:00Z", "step": 40}
 )
 def test_a_further_run_counts_on_and_forgives(tmp_path, last):
     folder, prior = left_behind(tmp_path, state="Failed", attempts=[last], restarts={"counted": 3})
-    status = status_to_go_on(document(make_job()), prior, folder, START)
+    status = status_to_continue(document(make_job()), prior, folder, START)
     assert [(one["attempt"], one["outcome"], one["step"]) for one in status["attempts"]] == [(3, "Stopped", 40)]
     assert "restarts" not in status
     scene = Scene(make_job())
@@ -140,7 +142,7 @@ def test_a_cut_short_file_is_no_prior(tmp_path):
 def test_the_output_of_another_job_is_refused(tmp_path):
     folder, prior = left_behind(tmp_path)
     with pytest.raises(UserError, match="holds the run of gpt-corpus; choose another folder for other"):
-        status_to_go_on(document(make_job("other")), prior, folder, START)
+        status_to_continue(document(make_job("other")), prior, folder, START)
 
 
 @pytest.mark.parametrize(("trained", "refused"), [(False, False), (True, True)])
@@ -151,9 +153,9 @@ def test_another_spec_is_refused_once_something_was_trained(tmp_path, trained, r
     changed = document(make_job().training(learningRate=1e-5))
     if refused:
         with pytest.raises(UserError, match=r"^job\.yaml:\d+: spec\.trainingArguments"):
-            status_to_go_on(changed, prior, folder, START)
+            status_to_continue(changed, prior, folder, START)
     else:
-        assert status_to_go_on(changed, prior, folder, START)["attempts"]
+        assert status_to_continue(changed, prior, folder, START)["attempts"]
 
 
 def test_the_uid_is_the_same_for_every_run_with_one_output(tmp_path):

@@ -108,7 +108,11 @@ WRONG = {
         "sidecars",
         "every mount must name",
     ),
-    "the trainer's name": ({"initContainers": [{"name": "trainer"}]}, "initContainers[0].name", "are reserved for the operator"),
+    "the trainer's name": (
+        {"initContainers": [{"name": "trainer"}]},
+        "initContainers[0].name",
+        "are reserved for the operator",
+    ),
     "a name of the operator": (sidecar(name="trainwright-x"), "sidecars[0].name", "are reserved for the operator"),
     "one name for two": (
         {**sidecar(), "initContainers": [{"name": "a"}]},
@@ -244,9 +248,9 @@ def test_what_this_machine_passes_over_is_said():
     template = {**BESIDE, "dnsConfig": {"searches": ["a"]}, "runtimeClassName": "gvisor", "hostNetwork": True}
     job = _on_this_machine(make_job().with_("spec.podTemplate", template).build())
     assert list(_ignored(job.spec.pod_template)) == [
-        "initContainers are not run here (fetch); do what they do before",
-        "sidecars are not run here (sync); start what the trainer needs of them",
-        "dnsConfig is not used here; names are looked up as this machine does",
+        "initContainers are not run here (fetch); do their work first",
+        "sidecars are not run here (sync); start what the trainer needs",
+        "dnsConfig is not used here; this machine's resolver is used",
         "runtimeClassName (gvisor) is not used here",
     ]
     place(job, BUILTIN["cpu"])

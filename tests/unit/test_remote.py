@@ -391,4 +391,4 @@ def test_a_kubeconfig_that_leads_nowhere_is_one_line_of_error(
 
 
 def test_a_job_is_completed_to_no_file() -> None:
-    assert {one.name: one.words for one in commands()}["watch"] == ()
+    assert {one.name: one.choices for one in commands()}["watch"] == ()

@@ -1,4 +1,4 @@
-"""``trainwright completion``: shell scripts made from the parser itself, so that they cannot fall behind it."""
+"""``trainwright completion``: completion scripts, generated from the argument parser so that they stay in sync."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trainwright_operator.commands.explain import fields
 
 @dataclass(frozen=True)
 class Command:
-    """A command as a shell needs it. ``words`` complete its positional argument; None are files."""
+    """A command for the shell. ``choices`` complete its positional argument; None completes file names."""
 
     name: str
-    about: str
+    help: str
     options: tuple[str, ...]
-    words: tuple[str, ...] | None = None
+    choices: tuple[str, ...] | None = None
 
 
 def main(options: argparse.Namespace) -> int:
@@ -28,27 +28,28 @@ def main(options: argparse.Namespace) -> int:
 def commands() -> Iterator[Command]:
     parser = build_parser()
     subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    abouts = {choice.dest: choice.help or "" for choice in subparsers._choices_actions}
+    helps = {choice.dest: choice.help or "" for choice in subparsers._choices_actions}
     for name, command in subparsers.choices.items():
         actions = command._actions
         flags = tuple(flag for action in actions for flag in action.option_strings)
         positional = next((action for action in actions if not action.option_strings), None)
-        yield Command(name, abouts[name], flags, _words(name, positional))
+        yield Command(name, helps[name], flags, _choices(name, positional))
 
 
-def _words(command: str, positional: argparse.Action | None) -> tuple[str, ...] | None:
+def _choices(command: str, positional: argparse.Action | None) -> tuple[str, ...] | None:
     if command == "explain":
         return tuple(dict.fromkeys(field.name for field in fields() if field.path.startswith("spec")))
-    if positional is not None and positional.metavar == "NAME":  # of a job in a cluster: no file
+    if positional is not None and positional.metavar == "NAME":  # the name of a job, not a file
         return ()
     return tuple(positional.choices) if positional and positional.choices else None
 
 
 def _bash(found: list[Command]) -> str:
     cases = "".join(
-        f'    {command.name}) words="{" ".join((*command.options, *(command.words or ())))}" ;;\n' for command in found
+        f'    {command.name}) words="{" ".join((*command.options, *(command.choices or ())))}" ;;\n'
+        for command in found
     )
-    files = "|".join(command.name for command in found if command.words is None)
+    files = "|".join(command.name for command in found if command.choices is None)
     return f"""\
 _trainwright() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" words=""
@@ -68,7 +69,7 @@ complete -o filenames -F _trainwright trainwright
 
 
 def _zsh(found: list[Command]) -> str:
-    listed = "".join(f"    '{command.name}:{_zsh_text(command.about)}'\n" for command in found)
+    listed = "".join(f"    '{command.name}:{_zsh_text(command.help)}'\n" for command in found)
     cases = "".join(f"    {command.name}) {_zsh_case(command)} ;;\n" for command in found)
     return f"""\
 #compdef trainwright
@@ -92,10 +93,10 @@ def _zsh_text(text: str) -> str:
 
 
 def _zsh_case(command: Command) -> str:
-    """``compadd`` of the options and words; files where the argument is one."""
-    words = " ".join((*command.options, *(command.words or ())))
-    files = "" if command.words is not None else " && return || _files"
-    guard = '[[ "$PREFIX" == -* ]] && ' if command.words is None else ""
+    """``compadd`` of options and choices, or of files."""
+    words = " ".join((*command.options, *(command.choices or ())))
+    files = "" if command.choices is not None else " && return || _files"
+    guard = '[[ "$PREFIX" == -* ]] && ' if command.choices is None else ""
     return f"{guard}compadd -- {words}{files}"
 
 
@@ -103,13 +104,13 @@ def _fish(found: list[Command]) -> str:
     lines = []
     for command in found:
         here = f"-n '__fish_seen_subcommand_from {command.name}'"
-        about = command.about.replace("'", "")
-        lines.append(f"complete -c trainwright -n __fish_use_subcommand -f -a {command.name} -d '{about}'")
+        text = command.help.replace("'", "")
+        lines.append(f"complete -c trainwright -n __fish_use_subcommand -f -a {command.name} -d '{text}'")
         for flag in command.options:
             kind = f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}"
             lines.append(f"complete -c trainwright {here} {kind}")
-        if command.words is not None:
-            lines.append(f"complete -c trainwright {here} -f -a '{' '.join(command.words)}'")
+        if command.choices is not None:
+            lines.append(f"complete -c trainwright {here} -f -a '{' '.join(command.choices)}'")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""``trainwright convert``: ``TrainingArguments.to_dict()``, or a library's file, to a manifest, and back."""
+"""``trainwright convert``: ``TrainingArguments.to_dict()`` or a config of TRL or axolotl to a manifest, and back."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Object = dict[str, Any]
 
 PLACEHOLDERS = {"model": "gpt2", "dataset": "/data/*.txt", "claim": "runs"}
 CALCULATED = {"_n_gpu", "n_gpu", "distributed_state", "deepspeed_plugin", "train_batch_size", "eval_batch_size"}
-"""What ``to_dict`` of some versions writes besides the arguments."""
+"""Entries of ``to_dict`` in some versions that are not arguments."""
 
 
 class Notes:
-    """What a person should know of a conversion; a manifest carries it as comments, standard error as lines."""
+    """Notes for the user about a conversion, printed as comments of the manifest."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -51,7 +51,7 @@ def main(options: Namespace) -> int:
 
 
 def _already(source: str) -> Object:
-    raise loading.InvalidManifests([f"{source}: is a manifest already; --to arguments turns it into arguments"])
+    raise loading.InvalidManifests([f"{source}: is already a manifest; --to arguments converts it to arguments"])
 
 
 def _read(file: str) -> Object:
@@ -73,9 +73,9 @@ def _read(file: str) -> Object:
 
 
 def _arguments(file: str, content: Object, is_manifest: bool) -> Object:
-    """All of what the manifest states, under the names of Python; a script then has the rest as defaults."""
+    """Everything that the manifest sets, under the Python names."""
     if not is_manifest:
-        raise loading.InvalidManifests([f"{loading.source(file)}: is no manifest; it has no apiVersion and kind"])
+        raise loading.InvalidManifests([f"{loading.source(file)}: is not a manifest; it has no apiVersion and kind"])
     if content["kind"] == names.POOL_KIND:
         raise loading.InvalidManifests([f"{loading.source(file)}: is an {names.POOL_KIND}, which has no arguments"])
     problems = crd.problems(content)
@@ -88,9 +88,9 @@ def _arguments(file: str, content: Object, is_manifest: bool) -> Object:
 
 
 def _print_manifest(options: Namespace, content: Object) -> int:
-    """What does not validate is printed all the same, as there is something to mend in it."""
+    """Print the manifest even if it is invalid, so that the user can fix it."""
     notes = Notes()
-    found, arguments = foreign.taken(content, notes.add)
+    found, arguments = foreign.spec_fields(content, notes.add)
     spec = _what(options, found, notes)
     spec["trainingArguments"] = training_arguments(arguments, notes)
     spec["output"] = {"persistentVolumeClaim": {"claimName": options.claim or _placeholder("claim", notes)}}
@@ -112,7 +112,7 @@ def _print_manifest(options: Namespace, content: Object) -> int:
 def _what(options: Namespace, found: Object, notes: Notes) -> Object:
     if options.script:
         for path in found:
-            notes.add(path, "left out: the script says what it trains")
+            notes.add(path, "left out: the script defines what it trains")
         return {"script": {"inline": _script(options.script)}}
     return {
         "model": _part("model", options.model, found, notes),
@@ -122,7 +122,7 @@ def _what(options: Namespace, found: Object, notes: Notes) -> Object:
 
 
 def _part(part: str, stated: str | None, found: Object, notes: Notes) -> Object:
-    """The model or the dataset; another one than the file's has none of its settings either."""
+    """The model or the dataset. The settings in the file apply only to the model or dataset of the file."""
     if stated:
         return {"source": stated}
     fields = {path.partition(".")[2]: value for path, value in found.items() if path.startswith(f"{part}.")}
@@ -138,12 +138,12 @@ def _script(file: str) -> str:
 
 
 def _placeholder(what: str, notes: Notes) -> str:
-    notes.add(f"--{what}", f"{PLACEHOLDERS[what]} stands in for your own")
+    notes.add(f"--{what}", f"{PLACEHOLDERS[what]} is a placeholder for your own")
     return PLACEHOLDERS[what]
 
 
 def _name(options: Namespace, arguments: Mapping[str, Any]) -> str:
-    """A name that Kubernetes takes, from the run's name or the last part of the output folder."""
+    """A valid Kubernetes name, from the run's name or the last part of the output folder."""
     if options.name:
         return str(options.name)
     wanted = arguments.get("run_name") or Path(str(arguments.get("output_dir") or "")).name or "training"
@@ -152,17 +152,17 @@ def _name(options: Namespace, arguments: Mapping[str, Any]) -> str:
 
 
 def training_arguments(arguments: Mapping[str, Any], notes: Notes) -> Object:
-    """What differs from the defaults, in the manifest's names and forms; ``notes`` say what could not come along."""
+    """The arguments that differ from the defaults, as a manifest writes them; ``notes`` collects what is left out."""
     found: Object = {}
     present = modern(arguments, notes)
     for name, value in present.items():
         if _is_auto(name, value):
-            notes.add(mirror.camel(name), "left out: auto; state true where the devices have it")
+            notes.add(mirror.camel(name), "left out: auto; set true if the devices support it")
             continue
         if _is_default(name, value, present) or (name in mirror.ABSENT and name != "parallelism_config"):
             continue
         try:
-            found[mirror.camel(name)] = mirror.from_argument(name, _stated(name, value))
+            found[mirror.camel(name)] = mirror.from_argument(name, _without_defaults(name, value))
         except ValueError as error:
             notes.add(mirror.camel(name), f"left out: {error}")
     return found
@@ -170,12 +170,12 @@ def training_arguments(arguments: Mapping[str, Any], notes: Notes) -> Object:
 
 @lru_cache(maxsize=1)
 def _derived() -> Object:
-    """What ``to_dict`` writes of arguments that nobody stated."""
+    """What ``to_dict`` writes if no argument is set."""
     return Seq2SeqTrainingArguments().to_dict()
 
 
 def _is_default(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether leaving the argument out means the same: ``to_dict`` writes what was derived as if it were stated."""
+    """Whether the argument can be left out: ``to_dict`` also writes values that were derived."""
     if name == "eval_steps":
         return value is None or value == arguments.get("logging_steps", FIELDS["logging_steps"].default)
     if name == "do_eval" and arguments.get("eval_strategy", "no") != "no":
@@ -189,8 +189,8 @@ def _is_auto(name: str, value: Any) -> bool:
     return FIELDS[name].kind == "bool" and value == "auto"
 
 
-def _stated(name: str, value: Any) -> Any:
-    """Of the settings of accelerate those that differ from the defaults."""
+def _without_defaults(name: str, value: Any) -> Any:
+    """The value; of accelerator_config only the settings that differ from the defaults."""
     if name != "accelerator_config" or not isinstance(value, dict):
         return value
     defaults = _derived()[name]
@@ -198,9 +198,9 @@ def _stated(name: str, value: Any) -> Any:
 
 
 def modern(arguments: Mapping[str, Any], notes: Notes) -> Object:
-    """Arguments as this version has them: former names carried over where a single one took their place.
+    """The arguments under their current names; old names are converted if a single argument replaced them.
 
-    A choice that is false was a bare ``no`` in YAML.
+    A choice with the value false was a bare ``no`` in YAML.
     """
     found: Object = {}
     for name, value in arguments.items():
@@ -208,21 +208,21 @@ def modern(arguments: Mapping[str, Any], notes: Notes) -> Object:
             found.setdefault(name, "no" if value is False and "no" in (FIELDS[name].choices or ()) else value)
         elif name in CALCULATED or value is None:
             continue
-        elif new := _carried(name):
+        elif new := _renamed(name):
             if value not in (False, 0):
                 found[new[0]] = value if new[1] is None else new[1]
-                notes.add(name, f"is {mirror.camel(new[0])} now")
+                notes.add(name, f"is now {mirror.camel(new[0])}")
         else:
             notes.add(name, f"left out: {_why(name)}")
     return found
 
 
-def _carried(name: str) -> tuple[str, Any] | None:
+def _renamed(name: str) -> tuple[str, Any] | None:
     former = FORMER.get(name)
-    return _CARRIED.get(name) or ((former, None) if former in FIELDS else None)
+    return _RENAMED.get(name) or ((former, None) if former in FIELDS else None)
 
 
-_CARRIED: dict[str, tuple[str, Any]] = {
+_RENAMED: dict[str, tuple[str, Any]] = {
     "evaluation_strategy": ("eval_strategy", None),
     "warmup_ratio": ("warmup_steps", None),
     "no_cuda": ("use_cpu", None),
@@ -238,7 +238,7 @@ _CARRIED: dict[str, tuple[str, Any]] = {
     "optimizer": ("optim", None),
     "lr_scheduler": ("lr_scheduler_type", None),
 }
-"""Former name -> the name of today, and the value it stands for there (None: the same)."""
+"""Old name -> current name, and the value of the current one (None: the same)."""
 
 
 def _why(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Two plans side by side, field by field: what is different on another pool, for people."""
+"""The difference between two plans, field by field: ``trainwright plan --diff POOL``."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def coloured() -> bool:
 
 
 def paint(line: str, colour: bool) -> str:
-    """A line of a difference in its colour, by its first character."""
+    """A line of a difference, coloured by its first character."""
     tint = {"-": RED, "+": GREEN, "~": YELLOW}.get(line[:1], BOLD if line and not line.startswith((" ", "@")) else "")
     return f"{tint}{line}{PLAIN}" if colour and tint else line
 
 
 def lines(before: Iterable[Object], after: Iterable[Object]) -> Iterator[str]:
-    """``-`` is only before, ``+`` only after, ``~`` in both with another value; none when nothing differs."""
+    """``-`` is only before, ``+`` only after, ``~`` in both with different values; empty if nothing differs."""
     old, new = ({_title(one): one for one in objects} for objects in (before, after))
     for title in dict.fromkeys([*old, *new]):
         if title not in new or title not in old:
@@ -77,7 +77,7 @@ def _shown(value: Any) -> str:
 
 
 def _fields(obj: Object) -> Fields:
-    """Every value by its path; an item of a list goes by its name, as Kubernetes merges it."""
+    """Every value by its path; an item of a list is identified by its name, as in Kubernetes."""
     return {_shortened(path): value for path, value in _walk(obj, "") if names.ANNOTATION_HASH not in path}
 
 
@@ -97,7 +97,7 @@ def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _walk_item(item: Mapping[str, Any], path: str, index: int) -> Iterator[tuple[str, Any]]:
-    """A variable is its value, or where that comes from; what has no parts of its own is one line."""
+    """A variable is shown as its value or its source; an item without nested objects is one line."""
     key = next((key for key in _KEYS if key in item), None)
     rest = {name: child for name, child in item.items() if name != key}
     place = f"{path}.{item[key]}" if key else f"{path}[{index}]"
@@ -112,7 +112,7 @@ def _walk_item(item: Mapping[str, Any], path: str, index: int) -> Iterator[tuple
 
 
 def _affinity(value: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
-    """By what nodes are told apart: whole terms would fill a screen, and follow from the job's name."""
+    """Only the topology keys: full terms would fill a screen, and follow from the job's name."""
     for kind, terms in value.items():
         keys = dict.fromkeys(term["topologyKey"] for listed in terms.values() for term in listed)
         yield f"{path}.{kind}", f"by {', '.join(keys)}"

@@ -1,4 +1,4 @@
-"""``trainwright explain``: what a field means, from the schema that checks it."""
+"""``trainwright explain``: describes a field, from the schema that validates it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ ARGUMENTS = "spec.trainingArguments"
 MOST_WIDE = 100
 MOST_OTHERS = 8
 UNBOUNDED = 2**31 - 1
-"""A bound that is there for the API server alone, and no news to a person."""
+"""A bound that exists only for the API server, so it is not shown."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field of one of our kinds; ``path`` has no indices: ``spec.podTemplate.env.name``."""
+    """One field of one of the kinds; ``path`` has no indices: ``spec.podTemplate.env.name``."""
 
     kind: str
     path: str
     schema: Schema
     required: bool = False
     rules: tuple[Rule, ...] = ()
-    """Those of its parent that are reported here; what holds of every field, that it cannot change, is left out."""
+    """The rules of its parent that are reported at this field, without those about changes."""
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class Field:
 def main(options: Namespace) -> int:
     found = find(options.field)
     if not found:
-        print(f"trainwright explain: there is no field {options.field!r}{_hint(options.field)}", file=sys.stderr)
+        print(f"trainwright explain: no field {options.field!r}{_hint(options.field)}", file=sys.stderr)
         return INVALID
     first, *others = found
     width = min(shutil.get_terminal_size().columns, MOST_WIDE)
@@ -61,7 +61,7 @@ def main(options: Namespace) -> int:
 
 @lru_cache(maxsize=1)
 def fields() -> tuple[Field, ...]:
-    """Every field of our kinds, parents before children."""
+    """Every field of all kinds, parents before children."""
     roots = (
         Field(names.JOB_KIND, "spec", declare.schema(JobSpec), required=True),
         Field(names.JOB_KIND, "status", job_status()),
@@ -94,9 +94,9 @@ def children(parent: Field) -> list[Field]:
 
 
 def find(query: str) -> list[Field]:
-    """The fields that ``query`` names, the likeliest first: a path, or the last part of one, in either spelling.
+    """The fields that match ``query``, best match first: a path or the end of one, in camelCase or snake_case.
 
-    A job's go before a pool's: both have volumes, and more people write jobs.
+    Fields of a job come before those of a pool, because more people write jobs.
     """
     kind, path = _split_kind(query.strip().strip("."))
     kinds = (names.JOB_KIND, names.POOL_KIND) if kind is None else (kind,)
@@ -126,18 +126,18 @@ def _hint(query: str) -> str:
     name = query.rpartition(".")[2]
     if reason := removed(mirror.snake(name)):
         return f"; {name} {reason}"
-    if told := topic(name):
-        return f"; {told}"
+    if advice := topic(name):
+        return f"; {advice}"
     near = nearest(name, dict.fromkeys(field.name for field in fields()))
     begins = near is not None and near.lower().startswith(mirror.camel(name).lower())
-    if not begins and (speak := _speaking_of(name)):
-        return f"; these speak of it: {speak}"
-    return f"; did you mean {near}?" if near else "; `trainwright explain spec` lists those there are"
+    if not begins and (mentions := _mentioning(name)):
+        return f"; these fields mention it: {mentions}"
+    return f"; did you mean {near}?" if near else "; `trainwright explain spec` lists the fields"
 
 
-def _speaking_of(word: str) -> str:
-    """The fields whose descriptions have the word, as nobody knows every name by heart."""
-    whole = re.compile(rf"\b{re.escape(word)}s?\b", re.IGNORECASE)
+def _mentioning(term: str) -> str:
+    """The fields whose descriptions contain ``term``."""
+    whole = re.compile(rf"\b{re.escape(term)}s?\b", re.IGNORECASE)
     found = [field.full_path for field in fields() if whole.search(field.schema.get("description", ""))]
     return _some(found)
 
@@ -154,15 +154,15 @@ def type_of(schema: Schema) -> str:
 
 
 def _page(field: Field, others: list[Field], width: int) -> list[str]:
-    about = _wrapped(field.schema.get("description", ""), width)
+    description = _wrapped(field.schema.get("description", ""), width)
     facts = [line for fact in _facts(field) for line in _wrapped(fact, width, "  - ", "    ")]
     below = [line for child in children(field) for line in _entry(child, width)]
     blocks = [
         [f"{field.full_path} <{type_of(field.schema)}>{' required' if field.required else ''}"],
-        about,
+        description,
         facts,
         ["Fields:", *below] if below else [],
-        ["Not simply TrainingArguments in camelCase:", *_exceptions(width)] if field.path == ARGUMENTS else [],
+        ["Fields that differ from TrainingArguments:", *_exceptions(width)] if field.path == ARGUMENTS else [],
         _wrapped(_also(others), width, "", "  "),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block).splitlines()
@@ -232,21 +232,21 @@ def _wrapped(text: str, width: int, first: str = "  ", rest: str | None = None) 
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=first if rest is None else rest)
 
 
-_ADAPTERS = "adapters are made by a script, with peft in its image: spec.script"
-_LIBRARIES = "a script does it with TRL on Trainwright's Trainer: spec.script.overlay"
-_TRACKERS = "trackers are not built yet: spec.trainingArguments.reportTo"
-_DEVICES = "spec.accelerator.pool says which, .perNode how many in a pod, and .nodes how many pods"
-_QUANTIZED = "a script loads quantized weights: spec.script"
+_ADAPTERS = "adapters need a script, with peft in its image: spec.script"
+_LIBRARIES = "use a script with TRL on Trainwright's Trainer: spec.script.overlay"
+_TRACKERS = "trackers are not supported yet: spec.trainingArguments.reportTo"
+_DEVICES = "see spec.accelerator: pool is the kind of device, perNode the devices per pod, nodes the number of pods"
+_QUANTIZED = "quantized weights need a script: spec.script"
 
-_WORDS = {
+_TERMS = {
     _ADAPTERS: "lora qlora dora peft adapter adapters lora_r lora_alpha use_peft",
     _LIBRARIES: "trl sft dpo grpo ppo orpo kto rlhf rl reward",
     _TRACKERS: "wandb mlflow tensorboard comet neptune tracker trackers",
     _DEVICES: "gpu gpus tpu tpus cuda rocm device devices num_gpus",
     _QUANTIZED: "quantization quantize bitsandbytes load_in_4bit load_in_8bit gptq awq",
 }
-TOPICS = {word: told for told, words in _WORDS.items() for word in words.split()}
+TOPICS = {term: advice for advice, terms in _TERMS.items() for term in terms.split()}
 
 
-def topic(word: str) -> str | None:
-    return TOPICS.get(word.lower())
+def topic(term: str) -> str | None:
+    return TOPICS.get(term.lower())

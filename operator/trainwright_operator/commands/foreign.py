@@ -1,7 +1,7 @@
-"""Whatever the files of example scripts, TRL and axolotl say of a model and its data, as fields of a job's spec.
+"""Converts model and dataset settings in configs of example scripts, TRL and axolotl to fields of a job's spec.
 
-Such a file holds more than arguments: ``model_name_or_path``, ``base_model``, ``dataset_name``, ``datasets``. They are
-told apart by their names alone; what a manifest has no field for stays, and is said to be left out.
+These files hold more than training arguments: ``model_name_or_path``, ``base_model``, ``dataset_name``, ``datasets``.
+They are recognized by name. A note is added for a setting that a manifest has no field for.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ FIELDS = {
 LENGTHS = ("max_length", "max_seq_length", "sequence_len")
 PACKING = ("packing", "sample_packing")
 ENTRY = {"path": "source", "name": "name", "split": "split", "revision": "revision"}
-"""Of one of ``datasets``; a path such as json is a format, with the files beside it."""
+"""Keys of an entry of ``datasets``. A path such as ``json`` is a format; ``data_files`` then has the files."""
 FORMATS = ("json", "csv", "parquet", "text")
 
 _ADAPTERS = re.compile(r"use_peft|adapter|lora_.*|peft_.*|load_in_[48]bit|use_(rs|do)lora|bnb_.*|use_bnb.*")
-ADAPTERS = "adapters and quantized weights are made by a script: give it as --script"
+ADAPTERS = "adapters and quantized weights need a script: give it with --script"
 
 
-def taken(content: Mapping[str, Any], note: Note) -> tuple[Object, Object]:
-    """The fields of the spec by their paths, and the rest, which are arguments; ``note`` hears what was left out."""
+def spec_fields(content: Mapping[str, Any], note: Note) -> tuple[Object, Object]:
+    """The fields of the spec by path, and the rest, which are arguments; ``note`` is called for what is left out."""
     found: Object = {}
     rest: Object = {}
     packs = any(content.get(name) for name in PACKING)
@@ -74,7 +74,7 @@ def _path(name: str, content: Mapping[str, Any], packs: bool) -> str | None:
 
 
 def _switched_off(content: Mapping[str, Any]) -> bool:
-    """TRL writes every setting of an adapter out, also where there is none."""
+    """TRL writes all settings of an adapter even if none is used."""
     return content.get("use_peft") is False and not any(content.get(f"load_in_{bits}bit") for bits in (4, 8))
 
 
@@ -98,9 +98,9 @@ def _entries(name: str, value: Any, found: Object, note: Note, fields: Mapping[s
         if key in fields and setting is not None:
             found.setdefault(fields[key], setting)
         elif setting is not None:
-            note(f"{name}[0].{key}", "left out: a dataset of a manifest has no such field")
+            note(f"{name}[0].{key}", "left out: the dataset of a manifest has no field for it")
     if len(entries) > 1:
-        note(name, f"a job has one dataset; of {len(entries)} it is the first")
+        note(name, f"a job has one dataset; the first of {len(entries)} is used")
 
 
 def _with_files(entry: Object) -> Object:
@@ -116,7 +116,7 @@ def _share(value: Any, found: Object, note: Note) -> None:
     if isinstance(value, float) and 0 < value < 1:
         found["dataset.validationFraction"] = value
     elif value:
-        note("val_set_size", "left out: dataset.validationFraction takes a share of the rows, such as 0.05")
+        note("val_set_size", "left out: dataset.validationFraction takes a fraction of the rows, such as 0.05")
 
 
 def _percentage(value: Any, found: Object, note: Note) -> None:
@@ -125,7 +125,7 @@ def _percentage(value: Any, found: Object, note: Note) -> None:
 
 
 def _not_tested(value: Any, found: Object, note: Note) -> None:
-    """Of a run that evaluates nothing."""
+    """Ignored, because the run does not evaluate."""
 
 
 _READERS: dict[str, Callable[[Any, Object, Note], None]] = {

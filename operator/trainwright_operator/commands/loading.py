@@ -1,4 +1,4 @@
-"""Files of manifests, for every command that takes some: ours checked, others left alone, mistakes with their lines."""
+"""Loads manifest files: TrainingJobs and AcceleratorPools are validated, other resources are ignored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STDIN = "-"
 
 
 class InvalidManifests(ValueError):
-    """What is wrong, one line for each mistake: the file, the line, the field, the mend."""
+    """The problems, one line each: file, line, field, problem and fix."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.lines = tuple(lines)
@@ -31,7 +31,7 @@ class InvalidManifests(ValueError):
 
 @dataclass
 class Checked:
-    """What was read: our documents that are right, and the lines about those that are not."""
+    """The valid documents, and one line for each problem of the others."""
 
     documents: list[Document] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
@@ -42,16 +42,16 @@ class Checked:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Jobs in the order of the files, and the pools that came with them by name."""
+    """Jobs in the order of the files, and pools by name."""
 
     jobs: tuple[TrainingJob, ...]
     pools: dict[str, AcceleratorPool]
     documents: tuple[Document, ...]
-    """The jobs' documents, one for each."""
+    """The documents of the jobs, in the same order."""
 
 
 def load(paths: Iterable[str], pool_paths: Iterable[str] = ()) -> Loaded:
-    """The jobs of ``paths`` and the pools of both; :class:`InvalidManifests` when anything is wrong or no job there."""
+    """The jobs of ``paths`` and the pools of both; :class:`InvalidManifests` for any problem, or without a job."""
     paths = list(paths)
     checked, extra = check(paths), check(pool_paths)
     if mistakes := checked.mistakes + extra.mistakes:
@@ -64,7 +64,7 @@ def load(paths: Iterable[str], pool_paths: Iterable[str] = ()) -> Loaded:
 
 
 def on_pool(loaded: Loaded, name: str) -> Loaded:
-    """The same jobs on another pool: what a change of ``spec.accelerator.pool`` alone would make of them."""
+    """The same jobs with ``spec.accelerator.pool`` set to ``name``."""
     moved = []
     for document in loaded.documents:
         content = copy.deepcopy(document.content)
@@ -76,14 +76,14 @@ def on_pool(loaded: Loaded, name: str) -> Loaded:
 
 
 def pool_of(job: TrainingJob, document: Document, pools: Mapping[str, AcceleratorPool]) -> AcceleratorPool:
-    """The pool of a job, which fits it; else :class:`InvalidManifests` with the line and the words."""
+    """The pool of a job; raises :class:`InvalidManifests` if it is unknown or does not fit the job."""
     pool = choose(job, pools)
     if pool is None:
         where, known = document.place("spec.accelerator.pool"), ", ".join({**BUILTIN, **pools})
         wanted = job.spec.accelerator.pool
         raise InvalidManifests(
             [
-                f"{where}: spec.accelerator.pool: no pool {wanted!r} is known here ({known}); "
+                f"{where}: spec.accelerator.pool: pool {wanted!r} is not known here ({known}); "
                 "give its manifest with --pools"
             ]
         )
@@ -95,7 +95,7 @@ def pool_of(job: TrainingJob, document: Document, pools: Mapping[str, Accelerato
 
 
 def misfits(checked: Checked) -> Iterator[tuple[Document, str]]:
-    """Of each job that does not fit its pool, where both are among the documents; else of what no pool would mend."""
+    """A message for each job that does not fit its pool (if the pool is given too) or does not fit any pool."""
     pools = {pool.name: pool for pool in (parse_pool(one.content) for one in checked.of_kind(names.POOL_KIND))}
     for document in checked.of_kind(names.JOB_KIND):
         job = parse_job(document.content)
@@ -112,7 +112,7 @@ def misfits(checked: Checked) -> Iterator[tuple[Document, str]]:
 
 
 def check(paths: Iterable[str]) -> Checked:
-    """Read and check all files; the mistakes of one file do not hide those of the next."""
+    """Read and validate all files, and collect the problems of all of them."""
     checked, paths = Checked(), list(paths)
     for path in paths:
         try:
@@ -140,15 +140,15 @@ def _check_file(file: str, checked: Checked, *, insist: bool) -> None:
 
 
 def problem_lines(document: Document) -> Iterator[str]:
-    """One line for each mistake in a document, in the order of its lines."""
-    found = [(line, f"{path}: stands twice; keep one of them") for path, line in document.duplicates]
+    """One line for each problem of a document, in line order."""
+    found = [(line, f"{path}: appears twice; keep one of them") for path, line in document.duplicates]
     found += [(document.line_of(problem.path) or 0, str(problem)) for problem in crd.problems(document.content)]
     for line, text in sorted(found, key=lambda pair: pair[0]):
         yield f"{document.source}:{line}: {text}" if line else f"{document.source}: {text}"
 
 
 def _is_ours(content: Any, insist: bool) -> bool:
-    """Files hold other resources as well; one that only nearly is ours is a mistake, not another resource."""
+    """Files may hold other resources. A misspelled group or kind of ours is a problem, not another resource."""
     if not isinstance(content, dict):
         return insist
     version = content.get("apiVersion")
@@ -160,9 +160,9 @@ def _is_ours(content: Any, insist: bool) -> bool:
 
 
 def _files(path: str) -> list[str]:
-    """A folder stands for the manifests below it, hidden ones left out."""
+    """A folder means all manifests below it, except hidden ones."""
     if not path:
-        raise ManifestError("a file's name is empty; give a file, a folder, or - for standard input")
+        raise ManifestError("the file name is empty; give a file, a folder, or - for standard input")
     if path == STDIN or not Path(path).is_dir():
         return [path]
     below = (file for file in sorted(Path(path).rglob("*")) if file.suffix in SUFFIXES and file.is_file())

@@ -1,4 +1,4 @@
-"""``trainwright plan``: what the operator would create for a job, and how that differs from another manifest's plan."""
+"""``trainwright plan``: prints what the operator would create, and how that differs from another plan."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(options: Namespace) -> int:
 
 
 def planned(loaded: Loaded) -> list[Object]:
-    """The first attempt's children of every job; :class:`InvalidManifests` says why a job cannot be planned."""
+    """The children of the first attempt of every job; :class:`InvalidManifests` if a job cannot be planned."""
     pairs = zip(loaded.jobs, loaded.documents, strict=True)
     return [child for job, document in pairs for child in _children(job, loaded, document)]
 
@@ -59,7 +59,7 @@ def _children(job: TrainingJob, loaded: Loaded, document: Document) -> list[Obje
 
 
 def _obstacle(found: Plan) -> str | None:
-    """Why nothing can be created until a person helps."""
+    """Why nothing can be created until the user fixes something."""
     stalled = (
         one
         for one in found.status.get("conditions", ())
@@ -69,7 +69,7 @@ def _obstacle(found: Plan) -> str | None:
 
 
 def _printable(child: Object, job: TrainingJob) -> Object:
-    """A job that was never in a cluster has no uid, and an API server takes no owner without one."""
+    """Without an owner if the job has no uid, because an API server rejects that."""
     if job.uid:
         return child
     return {**child, "metadata": {key: value for key, value in child["metadata"].items() if key != "ownerReferences"}}
@@ -85,7 +85,7 @@ def _print(objects: list[Object], form: str) -> None:
 
 
 def _print_difference(options: Namespace, loaded: Loaded, objects: list[Object], other: str) -> None:
-    """From the plan of ``other``, a manifest or the name of a pool, to this one."""
+    """Print the difference from the plan of ``other``, a manifest or the name of a pool."""
     colour = difference.coloured()
     if not Path(other).exists() and other in {**BUILTIN, **loaded.pools}:
         lines = _between_pools(loaded, objects, other)
@@ -96,14 +96,14 @@ def _print_difference(options: Namespace, loaded: Loaded, objects: list[Object],
 
 
 def _between_pools(loaded: Loaded, objects: list[Object], other: str) -> Iterator[str]:
-    """Field by field, from what the jobs get on ``other`` to what they get on their own pools."""
+    """The difference field by field, from pool ``other`` to the pools of the jobs."""
     own = ", ".join(dict.fromkeys(pool.name for job in loaded.jobs if (pool := choose(job, loaded.pools))))
     yield f"from pool {other} to pool {own}"
     yield from difference.lines(planned(on_pool(loaded, other)), objects)
 
 
 def _between_manifests(options: Namespace, loaded: Loaded, objects: list[Object], file: str) -> Iterator[str]:
-    """A unified diff from the other manifest's plan, and what of the change a cluster would refuse."""
+    """A unified diff from the plan of the other manifest; prints which changes a cluster would refuse."""
     from difflib import unified_diff
 
     other = load([file], options.pools)
@@ -114,19 +114,19 @@ def _between_manifests(options: Namespace, loaded: Loaded, objects: list[Object]
 
 
 def _readable(objects: list[Object]) -> str:
-    """For people: the resolved job as fields instead of one long line, and no hash, which follows from the rest."""
-    return manifest.write(*map(_opened, objects))
+    """YAML with the resolved job as fields instead of one long line, and without hashes."""
+    return manifest.write(*map(_with_resolved_job, objects))
 
 
-def _opened(value: Any) -> Any:
+def _with_resolved_job(value: Any) -> Any:
     if isinstance(value, list):
-        return [_opened(item) for item in value]
+        return [_with_resolved_job(item) for item in value]
     if not isinstance(value, dict):
         return value
-    opened = {key: _opened(item) for key, item in value.items() if key != names.ANNOTATION_HASH}
+    readable = {key: _with_resolved_job(item) for key, item in value.items() if key != names.ANNOTATION_HASH}
     if isinstance(resolved := value.get(names.ANNOTATION_RESOLVED_JOB), str):
-        opened[names.ANNOTATION_RESOLVED_JOB] = json.loads(resolved)
-    return opened
+        readable[names.ANNOTATION_RESOLVED_JOB] = json.loads(resolved)
+    return readable
 
 
 def _refused_changes(new: Loaded, old: Loaded) -> Iterator[str]:

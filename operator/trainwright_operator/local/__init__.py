@@ -1,1 +1,1 @@
-"""``trainwright run``: the same plan, carried out as processes on this machine."""
+"""``trainwright run``: executes the plan of a job as processes on this machine."""

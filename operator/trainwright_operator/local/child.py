@@ -1,7 +1,7 @@
 """Starts a pod's command so that it does not outlive the runner: ``python child.py RUNNER_PID COMMAND...``.
 
-Linux alone can tell a process that its parent died. Asking for it between fork and exec from Python would run Python
-code in a forked copy of a threaded program; this small program in between does it safely.
+Linux can signal a process when its parent dies. Requesting that in Python between fork and exec would run Python code
+in a fork of a threaded program, which is unsafe; this small program does it after the fork instead.
 """
 
 from __future__ import annotations

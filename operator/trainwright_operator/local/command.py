@@ -1,8 +1,7 @@
-"""``trainwright run``: a manifest trained on this machine, by the plan and the policy that a cluster would follow.
+"""``trainwright run``: trains a manifest on this machine, with the same plan and policy as in a cluster.
 
-What is different here: pods are processes, their mounts are folders, they meet on loopback, and the image is this
-Python. Threads are as planned, whatever this machine has, because results depend on them: ``OMP_NUM_THREADS`` follows
-from the CPU that a pod asks for.
+The differences: pods are processes, mounts are folders, the rendezvous uses loopback, and this Python replaces the
+image. ``OMP_NUM_THREADS`` follows from the CPU request of a pod, not from this machine, because results depend on it.
 """
 
 from __future__ import annotations
@@ -43,19 +42,19 @@ MODEL_FILES = (
 )  # fmt: skip
 MAX_SAMPLE_LINES = 30
 _NO_RESULTS = ("_runtime", "_per_second", "learning_rate", "grad_norm")
-"""Metrics that tell how the training went rather than what came of it."""
+"""Metrics of the training process rather than of its result."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the manifest of one TrainingJob, or - for standard input")
-    parser.add_argument("--output", metavar="DIR", help="where the model goes (default: runs/NAME)")
+    parser.add_argument("--output", metavar="DIR", help="the output folder (default: runs/NAME)")
     parser.add_argument(
         "--volume",
         metavar="NAME=DIR",
         action="append",
         default=[],
         type=_pair,
-        help="the folder that stands for a volume of podTemplate.volumes; may be given again",
+        help="the folder to use for a volume of podTemplate.volumes; repeatable",
     )
     parser.add_argument(
         "--config-map",
@@ -63,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_pair,
-        help="the folder that stands for the ConfigMap of spec.script; may be given again",
+        help="the folder to use for the ConfigMap of spec.script; repeatable",
     )
     parser.add_argument(
         "--set",
@@ -71,13 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_pair,
-        help="change a field for this run, such as spec.trainingArguments.maxSteps=20; may be given again",
+        help="change a field for this run, such as spec.trainingArguments.maxSteps=20; repeatable",
     )
+    parser.add_argument("--pool", metavar="NAME", help="run on this pool instead of the manifest's; cpu always exists")
     parser.add_argument(
-        "--pool", metavar="NAME", help="run on this pool, whatever the manifest says; cpu is always there"
-    )
-    parser.add_argument(
-        "--pools", metavar="FILE", action="append", default=[], help="manifests of AcceleratorPools; may be given again"
+        "--pools", metavar="FILE", action="append", default=[], help="manifests of AcceleratorPools; repeatable"
     )
 
 
@@ -89,7 +86,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def main(options: argparse.Namespace) -> int:
-    """0 when the job succeeded, 1 when it failed, 2 when it cannot be run; 130 after Ctrl-C, 143 after SIGTERM."""
+    """0 if the job succeeded, 1 if it failed, 2 if it cannot run; 130 after Ctrl-C, 143 after SIGTERM."""
     try:
         document, job, pool = _read(options)
         return _run(document, job, pool, options)
@@ -115,19 +112,19 @@ def _read(options: argparse.Namespace) -> tuple[Document, TrainingJob, Accelerat
 
 
 def _check_packages(job: TrainingJob) -> None:
-    """A script may need none of them; what it imports it says itself."""
+    """A script may not need these packages; if it does, its own import fails."""
     if job.spec.script is None and (line := extras.missing(*extras.packages("trainer"), "transformers", "datasets")):
         raise UserError(line)
 
 
 def _on_this_machine(job: TrainingJob) -> TrainingJob:
-    """Its pods are on the machine's own network whatever a pool allows."""
+    """Pods always use the network of this machine, even if the pool forbids the host network."""
     template = replace(job.spec.pod_template, host_network=False)
     return replace(job, spec=replace(job.spec, pod_template=template))
 
 
 def _changed(document: Document, changes: list[tuple[str, str]]) -> Document:
-    """The document with the fields of ``--set``, checked as a manifest is."""
+    """The document with the fields of ``--set``, validated again."""
     if not changes:
         return document
     content = copy.deepcopy(document.content)
@@ -144,7 +141,7 @@ def _set(content: dict[str, Any], path: str, value: str) -> None:
     for key in parents:
         parent = parent.setdefault(key, {})
         if not isinstance(parent, dict):
-            raise UserError(f"--set {path}: {key} is no object")
+            raise UserError(f"--set {path}: {key} is not an object")
     parent[last] = _value(path, value)
 
 
@@ -159,7 +156,7 @@ def _value(path: str, text: str) -> Any:
 
 
 def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPool:
-    """The pool of the job, which fits it and this machine."""
+    """The pool of the job; raises if it does not fit the job or this machine."""
     pool = pool_of(job, document, loaded.pools)
     try:
         devices.check(pool, place(job, pool))
@@ -169,18 +166,18 @@ def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPo
 
 
 def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: argparse.Namespace) -> int:
-    from trainwright_operator.local.output import OutputFolder, status_to_go_on, uid_of
+    from trainwright_operator.local.output import OutputFolder, status_to_continue, uid_of
     from trainwright_operator.local.run import Setup
 
     output = Path(options.output or Path("runs") / job.name).absolute()
     volumes, config_maps = _folders(options.volume), _folders(options.config_map)
     with OutputFolder(output) as folder, tempfile.TemporaryDirectory(prefix="trainwright-run-") as scratch:
         prior = folder.prior()
-        status = status_to_go_on(document, prior, folder, datetime.now().astimezone())
+        status = status_to_continue(document, prior, folder, datetime.now().astimezone())
         uid = uid_of(document.content, prior, output)
         job = replace(job, uid=uid, status=status, generation=(status.get("observedGeneration") or 0) + 1)
         if status.get("state") == "Succeeded" and not _raised(job):
-            print(f"{job.name} is trained already: another --output trains it anew, a raised maxSteps trains it on")
+            print(f"{job.name} is already trained; use another --output to start again, or raise maxSteps to continue")
             return _conclude(job, status, output, [])
         _note(job, pool, output)
         setup = Setup(pool, output, Path(scratch), volumes, config_maps)
@@ -189,7 +186,7 @@ def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: a
 
 
 def _train(job: TrainingJob, setup: Setup, keeper: _Keeper) -> tuple[dict[str, Any], list[int]]:
-    """The final status, and the signals that came meanwhile."""
+    """The final status, and the signals that were received."""
     from trainwright_operator.local.run import Runner
 
     runner = Runner(job, setup, keeper.on_status)
@@ -201,13 +198,13 @@ def _train(job: TrainingJob, setup: Setup, keeper: _Keeper) -> tuple[dict[str, A
 
 
 def _raised(job: TrainingJob) -> bool:
-    """More is asked of a finished job than it was trained for."""
+    """Whether the spec of a finished job asks for more steps or epochs than it was trained for."""
     last = History.of(job.status).last
     return last is not None and target_raised(job.spec, last)
 
 
 class _Keeper:
-    """Shows every status, and saves those that would be missed: not every step is one."""
+    """Shows every status, and saves it on changes of state, attempts or checkpoint."""
 
     def __init__(self, folder: OutputFolder, document: Document, job: TrainingJob) -> None:
         from trainwright_operator.local.live import screen
@@ -233,13 +230,13 @@ class _Keeper:
 
 @contextlib.contextmanager
 def _stopped_by_signals(runner: Runner) -> Iterator[list[int]]:
-    """Ctrl-C, SIGTERM and a closed terminal stop the run in order; the signals that came are collected."""
+    """Ctrl-C, SIGTERM and SIGHUP stop the run gracefully; yields the list of received signals."""
     received: list[int] = []
 
     def stop(signum: int, frame: object) -> None:
         received.append(signum)
         if len(received) == 1:
-            print("\nstopping: a checkpoint is saved first; once more to kill", file=sys.stderr)
+            print("\nstopping: saving a checkpoint first; interrupt again to kill", file=sys.stderr)
         runner.stop()
 
     former = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
@@ -254,7 +251,7 @@ def _folders(pairs: list[tuple[str, str]]) -> dict[str, Path]:
     folders = {name: Path(folder).absolute() for name, folder in pairs}
     for name, folder in folders.items():
         if not folder.is_dir():
-            raise UserError(f"{name}={folder}: there is no such folder")
+            raise UserError(f"{name}={folder}: the folder does not exist")
     return folders
 
 
@@ -264,21 +261,21 @@ def _note(job: TrainingJob, pool: AcceleratorPool, output: Path) -> None:
     wanted, cores = pods * ranks * planned.threads, os.cpu_count() or 1
     print(f"{job.name}: {_count(pods, 'pod')} of {_count(ranks, 'rank')}, logs in {output / 'logs'}", file=sys.stderr)
     if wanted > cores:
-        print(f"{job.name}: plans {wanted} threads on {_count(cores, 'core')}; they take turns", file=sys.stderr)
+        print(f"{job.name}: plans {wanted} threads on {_count(cores, 'core')}; they share the cores", file=sys.stderr)
     for ignored in _ignored(job.spec.pod_template):
         print(f"{job.name}: podTemplate.{ignored}", file=sys.stderr)
 
 
 def _ignored(template: PodTemplate) -> Iterator[str]:
-    """What of a pod this machine does not do, and that may be missed."""
+    """The settings of podTemplate that a local run ignores."""
     if template.env_from:
         yield "envFrom is not read here; set its variables in your environment"
     if template.init_containers:
-        yield f"initContainers are not run here ({_names(template.init_containers)}); do what they do before"
+        yield f"initContainers are not run here ({_names(template.init_containers)}); do their work first"
     if template.sidecars:
-        yield f"sidecars are not run here ({_names(template.sidecars)}); start what the trainer needs of them"
+        yield f"sidecars are not run here ({_names(template.sidecars)}); start what the trainer needs"
     if template.dns_config:
-        yield "dnsConfig is not used here; names are looked up as this machine does"
+        yield "dnsConfig is not used here; this machine's resolver is used"
     if template.runtime_class_name:
         yield f"runtimeClassName ({template.runtime_class_name}) is not used here"
 
@@ -308,7 +305,7 @@ def _conclude(job: TrainingJob, status: Mapping[str, Any], output: Path, receive
         return FAILED
     checkpoint = (status.get("checkpoint") or {}).get("path")
     saved = f"saved {output / checkpoint}; " if checkpoint else ""
-    print(f"trainwright: {job.name} stopped: {saved}the same command goes on from there", file=sys.stderr)
+    print(f"trainwright: {job.name} stopped: {saved}run the same command to continue", file=sys.stderr)
     return 128 + received[0]
 
 
@@ -336,7 +333,7 @@ def _summary(job: TrainingJob, status: Mapping[str, Any], output: Path) -> Itera
 
 
 def models(output: Path) -> list[Path]:
-    """The folders of an output that hold a model: itself, and those a script named; at most four. No checkpoints."""
+    """At most four folders of the output that hold a model, the output itself first; checkpoints are skipped."""
     folders = [output, *sorted(one for depth in ("*", "*/*") for one in output.glob(depth) if one.is_dir())]
     found = [one for one in folders if any((one / name).is_file() for name in MODEL_FILES)]
     return [one for one in found if not any(part.startswith("checkpoint-") for part in one.parts)][:4]

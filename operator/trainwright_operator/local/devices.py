@@ -1,6 +1,6 @@
-"""What accelerators this machine has, and the error for a job that is planned for others.
+"""Counts the accelerators of this machine, and refuses a job that needs others.
 
-A run takes the pods of the plan as they are, so it needs devices of the pool's vendor here, enough for one pod.
+A local run executes the pods as planned, so it needs devices of the pool's vendor, enough for one pod.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def count(vendor: Vendor) -> int:
 
 
 def check(pool: AcceleratorPool, planned: Placement, found: int | None = None) -> None:
-    """Raises :class:`UserError` when the planned pods cannot run here; ``found`` stands in for what is here."""
+    """Raises :class:`UserError` if the planned pods cannot run here; ``found`` replaces the count of devices."""
     vendor = planned.vendor
     if vendor.resource is None:
         return

@@ -1,4 +1,4 @@
-"""What a run shows while it lasts: a live table in a terminal, one line for each change in a pipe."""
+"""Shows a run: a live table in a terminal, one line for each change in a pipe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainwright_operator.core.policy import Phase
 Status = Mapping[str, Any]
 
 QUIET_SECONDS = 10.0
-"""In a pipe, the least time between two lines that tell nothing but a further step."""
+"""In a pipe, the minimum time between two lines that differ only in the step."""
 COLUMNS = {
     "STATE": "state",
     "STEP": "step",
@@ -44,7 +44,7 @@ def screen(name: str, console: Console) -> Screen:
 
 
 class Lines:
-    """Plain lines: every event, every change of state or evaluation, and a further step now and then."""
+    """Plain lines: every event, every change of state or evaluation, and the step at intervals."""
 
     def __init__(self, name: str, console: Console) -> None:
         self._name, self._console = name, console
@@ -63,7 +63,7 @@ class Lines:
             self._shown, self._at = shown, time.monotonic()
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Nothing to clean up."""
 
     def _print(self, text: str) -> None:
         line = f"{datetime.now():%H:%M:%S} {self._name}: {text}"
@@ -78,7 +78,7 @@ def sentence(shown: Mapping[str, str]) -> str:
     return ", ".join([shown["state"], *(form.format(shown[key]) for key, form in parts.items() if shown.get(key))])
 
 
-class Table_:  # noqa: N801 - rich's own Table is here too
+class Table_:  # noqa: N801 - the name Table is rich's
     """The columns of ``kubectl get trainingjobs``, a bar, and above them the events as they come."""
 
     def __init__(self, name: str, console: Console) -> None:

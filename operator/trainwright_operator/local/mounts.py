@@ -1,4 +1,4 @@
-"""Where a pod's paths lie on this machine: every mount of the plan is a folder here, and what names it is rewritten."""
+"""Maps the paths of a pod to this machine: every mount becomes a folder here, and references to it are rewritten."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from trainwright_operator.api import names
 Object = Mapping[str, Any]
 
 PLANNED = frozenset({names.VOLUME_JOB, "trainwright-home", "trainwright-tmp", "trainwright-shm"})
-"""Volumes of the plan that need no folder: the runner gives the job file, and this machine has the rest itself."""
+"""Volumes of the plan that need no folder: the runner writes the job file, and this machine has the others."""
 
 
 class Mounts:
-    """Paths of a pod and the folders here that stand for them."""
+    """Paths of a pod, and the folders that replace them on this machine."""
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
         self.folders = dict(folders)
@@ -44,7 +44,7 @@ class Mounts:
         return Mounts({OUTPUT_DIR: output, **folders})
 
     def here(self, text: str) -> str:
-        """A path in the pod as one of this machine; ``--option=PATH`` as well. Other text stays as it is."""
+        """Converts a path in the pod, or ``--option=PATH``, to a path on this machine. Other text is unchanged."""
         return self._pattern.sub(lambda match: str(self.folders[match[1]]), text)
 
     def rewrite(self, value: Any) -> Any:
@@ -79,7 +79,7 @@ def _folder(volume: Object, scratch: Path) -> Path:
 
 
 def resolved_job(resolved: str, mounts: Mounts, config_maps: Mapping[str, Path]) -> str:
-    """The resolved job with its paths as they are here; a script in a ConfigMap is the file of its key."""
+    """The resolved job with paths of this machine; a script in a ConfigMap becomes the file of its key."""
     job = json.loads(resolved)
     script = job.get("script") or {}
     if reference := script.pop("configMap", None):
@@ -91,6 +91,6 @@ def _script(reference: Object, config_maps: Mapping[str, Path]) -> Path:
     name, key = str(reference["name"]), str(reference["key"])
     if name not in config_maps:
         raise UserError(
-            f"spec.script.configMap: {name} is in no cluster here; add --config-map {name}=DIR with {key} in it"
+            f"spec.script.configMap: {name} does not exist here; add --config-map {name}=DIR with {key} in it"
         )
     return config_maps[name] / key

@@ -1,7 +1,7 @@
-"""Just enough of the Job controller for a machine without a cluster: Jobs and pods as an API server would hold them.
+"""A minimal Job controller without a cluster: Jobs and pods as an API server would store them.
 
-The policy sees the same objects as in a cluster, so that it decides the same. Nothing here runs anything: the runner,
-or a test, says what each pod does.
+The policy sees the same objects as in a cluster, so it makes the same decisions. Nothing here runs processes: the
+runner, or a test, reports what each pod does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Object = dict[str, Any]
 
 
 class Objects:
-    """``jobs`` and ``pods`` by name. Times are given by the caller; ``revision`` counts what :meth:`sync` changed."""
+    """``jobs`` and ``pods`` by name. The caller passes times; ``revision`` counts changes by :meth:`sync`."""
 
     def __init__(self, node: str = "local") -> None:
         self.jobs: dict[str, Object] = {}
@@ -39,7 +39,7 @@ class Objects:
             self.pods |= {pod["metadata"]["name"]: pod for pod in _pods(job, now)}
 
     def delete_job(self, name: str, now: datetime) -> None:
-        """In the foreground: the Job stays until its pods have ended."""
+        """Foreground deletion: the Job remains until its pods have ended."""
         if job := self.jobs.get(name):
             job["metadata"].setdefault("deletionTimestamp", write_time(now))
 
@@ -54,7 +54,7 @@ class Objects:
         }
 
     def ended(self, name: str, exit_code: int, message: str, now: datetime) -> None:
-        """``exit_code`` as a shell tells it: 128 and the signal's number when one killed the process."""
+        """``exit_code`` as in a shell: 128 plus the signal number if a signal killed the process."""
         reason = "Completed" if exit_code == 0 else "Error"
         state = {"exitCode": exit_code, "reason": reason, "message": message, "finishedAt": write_time(now)}
         self.pods[name]["status"] = {
@@ -64,7 +64,7 @@ class Objects:
         }
 
     def sync(self, now: datetime) -> list[str]:
-        """Bring Jobs and pods forward as the Job controller would; the names of pods newly asked to end."""
+        """Update Jobs and pods as the Job controller would; returns the names of pods to terminate now."""
         terminated: list[str] = []
         for job in list(self.jobs.values()):
             pods = list(self.pods_of(job))
@@ -138,7 +138,7 @@ def _terminate(pod: Object, now: datetime) -> bool:
 
 
 def _lost(pod: Object) -> bool:
-    """A pod that is being deleted counts as failed at once, whatever its process does with its grace."""
+    """A pod that is being deleted counts as failed immediately, even if its process then exits with 0."""
     return pod["status"]["phase"] == "Failed" or ("deletionTimestamp" in pod["metadata"] and not _ended(pod))
 
 

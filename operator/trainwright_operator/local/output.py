@@ -1,7 +1,7 @@
-"""What a run keeps in its output folder beside the model: the TrainingJob with its status, and a lock.
+"""The files of a run in its output folder, besides the model: the TrainingJob with its status, and a lock.
 
-A later run of the same job with the same output goes on from there: the same uid, so that the checkpoints are its own,
-and attempts that count on, so that a straggler of the former run cannot write over the new one.
+A later run of the same job with the same output continues from there. It has the same uid, so that it owns the
+checkpoints, and continues the attempt numbers, so that a leftover process of the previous run cannot overwrite files.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class OutputFolder:
             raise UserError(f"--output {self.output}: another run is writing there; choose another folder") from None
 
     def prior(self) -> Object | None:
-        """The TrainingJob that the last run left here; None when there was none, or its file was cut short."""
+        """The TrainingJob of the previous run; None if there was none or its file is incomplete."""
         path = self.output / FILE
         with contextlib.suppress(OSError, ValueError):
             for document in manifest.read(path.read_text(), str(path)):
@@ -68,28 +68,28 @@ class OutputFolder:
         return None
 
     def save(self, content: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """Whole or not at all: a run that is killed while it writes leaves the former file."""
-        aside = self.output / f".{FILE}.new"
-        aside.write_text(manifest.write({**content, "status": dict(status)}))
-        aside.replace(self.output / FILE)
+        """Write atomically: if the run is killed while writing, the old file remains."""
+        temporary = self.output / f".{FILE}.new"
+        temporary.write_text(manifest.write({**content, "status": dict(status)}))
+        temporary.replace(self.output / FILE)
 
     def holds_checkpoints(self) -> bool:
         return any(self.output.glob("checkpoint-*"))
 
 
 def uid_of(job: Object, prior: Object | None, output: Path) -> str:
-    """The same for every run of a job with the same output, also when the folder was moved meanwhile."""
+    """The uid is the same for every run of a job with the same output, even if the folder was moved."""
     metadata = job["metadata"]
     if prior and (uid := prior["metadata"].get("uid")):
         return str(uid)
     return str(uuid.uuid5(_NAMESPACE, f"{metadata.get('namespace', 'default')}/{metadata['name']}@{output.resolve()}"))
 
 
-def status_to_go_on(document: Document, prior: Object | None, folder: OutputFolder, now: datetime) -> Object:
+def status_to_continue(document: Document, prior: Object | None, folder: OutputFolder, now: datetime) -> Object:
     """The status that a new run begins with.
 
     Raises:
-        UserError: the output holds another job's run, or a run of this one that was asked something else.
+        UserError: the output belongs to another job, or to a run of this job with a different spec.
     """
     if prior is None:
         return {}
@@ -108,13 +108,13 @@ def _check_unchanged(document: Document, prior: Object, folder: OutputFolder) ->
     if problems:
         first = problems[0]
         raise UserError(
-            f"{document.place(first.path)}: {first}; {folder.output} holds what was trained before: "
+            f"{document.place(first.path)}: {first}; {folder.output} holds the result of the previous run: "
             "choose another --output to keep both"
         )
 
 
 def _again(status: Mapping[str, Any], now: datetime) -> Object:
-    """A run that did not succeed is taken up afresh: no restart is counted yet, and the attempts count on."""
+    """Continues a run that did not succeed: resets the count of restarts, and continues the attempt numbers."""
     attempts = status.get("attempts") or []
     if not attempts:
         return {}

@@ -1,4 +1,4 @@
-"""One planned pod as a process tree on this machine: its environment, its log, its end."""
+"""Runs one planned pod as a process tree on this machine."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Object = Mapping[str, Any]
 LOG_TAIL_BYTES = 2048
 _NOT_INHERITED = re.compile(r"PET_|TRAINWRIGHT_|KUBEFLOW_TRAINER_|TORCHELASTIC_|OMP_NUM_THREADS$|MASTER_(ADDR|PORT)$")
 _RANK = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$")
-_MACHINES_OWN = {"HOME": HOME, "USER": "trainer"}
-"""What the plan sets because an image has no home; this machine's own is better."""
+_KEPT_FROM_MACHINE = {"HOME": HOME, "USER": "trainer"}
+"""Variables that the plan sets for images without a home; here the machine's values are kept."""
 _REFERENCE = re.compile(r"\$(\$|\(([A-Za-z_][A-Za-z0-9_.-]*)\))")
 
 
 class Process:
-    """A started pod. ``on_end`` is called from a thread of its own with the exit code, as a shell tells it."""
+    """A started pod. ``on_end`` is called in a separate thread with the exit code, as in a shell."""
 
     def __init__(
         self,
@@ -60,12 +60,12 @@ class Process:
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """The pod's own process group; ranks in groups of their own are swept as orphans."""
+        """Kill the pod's process group; ranks in other groups are killed later as orphans."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def message(self, exit_code: int) -> str:
-        """The termination message; of a failed pod that left none, the end of its log, as the kubelet does it."""
+        """The termination message; for a failed pod without one, the end of its log, as the kubelet does."""
         with suppress(OSError):
             if text := self.termination_file.read_text(errors="replace"):
                 return text
@@ -82,7 +82,7 @@ class Process:
 
 
 def command_of(pod: Object) -> list[str]:
-    """The planned command with this Python in the place of the image's."""
+    """The planned command, with this Python instead of the image's."""
     command = list(pod["spec"]["containers"][0]["command"])
     return [sys.executable, *command[1:]] if command[0] == "python" else command
 
@@ -90,13 +90,13 @@ def command_of(pod: Object) -> list[str]:
 def environment_of(
     pod: Object, mounts: Mounts, inherited: Mapping[str, str], ours: Mapping[str, str]
 ) -> dict[str, str]:
-    """The planned environment on top of this machine's, its paths rewritten, and ``ours`` on top of all."""
+    """This machine's environment, overridden by the planned one with rewritten paths, overridden by ``ours``."""
     environment = {
         name: value for name, value in inherited.items() if not _NOT_INHERITED.match(name) and not _RANK.match(name)
     }
     for variable in pod["spec"]["containers"][0]["env"]:
         name, value = variable["name"], variable.get("value", "")
-        if _MACHINES_OWN.get(name) == value:
+        if _KEPT_FROM_MACHINE.get(name) == value:
             continue
         if source := variable.get("valueFrom"):
             found = _from(name, source, pod, inherited)
@@ -107,7 +107,7 @@ def environment_of(
 
 
 def _from(name: str, source: Object, pod: Object, inherited: Mapping[str, str]) -> str | None:
-    """A field of the pod; a key of a Secret or ConfigMap is taken from this machine's variable of that name."""
+    """A field of the pod; for a key of a Secret or ConfigMap this machine's variable of that name."""
     if field := source.get("fieldRef"):
         return _field(name, field["fieldPath"], pod)
     kind, reference = next(iter(source.items()))
@@ -118,7 +118,9 @@ def _from(name: str, source: Object, pod: Object, inherited: Mapping[str, str]) 
     what = (
         f"key {reference['key']} of {kind.removesuffix('KeyRef')} {reference['name']}" if "key" in reference else kind
     )
-    raise UserError(f"podTemplate.env: {name} comes from {what}, which is not here; set {name} in your environment")
+    raise UserError(
+        f"podTemplate.env: {name} comes from {what}, which does not exist here; set {name} in your environment"
+    )
 
 
 def _field(name: str, path: str, pod: Object) -> str:
@@ -137,7 +139,7 @@ def _field(name: str, path: str, pod: Object) -> str:
 
 
 def _expand(value: str, environment: Mapping[str, str]) -> str:
-    """``$(NAME)`` of a variable before, as Kubernetes has it; ``$$`` is a dollar sign."""
+    """Replaces ``$(NAME)`` by an earlier variable, as Kubernetes does; ``$$`` is a dollar sign."""
     return _REFERENCE.sub(
         lambda match: "$" if match[1] == "$" else environment.get(match[2], match[0]),
         value,
@@ -145,7 +147,7 @@ def _expand(value: str, environment: Mapping[str, str]) -> str:
 
 
 def local_variables(job_file: Path, termination_file: Path, port: int) -> dict[str, str]:
-    """What is different on one machine: the gang meets on loopback, and the contract's files lie elsewhere."""
+    """The variables that differ on one machine: rendezvous on loopback, and other paths for the contract's files."""
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
     return {
         "PET_MASTER_ADDR": "127.0.0.1",

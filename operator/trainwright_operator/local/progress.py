@@ -1,4 +1,4 @@
-"""The endpoint for progress on loopback: what the operator serves in a cluster, for the runner alone."""
+"""The progress endpoint on loopback, for the runner; in a cluster the operator serves it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ProgressServer:
         threading.Thread(target=self._server.serve_forever, name="progress", daemon=True).start()
 
     def variables(self, attempt: int) -> dict[str, str]:
-        """What a pod is presented; the attempt is in the address, for trainers that do not say it themselves."""
+        """The variables of a pod; the URL has the attempt, for trainers that do not report it."""
         url = f"http://127.0.0.1:{self._server.server_port}/attempts/{attempt}/progress"
         return {ENV_PROGRESS_URL: url, ENV_PROGRESS_TOKEN: str(self._token_file)}
 
@@ -69,6 +69,6 @@ def _handler(accept: Accept, token: str) -> type[BaseHTTPRequestHandler]:
                 return 400, None
 
         def log_message(self, format: str, *args: object) -> None:
-            """Silent: every push would be a line."""
+            """No log: every push would be a line."""
 
     return Handler

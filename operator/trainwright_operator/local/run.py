@@ -1,7 +1,7 @@
-"""The operator's loop with processes in the place of pods: observe, plan, carry out, wait for what happens next.
+"""The operator's loop with processes instead of pods: observe, plan, execute, wait for the next event.
 
-Nothing is decided here: restarts, backoff, deadline and the end of the job are the policy's, on the very same plan as
-in a cluster. An interrupt is a suspend: the policy stops the attempt, and the trainer saves a checkpoint first.
+Nothing is decided here: the policy decides about restarts, backoff, deadline and the end of the job, with the same plan
+as in a cluster. An interrupt acts as suspend: the policy stops the attempt, and the trainer saves a checkpoint first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OnStatus = Callable[[Status, tuple[Event, ...]], None]
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run needs beside its job. ``scratch`` is a private folder that is gone after the run."""
+    """The inputs of a run besides its job. ``scratch`` is a private folder that is deleted after the run."""
 
     pool: AcceleratorPool
     output: Path
@@ -66,7 +66,7 @@ class Runner:
         return dict(self.job.status)
 
     def run(self) -> Status:
-        """The final status. Raises :class:`UserError` when a pod cannot be started here at all."""
+        """Returns the final status. Raises :class:`UserError` if a pod cannot be started here."""
         try:
             again = self._settle()
             while not self._over():
@@ -83,7 +83,7 @@ class Runner:
     # Planning
 
     def _settle(self) -> float | None:
-        """Plan until there is nothing left to do now; gives the seconds after which to look again."""
+        """Plan until nothing is left to do now; returns the seconds until the next plan."""
         while True:
             revision = self._objects.revision
             made = self._step()
@@ -97,10 +97,10 @@ class Runner:
         self.job = replace(self.job, status=made.status)
         self._on_status(made.status, made.events)
         self._raise_if_stalled(made.status)
-        self._carry_out(made, now)
+        self._execute(made, now)
         return made
 
-    def _carry_out(self, made: Plan, now: datetime) -> None:
+    def _execute(self, made: Plan, now: datetime) -> None:
         self._config_maps |= {
             child["metadata"]["name"]: child["data"][JOB_KEY] for child in made.apply if child["kind"] == "ConfigMap"
         }
@@ -143,9 +143,9 @@ class Runner:
         return environment_of(pod, mounts, os.environ, ours)
 
     def _resolved(self, pod: Mapping[str, Any]) -> str:
-        """From the pod's annotation, or from the ConfigMap when it is too large for one."""
-        riding = pod["metadata"]["annotations"].get(names.ANNOTATION_RESOLVED_JOB)
-        return riding if riding is not None else self._config_maps[config_map_of(pod["spec"]) or ""]
+        """From the pod's annotation, or from the ConfigMap if it is too large for an annotation."""
+        annotation = pod["metadata"]["annotations"].get(names.ANNOTATION_RESOLVED_JOB)
+        return annotation if annotation is not None else self._config_maps[config_map_of(pod["spec"]) or ""]
 
     def _on_end(self, name: str) -> Callable[[int], None]:
         return lambda code: self._happened.put(lambda: self._ended(name, code))
@@ -169,10 +169,10 @@ class Runner:
             process.kill()
             _kill_left_overs(self._setup.scratch / name)
 
-    # What happens
+    # Events
 
     def _wait(self, again: float | None) -> None:
-        """Until something happens, a timer of the policy is due, or a pod's grace is over."""
+        """Wait for an event, a timer of the policy, or the end of a pod's grace period."""
         due = [at - time.monotonic() for at in self._kill_at.values()] + ([again] if again is not None else [])
         with suppress(queue.Empty):
             self._happened.get(timeout=max(0.0, min(due)) if due else None)()
@@ -182,7 +182,7 @@ class Runner:
             self._kill(name)
 
     def _pushed(self, body: dict[str, Any]) -> None:
-        """Called from the threads of the endpoint."""
+        """Called in threads of the endpoint."""
 
         def merge() -> None:
             self.job = replace(self.job, status=merge_progress(self.job.status, body, _now()))
@@ -197,13 +197,13 @@ class Runner:
             self._kill(name)
 
     def _end(self) -> None:
-        """Nothing outlives the run, however it ends."""
+        """Kill all processes, however the run ends."""
         self._kill_all()
         self._progress.close()
 
 
 def _kill_left_overs(folder: Path) -> None:
-    """Do what the end of a container does to what is left in it: every process that was told the pod's job file."""
+    """Kill every process with the pod's job file in its environment, as the end of a container would."""
     mark = f"{ENV_JOB_FILE}={folder / JOB_KEY}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
