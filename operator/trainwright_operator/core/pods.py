@@ -30,7 +30,6 @@ from trainwright.contract import (
 )
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
-from trainwright_operator.core import pods
 from trainwright_operator.core.gangs.gang import Membership
 from trainwright_operator.core.observe import COMPLETION_INDEX
 from trainwright_operator.core.placement import affinity
@@ -120,7 +119,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                     **({"supplementalGroups": list(place.groups)} if place.groups else {}),
                 },
                 "resourceClaims": _claims(job, plan) or None,
-                "initContainers": pods.beside(job, place) or None,
+                "initContainers": beside(job, place) or None,
                 "containers": [_container(job, place, plan)],
                 "volumes": _volumes(job, place, plan),
             }
@@ -236,7 +235,7 @@ def _mounts(job: TrainingJob, place: Placement) -> list[Object]:
     template = job.spec.pod_template
     own: list[Object] = [
         {"name": names.VOLUME_JOB, "mountPath": JOB_DIR, "readOnly": True},
-        {"name": names.VOLUME_OUTPUT, "mountPath": OUTPUT_DIR, **pods.folder_of_output(job)},
+        {"name": names.VOLUME_OUTPUT, "mountPath": OUTPUT_DIR, **folder_of_output(job)},
         {"name": "trainwright-home", "mountPath": HOME},
         {"name": "trainwright-tmp", "mountPath": "/tmp"},
         {"name": "trainwright-shm", "mountPath": "/dev/shm"},

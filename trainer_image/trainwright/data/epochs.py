@@ -63,7 +63,7 @@ class Epochs:
             _restore_generator(loader, saved["generator_now"] if saved else None)
             position = Position(epoch, 0, rng_state(), _generator_state(loader), grouping_of(loader))
             iterator = _open(loader)
-        self._reading.position = position
+        self._reading.position, self._reading.state_dict = position, self.state_dict
         return _read(iterator, position, loader if epoch == 0 and skip == 0 else None)
 
     def state_dict(self) -> dict[str, Any] | None:

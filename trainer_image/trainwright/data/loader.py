@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -37,6 +38,8 @@ class Reading:
 
     position: Position | None = None
     resumed: dict[str, Any] | None = None
+    state_dict: Callable[[], dict[str, Any] | None] | None = None
+    """Of the epochs that are read, once there are any."""
 
 
 class Stateful:
@@ -48,9 +51,7 @@ class Stateful:
     reading: Reading
 
     def state_dict(self) -> dict[str, Any] | None:
-        from trainwright.data.epochs import Epochs
-
-        return Epochs(self).state_dict()
+        return None if self.reading.state_dict is None else self.reading.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.reading.resumed = state

@@ -45,14 +45,10 @@ class Task:
 
 
 def _causal(tokenizer: Any, model: Any) -> Any:
-    from trainwright.declarative.tasks import CausalCollator
-
     return CausalCollator(tokenizer)
 
 
 def _masked(tokenizer: Any, model: Any) -> Any:
-    from trainwright.declarative.tasks import MaskedCollator
-
     if tokenizer.mask_token_id is None:
         raise UserError("spec.model.tokenizer: has no mask token, which MaskedLM needs; use an encoder's")
     return MaskedCollator(tokenizer)

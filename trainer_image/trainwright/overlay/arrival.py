@@ -13,9 +13,7 @@ from typing import Any
 
 from trainwright import extras
 from trainwright.contract import UserError
-
-KNOWN = ("5.24",)
-"""The versions of transformers that the overlay is tested with."""
+from trainwright.overlay.replacing import KNOWN
 
 
 def install() -> None:

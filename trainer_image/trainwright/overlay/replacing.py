@@ -19,6 +19,9 @@ from trainwright.contract import UserError
 
 logger = logging.getLogger(__name__)
 
+KNOWN = ("5.24",)
+"""The versions of transformers that the overlay is tested with."""
+
 # A Trainer creates these and passes them on. A library that creates one passes it to our Trainer.
 _EXCHANGED = {"transformers.trainer_callback": ("TrainerState", "TrainerControl", "CallbackHandler")}
 # Only a Trainer creates these: our objects must be instances of their classes, whose names need no replacement.
@@ -80,8 +83,6 @@ def _find(places: Mapping[str, Iterable[str]]) -> dict[str, Any]:
 
 def _lacking(missing: list[str]) -> UserError:
     from transformers import __version__
-
-    from trainwright.overlay.arrival import KNOWN
 
     return UserError(
         f"trainwright.overlay: transformers {__version__} has no {', '.join(missing)}; nothing was replaced; "
