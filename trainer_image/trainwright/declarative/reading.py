@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeAlias
 import numpy as np
 
 from trainwright.contract import DataError, UserError
-from trainwright.declarative import reading
 from trainwright.declarative.diagnosis import Unreachable, error_for, explain, first_line
 from trainwright.declarative.manifest import DatasetSpec
 from trainwright.declarative.sources import Source, resolve
@@ -97,7 +96,7 @@ def _open(spec: DatasetSpec, source: Source, split: str | None, place: str, whol
 def _text(source: Source, place: str, whole_documents: bool, streaming: bool) -> Rows:
     from datasets import Dataset, Features, IterableDataset, Value
 
-    reader = reading.documents if whole_documents else reading.lines
+    reader = documents if whole_documents else lines
     flags = {"first": Value("bool"), "last": Value("bool")} if whole_documents else {}
     features = Features({"text": Value("large_string"), **flags})
     arguments = {"files": list(source.files), "place": place}
