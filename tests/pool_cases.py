@@ -9,8 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from builders import make_job
 from trainwright_operator.api import names
-from trainwright_operator.core.placement.pools import VENDORS
+from trainwright_operator.api.spec import parse_pool
+from trainwright_operator.core.children import children
+from trainwright_operator.core.placement.pools import BUILTIN, VENDORS, place
 from vendors import Case
 
 _TABLES = [import_module(f"vendors.{name}") for name in VENDORS]
@@ -79,3 +82,17 @@ def environment(pod_spec: dict[str, Any], index: int) -> dict[str, str]:
     return {
         one["name"]: one.get("value", str(index) if "fieldRef" in one.get("valueFrom", {}) else "") for one in variables
     }
+
+
+def pool_of(name):
+    return BUILTIN[name] if name in BUILTIN else parse_pool(pool_manifest(name))
+
+
+def job_on(pool, nodes=None, per_node=None):
+    asked = {"pool": pool, "nodes": nodes, "perNode": per_node}
+    return make_job().with_("spec.accelerator", {key: value for key, value in asked.items() if value}).build()
+
+
+def planned(case):
+    job = job_on(case.pool, case.nodes, case.per_node)
+    return [child for child in children(job, place(job, pool_of(case.pool)), 1) if child["kind"] == "Job"]

@@ -10,6 +10,7 @@ import pytest
 from cluster.kind.faults import Faults
 from cluster.kube import Kube, Object
 from demo import example, in_a_pod
+from e2e.jobs import at_step, ended, job, simple
 from integration.charts import Helm
 
 HUGGING_FACE = """
@@ -49,18 +50,6 @@ def gpt(release: Helm, kube: Kube, namespace: str) -> Object:
     manifest["spec"]["trainingArguments"] |= {"maxSteps": 120, "evalSteps": 60, "saveSteps": 20, "loggingSteps": 5}
     kube.apply(manifest, namespace)
     return manifest
-
-
-def job(kube: Kube, namespace: str, until, what: str, seconds: float = 180, name: str = "gpt-on-stdlib") -> Object:
-    return kube.wait_for("TrainingJob", name, namespace, lambda obj: until(obj.get("status", {})), seconds, what)
-
-
-def at_step(step: int):
-    return lambda status: (status.get("progress") or {}).get("step", 0) >= step
-
-
-def ended(status: Object) -> bool:
-    return status.get("state") in ("Succeeded", "Failed")
 
 
 def test_one_apply_gives_a_trained_model(gpt: Object, kube: Kube, namespace: str, trainer_image: str) -> None:
@@ -105,12 +94,6 @@ def test_suspending_saves_first_and_resuming_goes_on(gpt: Object, kube: Kube, na
     kube.patch("TrainingJob", "gpt-on-stdlib", {"spec": {"suspend": False}}, namespace)
     done = job(kube, namespace, ended, "to end")["status"]
     assert (done["state"], done["restarts"]["total"]) == ("Succeeded", 0)
-
-
-def simple(**spec: Any) -> Object:
-    """A job of one pod that says a word; ``spec`` is laid over its own."""
-    kind = {"apiVersion": "trainwright.dev/v1alpha1", "kind": "TrainingJob", "metadata": {"name": "held"}}
-    return {**kind, "spec": {"script": {"inline": "print('trained')"}, "output": {"emptyDir": {}}, **spec}}
 
 
 def mounting(**volume: Any) -> Object:

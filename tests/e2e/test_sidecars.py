@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.kube import Kube
-from e2e.test_operator import ended, job, simple
+from e2e.jobs import ended, job, simple
 from integration.charts import Helm
 
 READS = """

@@ -12,7 +12,7 @@ import pytest
 from cluster import programs
 from cluster.kind.faults import Faults
 from cluster.kube import Kube, Object
-from e2e.test_operator import ended, job, simple
+from e2e.jobs import ended, job, simple
 from integration.charts import Helm
 
 OPERATORS = "app.kubernetes.io/name=trainwright-operator"

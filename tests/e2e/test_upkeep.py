@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster.kube import Kube, Object, condition_of
-from e2e.test_operator import ended, job, simple
+from e2e.jobs import ended, job, simple
 from integration.charts import Helm
 
 OPERATORS = "app.kubernetes.io/name=trainwright-operator"

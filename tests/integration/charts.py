@@ -83,3 +83,9 @@ def as_service_account(kube: Kube, namespace: str, name: str, path: Path) -> Kub
     path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(config))
     return Kube(path)
+
+
+def settings(objects: list[dict[str, Any]]) -> dict[str, str]:
+    """The operator's own variables, as the Deployment gives them to its pods."""
+    (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return {one["name"].removeprefix("TRAINWRIGHT_"): one["value"] for one in container["env"] if "value" in one}

@@ -13,6 +13,7 @@ from cluster.control_plane import ControlPlane
 from cluster.fixtures import namespace, pytest_runtest_makereport, skip_as_one  # noqa: F401
 from cluster.kube import Kube
 from cluster.paths import CHECKOUT
+from integration.operators import Operator
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,3 +58,10 @@ def crds(kube: Kube) -> None:
     for path in sorted((CHECKOUT / "crds").glob("*.yaml")):
         for crd in kube.apply(path):
             kube.wait_condition("CustomResourceDefinition", crd["metadata"]["name"], "Established", None)
+
+
+@pytest.fixture
+def operator(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Operator]:  # noqa: F811
+    running = Operator(kube, namespace, tmp_path).start().wait_leading()
+    yield running
+    running.kill()

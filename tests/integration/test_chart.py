@@ -24,9 +24,8 @@ from cluster.simulated import FOREVER
 from integration import charts
 from integration.charts import CHART, Helm, ProgramError
 from integration.conftest import started
+from integration.jobs import job, state
 from integration.operators import Operator
-from integration.test_chart_rights import settings
-from integration.test_operator import job, state
 from trainwright_operator.api.manifest import read
 from trainwright_operator.cluster.settings import PREFIX, Settings
 from trainwright_operator.core.children import children
@@ -263,7 +262,9 @@ def operator(kube: Kube, helm: Helm, tmp_path: Path) -> Iterator[Callable[..., O
             former.stop()
         objects = charts.render(helm.namespace, *values)
         own = {"OPERATOR_NAMESPACE": helm.namespace, "PROGRESS_PORT": "0", "NAMESPACES": helm.namespace}
-        running[:] = [Operator(kube, helm.namespace, tmp_path, {**settings(objects), **own}).start().wait_leading()]
+        running[:] = [
+            Operator(kube, helm.namespace, tmp_path, {**charts.settings(objects), **own}).start().wait_leading()
+        ]
         return running[0]
 
     yield start

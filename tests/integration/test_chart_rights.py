@@ -15,8 +15,8 @@ from cluster.control_plane import ControlPlane, free_ports
 from cluster.kube import Kube
 from integration import charts
 from integration.conftest import started
+from integration.jobs import job, state
 from integration.operators import Operator
-from integration.test_operator import job, state
 
 pytestmark = pytest.mark.skipif(
     bool(programs.missing(("helm",))), reason="helm is not built (python -m cluster build builds it)"
@@ -78,10 +78,10 @@ def chart(request, kube: Kube, tmp_path_factory) -> Iterator[Installed]:
     pods = kube.wait_list("Pod", home, lambda found: len(found) == 2, labels="app.kubernetes.io/name")
     pod = pods[0]["metadata"]["name"]
     if MODES[request.param]:
-        assert settings(objects)["NAMESPACES"] == jobs
+        assert charts.settings(objects)["NAMESPACES"] == jobs
     own = charts.as_service_account(kube, home, charts.RELEASE, folder / "kubeconfig")
     operator = (
-        Operator(own, jobs, folder, {"NAMESPACES": "", **settings(objects), **settled(home, pod)})
+        Operator(own, jobs, folder, {"NAMESPACES": "", **charts.settings(objects), **settled(home, pod)})
         .start()
         .wait_leading()
     )
@@ -90,12 +90,6 @@ def chart(request, kube: Kube, tmp_path_factory) -> Iterator[Installed]:
     for obj in objects:
         if obj["kind"].startswith("ClusterRole"):
             kube.delete(obj["kind"], obj["metadata"]["name"], None)
-
-
-def settings(objects) -> dict[str, str]:
-    """The operator's own variables, as the Deployment gives them to its pods."""
-    (container,) = charts.only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
-    return {one["name"].removeprefix("TRAINWRIGHT_"): one["value"] for one in container["env"] if "value" in one}
 
 
 def settled(home: str, pod: str) -> dict[str, str]:

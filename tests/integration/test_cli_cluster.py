@@ -19,9 +19,9 @@ from cluster.kube import Kube
 from cluster.paths import CHECKOUT
 from cluster.simulated import FOREVER
 from integration import charts
+from integration.jobs import job, state
 from integration.kubelet import LABEL, Logs, kubelet, node
 from integration.operators import Operator
-from integration.test_operator import job, state
 
 pytestmark = pytest.mark.usefixtures("crds")
 CLI = [sys.executable, "-m", "trainwright_operator.cli"]

@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from builders import make_job
-from cluster.kube import Kube, condition_of
+from cluster.kube import condition_of
 from cluster.paths import CHECKOUT
 from cluster.simulated import FOREVER
+from integration.jobs import job, state
 from integration.operators import Operator
 from trainwright_operator.api.manifest import read
 
 pytestmark = pytest.mark.usefixtures("crds")
 
 
-@pytest.fixture
-def operator(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Operator]:
-    running = Operator(kube, namespace, tmp_path).start().wait_leading()
-    yield running
-    running.kill()
-
-
-def job(name="train", nodes=2, **annotations):
-    """A TrainingJob whose pods end as the annotations say."""
-    told = {f"simulated.trainwright.dev/{key.replace('_', '-')}": value for key, value in annotations.items()}
-    made = make_job().named(name).nodes(nodes).with_("spec.podTemplate.metadata.annotations", told)
-    return made.with_("spec.output", {"emptyDir": {}}).without("metadata.namespace").without("metadata.uid")
-
-
 def events(kube, namespace):
     return [event for event in kube.list("Event", namespace) if event["involvedObject"]["kind"] == "TrainingJob"]
-
-
-def state(kube, namespace, wanted, name="train", seconds=90):
-    return kube.wait_for(
-        "TrainingJob",
-        name,
-        namespace,
-        lambda obj: obj.get("status", {}).get("state") == wanted,
-        seconds,
-        f"to be {wanted}",
-    )
 
 
 def test_a_job_is_created_runs_and_succeeds(kube, namespace, operator):

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from integration.test_operator import FOREVER, job, operator, state  # noqa: F401
+from cluster.simulated import FOREVER
+from integration.jobs import job, state
 
 pytestmark = pytest.mark.usefixtures("crds")
 
@@ -70,7 +71,7 @@ def within(stated: Any, found: Any) -> bool:
     return bool(stated == found)
 
 
-def test_a_job_with_sidecars_and_metadata_is_accepted_and_its_pods_run(kube, namespace, operator) -> None:  # noqa: F811
+def test_a_job_with_sidecars_and_metadata_is_accepted_and_its_pods_run(kube, namespace, operator) -> None:
     made = job(run_for=FOREVER)
     annotations = made.manifest()["spec"]["podTemplate"]
     labels = {"metadata": {"labels": {"team": "nlp"}, "annotations": {"example.com/cost": "7"}}}
@@ -97,7 +98,7 @@ def test_a_job_with_sidecars_and_metadata_is_accepted_and_its_pods_run(kube, nam
         assert own.items() <= pod["metadata"]["labels"].items(), "its own pods are counted"
 
 
-def test_the_hosts_network_is_refused_by_a_pool_and_then_by_the_namespace(kube, namespace, operator) -> None:  # noqa: F811
+def test_the_hosts_network_is_refused_by_a_pool_and_then_by_the_namespace(kube, namespace, operator) -> None:
     made = job(run_for=FOREVER).with_("spec.podTemplate.hostNetwork", True)
     kube.apply(made.manifest(), namespace)
     held = kube.wait_condition("TrainingJob", "train", "Stalled", namespace)

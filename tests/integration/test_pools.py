@@ -19,8 +19,8 @@ from cluster.kube import ApiError, Kube, condition_of
 from cluster.paths import CHECKOUT
 from cluster.simulated import FOREVER, RUN_FOR, accelerator_node, simulated_node
 from integration.conftest import started
+from integration.jobs import state
 from integration.operators import Operator
-from integration.test_operator import state
 from pool_cases import POOLS as TABLE
 from pool_cases import WRONG, pool_manifest
 from trainwright_operator.api.manifest import read

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.kube import ApiError, Kube, Object, condition_of
 from cluster.simulated import FOREVER
+from integration.jobs import job, state
 from integration.operators import Operator
-from integration.test_operator import job, state
 from pool_cases import RESOURCES
 
 pytestmark = pytest.mark.usefixtures("crds")
 
 INDEX_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid", "batch.kubernetes.io/job-name", "job-name")
 BAD_DATA = '{"reason":"BadData","exit_code":65,"error":"forged"}'
-
-
-@pytest.fixture
-def operator(kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Operator]:
-    running = Operator(kube, namespace, tmp_path).start().wait_leading()
-    yield running
-    running.kill()
 
 
 def shown(kube: Kube, namespace: str, wanted: str, seconds: float = 60) -> Object:

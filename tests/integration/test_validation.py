@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from bad_manifests import CASES
 from builders import make_job
 from cluster import programs
 from cluster.kube import ApiError, Kube, condition_of
 from cluster.paths import CHECKOUT
 from mutations import mutated_specs, specs_with_sound_arguments
+from spec_changes import CHANGES, JOB
 from trainwright_operator.api import crd, manifest
 from trainwright_operator.commands.loading import load
 from trainwright_operator.commands.planning import planned
-from unit.test_bad_manifests import CASES
-from unit.test_crd_agreement import CHANGES, JOB
 
 MUTATIONS = int(os.environ.get("TRAINWRIGHT_MUTATIONS", "1000"))
 """How many mutated manifests both are asked about; 10000 takes minutes."""

@@ -13,8 +13,8 @@ import pytest
 
 from cluster.kube import Kube
 from integration import charts
+from integration.jobs import job
 from integration.operators import Operator
-from integration.test_operator import job
 from integration.webhook import refusing
 
 pytestmark = pytest.mark.usefixtures("crds")
@@ -31,7 +31,7 @@ class Case:
 
     reason: str
     words: str
-    mend: str
+    fix: str
     spec: tuple[tuple[str, Any], ...] = ()
     before: Object | None = None
     webhook: tuple[str, str | None] | None = None
@@ -84,7 +84,7 @@ CASES = {
         "ask who runs budget.example.com", webhook=("pods", "no budget is left"),
     ),
     "a webhook that does not answer": Case(
-        "Refused", 'failed calling webhook "budget.example.com"', "whoever runs it must mend it",
+        "Refused", 'failed calling webhook "budget.example.com"', "whoever runs it must fix it",
         webhook=("batch/jobs", None),
     ),
     "no room": Case(
@@ -132,11 +132,11 @@ def test_the_status_says_what_holds_a_job_up(
         held = kube.wait_for("TrainingJob", "train", namespace, lambda obj: case.words in _why(obj))
         message = _message(held)
         assert case.words in message
-        assert case.mend in message
+        assert case.fix in message
         assert held["status"]["display"]["state"].endswith(f"({case.reason})")
         shown = charts.run("kubectl", "get", "tj", "-n", namespace, "-o", "wide", kubeconfig=kube.kubeconfig)
         assert f"({case.reason})" in shown
-        assert case.mend in shown
+        assert case.fix in shown
         before = operator.requests()
         time.sleep(QUIET_SECONDS)
         assert (operator.requests() - before).total() <= MOST_REQUESTS

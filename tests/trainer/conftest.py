@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +27,10 @@ def nothing_left_of_a_file() -> Iterator[None]:
     yield
     if left := leaks.left(before, leaks.look()):
         pytest.fail("left to the next file: " + "; ".join(left[:8]), pytrace=False)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory, where there is one: durability costs time and is not what is tested here."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
+        yield Path(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from trainer.settings import settings
@@ -104,3 +105,26 @@ def one_stream(rank: int, world_size: int, length: int, stateful: bool = False, 
     assert state is not None
     resumed.load_state_dict(state)
     return whole, list(batches(resumed, epoch=0, skip=1)), evaluation
+
+
+class Witness(nn.Module):
+    """Notes the batches that it is trained on, and those that it is only judged by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.trained: list[list[int]] = []
+        self.judged: list[list[int]] = []
+
+    def forward(self, number: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        (self.trained if self.training else self.judged).append(number.tolist())
+        return (self.weight * 0.0 + 1.0).sum(), number
+
+
+def as_batch(samples: list[Any]) -> dict[str, torch.Tensor]:
+    numbers = [sample["number"] if isinstance(sample, dict) else sample for sample in samples]
+    return {"number": torch.tensor(numbers), "labels": torch.tensor(numbers)}
+
+
+def numbers(length: int) -> list[dict[str, int]]:
+    return [{"number": number} for number in range(length)]

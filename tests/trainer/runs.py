@@ -48,3 +48,14 @@ def quiet(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     return model
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of all that the model would save."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
+    """The names under which the two states hold other values."""
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]

@@ -13,6 +13,7 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from torch import nn
 
 from trainer import tiny
+from trainer.runs import differing, state_of
 from trainwright import Trainer, TrainingArguments, UserError
 from trainwright.arguments.errors import ModelError
 from trainwright.checkpoint.weights import load_weights
@@ -65,15 +66,6 @@ def trained(folder: Path, model: nn.Module, resume: Any = None, **arguments: Any
     trainer = Trainer(model, args, train_dataset=tiny.texts(32), eval_dataset=tiny.texts(8))
     trainer.train(resume_from_checkpoint=resume)
     return trainer
-
-
-def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
-    assert a.keys() == b.keys()
-    return [name for name in a if not torch.equal(a[name], b[name])]
 
 
 @pytest.fixture

@@ -12,16 +12,13 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
 from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
 
+from trainer.data_cases import as_list
 from trainer.settings import settings
 from trainwright.contract import DataError
 from trainwright.data.epochs import batches
 from trainwright.data.loaders import eval_loader, train_loader
 from trainwright.data.rebalance import RebalancedBatches
 from trainwright.data.samplers import LengthGrouped, Sequential, ShardedBatches, Sharding, Shuffled
-
-
-def as_list(samples: list[Any]) -> list[Any]:
-    return samples
 
 
 def make(samples: Any, rank: int = 0, world_size: int = 1, batch_size: int = 4, **arguments: Any) -> Any:

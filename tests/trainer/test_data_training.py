@@ -7,32 +7,11 @@ from typing import Any
 
 import datasets
 import pytest
-import torch
-from torch import nn
 from torch.utils.data import IterableDataset
 
-from trainer.data_cases import StatefulStream
+from trainer.data_cases import StatefulStream, Witness, as_batch, numbers
 from trainer.world import in_world
 from trainwright import Trainer, TrainingArguments
-
-
-class Witness(nn.Module):
-    """Notes the batches that it is trained on, and those that it is only judged by."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.trained: list[list[int]] = []
-        self.judged: list[list[int]] = []
-
-    def forward(self, number: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        (self.trained if self.training else self.judged).append(number.tolist())
-        return (self.weight * 0.0 + 1.0).sum(), number
-
-
-def as_batch(samples: list[Any]) -> dict[str, torch.Tensor]:
-    numbers = [sample["number"] if isinstance(sample, dict) else sample for sample in samples]
-    return {"number": torch.tensor(numbers), "labels": torch.tensor(numbers)}
 
 
 class Sized(IterableDataset[Any]):
@@ -66,10 +45,6 @@ def run(folder: Any, dataset: Any, resume: Any = None, **arguments: Any) -> list
     trainer = Trainer(Witness(), args, data_collator=as_batch, train_dataset=dataset)
     trainer.train(resume_from_checkpoint=resume)
     return trainer.model.trained
-
-
-def numbers(length: int) -> list[dict[str, int]]:
-    return [{"number": number} for number in range(length)]
 
 
 def streaming(shuffled: bool = False) -> Any:

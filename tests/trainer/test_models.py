@@ -13,6 +13,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from trainer import tiny
+from trainer.runs import differing, state_of
 from trainwright import Trainer, TrainingArguments, UserError
 from trainwright.training import losses, prepare
 
@@ -48,15 +49,6 @@ def trainer_for(folder: Path, model: nn.Module, data: Any = None, **arguments: A
     given = {"max_steps": 4, "save_steps": 2, "use_cpu": True, "disable_tqdm": True, "learning_rate": 0.01, **arguments}
     data = tiny.vectors(32) if data is None else data
     return Trainer(model, TrainingArguments(str(folder), **given), train_dataset=data, eval_dataset=data[:8])
-
-
-def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
-    assert a.keys() == b.keys()
-    return [name for name in a if not torch.equal(a[name], b[name])]
 
 
 class TestPlainModules:

@@ -11,6 +11,7 @@ import torch
 from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS, OptimizerContext, _parse_optim_args
 
 from trainer import tiny
+from trainer.runs import weights
 from trainwright import Trainer
 from trainwright.arguments import TrainingArguments
 from trainwright.arguments.machine import OPTIMIZERS
@@ -40,19 +41,15 @@ def trained(folder: Path, name: str, resume: str | None = None, **arguments: Any
     return trainer
 
 
-def state_of(trainer: Trainer) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
-
-
 @pytest.mark.parametrize("name", RUNNABLE)
 @pytest.mark.filterwarnings("ignore")
 def test_it_learns_and_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
     whole = trained(tmp_path / "whole", name)
     losses = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
     assert all(map(torch.isfinite, map(torch.tensor, losses)))
-    assert any(not torch.equal(a, b) for a, b in zip(state_of(whole), tiny.classifier().parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(weights(whole), tiny.classifier().parameters(), strict=True))
     again = trained(tmp_path / "again", name, resume=str(tmp_path / "whole" / "checkpoint-3"))
-    for a, b in zip(state_of(whole), state_of(again), strict=True):
+    for a, b in zip(weights(whole), weights(again), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
@@ -155,7 +152,7 @@ def test_layer_by_layer_gives_what_all_at_once_does(tmp_path: Path) -> None:
     layerwise = trained(tmp_path / "b", "galore_adamw_layerwise", **given)
     assert isinstance(layerwise.optimizer, Layerwise)
     assert layerwise.get_learning_rates()[0] == whole.get_learning_rates()[0]
-    for a, b in zip(state_of(whole), state_of(layerwise), strict=True):
+    for a, b in zip(weights(whole), weights(layerwise), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -166,7 +163,7 @@ class TestScheduleFree:
         name = "schedule_free_adamw"
         quiet = trained(tmp_path / "a", name)
         looked_at = trained(tmp_path / "b", name, eval_strategy="steps", eval_steps=1, save_steps=1)
-        for a, b in zip(state_of(quiet), state_of(looked_at), strict=True):
+        for a, b in zip(weights(quiet), weights(looked_at), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
     def test_the_averaged_weights_are_saved_and_evaluated(self, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import transformers
 from torch.utils.data import DataLoader, IterableDataset
 
 import trainwright
-from trainer.test_data_training import Witness, as_batch, numbers
+from trainer.data_cases import Witness, as_batch, numbers
 from trainer.world import in_world
 
 CONFIGS: dict[str, dict[str, Any]] = {

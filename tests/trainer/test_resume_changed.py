@@ -12,8 +12,7 @@ import pytest
 import torch
 import transformers
 
-from trainer.data_cases import StatefulStream, Stream
-from trainer.test_data_training import Witness, as_batch, numbers
+from trainer.data_cases import StatefulStream, Stream, Witness, as_batch, numbers
 from trainer.world import in_world
 from trainwright import Trainer, TrainingArguments
 from trainwright.contract import UserError

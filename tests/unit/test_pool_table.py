@@ -5,30 +5,14 @@ from __future__ import annotations
 import pytest
 
 from builders import make_job
-from pool_cases import CASES, POOLS, REFUSALS, RESOURCES, WRONG, environment, pool_manifest
+from pool_cases import CASES, POOLS, REFUSALS, RESOURCES, WRONG, environment, planned, pool_manifest, pool_of
 from scene import Scene
 from trainwright.contract import ResolvedJob
 from trainwright.launch.rendezvous import Place
 from trainwright_operator import __version__
 from trainwright_operator.api import crd
-from trainwright_operator.api.spec import parse_pool
-from trainwright_operator.core.children import children
-from trainwright_operator.core.placement.pools import BUILTIN, VENDORS, place
+from trainwright_operator.core.placement.pools import VENDORS, place
 from trainwright_operator.core.placement.vendor import PoolError
-
-
-def pool_of(name):
-    return BUILTIN[name] if name in BUILTIN else parse_pool(pool_manifest(name))
-
-
-def job_on(pool, nodes=None, per_node=None):
-    asked = {"pool": pool, "nodes": nodes, "perNode": per_node}
-    return make_job().with_("spec.accelerator", {key: value for key, value in asked.items() if value}).build()
-
-
-def planned(case):
-    job = job_on(case.pool, case.nodes, case.per_node)
-    return [child for child in children(job, place(job, pool_of(case.pool)), 1) if child["kind"] == "Job"]
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pool_cases import CASES
+from pool_cases import CASES, planned
 from trainwright_operator.api.topology import GENERATIONS
 from trainwright_operator.core.placement.pools import VENDORS
-from unit.test_pool_table import planned
 
 DOCS = Path(__file__).parents[2] / "docs"
 MANUAL = (DOCS / "pools.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from builders import make_job
-from scene import Scene
+from scene import Scene, running
 from trainwright_operator.cli import main
 from trainwright_operator.commands.completion import commands
 from trainwright_operator.remote import board, describing, diagnosis, loglines, rendering
@@ -28,10 +28,6 @@ NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
 def stored(scene: Scene) -> dict:
     """The object as the API server would hold it."""
     return {**scene.builder.manifest(), "status": scene.status}
-
-
-def running() -> Scene:
-    return Scene(make_job().nodes(2)).settle().start_pods().settle()
 
 
 def with_condition(kind: str, reason: str, message: str, state: str = "Queued", **spec) -> dict:
@@ -165,7 +161,7 @@ def test_a_summary_holds_what_was_asked_and_what_came_of_it() -> None:
     ]
     assert summary.best["checkpoint"] == "checkpoint-150"
     assert summary.checkpoint["path"] == "checkpoint-200"
-    assert summary.seconds == 60
+    assert summary.seconds == 63
 
 
 def test_a_summary_is_written_for_json_screen_and_markdown() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from builders import make_job
-from scene import Scene
+from scene import Scene, running
 from trainwright_operator.remote import logs
 from trainwright_operator.remote.cluster import RemoteError, Unreachable, refusal
 from trainwright_operator.remote.logs import Follower
@@ -45,10 +45,6 @@ class Told:
             if isinstance(text, Exception):
                 raise text
             yield f"2026-01-01T00:00:0{number}Z {text}"
-
-
-def running() -> Scene:
-    return Scene(make_job().nodes(2)).settle().start_pods().settle()
 
 
 def succeeded() -> Scene:

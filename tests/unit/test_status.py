@@ -38,58 +38,14 @@ def problems(status: dict) -> list[str]:
     return [f"{error.json_path}: {error.message}" for error in STATUS.iter_errors(status)]
 
 
-def kstatus(job: Scene) -> str:
-    """What kstatus computes for any custom resource by its published rules."""
-    status = job.status
-    if status.get("observedGeneration") != job.builder.manifest()["metadata"]["generation"]:
-        return "InProgress"
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "Reconciling" and condition["status"] == "True":
-            return "InProgress"
-        if condition["type"] == "Stalled" and condition["status"] == "True":
-            return "Failed"
-    return "Current"
-
-
-def test_kstatus_at_every_transition():
-    scene = Scene(make_job().nodes(2))
-    scene.step()
-    story = [(scene.state, kstatus(scene))]
-    for act in (
-        lambda: scene.start_pods(),
-        lambda: scene.exit_all(1),
-        lambda: scene.start_pods(),
-        lambda: scene.edit("spec.suspend", True),
-        lambda: scene.exit_all(143),
-        lambda: scene.edit("spec.suspend", False),
-        lambda: scene.start_pods(),
-        lambda: scene.exit_all(0),
-    ):
-        act()
-        scene.wait(3).settle()
-        story.append((scene.state, kstatus(scene)))
-    assert story == [
-        ("Starting", "InProgress"),
-        ("Running", "Current"),
-        ("Restarting", "InProgress"),
-        ("Running", "Current"),
-        ("Stopping", "InProgress"),
-        ("Suspended", "Current"),
-        ("Starting", "InProgress"),
-        ("Running", "Current"),
-        ("Succeeded", "Current"),
-    ]
-    assert kstatus(Scene(make_job().with_("spec.accelerator.pool", "x"), pool=None).settle()) == "Failed"
-
-
 def test_a_pod_that_cannot_start_stalls_in_the_end():
     scene = Scene(make_job()).settle()
     waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "s" not found'}}
     scene.pod()["status"] = {"phase": "Pending", "containerStatuses": [{"name": "trainer", "state": waiting}]}
-    assert kstatus(scene.wait(5).settle()) == "InProgress"
+    assert scene.wait(5).settle().holding() == {"Reconciling"}
     assert scene.status["display"]["state"] == "Starting (CreateContainerConfigError)"
     assert scene.last.requeue_after == 55
-    assert kstatus(scene.wait(55).settle()) == "Failed"
+    assert scene.wait(55).settle().holding() == {"Stalled"}
     assert 'secret "s" not found' in scene.condition(Condition.STALLED)["message"]
 
 
