@@ -1,6 +1,6 @@
-"""Writes the fields of a pool into values.schema.json, so that Helm refuses a name that the CRD does not have.
+"""Writes the fields of a pool into values.schema.json, so that Helm refuses unknown fields.
 
-What a field may hold is the CRD's affair: the API server says it when the pool is made.
+The CRD validates the values of fields, when the pool is created.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
--- The health of a TrainingJob for Argo CD. A job at work is Healthy: what waits for it would wait for days otherwise.
+-- The health of a TrainingJob for Argo CD. A running job is Healthy; otherwise a sync wave would wait for days.
 local health = {status = "Progressing", message = "waiting for the operator"}
 local status = obj.status
 if status == nil or status.conditions == nil then

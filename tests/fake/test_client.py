@@ -239,7 +239,7 @@ def test_a_success_that_is_no_object_of_the_api_is_a_bad_gateway(answer):
 
     async def scene():
         async with answering(handle) as api:
-            with pytest.raises(ApiError, match="502 BadGateway: not an answer of an API server"):
+            with pytest.raises(ApiError, match="502 BadGateway: not a response of an API server"):
                 await api.list(SERVICES, "ns", tries=1)
 
     asyncio.run(scene())

@@ -93,7 +93,7 @@ def test_one_list_that_fails_is_enough_for_a_while_and_one_line_is(code, lists, 
 
     play(scene)
     assert [(record.levelname, record.getMessage().partition(":")[0]) for record in caplog.records] == [
-        ("WARNING", "Events of namespace default not read, so that what holds pods up is told without them"),
+        ("WARNING", "Events of namespace default not read; the status of waiting pods is less precise"),
         ("INFO", "Events of namespace default are read again"),
     ]
 

@@ -87,7 +87,7 @@ def test_an_idle_operator_is_alive_and_one_whose_watch_is_dead_is_not(monkeypatc
             async with asyncio.timeout(20):
                 while (answer := await found.probe())[0] == 200:
                     await asyncio.sleep(0.05)
-            words = "not ok: the watch of trainingjobs in namespace default does not tell what a list has found"
+            words = "not ok: the watch of trainingjobs in namespace default misses changes that a list has found"
             assert answer == (503, words)
             assert (await found.probe("/readyz"))[0] == 200
             found.told()
@@ -106,7 +106,7 @@ def test_workers_that_end_nothing_while_much_is_due_are_not_alive(monkeypatch):
                 while (answer := await found.probe())[0] == 200:
                     await asyncio.sleep(0.05)
             assert answer[0] == 503
-            assert answer[1].startswith("not ok: no worker has ended a reconcile for ")
+            assert answer[1].startswith("not ok: no worker has finished a reconcile for ")
             found.reconciler.may.set()
             async with asyncio.timeout(20):
                 while (await found.probe())[0] != 200:

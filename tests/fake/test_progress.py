@@ -141,7 +141,7 @@ def test_a_pod_of_the_attempt_at_work_is_believed_and_reviewed_once():
         pytest.param(token(pod="x-0-1-0-abcde"), BODY, 403, "foreign", id="a pod of another job"),
         pytest.param(token(pod="copy-of-job-0-1-0-abcde"), BODY, 403, "foreign", id="a copy with all its labels"),
         pytest.param(token(namespace="other"), BODY, 403, "foreign", id="a pod of another namespace"),
-        pytest.param(token(pod="job-0-0-0-fghij"), BODY, 409, "stale", id="a pod of a former attempt"),
+        pytest.param(token(pod="job-0-0-0-fghij"), BODY, 409, "stale", id="a pod of an earlier attempt"),
         pytest.param(token(), b"not json", 400, "malformed", id="not JSON"),
         pytest.param(token(), b"[" * 1000, 400, "malformed", id="nested without end"),
         pytest.param(token(), {"metrics": []}, 400, "malformed", id="no trainerStatus"),

@@ -236,10 +236,10 @@ def test_a_service_that_may_not_be_made_again_changes_nothing_else(why):
             world.see = lambda: None
         else:
             server.fail("POST", 403, times=9, path="/services")
-        assert await world.reconcile() == 30.0, "it is tried again"
+        assert await world.reconcile() == 30.0, "retrying"
         assert world.status["state"] == "Starting"
-        words = "Service tj-train belongs to CronJob/x, and the pods need it"
-        said = words if why == "taken" else "Service tj-train may not be made again: injected"
+        words = "Service tj-train belongs to CronJob/x, but the pods need it"
+        said = words if why == "taken" else "Service tj-train cannot be recreated: injected"
         assert said in world.condition("Reconciling")["message"]
 
     play(scene)
@@ -275,7 +275,7 @@ def test_what_waits_for_a_deletion_that_is_refused_says_so():
         server.fail("DELETE", 403, times=99, message='admission webhook "keep" denied the request')
         assert await world.reconcile() == 30.0
         assert world.status["state"] == "Stopping"
-        told = '; Job train-0-1 may not be deleted: admission webhook "keep" denied the request'
+        told = '; Job train-0-1 cannot be deleted: admission webhook "keep" denied the request'
         assert told in world.condition("Reconciling")["message"]
         before = world.count("PATCH", "trainingjobs")
         await world.reconcile()

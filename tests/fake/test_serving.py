@@ -68,7 +68,7 @@ def test_a_secret_of_junk_is_filled_anew_and_told_in_one_line(data, lines, caplo
 
     play(scene)
     expected = [
-        f"Secret trainwright-progress-tls of namespace ns: {part} is no PEM of a certificate; it is filled anew"
+        f"Secret trainwright-progress-tls of namespace ns: {part} is no PEM of a certificate; writing new certificates"
         for part in lines
     ]
     assert [record.getMessage() for record in caplog.records] == expected
@@ -118,7 +118,7 @@ def test_without_the_secret_all_else_goes_on_and_the_endpoint_follows_when_it_ma
     (line,) = (record.getMessage() for record in caplog.records)
     assert line == (
         "progress is not served, and jobs show no steps before they end: Secret trainwright-progress-tls of namespace "
-        f"ns: {code} Injected: injected; it is tried again"
+        f"ns: {code} Injected: injected; retrying"
     )
 
 

@@ -263,7 +263,7 @@ def test_a_context_that_does_not_exist_is_one_line_of_error(kube, namespace, cli
 
 def test_watch_says_that_a_namespace_has_no_jobs(kube, namespace, cli) -> None:
     told = cli("watch")
-    assert (told.returncode, told.stderr) == (2, f"error: there is no TrainingJob in namespace {namespace}\n")
+    assert (told.returncode, told.stderr) == (2, f"error: no TrainingJob in namespace {namespace}\n")
 
 
 def test_it_is_a_kubectl_plugin(kube, namespace, cli) -> None:

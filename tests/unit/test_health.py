@@ -5,13 +5,13 @@ import pytest
 from trainwright_operator.cluster.health import BLIND_SECONDS, Pulse, Watches
 
 LEADERS = {
-    "nobody is known to lead": (Pulse(), False, "not known yet who leads"),
+    "nobody is known to lead": (Pulse(), False, "the leader is not known yet"),
     "nobody answers": (
         Pulse(trouble=lambda: "lease not reached: 403 x"),
         False,
-        "not known yet who leads: lease not reached: 403 x",
+        "the leader is not known yet: lease not reached: 403 x",
     ),
-    "another leads": (Pulse(lambda: "operator-1"), True, "waits while operator-1 leads"),
+    "another leads": (Pulse(lambda: "operator-1"), True, "standby: operator-1 leads"),
     "it leads and reads": (Pulse(lambda: "operator-1", leads=True), False, "leads, and has not read yet what there is"),
     "it leads": (Pulse(leads=True, primed=True), True, "leads"),
     "it leads without": (Pulse(leads=True, primed=True, without=[lambda: "no x", lambda: ""]), True, "leads; no x"),

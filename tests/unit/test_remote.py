@@ -208,7 +208,7 @@ def test_an_unschedulable_job_is_told_what_would_help(message: str) -> None:
 def test_a_missing_pool_is_answered_with_the_pools_there_are() -> None:
     pools = [{"metadata": {"name": "h100"}}]
     job = with_condition("Stalled", "PoolNotFound", "no pool x", "Pending", output={"emptyDir": {}})
-    assert diagnose(Facts(job, NOW, pools=pools))[0].fix == "there are h100 and cpu"
+    assert diagnose(Facts(job, NOW, pools=pools))[0].fix == "the pools are h100 and cpu"
 
 
 def test_a_failed_job_names_its_logs_and_the_fix() -> None:
@@ -247,7 +247,7 @@ def test_a_running_job_that_is_silent_for_long_is_noticed() -> None:
     scene = running().push(step=3)
     assert diagnose(Facts(stored(scene), scene.now + timedelta(minutes=9))) == []
     (finding,) = diagnose(Facts(stored(scene), scene.now + timedelta(minutes=25)))
-    assert finding.what == "it runs, but has told no progress for 25 minutes"
+    assert finding.what == "it runs, but has reported no progress for 25 minutes"
 
 
 def test_what_may_not_be_read_is_no_reason() -> None:
@@ -297,7 +297,7 @@ def test_what_fails_is_told_apart_from_what_may_not_be_read() -> None:
     assert (facts.events, facts.quotas, facts.claims) == (None, None, [])
     text = printed(describing.render(facts, []))
     assert "not shown: events: the API server answered 500: etcdserver: request timed out\n" in text
-    assert text.endswith("not shown, for you may not read them: resourcequotas\n")
+    assert text.endswith("not shown, because you may not read them: resourcequotas\n")
 
 
 def test_pools_that_could_not_be_read_are_not_said_to_be_missing() -> None:

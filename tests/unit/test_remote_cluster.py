@@ -15,7 +15,7 @@ import yaml
 
 from trainwright_operator.cli import main
 from trainwright_operator.remote import feed
-from trainwright_operator.remote.cluster import IN_BETWEEN, Cluster, Forbidden, RemoteError, Unreachable, connect
+from trainwright_operator.remote.cluster import CHECK_PROXY, Cluster, Forbidden, RemoteError, Unreachable, connect
 
 CLI = [sys.executable, "-m", "trainwright_operator.cli"]
 META = {"name": "a", "namespace": "default", "resourceVersion": "5", "uid": "u", "generation": 1}
@@ -99,13 +99,13 @@ def test_an_answer_that_no_api_server_gives_is_reported_with_the_fix(
     stub.will(body, code, Location="/login")
     with pytest.raises(Unreachable) as told:
         cluster.get("/api")
-    assert str(told.value).endswith(IN_BETWEEN)
+    assert str(told.value).endswith(CHECK_PROXY)
 
 
 def test_an_answer_that_is_cut_off_is_an_error_that_says_so(stub: Stub, cluster: Cluster) -> None:
     stub.will(b'{"metadata":', lost=99)
     stub.will(b'{"message":', 403, lost=99)
-    with pytest.raises(Unreachable, match="the answer was cut off"):
+    with pytest.raises(Unreachable, match="the response was cut off"):
         cluster.get("/api")
     with pytest.raises(Forbidden, match="HTTP 403"):
         list(cluster.lines("/api"))
@@ -140,7 +140,7 @@ def test_a_watch_goes_on_after_a_line_that_is_no_change(monkeypatch: pytest.Monk
 
 def test_a_list_of_another_kind_is_no_collection() -> None:
     for listing in ({"metadata": {}, "items": []}, {"metadata": {"resourceVersion": "5"}}, {"items": [{}]}):
-        with pytest.raises(Unreachable, match="no list of objects"):
+        with pytest.raises(Unreachable, match="not a list of objects"):
             next(feed.snapshots(Watched([listing], []), "/", print))
 
 
@@ -155,7 +155,7 @@ def test_a_watch_goes_on_after_a_failure_of_the_api_server(
     said: list[str] = []
     jobs = feed.snapshots(cluster, "/jobs", said.append)
     assert [next(jobs), next(jobs)] == [{("default", "a"): JOB}, {}]
-    assert said == ["the API server answered 500: etcdserver: leader changed; trying again"]
+    assert said == ["the API server answered 500: etcdserver: leader changed; retrying"]
 
 
 def test_a_reader_that_has_seen_enough_is_no_failure(stub: Stub, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_the_proxy_of_the_kubeconfig_goes_before_no_proxy(tmp_path: Path, monkey
 
 def test_a_proxy_of_another_kind_is_told_without_its_password(tmp_path: Path) -> None:
     path = proxied(tmp_path / "config", "gopher://me:password@proxy.example")
-    with pytest.raises(RemoteError, match=r"the proxy on the way to http://127\.0\.0\.1:9 is of no use: ") as told:
+    with pytest.raises(RemoteError, match=r"the proxy for http://127\.0\.0\.1:9 cannot be used: ") as told:
         connect(path, None, None)
     assert "password" not in str(told.value)
 
@@ -239,7 +239,7 @@ def test_requests_are_made_for_whom_the_kubeconfig_says(stub: Stub, tmp_path: Pa
 
 
 def test_groups_without_a_user_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RemoteError, match="and no `as`: add it"):
+    with pytest.raises(RemoteError, match="but no `as`; add it"):
         connect(str(kubeconfig(tmp_path / "config", **{"as-groups": ["dev"]})), None, None)
 
 

@@ -94,7 +94,7 @@ def test_logs_fail_when_no_pod_can_be_read(capsys: pytest.CaptureFixture[str]) -
 def test_a_job_whose_pods_are_gone_has_no_logs(follow: bool) -> None:
     cluster = Told(succeeded(), [])
     cluster.pods = []
-    with pytest.raises(RemoteError, match="gpt-corpus has no pods yet, or no more"):
+    with pytest.raises(RemoteError, match="gpt-corpus has no pods now"):
         read(cluster, follow=follow)
 
 
@@ -134,7 +134,7 @@ def test_a_pod_whose_init_container_failed_shows_the_log_of_that_one(
     assert read(cluster, follow=follow) == int(follow)
     told = capsys.readouterr()
     assert (told.out, cluster.read) == ("iptables: permission denied\n", ["istio-validation"])
-    assert "init container istio-validation failed, so that the trainer never ran; this is its log" in told.err
+    assert "init container istio-validation failed, so the trainer never ran; this is its log" in told.err
 
 
 def test_the_trainers_log_is_asked_for_by_name_for_a_sidecar_may_have_one_as_well() -> None:
@@ -152,4 +152,4 @@ def test_an_init_container_at_work_is_shown_and_a_native_sidecar_is_not(capsys: 
     cluster = Told(scene, [["10 %"]])
     assert read(cluster) == 0
     assert cluster.read == ["download"]
-    assert "init container download is at work; this is its log" in capsys.readouterr().err
+    assert "init container download is running; this is its log" in capsys.readouterr().err

@@ -78,10 +78,10 @@ def test_a_run_of_nan_has_a_page_and_says_so() -> None:
     log = ["{'loss': '4.5', 'epoch': '0.1'}", "{'loss': 'nan', 'epoch': '0.2'}", "{'eval_loss': 'nan', 'epoch': '0.2'}"]
     summary = summarize(make_job().status(state="Running", display={"state": "Running"}).manifest(), NOW, curves(log))
     text = to_html(summary)
-    assert "4.5 ▁× nan  (1 of 2 are no numbers)" in text
+    assert "4.5 ▁× nan  (1 of 2 are not finite)" in text
     assert 'points="nan' not in text.lower()
 
 
 def test_the_page_says_how_many_metrics_the_status_left_out():
     read = page(metrics=[{"name": "loss", "value": "1"}], progress={"metricsLeftOut": 12})
-    assert "and 12 more, which the status does not keep" in [cell.text for cell in read.iter("td")]
+    assert "and 12 more, which are not in the status" in [cell.text for cell in read.iter("td")]

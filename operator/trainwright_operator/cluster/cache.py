@@ -1,8 +1,8 @@
-"""What the cluster last told us, newest first: the only place the reconciler reads from.
+"""The latest known state of the cluster, from which the reconciler reads.
 
-Watches deliver at least once, out of order after a reconnect, and lose deletions while a list is taken again. So an
-object replaces another of the same name only when it is newer, a deletion leaves a mark that a late event of the
-deleted object cannot undo, and a full list evicts what it no longer holds.
+Watches deliver events at least once, out of order after a reconnect, and miss deletions during a relist. So an object
+replaces another of the same name only if it is newer, a deletion leaves a tombstone so that a late event cannot bring
+the object back, and a full list evicts objects that it does not contain.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def key_of(obj: Object) -> ObjectKey:
 
 
 def version_of(obj: Object) -> int:
-    """The resourceVersion as a number: API servers give ever larger ones, whatever the resource."""
+    """The resourceVersion as a number; it increases over all resources of an API server."""
     version = obj["metadata"].get("resourceVersion", "0")
     return int(version) if version.isdigit() else 0
 
 
 def slim(obj: Object) -> Object:
-    """Without managedFields, which are half of an object's size and nobody here reads."""
+    """Without managedFields, which are half of the size of an object and are not used."""
     meta = obj["metadata"]
     if "managedFields" not in meta:
         return obj
@@ -35,7 +35,7 @@ def slim(obj: Object) -> Object:
 
 
 class Store:
-    """The objects of one resource, with an index by what ``group_by`` says of each (None: not indexed)."""
+    """The objects of one resource, indexed by the result of ``group_by`` (None: not indexed)."""
 
     def __init__(self, group_by: Callable[[Object], Hashable | None] = lambda obj: None) -> None:
         self._group_by = group_by
@@ -56,7 +56,7 @@ class Store:
         return [self._objects[key] for key in self._groups.get(group, ())]
 
     def put(self, obj: Object) -> bool:
-        """Take ``obj`` in; False when it is not newer than what is known."""
+        """Store ``obj``; False if it is not newer than the stored object."""
         key, version = key_of(obj), version_of(obj)
         known = self._objects.get(key)
         if (known is not None and version <= version_of(known)) or version <= self._deleted.get(key, -1):
@@ -71,7 +71,7 @@ class Store:
         return True
 
     def remove(self, obj: Object) -> bool:
-        """Note that ``obj`` was deleted; False when a newer object of that name is known or none is."""
+        """Record that ``obj`` was deleted; False if the store has a newer object of that name, or none."""
         key, version = key_of(obj), version_of(obj)
         known = self._objects.get(key)
         if known is not None and version_of(known) > version:
@@ -83,7 +83,7 @@ class Store:
         return True
 
     def replace(self, objects: list[Object], version: int) -> list[Object]:
-        """Bring the store in line with a full list taken at ``version``; gives every object that changed or went."""
+        """Sync the store with a full list at ``version``; returns every object that changed or was removed."""
         changed = [obj for obj in objects if self.put(obj)]
         listed = {key_of(obj) for obj in objects}
         gone = [obj for key, obj in self._objects.items() if key not in listed and version_of(obj) <= version]

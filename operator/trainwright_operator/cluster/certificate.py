@@ -1,7 +1,7 @@
-"""The progress endpoint's certificate: self-signed by an authority of its own, kept in one Secret, renewed in time.
+"""The certificate of the progress endpoint: signed by the operator's own CA, stored in one Secret, renewed in time.
 
-Pods verify the endpoint by the authority alone, which outlives many server certificates, so renewing one disturbs no
-pod. Everything here is pure but for the keys it draws; who reads and writes the Secret decides when to call it.
+Pods verify the endpoint by the CA, which is valid much longer than server certificates, so renewing a server
+certificate does not affect pods. The functions are pure except for generating keys; the caller owns the Secret.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ AUTHORITY_LIFETIME = timedelta(days=3650)
 SERVER_LIFETIME = timedelta(days=90)
 RENEW_BEFORE = timedelta(days=30)
 SKEW = timedelta(minutes=5)
-"""A pod whose clock is behind must not find a certificate that is not valid yet."""
+"""A pod with a slow clock must not see a certificate that is not valid yet."""
 
 _SIGNING = ec.EllipticCurvePrivateKey, rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM texts: the authority that pods trust, its key, and the server's certificate and key."""
+    """PEM texts: the CA that pods trust, its key, and the server's certificate and key."""
 
     authority: bytes
     authority_key: bytes
@@ -46,15 +46,15 @@ class Certificates:
 
     @staticmethod
     def from_secret_data(data: Mapping[str, str]) -> Certificates | None:
-        """None of a Secret that was just made empty; a part that is missing or no base64 is empty."""
+        """None if the Secret has no data yet; a part that is missing or not base64 is empty."""
         texts = [data.get(name) or "" for name in ("ca.crt", "ca.key", "tls.crt", "tls.key")]
         return Certificates(*map(_decoded, texts)) if any(texts) else None
 
 
 def renewed(current: Certificates | None, hosts: list[str], now: datetime) -> Certificates:
-    """``current`` while it serves ``hosts`` for long enough; else a new server certificate, and authority when due.
+    """``current`` if it is valid for ``hosts`` long enough; else a new server certificate, and a new CA if it is due.
 
-    Pods at work trust the authority that there is: it is kept as long as it can sign.
+    Running pods trust the current CA, so it is kept as long as it can sign.
     """
     if current is not None and not flaw(current) and _serves(current, hosts, now):
         return current
@@ -67,7 +67,7 @@ def renewed(current: Certificates | None, hosts: list[str], now: datetime) -> Ce
 
 
 def flaw(current: Certificates) -> str:
-    """What somebody made of them by which they serve nobody, in words; empty when they are sound."""
+    """Why the certificates cannot be used, such as after a manual edit; empty if they can."""
     wrong = _flaw_of_authority(current) or _flaw_of_pair("tls", current.server, current.server_key)
     if wrong:
         return wrong

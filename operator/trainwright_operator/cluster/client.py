@@ -1,9 +1,9 @@
-"""The API server as the reconciler uses it: list in chunks, apply, patch a status, delete; every answer an object.
+"""A small client of the API server for the reconciler: list in chunks, apply, patch a status, delete.
 
-Thin on purpose: one session, one retry rule. What the API server asks to wait for (429, Retry-After) and what fails in
-transport or with 5xx is tried again a few times here; everything else is the caller's to decide, by :class:`ApiError`.
+It has one session and one retry rule: 429 with Retry-After, transport errors and 5xx are retried a few times. The
+caller handles everything else, by :class:`ApiError`.
 
-The server is found by the service account of the pod, or by the current context of a kubeconfig.
+The server comes from the service account of the pod, or from the current context of a kubeconfig.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from trainwright_operator.cluster.cache import slim
 
 TRIES = 4
 PATIENCE_SECONDS = 10.0
-"""How long one request waits between its tries, all in all, whatever the server asks for: a worker waits with it."""
+"""The maximum total wait between retries of a request, even if the server asks for more: it blocks a worker."""
 CHUNK = 500
 LONGEST_LINE = 2**22
-"""Bytes of an object in a watch; etcd takes 1.5 MiB."""
+"""Maximum bytes of an object in a watch; etcd accepts 1.5 MiB."""
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
@@ -42,7 +42,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource's place in the API: ``apiVersion``, kind, plural, and whether it lives in a namespace."""
+    """A resource in the API: ``apiVersion``, kind, plural, and whether it is namespaced."""
 
     api_version: str
     kind: str
@@ -62,7 +62,7 @@ _UNSERVED = ("404 page not found", "the server could not find the requested reso
 
 
 class ApiError(Exception):
-    """An answer of the API server that is not a success: its HTTP code, reason and message."""
+    """An error response of the API server: HTTP code, reason and message."""
 
     def __init__(self, code: int, reason: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{code} {reason}: {message}")
@@ -70,7 +70,7 @@ class ApiError(Exception):
 
     @property
     def is_verdict(self) -> bool:
-        """Asking again at once would be answered alike: only a person, or time, changes what stands in the way."""
+        """An immediate retry would fail again: it needs a change by a person, or time."""
         return (
             self.code in (400, 403, 422)
             or self.is_unserved
@@ -79,26 +79,26 @@ class ApiError(Exception):
 
     @property
     def is_unserved(self) -> bool:
-        """There is no such path: the cluster does not serve this version of the kind, or not the kind at all."""
+        """The path does not exist: the cluster does not serve this version of the kind, or not the kind at all."""
         return self.code == 404 and any(text in self.message for text in _UNSERVED)
 
     @property
     def is_of_lost_namespace(self) -> bool:
-        """The namespace is gone, or is being deleted with all that it holds."""
+        """The namespace does not exist, or is being deleted."""
         gone = self.code == 404 and self.message.startswith('namespaces "')
         return gone or (self.code == 403 and "because it is being terminated" in self.message)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A whole list and the resourceVersion it is true at."""
+    """A complete list and its resourceVersion."""
 
     items: list[Object]
     version: int
 
 
 class Api:
-    """Use as an async context manager. ``observe(verb, code)`` is called once for every answer, for metrics."""
+    """Use as an async context manager. ``observe(verb, code)`` is called for every response, for metrics."""
 
     def __init__(self, connection: Connection, observe: Callable[[str, int], None] = lambda verb, code: None) -> None:
         self._connection = connection
@@ -125,7 +125,7 @@ class Api:
         fields: str = "",
         tries: int = TRIES,
     ) -> Listing:
-        """All that the label and field selectors take; a list that expires on the way (410) is begun again once."""
+        """All objects that match the label and field selectors; a list that expires (410) is restarted once."""
         for last in (False, True):
             try:
                 return await self._whole(resource, namespace, selector, fields, tries)
@@ -135,7 +135,7 @@ class Api:
         raise AssertionError("unreachable")
 
     async def kinds(self, version: str) -> set[str]:
-        """The kinds of ``group/version``; none when it is not served."""
+        """The kinds of ``group/version``; empty if it is not served."""
         try:
             return {one["kind"] for one in (await self._send("GET", f"/apis/{version}"))["resources"]}
         except ApiError as error:
@@ -146,7 +146,7 @@ class Api:
     async def watch(
         self, resource: Resource, namespace: str | None, selector: str, version: int, seconds: int
     ) -> AsyncIterator[tuple[str, Object]]:
-        """Each change after ``version`` as its type and the object, for so many seconds."""
+        """Type and object of each change after ``version``, for the given seconds."""
         params = {"watch": "1", "resourceVersion": str(version), "timeoutSeconds": str(seconds)}
         if selector:
             params["labelSelector"] = selector
@@ -169,20 +169,20 @@ class Api:
         return await self._send("POST", path, obj, params={"fieldManager": FIELD_MANAGER})
 
     async def replace(self, resource: Resource, obj: Object) -> Object:
-        """Put ``obj`` in the place of the one it was read from; 409 when that has changed meanwhile."""
+        """Replace the object that ``obj`` was read from; 409 if it has changed since."""
         meta = obj["metadata"]
         path = resource.path(meta.get("namespace"), meta["name"])
         return await self._send("PUT", path, obj, params={"fieldManager": FIELD_MANAGER})
 
     async def apply(self, resource: Resource, obj: Object) -> Object:
-        """Server-side apply under our one field manager; what we own wins over other managers."""
+        """Server-side apply with force, under the operator's field manager."""
         meta = obj["metadata"]
         path = resource.path(meta.get("namespace"), meta["name"])
         params = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._send("PATCH", path, obj, content_type=APPLY, params=params)
 
     async def patch_status(self, resource: Resource, namespace: str | None, name: str, patch: Object) -> Object:
-        """A merge patch of the status subresource; give ``metadata.resourceVersion`` to write only what was read."""
+        """A merge patch of the status subresource; set ``metadata.resourceVersion`` to fail on conflict."""
         path = resource.path(namespace, name, "status")
         return await self._send("PATCH", path, patch, content_type=MERGE, params={"fieldManager": FIELD_MANAGER})
 
@@ -198,7 +198,7 @@ class Api:
         uid: str | None = None,
         propagation: str = "Background",
     ) -> None:
-        """Only the object of that ``uid``, when one is given; gone already is fine."""
+        """Delete the object, only with ``uid`` if given; no error if it does not exist."""
         body: Object = {"propagationPolicy": propagation}
         if uid:
             body["preconditions"] = {"uid": uid}
@@ -211,7 +211,7 @@ class Api:
     async def _whole(
         self, resource: Resource, namespace: str | None, selector: str, fields: str, tries: int
     ) -> Listing:
-        """Each chunk is made small as it comes, so that the list is never held at its full size."""
+        """Each chunk is reduced when it arrives, so that the full list is never in memory."""
         items: list[Object] = []
         version = 0
         async for chunk in self._chunks(resource, namespace, selector, fields, tries):
@@ -219,7 +219,7 @@ class Api:
                 raise ApiError(502, "BadGateway", f"not a list of {resource.plural}: {chunk!r:.200}")
             items += map(slim, chunk["items"])
             version = int(chunk["metadata"]["resourceVersion"])
-        for item in items:  # the API server leaves these out of the items of a list
+        for item in items:  # the API server omits these in the items of a list
             item.setdefault("apiVersion", resource.api_version)
             item.setdefault("kind", resource.kind)
         return Listing(items, version)
@@ -282,7 +282,7 @@ class Api:
 
 
 async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, Object]]:
-    """What is no whole event was cut off on its way, as by a proxy or a server that went down."""
+    """An incomplete event was cut off, such as by a proxy or a server that stopped."""
     try:
         async for line in lines:
             event = json.loads(line)
@@ -292,18 +292,18 @@ async def _events(lines: aiohttp.StreamReader) -> AsyncIterator[tuple[str, Objec
 
 
 def _object(text: bytes) -> Object:
-    """A success that is no object of the API is the word of somebody between the API server and here."""
+    """A 2xx response that is not an API object comes from a proxy, not from the API server."""
     try:
         found = dict(json.loads(text))
         if found.keys() & {"metadata", "resources"}:
             return found
     except (ValueError, TypeError):
         pass
-    raise ApiError(502, "BadGateway", f"not an answer of an API server: {text[:200]!r}")
+    raise ApiError(502, "BadGateway", f"not a response of an API server: {text[:200]!r}")
 
 
 def _error(code: int, text: bytes, retry_after: str | None) -> ApiError:
-    """What the server's Status object says, or its bare text when a proxy answered instead."""
+    """The error of a Status object, or the plain text if a proxy answered instead."""
     try:
         status = json.loads(text)
         reason, message = str(status.get("reason", "")), str(status.get("message", ""))
@@ -318,12 +318,12 @@ TOKEN_LIFETIME_SECONDS = 60.0
 
 
 class NoClusterError(Exception):
-    """There is no cluster to talk to; the message says what was looked for."""
+    """No cluster is configured; the message says what was looked for."""
 
 
 @dataclass
 class Connection:
-    """A server's address, its TLS context, and what goes into the Authorization header."""
+    """A server's address, its TLS context, and the credentials for the Authorization header."""
 
     server: str
     tls: ssl.SSLContext | None
@@ -332,7 +332,7 @@ class Connection:
     _read_at: float = -TOKEN_LIFETIME_SECONDS
 
     def headers(self) -> dict[str, str]:
-        """Authorization for the next request; a token file is read again when its copy has grown old."""
+        """Authorization for the next request; a token file is read again when its copy is too old."""
         if self.token_file is not None and time.monotonic() - self._read_at > TOKEN_LIFETIME_SECONDS:
             self.token = self.token_file.read_text().strip()
             self._read_at = time.monotonic()
@@ -340,9 +340,9 @@ class Connection:
 
 
 def service_account(connection: Connection, namespace: str) -> dict[str, Any] | None:
-    """Who this process is, as an owner of objects in the namespace: what has one goes when the chart is uninstalled.
+    """The ServiceAccount of this process, as owner of objects, which are then deleted when the chart is uninstalled.
 
-    None for who is no ServiceAccount of that namespace, such as a person.
+    None if the process is not a ServiceAccount of that namespace, such as a person.
     """
     token = connection.headers().get("Authorization", "").removeprefix("Bearer ")
     try:
@@ -355,7 +355,7 @@ def service_account(connection: Connection, namespace: str) -> dict[str, Any] | 
 
 
 def connect() -> Connection:
-    """In a pod the service account, else ``KUBECONFIG`` or ``~/.kube/config``; raises :class:`NoClusterError`."""
+    """The service account in a pod, else ``KUBECONFIG`` or ``~/.kube/config``; raises :class:`NoClusterError`."""
     if "KUBECONFIG" not in os.environ and (SERVICE_ACCOUNT / "token").exists():
         return in_cluster()
     paths = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
@@ -375,7 +375,7 @@ def in_cluster() -> Connection:
 
 
 def from_kubeconfig(path: Path) -> Connection:
-    """The current context with a client certificate or a token; other ways to log in are refused by name."""
+    """The current context with a client certificate or a token; other authentication methods are refused."""
     config = yaml.safe_load(path.read_text()) or {}
     context = _named(config, "contexts", "context", config.get("current-context"), path)
     cluster = _named(config, "clusters", "cluster", context["cluster"], path)

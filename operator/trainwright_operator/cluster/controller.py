@@ -1,4 +1,4 @@
-"""The life of a leader: prime the cache, let workers empty the queue, list again now and then."""
+"""The work of a leader: prime the cache, run workers on the queue, relist at intervals."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from trainwright_operator.cluster.resources import TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 
 SETTLE_SECONDS = 0.25
-"""How long a change of a child waits for the next one: pods of a gang are made, bound and started close together."""
+"""How long a change of a child waits for more: the pods of a gang are created, bound and started together."""
 
 HEAD_START_SECONDS = 15.0
-"""Where more is to be done than can be, a new job goes before what has waited less than this to be told of others."""
+"""Under overload, a new job goes before keys of other jobs that have waited less than this."""
 
 BRIDGE_SECONDS = 60
-"""How long kopf may take until its own watches stand."""
+"""How long kopf may take until its watches are established."""
 
 logger = logging.getLogger(__name__)
 
 Scope = tuple[Resource, str | None]
-"""What one watch covers: a resource, in one namespace or (None) wherever it is."""
+"""The scope of one watch: a resource in one namespace, or in all (None)."""
 
 
 def utcnow() -> datetime:
@@ -42,7 +42,7 @@ def utcnow() -> datetime:
 
 
 class Controller:
-    """Feeds the reconciler: events and pushes come in by ``on_event`` and ``on_progress``, ``run`` works them off."""
+    """Feeds the reconciler: ``on_event`` and ``on_progress`` queue events and pushes, ``run`` processes them."""
 
     def __init__(self, api: Api, stores: Stores, reconciler: Reconciler, settings: Settings, metrics: Metrics) -> None:
         self._api, self._stores, self._reconciler = api, stores, reconciler
@@ -55,7 +55,7 @@ class Controller:
         metrics.queue_depth.set_function(lambda: len(self._queue))
 
     def on_event(self, resource: Resource, kind: str | None, obj: Object) -> None:
-        """Take in what kopf tells; ``kind`` is None for what it has listed before it began to watch."""
+        """Handle an event of kopf; ``kind`` is None for objects of its initial list."""
         of_one = self._settings.namespaces and resource.namespaced
         scope = (resource, obj["metadata"].get("namespace") if of_one else None)
         self._watches.saw(scope, version_of(obj))
@@ -71,17 +71,17 @@ class Controller:
         self._queue.add(key, self._reconciler.keep_progress(key, push))
 
     def still(self) -> str:
-        """What stands still, in words: a watch that tells nothing, or workers that end nothing; empty when all turn."""
+        """Describes watches without events and workers that finish nothing; empty if all is well."""
         blind = sorted(
             f"{one.plural} in namespace {where}" if where else one.plural for one, where in self._watches.blind
         )
         idle = time.monotonic() - self._worked
         stuck = self._queue.overdue > STUCK_SECONDS and idle > STUCK_SECONDS
-        problems = [f"the watch of {', '.join(blind)} does not tell what a list has found"] if blind else []
-        return "; ".join([*problems, *([f"no worker has ended a reconcile for {idle:.0f} s"] if stuck else [])])
+        problems = [f"the watch of {', '.join(blind)} misses changes that a list has found"] if blind else []
+        return "; ".join([*problems, *([f"no worker has finished a reconcile for {idle:.0f} s"] if stuck else [])])
 
     async def prime(self) -> None:
-        """List everything once before the first worker starts: without it each job would be planned as a new one."""
+        """List everything before the first worker starts; otherwise each job would be planned as a new one."""
         for resource in WATCHED:
             self._primed |= await self._list(resource)
         for job in self._stores.training_jobs:
@@ -107,7 +107,7 @@ class Controller:
             except ApiError as error:
                 self._after_refusal(key, error)
             except (aiohttp.ClientError, TimeoutError) as error:
-                logger.warning("the API server was not reached: %s", error)
+                logger.warning("the API server could not be reached: %s", error)
                 self._queue.done(key, failed=True)
             except Exception:
                 logger.exception("reconcile failed")
@@ -119,14 +119,14 @@ class Controller:
             self._metrics.reconcile_seconds.observe(self._worked - started)
 
     def _after_refusal(self, key: ObjectKey, error: ApiError) -> None:
-        """A conflict only says that a newer object is on its way; all else is an error."""
+        """A conflict only means that a newer object will arrive; everything else is an error."""
         if error.code != 409:
             logger.warning("refused by the API server: %s", error)
             self._metrics.reconcile_errors.inc()
         self._queue.done(key, failed=True)
 
     async def _bridge(self, scope: Scope, version: int) -> None:
-        """Watch from the first list on until kopf does: what is deleted before kopf has listed, it never tells."""
+        """Watch from the first list until kopf does, because kopf misses deletions before its own list."""
         resource, namespace = scope
         selector = WATCHED[resource]
         try:
@@ -135,11 +135,11 @@ class Controller:
                 if version_of(obj) >= self._live.get(scope, math.inf):
                     return
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("%s not followed from the first list on: %s", resource.plural, error)
+            logger.warning("could not watch %s from the first list: %s", resource.plural, error)
             await self._list_again(resource)
 
     async def _relist(self) -> None:
-        """Deletions that fell into a gap of a watch are found here, and nowhere else."""
+        """Relist; only this finds deletions that were missed in a gap of a watch."""
         while True:
             interval = self._settings.relist_interval
             await asyncio.sleep(min(interval, BLIND_SECONDS) if self._watches.doubted else interval)
@@ -150,10 +150,10 @@ class Controller:
         try:
             await self._list(resource)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("%s not listed: %s", resource.plural, error)
+            logger.warning("could not list %s: %s", resource.plural, error)
 
     async def _list(self, resource: Resource) -> dict[Scope, int]:
-        """Take a full list in; gives at which version it was true of each namespace."""
+        """Store a full list; returns its version for each namespace."""
         namespaces = (self._settings.namespaces if resource.namespaced else ()) or (None,)
         listings = [await self._api.list(resource, namespace, WATCHED[resource]) for namespace in namespaces]
         items = [item for listing in listings for item in listing.items]

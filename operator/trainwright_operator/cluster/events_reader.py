@@ -1,8 +1,8 @@
-"""The Warnings of a namespace, read once for all that wait in it: for each object alone the server would read them all.
+"""Reads the Warning events of a namespace once for all objects that wait in it.
 
-No index helps an API server to find the Events of one object: every list walks through all Events of its namespace. So
-a list is shared, and the next one waits in proportion to what the last one took. Events are help: where they cannot be
-read, what waits is shown without them.
+An API server has no index for the Events of one object: every list scans all Events of the namespace. So a list is
+shared, and the interval to the next one is proportional to the duration of the last one. Events are optional: if they
+cannot be read, the status does without them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from trainwright_operator.cluster.client import Api, ApiError, Object
 from trainwright_operator.cluster.resources import CORE_EVENTS
 
 FRESH_SECONDS = 0.9
-"""Less than the time after which what waits is looked at again, so that each look sees something new."""
+"""Shorter than the interval of reconciles of waiting jobs, so that each of them sees new Events."""
 SHARE = 20
-"""How much longer than it took a list is taken for fresh: listing is a twentieth of the time at most."""
+"""A list counts as fresh for this many times its duration, so listing takes at most a twentieth of the time."""
 PATIENCE_SECONDS = 10.0
-"""Of one list: those who wait for it hold up workers."""
+"""Timeout of one list, because workers wait for it."""
 FAILED_SECONDS = 5.0
-"""How long after a list that failed no other is asked for, at the least."""
+"""The minimum time after a failed list until the next one."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Warnings:
         self._failing: set[str] = set()
 
     async def about(self, kind: str, obj: Object) -> list[Object]:
-        """The Events (core/v1) of type Warning about one object; none when they cannot be read."""
+        """The Events (core/v1) of type Warning about one object; empty if they cannot be read."""
         meta = obj["metadata"]
         known = self._namespaces.setdefault(meta["namespace"], _Namespace())
         async with known.reading:
@@ -66,13 +66,13 @@ class Warnings:
         clock.call_later(fresh, self._forget, namespace, known)
 
     async def _list(self, namespace: str) -> list[Object] | None:
-        """None when it failed, which is logged once until it goes well again."""
+        """None if it failed, which is logged once until it succeeds again."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 listing = await self._api.list(CORE_EVENTS, namespace, fields="type=Warning", tries=1)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             if namespace not in self._failing:
-                message = "Events of namespace %s not read, so that what holds pods up is told without them: %s"
+                message = "Events of namespace %s not read; the status of waiting pods is less precise: %s"
                 logger.warning(message, namespace, str(error) or "no answer in time")
             self._failing.add(namespace)
             return None
@@ -82,6 +82,6 @@ class Warnings:
         return listing.items
 
     def _forget(self, namespace: str, known: _Namespace) -> None:
-        """Nothing is kept that nobody would be shown."""
+        """Drop lists that are no longer used."""
         if self._namespaces.get(namespace) is known and not known.reading.locked():
             del self._namespaces[namespace]

@@ -1,8 +1,8 @@
-"""Python's collector of cycles, kept from walking all that is known of the cluster.
+"""Tunes Python's garbage collector so that it does not scan the cached objects of the cluster.
 
-A full collection over ten thousand jobs takes a second, in which no push is answered and no pod looked at; and while
-they are loaded it runs again and again. What is known of the cluster holds no cycles: it is freed without a collector.
-But each connection of a pusher is one cycle, with its TLS buffers: the young are collected often, and so in a moment.
+A full collection with ten thousand jobs takes a second, in which the event loop is blocked, and it runs repeatedly
+while they are loaded. The cache has no reference cycles, so it needs no garbage collector. But each connection of a
+trainer is a cycle that holds TLS buffers, so the young generation is collected often, which is fast.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 THRESHOLDS = 5_000, 10, 400
-"""Python's own are 700, 10 and 10. While 2,000 trainers push, the young are looked at for 10 ms twice a second, what
-survived ten times for 25 ms every five seconds, and all together twice an hour at most."""
+"""Python's defaults are 700, 10 and 10. While 2,000 trainers push, generation 0 is collected twice a second in 10 ms,
+generation 1 every five seconds in 25 ms, and generation 2 at most twice an hour."""
 
 
 @contextmanager
 def spared() -> Iterator[None]:
-    """Collect nothing while much is loaded that stays; what there is afterwards is never walked."""
+    """Disable collection while long-lived objects are loaded, then exclude them from all collections."""
     gc.disable()
     try:
         yield

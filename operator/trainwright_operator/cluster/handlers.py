@@ -1,7 +1,7 @@
-"""kopf's part: watch five resources and hand every event on. Nothing is decided here.
+"""The kopf handlers: watch five resources and pass on every event. Nothing is decided here.
 
-``on.event`` handlers write nothing by themselves: no finalizer, no annotation, no status of kopf's own. They are not
-retried and not coalesced either, so they only feed the cache and the queue, which do both.
+``on.event`` handlers make kopf write nothing: no finalizer, no annotation, no status. kopf does not retry or coalesce
+them, so they only feed the cache and the queue, which do both.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, SERVICES, 
 from trainwright_operator.cluster.settings import Settings
 
 OnEvent = Callable[[Resource, str | None, Object], None]
-"""Called with the resource, the event's type (None for what was listed before the watch began), and the object."""
+"""Called with the resource, the event's type (None for objects of the initial list), and the object."""
 
 IDLE_SECONDS = 0.5
-"""How long kopf keeps a task and the last event of an object that is silent: at a start it has one of every object."""
+"""How long kopf keeps a task and the last event of an idle object; after a start it has one for every object."""
 
 
 class NothingKept(kopf.DiffBaseStorage):
-    """kopf compares every object with what it handled last, by deep copies; handlers of events have no use for that."""
+    """Disables deep copies for kopf's comparison with the last handled object; event handlers do not need it."""
 
     def build(self, **_: Any) -> Any:
         return {}
@@ -39,7 +39,7 @@ class NothingKept(kopf.DiffBaseStorage):
 
 
 class NothingBegun(kopf.ProgressStorage):
-    """kopf looks in every object for handlers that it has begun; handlers of events leave nothing behind."""
+    """Disables kopf's search for unfinished handlers in every object; event handlers store nothing."""
 
     def fetch(self, **_: Any) -> None:
         return None
@@ -58,7 +58,7 @@ class NothingBegun(kopf.ProgressStorage):
 
 
 async def watch(settings: Settings, on_event: OnEvent, stop: asyncio.Event) -> None:
-    """Watch until ``stop``; raises when kopf gives up, so that the process ends and is restarted."""
+    """Watch until ``stop``; raises if kopf stops by itself, so that the process exits and is restarted."""
     await kopf.operator(
         registry=_registry(on_event),
         settings=_settings(),
@@ -78,7 +78,7 @@ def _registry(on_event: OnEvent) -> kopf.OperatorRegistry:
 
 
 def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    """The same choice as :func:`.connection.connect` makes; kopf asks again when a token has expired."""
+    """The same credentials as :func:`.client.connect`; kopf asks again when a token has expired."""
     if "KUBECONFIG" in os.environ:
         return kopf.login_with_kubeconfig(**kwargs)
     return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)

@@ -1,8 +1,8 @@
 """Liveness, readiness and metrics over plain HTTP, served before leadership is won.
 
-Ready is who leads with what there is read, and who waits while another leads: so a rollout never takes a leader away
-for a replica that could not reach the cluster. Alive is who works off its queue and sees what changes. An operator
-that has nothing to do sees nothing, and that is no fault: what counts is what full lists find and no watch tells.
+Ready is a leader with a primed cache, or a standby that knows that another replica leads. So a rollout never replaces a
+leader by a replica that cannot reach the cluster. Alive is a process that works off its queue and sees changes. An idle
+operator without events is alive; only changes that a full list finds and the watch misses are a failure.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from trainwright_operator.cluster.metrics import Metrics
 
 
 def application(metrics: Metrics, pulse: Pulse, refresh: Callable[[], None]) -> web.Application:
-    """``/healthz`` restarts a process that cannot recover; ``/readyz`` is also true of a standby that only waits.
+    """``/healthz`` restarts a process that cannot recover; ``/readyz`` is also true for a standby.
 
-    They are answered by the loop that does the work: while it is blocked, a probe gets no answer in time.
-    ``refresh`` is called before metrics are shown, for those that are counted only then.
+    The event loop of the operator answers them: while it is blocked, probes time out.
+    ``refresh`` is called before metrics are rendered, for those that are computed only then.
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -47,14 +47,14 @@ def _verdict(word: Word) -> web.Response:
 Scope = TypeVar("Scope", bound=Hashable)
 
 BLIND_SECONDS = 180.0
-"""How long a watch may keep to itself what a list has found. kopf opens one that is silent for 70 s anew."""
+"""How long a watch may miss a change that a list has found. kopf reopens a watch that is silent for 70 s."""
 STUCK_SECONDS = 300.0
-"""How long keys may be due while no worker ends one: longer than an API server that does not answer holds one up."""
+"""How long keys may be due while no worker finishes: longer than a request to an unresponsive API server."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """An answer to a probe, and why."""
+    """The answer to a probe, with the reason."""
 
     good: bool
     why: str
@@ -62,7 +62,7 @@ class Word:
 
 @dataclass
 class Pulse:
-    """``another`` tells who else leads, ``trouble`` why that is not known, ``still`` what stands still; or nothing."""
+    """``another`` names another leader, ``trouble`` why it is unknown, ``still`` what is stuck; empty otherwise."""
 
     another: Callable[[], str] = lambda: ""
     trouble: Callable[[], str] = lambda: ""
@@ -70,7 +70,7 @@ class Pulse:
     primed: bool = False
     still: list[Callable[[], str]] = field(default_factory=list)
     without: list[Callable[[], str]] = field(default_factory=list)
-    """What it works without, which is no reason to take it out of work."""
+    """Parts that do not work; the operator is ready without them."""
 
     def alive(self) -> Word:
         problems = [why for one in self.still if (why := one())]
@@ -83,15 +83,15 @@ class Pulse:
             return Word(False, "leads, and has not read yet what there is")
         leader = self.another()
         if leader:
-            return Word(True, f"waits while {leader} leads")
-        return Word(False, ": ".join(["not known yet who leads", *filter(None, [self.trouble()])]))
+            return Word(True, f"standby: {leader} leads")
+        return Word(False, ": ".join(["the leader is not known yet", *filter(None, [self.trouble()])]))
 
 
 class Watches(Generic[Scope]):
-    """Whether the watch of each scope tells what full lists find; ``now`` gives monotonic seconds.
+    """Whether the watch of each scope reports what full lists find; ``now`` returns monotonic seconds.
 
-    A watch that has seen everything has seen the newest version that a list holds. Once behind proves nothing:
-    the event may be on its way, and what was deleted while the watch was opened anew is never seen.
+    A complete watch has seen the latest version in a list. Being behind once proves nothing: the event may still
+    arrive, and a deletion while the watch was reopened is never seen.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -99,7 +99,7 @@ class Watches(Generic[Scope]):
         self._seen: dict[Scope, int] = {}
         self._behind: dict[Scope, float] = {}
         self.blind: set[Scope] = set()
-        """Those that two lists, so far apart, have found behind."""
+        """The scopes that were behind at two lists with that interval."""
 
     @property
     def doubted(self) -> bool:
@@ -110,7 +110,7 @@ class Watches(Generic[Scope]):
         self.blind.discard(scope)
 
     def listed(self, scope: Scope, newest: int) -> None:
-        """A list holds objects up to this version."""
+        """Record that a list has objects up to this version."""
         if newest <= self._seen.get(scope, 0):
             self._behind.pop(scope, None)
         elif self._now() - self._behind.setdefault(scope, self._now()) >= BLIND_SECONDS:

@@ -1,4 +1,4 @@
-"""What is known of the cluster, and which TrainingJob each change is about."""
+"""The stores of all watched resources, and which TrainingJobs a change affects."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, SERVICES, 
 
 SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 WATCHED: dict[Resource, str] = {TRAINING_JOBS: "", POOLS: "", JOBS: SELECTOR, PODS: SELECTOR, SERVICES: SELECTOR}
-"""The resources that are watched, each with the label selector that the API server applies."""
+"""The watched resources, each with its label selector."""
 
 
 def owner_of(obj: Object) -> ObjectKey | None:
-    """The TrainingJob that a child belongs to, by its label."""
+    """The TrainingJob of a child, by its label."""
     name = (obj["metadata"].get("labels") or {}).get(LABEL_JOB)
     return (obj["metadata"].get("namespace", ""), name) if name else None
 
 
 class Stores:
-    """One store for each watched resource; children are indexed by their TrainingJob."""
+    """A store for each watched resource; children are indexed by TrainingJob."""
 
     def __init__(self) -> None:
         self.training_jobs = Store()
@@ -41,17 +41,17 @@ class Stores:
         }
 
     def take(self, resource: Resource, obj: Object, deleted: bool = False) -> list[ObjectKey]:
-        """Take a change in; gives the TrainingJobs that it may concern, none when it was known already."""
+        """Store a change; returns the TrainingJobs that it may affect, none if it is already known."""
         store = self._of[resource]
         changed = store.remove(obj) if deleted else store.put(obj)
         return self._concerned(resource, [obj]) if changed else []
 
     def replace(self, resource: Resource, objects: list[Object], version: int) -> list[ObjectKey]:
-        """Take a full list in; gives the TrainingJobs that it may concern."""
+        """Store a full list; returns the TrainingJobs that it may affect."""
         return self._concerned(resource, self._of[resource].replace(objects, version))
 
     def about(self, key: ObjectKey) -> dict[str, int]:
-        """What a log line says of a job beside its name: its generation, and the attempt at work."""
+        """The fields of a log line about a job: its generation, and the current attempt."""
         job = self.training_jobs.get(key)
         if job is None:
             return {}
@@ -59,7 +59,7 @@ class Stores:
         return {"generation": job["metadata"].get("generation", 0), "attempt": attempts[-1]["attempt"]}
 
     def accelerator_pools(self) -> dict[str, AcceleratorPool]:
-        """The pools that can be used; one that an older CRD let in and this release cannot read counts as missing."""
+        """The valid pools; one that an older CRD accepted and this release rejects counts as missing."""
         if self._parsed_pools is None:
             self._parsed_pools = {}
             for pool in self.pools:
@@ -77,9 +77,9 @@ class Stores:
 
 
 def waits_for_attempt(job: Object) -> bool:
-    """A pool counts from the next attempt: who is at work or finished has no use for its change.
+    """Whether a change of its pool affects the job; not if an attempt is running or the job has finished.
 
-    What a status says of a former spec tells nothing.
+    A status of an older generation is ignored.
     """
     status = job.get("status") or {}
     current = status.get("observedGeneration") == job["metadata"].get("generation")

@@ -1,4 +1,4 @@
-"""TrainingJobs from the cache, each spec checked once: a job is reconciled far more often than its spec changes."""
+"""Parses TrainingJobs; each spec is validated once, because reconciles are far more frequent than changes of a spec."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from trainwright_operator.cluster.cache import Object, ObjectKey, key_of
 
 
 class JobParser:
-    """Remembers the spec of each job by uid and generation, which the API server raises whenever the spec changes."""
+    """Caches specs by uid and generation; the API server increments the generation when the spec changes."""
 
     def __init__(self) -> None:
         self._specs: dict[ObjectKey, tuple[str, int, JobSpec]] = {}

@@ -1,9 +1,8 @@
 """Leadership by a ``coordination.k8s.io`` Lease: of several replicas, one works and the others wait.
 
-The holder renews every few seconds and gives up its work *before* another may take over: ``renew_deadline`` after it
-began the last request that renewed the lease it has stepped down, and only ``duration`` after that request was carried
-out does a standby take over. A standby judges by its own clock how long the lease has stood still, so clocks that
-disagree do no harm.
+The holder renews every few seconds and stops working *before* another may take over: it steps down ``renew_deadline``
+after it sent the last successful renewal, and a standby takes over only ``duration`` after that renewal was written. A
+standby measures with its own clock how long the lease has not changed, so clock skew does no harm.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds. ``duration`` is how long a silent lease is respected."""
+    """Seconds. ``duration`` is how long a lease that is not renewed stays valid."""
 
     duration: float = 15.0
     renew_deadline: float = 10.0
@@ -34,7 +33,7 @@ class Timing:
 
 
 class Lease:
-    """One candidate. ``hold`` returns when leadership was won; ``lost`` is set when it must stop working."""
+    """One candidate. ``hold`` returns when it leads; ``lost`` is set when it must stop working."""
 
     def __init__(
         self,
@@ -53,24 +52,24 @@ class Lease:
         self._renewed = 0.0
         self._other: tuple[str, float] = ("", 0.0)
         self.trouble = ""
-        """Why the last request failed, if it did."""
+        """Why the last request failed; empty if it succeeded."""
         self.lost = asyncio.Event()
 
     async def hold(self) -> None:
-        """Wait until the lease is ours."""
+        """Wait until this candidate holds the lease."""
         while not await self._renew(self._timing.renew_deadline / 2, "reached"):
             await asyncio.sleep(self._timing.period)
         logger.info("leading", extra={"lease": self._name, "identity": self._identity})
 
     def another(self) -> str:
-        """Who else holds it, by an answer that is not older than the lease may stand still; empty when nobody does."""
+        """The other holder, if its last renewal is recent; else empty."""
         holder, at = self._other
         return holder if self._now() - at <= self._timing.duration else ""
 
     async def keep(self) -> None:
-        """Renew until cancelled; sets ``lost`` and returns when it cannot in time, or when another holds the lease.
+        """Renew until cancelled; sets ``lost`` and returns if renewal fails for too long, or another holds the lease.
 
-        To be begun as soon as the lease is held.
+        Start it as soon as the lease is held.
         """
         while (left := self._left()) > 0:
             await asyncio.sleep(min(self._timing.period, left))
@@ -80,7 +79,7 @@ class Lease:
         self.lost.set()
 
     async def release(self) -> None:
-        """Let a standby take over at once; never raises nor takes long, for it runs on the way out."""
+        """Let a standby take over immediately; never raises or blocks for long, because it runs at exit."""
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 lease = await self._api.get(LEASES, self._namespace, self._name)
@@ -88,20 +87,20 @@ class Lease:
                     lease["spec"].update(holderIdentity="", leaseDurationSeconds=1, renewTime=_microtime())
                     await self._api.replace(LEASES, lease)
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("lease not released: %s", _words(error))
+            logger.warning("lease not released: %s", _describe(error))
 
     def _left(self) -> float:
         """Seconds in which the lease must be renewed."""
         return self._renewed + self._timing.renew_deadline - self._now()
 
     async def _renew(self, patience: float, verb: str) -> bool | None:
-        """Take the lease or renew it; False when another holds it, None when that is not known."""
+        """Acquire or renew the lease; False if another holds it, None if unknown."""
         began = self._now()
         try:
             async with asyncio.timeout(patience):
                 ours = await self._try()
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            self.trouble = f"lease not {verb}: {_words(error)}"
+            self.trouble = f"lease not {verb}: {_describe(error)}"
             logger.warning(self.trouble)
             return None
         self.trouble = ""
@@ -110,7 +109,7 @@ class Lease:
         return ours
 
     async def _try(self) -> bool:
-        """Once more after a conflict: it may be with a write of our own, whose answer was lost on the way."""
+        """Retry once after a conflict: it may be with our own write, if its response was lost."""
         try:
             return await self._take()
         except ApiError as error:
@@ -145,7 +144,7 @@ class Lease:
         return True
 
     def _expired(self, lease: Object) -> bool:
-        """True when the lease has not changed for its duration, by our own clock."""
+        """True if the lease has not changed for its duration, by our own clock."""
         version = lease["metadata"]["resourceVersion"]
         if self._seen[0] != version:
             self._seen = (version, self._now())
@@ -166,7 +165,7 @@ class Lease:
         await self._api.create(LEASES, body)
 
 
-def _words(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return str(error) or "no answer in time"
 
 

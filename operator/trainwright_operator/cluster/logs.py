@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, with the job, attempt and generation a line is about."""
+"""Logs one JSON object per line, with the job, attempt and generation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
 about: ContextVar[dict[str, Any]] = ContextVar("about")
-"""What the current task works on; every line that it logs carries it."""
+"""The job of the current task; added to every line that it logs."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -34,7 +34,7 @@ class JsonLines(logging.Formatter):
 
 
 def _is_our_own(record: logging.LogRecord) -> bool:
-    """Not what a client sends that is no HTTP: it is answered, and anybody can send it again and again."""
+    """Drops errors about invalid HTTP of clients, because anybody could fill the log with them."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, (HttpProcessingError, RequestPayloadError, ConnectionError))
 

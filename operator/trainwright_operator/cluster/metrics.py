@@ -1,4 +1,4 @@
-"""What the operator tells Prometheus of itself. Names follow Prometheus' rules: base units, ``_total`` for counters."""
+"""The Prometheus metrics of the operator. Names follow Prometheus' rules: base units, ``_total`` for counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAITS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
 class Metrics:
-    """One registry of its own, so that two operators in one test do not share counters."""
+    """A registry per instance, so that two operators in one test do not share counters."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -27,10 +27,10 @@ class Metrics:
             "trainwright_reconcile_duration_seconds", "Time of one reconcile.", buckets=SECONDS, registry=own
         )
         self.reconcile_errors = Counter("trainwright_reconcile_errors_total", "Reconciles that failed.", registry=own)
-        self.queue_depth = Gauge("trainwright_queue_depth", "Keys that wait for a worker.", registry=own)
+        self.queue_depth = Gauge("trainwright_queue_depth", "Keys that are waiting for a worker.", registry=own)
         self.api_requests = Counter(
             "trainwright_api_requests_total",
-            "Requests to the API server by verb and code; code 0 never got an answer.",
+            "Requests to the API server by verb and code; code 0 means no response.",
             ["verb", "code"],
             registry=own,
         )
@@ -39,7 +39,7 @@ class Metrics:
         )
         self.restarts = Counter(
             "trainwright_job_restarts_total",
-            "Attempts in the place of one that ended early, by the reason it ended.",
+            "Restarts, by the reason why the previous attempt ended.",
             ["reason"],
             registry=own,
         )
@@ -58,20 +58,20 @@ class Metrics:
         self.progress_serving = Gauge(
             "trainwright_progress_serving", "1 while this replica serves the progress endpoint.", registry=own
         )
-        self.leading = Gauge("trainwright_leading", "1 while this replica does the work.", registry=own)
+        self.leading = Gauge("trainwright_leading", "1 while this replica is the leader.", registry=own)
 
     def api_request(self, verb: str, code: int) -> None:
         self.api_requests.labels(verb, code).inc()
 
     def count_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> None:
-        """Called when the metrics are read: a gauge that is counted costs nothing in between."""
+        """Computes gauges when metrics are read, so that they cost nothing in between."""
         states = Count((job.get("status") or {}).get("state", "Pending") for job in jobs)
         self.jobs.clear()
         for state, count in states.items():
             self.jobs.labels(state).set(count)
 
     def transition(self, job: Mapping[str, Any], after: Mapping[str, Any], now: datetime) -> None:
-        """What a status write tells: restarts by reason, the time to ready pods and to the first step."""
+        """Record a status write: restarts by reason, the time to ready pods and to the first step."""
         before = job.get("status") or {}
         if ended := _restarted(before.get("attempts") or [], after.get("attempts") or []):
             self.restarts.labels(ended.get("reason", "Unknown")).inc()
@@ -86,7 +86,7 @@ class Metrics:
 
 
 def _restarted(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The attempt in whose place another one was started; a resumed or prolonged job is not restarted."""
+    """The attempt that was restarted; a resumed or extended job is not a restart."""
     if len(after) < 2 or (before and before[-1]["attempt"] == after[-1]["attempt"]):
         return None
     return after[-2] if after[-2].get("outcome") in (Outcome.FAILED, Outcome.DISRUPTED) else None

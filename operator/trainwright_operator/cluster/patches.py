@@ -1,4 +1,4 @@
-"""Merge patches (RFC 7386) between two states of an object, and what kind of change one is."""
+"""Merge patches (RFC 7386) between two states of an object, and which of them may be delayed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 GANG = frozenset({"nodes", "display"})
-"""How many pods are ready: while a gang starts, the next count is a moment away."""
+"""Counts of ready pods; while a gang starts they change every moment."""
 COUNTS = GANG | {"gang", "progress", "metrics", "best", "checkpoint"}
-"""What trainers tell, and how many pods there are: it changes all the time, and no condition depends on it."""
+"""Progress and counts of pods: they change all the time, and no condition depends on them."""
 
 _NUMBERS = re.compile(r"\d[\w.]*")
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The smallest patch that turns ``before`` into ``after``; empty when they are equal."""
+    """The smallest patch that turns ``before`` into ``after``; empty if they are equal."""
     patch: dict[str, Any] = {key: None for key in before if key not in after}
     for key, value in after.items():
         known = before.get(key)
@@ -28,7 +28,7 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 
 
 def can_wait(patch: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """True for a patch of the status ``before`` that only brings newer numbers; all that is new is written at once."""
+    """True for a patch of status ``before`` that only updates numbers; other changes are written immediately."""
     rest = patch.keys() - COUNTS
     if rest != {"conditions"}:
         return not rest
@@ -37,7 +37,7 @@ def can_wait(patch: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 
 
 def _reworded(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """The scheduler counts nodes anew at every change of the cluster, and a quota what is used of it."""
+    """Whether two messages differ only in numbers, such as nodes counted by the scheduler or use of a quota."""
     if {**before, "message": ""} != {**after, "message": ""}:
         return False
     known, new = before.get("message", ""), after.get("message", "")
@@ -46,5 +46,5 @@ def _reworded(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def only_counts_pods(patch: Mapping[str, Any]) -> bool:
-    """True for a patch that may be out of date as soon as it is written."""
+    """True for a patch that may be outdated as soon as it is written."""
     return patch.keys() <= GANG

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 async def run(settings: Settings) -> int:
-    """The exit code: 0 when asked to stop, 1 when leadership was lost or a part failed, so that it is restarted."""
+    """The exit code: 0 after a stop request, 1 if leadership was lost or a part failed, so that it is restarted."""
     metrics, stores, stop = Metrics(), Stores(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -56,7 +56,7 @@ async def run(settings: Settings) -> int:
 async def _lead(
     api: Api, stores: Stores, metrics: Metrics, settings: Settings, pulse: Pulse, stop: asyncio.Event
 ) -> None:
-    """The leader's work, until it is cancelled or a part of it ends."""
+    """Run the leader's work until it is cancelled or a part of it ends."""
     pulse.leads = True
     identity = Identity(api, settings) if settings.progress_port else None
     if identity:
@@ -97,7 +97,7 @@ def _endpoint(
 
 
 async def _first(*parts: Awaitable[object]) -> bool:
-    """Run all until the first ends, then cancel the rest; True when that was the first of ``parts``."""
+    """Run all until the first ends, then cancel the rest; True if that was the first of ``parts``."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -118,7 +118,7 @@ def _lease(settings: Settings, api: Api, connection: Connection) -> Lease:
 
 
 def main() -> int:
-    """The exit code; 2 when it cannot start for a reason that only a person can mend."""
+    """The exit code; 2 if it cannot start until the user fixes something."""
     try:
         settings = from_environment()
         logs.configure(settings.log_level)

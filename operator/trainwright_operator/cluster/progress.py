@@ -1,9 +1,8 @@
-"""The HTTPS endpoint that trainers push their progress to: it answers at once and decides nothing.
+"""The HTTPS endpoint to which trainers push progress; it answers immediately and decides nothing.
 
-A push is believed when the API server says that its token is bound to a pod (TokenReview, asked once a token), and
-when that pod belongs to the attempt of the job that the path names. What is believed goes to ``accept``, newest wins;
-the reconciler writes it into status in its own time. The promise: a pod of another job, of a former attempt or of no
-job cannot report.
+A push is accepted if the API server confirms that its token is bound to a pod (one TokenReview per token), and that pod
+belongs to the current attempt of the job in the path. ``accept`` gets the push, and the reconciler writes the latest
+one into the status later. So a pod of another job, of an earlier attempt or without a job cannot report progress.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def audience(namespace: str, name: str) -> str:
-    """The audience of a pod's token: good for this job's progress and nothing else."""
+    """The audience of a pod's token, which is valid only for the progress of this job."""
     return f"trainwright.dev/progress/{namespace}/{name}"
 
 
@@ -48,7 +47,7 @@ def push_path(namespace: str, name: str) -> str:
 
 
 class PushRefused(Exception):
-    """A push that is not believed: the HTTP code, a word for the metric, and the reason for whoever reads the log."""
+    """A refused push: the HTTP code, a label for the metric, and the reason for the log."""
 
     def __init__(self, code: int, result: str, reason: str, retry_after: int | None = None) -> None:
         super().__init__(reason)
@@ -57,7 +56,7 @@ class PushRefused(Exception):
 
 @dataclass(frozen=True)
 class Caller:
-    """The pod that a token is bound to, by the word of the API server."""
+    """The pod that a token is bound to, as the API server confirmed."""
 
     namespace: str
     pod: str
@@ -65,7 +64,7 @@ class Caller:
 
 
 class TokenCheck:
-    """Asks the API server about a token once; afterwards its hash answers until the token expires."""
+    """Verifies a token with the API server once, and caches the result by its hash until the token expires."""
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.time) -> None:
         self._api, self._clock = api, clock
@@ -117,7 +116,7 @@ def caller_of(status: dict[str, Any], wanted_audience: str) -> Caller | None:
 
 
 def expiry_of(token: str) -> float:
-    """The ``exp`` of a token that the API server has already verified, in seconds since 1970; 0 when it has none."""
+    """The ``exp`` of a token that the API server has already verified, in seconds since 1970; 0 if it has none."""
     try:
         payload = token.split(".")[1]
         return float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"])
@@ -126,9 +125,9 @@ def expiry_of(token: str) -> float:
 
 
 class RateLimit:
-    """A token bucket for each caller: ``rate`` a second, bursts of twice that.
+    """A token bucket for each caller: ``rate`` per second, bursts of twice that.
 
-    A caller is a token, or an address, which pays for the tokens that were refused.
+    A caller is a token, or the address for tokens that were refused.
     """
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -143,7 +142,7 @@ class RateLimit:
         return level >= 1
 
     def has(self, caller: str) -> bool:
-        """Whether one could be taken."""
+        """Whether the caller may send another request now."""
         return self._level(caller) >= 1
 
     def _level(self, caller: str) -> float:
@@ -153,7 +152,7 @@ class RateLimit:
 
 
 class ProgressEndpoint:
-    """The web application. ``jobs`` and ``pods`` are the reconciler's own stores; ``count`` is told each result."""
+    """The web application. ``jobs`` and ``pods`` are the reconciler's stores; ``count`` is called with each result."""
 
     def __init__(
         self,
@@ -212,7 +211,7 @@ class ProgressEndpoint:
         if job is None or not ours or labels.get(LABEL_JOB_UID) != job["metadata"]["uid"]:
             raise PushRefused(403, "foreign", f"pod {caller.pod} belongs to another job")
         if attempt_of(pod) != current_attempt(job):
-            raise PushRefused(409, "stale", f"pod {caller.pod} belongs to a former attempt")
+            raise PushRefused(409, "stale", f"pod {caller.pod} belongs to an earlier attempt")
         return pod
 
     async def _body(self, request: web.Request) -> dict[str, Any]:
@@ -220,7 +219,7 @@ class ProgressEndpoint:
             async with asyncio.timeout(BODY_SECONDS):
                 body = json.loads(await request.read())
         except TimeoutError:
-            raise PushRefused(408, "slow", f"the body did not come within {BODY_SECONDS:g} s") from None
+            raise PushRefused(408, "slow", f"the body did not arrive within {BODY_SECONDS:g} s") from None
         except (web.RequestPayloadError, ConnectionError):
             raise PushRefused(400, "malformed", "the body was cut off, or is not encoded as its header says") from None
         except web.HTTPRequestEntityTooLarge:
@@ -238,6 +237,6 @@ def attempt_of(pod: Object) -> int:
 
 
 def current_attempt(job: Object) -> int:
-    """The number of the attempt at work: the last one that status lists without an end, else the next."""
+    """The number of the current attempt: the last one in status without an end, else the next."""
     attempts = (job.get("status") or {}).get("attempts") or [{"attempt": 0, "endTime": ""}]
     return int(attempts[-1]["attempt"]) + ("endTime" in attempts[-1])

@@ -1,8 +1,8 @@
-"""A queue of keys for level-triggered work: one worker a key, every burst of events one run, failures back off.
+"""A work queue of keys for level-triggered reconciles: one worker per key, coalesced events, backoff after failures.
 
-An event says only *that* something changed; what changed is read from the cache when a worker gets to the key. So
-a key waits in the queue once, however often it is added; a key that is added while a worker holds it runs once more
-after that; and a key that failed comes back after a delay that doubles.
+An event only means *that* something changed; the worker reads the state from the cache. So a key is in the queue at
+most once; a key that is added while a worker processes it runs once more afterwards; and a key that failed is retried
+with exponential backoff.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ LAST_BACKOFF_SECONDS = 120.0
 
 
 class KeyedQueue(Generic[Key]):
-    """Keys in order of their due time; safe within one event loop.
+    """Keys in order of their due time. Use within one event loop.
 
-    ``now`` gives monotonic seconds (the loop's clock by default); ``jitter`` gives the factor that spreads retries.
+    ``now`` returns monotonic seconds (default: the loop's clock); ``jitter`` returns the factor that spreads retries.
     """
 
     def __init__(self, now: Callable[[], float] | None = None, jitter: Callable[[], float] | None = None) -> None:
@@ -43,14 +43,14 @@ class KeyedQueue(Generic[Key]):
 
     @property
     def overdue(self) -> float:
-        """Seconds for which the first key has been due and nobody has taken it."""
+        """Seconds that the first due key has been waiting for a worker."""
         wait = self._until_next()
         return 0.0 if wait is None else max(0.0, -wait)
 
     def add(self, key: Key, after: float = 0.0) -> None:
-        """Make ``key`` due in ``after`` seconds, or keep an earlier time it already has.
+        """Make ``key`` due in ``after`` seconds, or keep its time if that is earlier.
 
-        Less than 0 is a head start: the key goes before all that has been due for a shorter time.
+        A negative value gives priority: the key goes before all keys that have been due for a shorter time.
         """
         due = self._now() + after
         if key in self._held:
@@ -63,9 +63,9 @@ class KeyedQueue(Generic[Key]):
                 self._changed.set()
 
     async def get(self) -> Key:
-        """The next due key, which this caller then holds until it calls :meth:`done`.
+        """The next due key; the caller holds it until it calls :meth:`done`.
 
-        Of many callers one waits for the clock and the others for it, so that a key wakes one and not all of them.
+        Only one caller waits for the timer and the others wait for it, so that a key wakes up only one.
         """
         async with self._turn:
             while True:
@@ -77,7 +77,7 @@ class KeyedQueue(Generic[Key]):
                     await asyncio.wait_for(self._changed.wait(), wait)
 
     def done(self, key: Key, *, failed: bool = False, after: float | None = None) -> None:
-        """Give ``key`` back. A failed key returns with backoff; ``after`` brings it back at a chosen time."""
+        """Release ``key``. A failed key is retried with backoff; ``after`` requeues it after that time."""
         self._held.discard(key)
         again = self._again.pop(key, None)
         if failed:
@@ -92,7 +92,7 @@ class KeyedQueue(Generic[Key]):
             self.add(key, after)
 
     def forget(self, key: Key) -> None:
-        """Drop what is waiting for a key that no longer exists."""
+        """Remove a key that no longer exists."""
         self._due.pop(key, None)
         self._again.pop(key, None)
         self._failures.pop(key, None)
@@ -103,7 +103,7 @@ class KeyedQueue(Generic[Key]):
         return min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 20)) * self._jitter()
 
     def _until_next(self) -> float | None:
-        """Seconds until the earliest key is due; None when nothing waits. Drops entries that were superseded."""
+        """Seconds until the earliest key is due; None if the queue is empty. Drops superseded entries."""
         while self._heap:
             due, _, key = self._heap[0]
             if self._due.get(key) == due:

@@ -1,7 +1,7 @@
-"""When progress may be written: at each job's own interval, and by a budget for all jobs that knows no bursts.
+"""Limits writes of progress: an interval per job, and a budget for all jobs without bursts.
 
-Many jobs often come due together, as after a start of the operator or of a sweep. Each is given a turn of its own in
-the first second that has one left, so that the writes are spread evenly; the intervals of a large crowd grow longer.
+Many jobs often become due together, such as after a start of the operator or of a sweep. Each reserves a slot in the
+first second that has one left, so that writes are spread evenly; with many jobs, intervals get longer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Pace(Generic[Key]):
-    """``interval``: the least seconds between two writes of a key; ``budget``: the writes a second of all keys."""
+    """``interval``: the minimum seconds between two writes of a key; ``budget``: writes per second of all keys."""
 
     def __init__(self, interval: float, budget: float) -> None:
         self._interval = interval
@@ -27,9 +27,9 @@ class Pace(Generic[Key]):
         self._begun = 0
 
     def wait(self, key: Key, now: datetime, least: float = 0.0) -> float:
-        """Seconds until progress of ``key`` may be written, 0 when it may be; its turn is kept for it.
+        """Seconds until progress of ``key`` may be written, 0 if it may now; reserves the slot.
 
-        A turn that is not taken yet is ``least`` seconds away or more.
+        A new slot is at least ``least`` seconds away.
         """
         seconds = now.timestamp()
         turn = self._turns.get(key)
@@ -39,12 +39,12 @@ class Pace(Generic[Key]):
         return max(0.0, turn - seconds)
 
     def written(self, key: Key, now: datetime) -> None:
-        """The status of ``key`` was written, with the newest progress in it."""
+        """Record that the status of ``key`` was written with the latest progress."""
         self._written[key] = now.timestamp()
         self._turns.pop(key, None)
 
     def forget(self, key: Key) -> None:
-        """``key`` is gone, or has ended."""
+        """Forget ``key``, which was deleted or has finished."""
         self._written.pop(key, None)
         self._turns.pop(key, None)
 

@@ -1,7 +1,7 @@
-"""The shell around the plan: take the state from the cache, plan, carry out, write the status once at the end.
+"""The shell around the plan: read the state from the cache, plan, execute, and write the status once at the end.
 
-Nothing is decided here. What the API server refuses is said in the status and tried again later; what fails otherwise
-is left to the queue's backoff.
+Nothing is decided here. A refusal by the API server is reported in the status and retried later; other failures are
+retried with the queue's backoff.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from trainwright_operator.core.status import merge_progress
 from trainwright_operator.core.waiting import silent
 
 REFUSED_AGAIN = 30.0
-"""Seconds until what the API server refused (a quota, an admission webhook) is tried again."""
+"""Seconds until a retry after the API server refused something (a quota, an admission webhook)."""
 EXPLAINED_AGAIN = 15.0
-"""Seconds until the Events of what still waits are read again."""
+"""Seconds until the Events of a waiting job are read again."""
 UNEXPLAINED_AGAIN = 1.0
-"""The same while there are none; a kubelet takes a second or two to say what it misses."""
+"""The same while there are none; a kubelet takes a second or two to report what is missing."""
 UNEXPLAINED_FOR = timedelta(seconds=5)
-"""After that nothing is wrong, only slow."""
+"""After this time without Events the job is only slow."""
 GANG_SECONDS = 3.0
-"""How long a mere count of ready pods waits for the rest of the gang."""
+"""How long a change of only the ready pods waits for the rest of the gang."""
 
 logger = logging.getLogger(__name__)
 
 
 class NameConflict(Exception):
-    """A child's name is held by an object of another owner."""
+    """An object with the name of a child has another owner."""
 
     def __init__(self, child: str, owner: str) -> None:
         super().__init__(f"{child} belongs to {owner}")
@@ -59,19 +59,19 @@ class NameConflict(Exception):
 
 
 class Unserved(Exception):
-    """A child is of a kind that this cluster does not serve."""
+    """The cluster does not serve the kind of a child."""
 
 
 @dataclass
 class PendingPush:
-    """The newest push of a job's trainer that is not in its status yet."""
+    """The latest push of a job's trainer that is not in its status yet."""
 
     push: dict[str, Any]
     received: datetime
 
 
 class Reconciler:
-    """``reconcile`` brings one TrainingJob in line; it keeps parsed specs, and pushes that wait to be written."""
+    """``reconcile`` executes the plan of one TrainingJob; keeps parsed specs, and pushes that are not written yet."""
 
     def __init__(
         self,
@@ -93,13 +93,13 @@ class Reconciler:
         self._pace: Pace[ObjectKey] = Pace(settings.status_interval, settings.status_budget)
 
     def keep_progress(self, key: ObjectKey, push: dict[str, Any]) -> float:
-        """Keep a push until the status is written next; gives the seconds until that may be."""
+        """Keep a push until the next status write; returns the seconds until that is allowed."""
         now = self._now()
         self._pushes[key] = PendingPush(push, now)
         return self._pace.wait(key, now)
 
     async def reconcile(self, key: ObjectKey) -> float | None:
-        """Carry out the plan for ``key``; gives the seconds after which to look again, None to wait for a change."""
+        """Execute the plan for ``key``; returns the seconds until the next reconcile, None to wait for a change."""
         stored = self._stores.training_jobs.get(key)
         if stored is None:
             self._forget(key)
@@ -126,7 +126,7 @@ class Reconciler:
         return replace(job, status=merge_progress(job.status, pending.push, pending.received)) if pending else job
 
     async def _planned(self, key: ObjectKey, job: TrainingJob, now: datetime) -> Plan:
-        """The plan, with its children applied and its deletions done; or one that says why that was refused."""
+        """The plan after creating and deleting children; or a plan that reports why that was refused."""
         observed, explained_in = await self._observed(key, job, now)
         planned = plan(job, self._pool(job), observed, now, self._endpoint(key), self._gangs)
         try:
@@ -155,7 +155,7 @@ class Reconciler:
         return replace(pool, image=image_of(pool, self._settings.image)) if pool and not pool.image else pool
 
     async def _observed(self, key: ObjectKey, job: TrainingJob, now: datetime) -> tuple[Observed, float | None]:
-        """What the cache holds; of what waits in silence the Events are read, or it is said in how many seconds."""
+        """The state in the cache, with Events of jobs that wait without a reason, or seconds until they are read."""
         jobs, pods = self._stores.jobs.group(key), self._stores.pods.group(key)
         services = frozenset(one["metadata"]["name"] for one in self._stores.services.group(key))
         observed = replace(observe(job, jobs, pods), services=services)
@@ -171,7 +171,7 @@ class Reconciler:
         return explained, UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
 
     async def _unshared(self, job: TrainingJob, planned: Plan) -> str | None:
-        """Why the pods to be created could not all write the output; a claim that is yet to come stops nobody."""
+        """Why the new pods could not all write to the output; a claim that does not exist yet is no reason."""
         name = output_claim(job, planned.apply)
         if name is None:
             return None
@@ -183,7 +183,7 @@ class Reconciler:
             return None
 
     async def _create(self, child: Object, job: TrainingJob) -> None:
-        """Create ``child``; when it exists and is ours, as after a crash between two writes, it is adopted."""
+        """Create ``child``, or adopt it if it exists and is ours, such as after a crash between two writes."""
         resource = resource_of(child["apiVersion"], child["kind"], self._gangs)
         try:
             made = await self._api.create(resource, child)
@@ -199,22 +199,22 @@ class Reconciler:
             self._stores.take(resource, made)
 
     async def _restore(self, lost: Object, job: TrainingJob) -> str:
-        """Make again what an attempt at work has lost; why it was refused, or empty."""
+        """Recreate a child that a running attempt has lost; returns why it was refused, or empty."""
         named = f"{lost['kind']} {lost['metadata']['name']}"
         try:
             await self._create(lost, job)
         except NameConflict as error:
-            return f"{named} belongs to {error.owner}, and the pods need it"
+            return f"{named} belongs to {error.owner}, but the pods need it"
         except ApiError as error:
             if not error.is_verdict or error.is_of_lost_namespace:
                 raise
-            logger.warning("%s may not be made again: %s", named, error.message)
-            return f"{named} may not be made again: {error.message}"
-        logger.info("%s was gone and is made again", named)
+            logger.warning("%s cannot be recreated: %s", named, error.message)
+            return f"{named} cannot be recreated: {error.message}"
+        logger.info("%s was deleted; it is recreated", named)
         return ""
 
     async def _delete(self, gone: Delete, job: TrainingJob) -> str:
-        """Why it was refused, which changes nothing of what is known of the job; empty when it is done."""
+        """Delete a child; returns why it was refused, which does not affect the job, or empty."""
         resource = resource_of(gone.api_version, gone.kind, self._gangs)
         uid = job.uid if resource is TRAINING_JOBS else None
         try:
@@ -222,12 +222,12 @@ class Reconciler:
         except ApiError as error:
             if not error.is_verdict or error.is_of_lost_namespace:
                 raise
-            logger.warning("%s %s may not be deleted: %s", gone.kind, gone.name, error.message)
-            return f"{gone.kind} {gone.name} may not be deleted: {error.message}"
+            logger.warning("%s %s cannot be deleted: %s", gone.kind, gone.name, error.message)
+            return f"{gone.kind} {gone.name} cannot be deleted: {error.message}"
         return ""
 
     async def _write(self, key: ObjectKey, stored: Object, planned: Plan, now: datetime) -> float | None:
-        """Write what changed, then tell its events; gives seconds to wait when the change is not due yet."""
+        """Write the changed status, then record events; returns the seconds to wait if the write is not due yet."""
         before = stored.get("status") or {}
         patch = merge_patch(before, planned.status)
         if not patch:

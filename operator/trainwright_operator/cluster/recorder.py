@@ -1,7 +1,7 @@
-"""Kubernetes Events about a TrainingJob, which ``kubectl describe`` shows below it.
+"""Records Kubernetes Events about a TrainingJob, which ``kubectl describe`` shows.
 
-They are help, not state: nothing waits until they are written, and they are written the more slowly the more the API
-server has to do. One that cannot be written is logged and left.
+They are not state: nothing waits for them, and they are written more slowly if the API server is busy. An Event that
+cannot be written is logged and dropped.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from trainwright_operator.cluster.resources import EVENTS
 from trainwright_operator.core.events import Event
 
 MAX_NOTE = 1024
-"""Bytes."""
+"""Maximum bytes of an Event's note."""
 MAX_WAITING = 10_000
 """How many Events may wait to be written; later ones are only logged."""
 SHARE = 4
-"""How much longer than writing an Event took the next one waits: writing is a fifth of the time at most."""
+"""The next Event waits this many times the duration of a write, so writing takes at most a fifth of the time."""
 LAST_SECONDS = 1.0
-"""How long what still waits is written when the operator stops."""
+"""How long remaining Events are written when the operator stops."""
 
 logger = logging.getLogger(__name__)
 
 
 class Recorder:
-    """Writes Events in the order in which they were told, while :meth:`run` runs. Use within one event loop."""
+    """Writes Events in order while :meth:`run` runs. Use within one event loop."""
 
     def __init__(self, api: Api, reporter: str) -> None:
         self._api, self._reporter = api, reporter
         self._waiting: asyncio.Queue[Object] = asyncio.Queue(MAX_WAITING)
 
     def tell(self, job: Object, event: Event, now: datetime) -> None:
-        """Have ``event`` of ``job`` written soon."""
+        """Queue ``event`` of ``job``."""
         if not self._waiting.full():
             self._waiting.put_nowait(record(job, event, now, self._reporter))
 
@@ -52,7 +52,7 @@ class Recorder:
             await asyncio.sleep(SHARE * (clock.time() - began))
 
     async def flush(self) -> None:
-        """Write what still waits, if that can be done quickly; never raises, for it runs on the way out."""
+        """Write remaining Events for a short time; never raises, because it runs at exit."""
         try:
             async with asyncio.timeout(LAST_SECONDS):
                 while not self._waiting.empty():
@@ -69,7 +69,7 @@ class Recorder:
 
 
 def record(job: Object, event: Event, now: datetime, reporter: str) -> Object:
-    """The ``events.k8s.io/v1`` object of ``event``; its note is cut to what the API takes."""
+    """The ``events.k8s.io/v1`` object of ``event``; its note is truncated to the limit of the API."""
     meta = job["metadata"]
     namespace = meta.get("namespace", "default")
     return {

@@ -1,6 +1,6 @@
-"""The resources that the operator reads and writes, where they stand in the API.
+"""The resources that the operator reads and writes.
 
-What of them this cluster serves is asked once at the start: clusters differ in how they start gangs.
+Which of the gang schedulers a cluster has is discovered once at the start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SERVICES = Resource("v1", "Service", "services")
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 EVENTS = Resource("events.k8s.io/v1", "Event", "events")
 CORE_EVENTS = Resource("v1", "Event", "events")
-"""The same Events under the older name, whose field selectors find those of one object."""
+"""Events in core/v1, which has field selectors for the Events of one object."""
 CLAIM_TEMPLATES = Resource("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates")
 CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 SECRETS = Resource("v1", "Secret", "secrets")
@@ -31,7 +31,7 @@ BY_KIND = {
 
 
 def resource_of(api_version: str, kind: str, gangs: Gangs) -> Resource:
-    """Of an object to create or delete; of a kind of gangs in the version that this cluster serves."""
+    """The resource of an object; for gang kinds in the version that this cluster serves."""
     served = {type(scheduler): scheduler.version for scheduler in gangs.schedulers}
     for scheduler in SCHEDULERS:
         known = scheduler.KIND
@@ -41,7 +41,7 @@ def resource_of(api_version: str, kind: str, gangs: Gangs) -> Resource:
 
 
 def unserved(resource: Resource) -> str:
-    """The message about a kind that is not there."""
+    """The message about a kind that the cluster does not serve."""
     message = f"this cluster does not serve {resource.kind} of {resource.api_version}"
     if resource == CLAIM_TEMPLATES:
         return (
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 async def find_gangs(api: Api, timeout: float) -> Gangs:
-    """The known schedulers that this cluster has, each in the newest version that is served and known here."""
+    """The supported schedulers in this cluster, each in the latest version that both sides support."""
     patience = timedelta(seconds=timeout)
     found = [one for scheduler in SCHEDULERS if (one := await _find(api, scheduler, patience))]
     if not found:

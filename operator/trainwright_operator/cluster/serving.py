@@ -1,4 +1,4 @@
-"""The progress endpoint as the leader serves it: a certificate from the one Secret, its pod marked for the Service."""
+"""Serves the progress endpoint on the leader: certificate from the Secret, and the label for the Service."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.core.pods import PushEndpoint
 
 CHECK_SECONDS = 600.0
-"""How often the Secret is looked at: whether the certificate is due, and whether the Secret is still there."""
+"""How often the Secret is checked: whether it exists, and whether the certificate must be renewed."""
 AGAIN_SECONDS = 30.0
-"""How soon an endpoint that could not be served is tried again."""
+"""Seconds until a retry if the endpoint could not be served."""
 TLS_BUFFER_BYTES = 32 * 1024
-"""Of each connection. Python's own 256 KiB are half a gigabyte when 2,000 trainers push to a new leader at once; a
-push is smaller than this, and so is a record of TLS."""
+"""Read buffer per connection. Python's default of 256 KiB is half a gigabyte if 2,000 trainers push to a new leader at
+once; a push and a TLS record are smaller than this."""
 
 IDLE_SECONDS = 30.0
-"""How long a connection may bring no request."""
+"""How long a connection may be idle."""
 LAST_SECONDS = 1.0
-"""How long what is half received is waited for on the way out: the lease is released after it."""
+"""How long to wait at exit for incomplete requests; the lease is released afterwards."""
 
 UNSERVED = "progress is not served, and jobs show no steps before they end"
 
@@ -42,9 +42,9 @@ logger = logging.getLogger(__name__)
 
 
 class Identity:
-    """The endpoint's certificates, kept in the Secret, and the TLS context that serves them.
+    """The certificates of the endpoint, stored in the Secret, and the TLS context that uses them.
 
-    ``trouble`` says what does not work and why, empty when all does; everything else goes on without.
+    ``trouble`` says what does not work and why, or is empty; the operator works without the endpoint.
     """
 
     def __init__(self, api: Api, settings: Settings) -> None:
@@ -60,9 +60,9 @@ class Identity:
         return self._settings.operator_namespace, self._settings.certificate_secret
 
     async def load(self) -> bool:
-        """Read the Secret, renew what is due, write it back, and serve it from now on; whether there is one to serve.
+        """Read the Secret, renew what is due, write it back and use it; returns whether there is a certificate.
 
-        What is served goes on being served when this fails.
+        If this fails, the current certificate stays in use.
         """
         namespace, name = self._place
         try:
@@ -78,7 +78,7 @@ class Identity:
         secret = await self._read()
         stored = Certificates.from_secret_data((secret or {}).get("data") or {})
         if wrong := flaw(stored) if stored else "":
-            logger.warning("Secret %s of namespace %s: %s; it is filled anew", *reversed(self._place), wrong)
+            logger.warning("Secret %s of namespace %s: %s; writing new certificates", *reversed(self._place), wrong)
         sound = None if wrong else stored
         fresh = renewed(sound or self._current or stored, self._settings.progress_hosts, datetime.now(UTC))
         if fresh is not sound:
@@ -98,27 +98,27 @@ class Identity:
             return None
 
     async def _write(self, secret: Object | None, fresh: Certificates) -> None:
-        """Into the Secret as it was read; one that is not there is made.
+        """Replace the Secret, or create it.
 
-        By an apply, for which RBAC asks whether *this name* may be created; for a plain create it knows no names.
+        Create by apply, because RBAC can restrict an apply to a name, but not a plain create.
         """
         namespace, name = self._place
         if secret is None:
             metadata = {"name": name, "namespace": namespace, "labels": {LABEL_MANAGED_BY: MANAGED_BY}}
             body = {"apiVersion": "v1", "kind": SECRETS.kind, "metadata": metadata, "type": "Opaque"}
             await self._api.apply(SECRETS, {**body, "data": fresh.to_secret_data()})
-            logger.info("Secret %s of namespace %s was not there and is made", name, namespace)
+            logger.info("Secret %s of namespace %s does not exist; creating it", name, namespace)
         else:
             version = {"resourceVersion": secret["metadata"]["resourceVersion"]}
             await self._api.patch(SECRETS, namespace, name, {"metadata": version, "data": fresh.to_secret_data()})
 
     def _complain(self, why: str) -> None:
         if why != self.trouble:
-            logger.warning("%s; it is tried again", why)
+            logger.warning("%s; retrying", why)
         self.trouble = why
 
     async def serve(self, app: Callable[[], web.Application], serving_now: Callable[[bool], None]) -> None:
-        """Serve until cancelled, as soon as there is a certificate and the port is free; never ends by itself."""
+        """Serve until cancelled, once there is a certificate and the port is free; never returns by itself."""
         while True:
             try:
                 if self._current or await self.load():
@@ -142,7 +142,7 @@ class Identity:
             await mark_leader(self._api, self._settings, leads=False)
 
     def endpoint(self, key: ObjectKey) -> PushEndpoint | None:
-        """What the pods of a job are told; None while there is nothing that they could trust."""
+        """The endpoint for the pods of a job; None while there is no certificate."""
         if self._current is None:
             return None
         url = self._settings.progress_base_url + push_path(*key)
@@ -161,10 +161,10 @@ async def serving(app: web.Application, port: int, tls: ssl.SSLContext | None = 
 
 
 async def mark_leader(api: Api, settings: Settings, leads: bool) -> None:
-    """Put the label that the progress Service selects on our own pod, or take it off; outside a pod nothing happens."""
+    """Add the label that the progress Service selects to our own pod, or remove it; does nothing outside a pod."""
     patch = {"metadata": {"labels": {LABEL_LEADER: "true" if leads else None}}}
     try:
         await api.patch(PODS, settings.operator_namespace, settings.pod_name, patch)
     except (ApiError, aiohttp.ClientError, TimeoutError) as error:
         if not (isinstance(error, ApiError) and error.code == 404):
-            logger.warning("own pod not labelled: %s", error)
+            logger.warning("could not label own pod: %s", error)

@@ -1,4 +1,4 @@
-"""How one operator process is set up, by environment variables that the chart writes; every one has a default."""
+"""The settings of an operator process, from environment variables that the chart sets; all have defaults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFIX = "TRAINWRIGHT_"
 
 
 class SettingsError(Exception):
-    """A variable that does not fit; the message names it and what it takes."""
+    """A variable is invalid; the message has its name and the allowed values."""
 
 
 @dataclass(frozen=True)
@@ -26,36 +26,36 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch; empty watches the whole cluster."""
     operator_namespace: str = "trainwright-system"
-    """Where the lease and the endpoint's certificate live."""
+    """The namespace of the lease and of the endpoint's certificate."""
     pod_name: str = field(default_factory=socket.gethostname)
     workers: int = 16
     image: str = DEFAULT_IMAGE
-    """The trainer image of pools that name none."""
+    """The trainer image of pools without one."""
     lease_name: str = "trainwright-operator"
     lease_duration: float = 15.0
     lease_renew_deadline: float = 10.0
     lease_period: float = 2.0
     leader_election: bool = True
     status_interval: float = 15.0
-    """The least time between two status writes that only bring progress."""
+    """The minimum time between two status writes that only update progress."""
     status_budget: float = 50.0
-    """Status writes a second that the whole operator may spend on progress."""
+    """The maximum status writes per second for progress, over all jobs."""
     relist_interval: float = 600.0
     progress_port: int = 8443
-    """0 leaves the progress endpoint out: pods then report by their termination message alone."""
+    """0 disables the progress endpoint; pods then report only by their termination message."""
     progress_url: str = ""
-    """What pods are told; empty derives it from the Service of the chart."""
+    """The URL for pods; empty derives it from the Service of the chart."""
     certificate_secret: str = "trainwright-progress-tls"
     progress_service: str = "trainwright-progress"
     progress_max_bytes: int = 64 * 1024
     progress_rate: float = 5.0
-    """Pushes a second that one pod may make before it is answered 429."""
+    """Pushes per second of one pod, above which it gets 429."""
     gang_timeout: float = 300.0
-    """How long a gang that found room for a part of its pods holds it; up to half as long again, so that two differ."""
+    """How long a partially scheduled gang keeps its nodes; plus up to half of it, so that two gangs differ."""
     propagate_labels: tuple[str, ...] = ()
-    """Labels of a TrainingJob that all of its children bear."""
+    """Labels of a TrainingJob that are copied to all its children."""
     http_port: int = 8080
-    """Liveness, readiness and metrics."""
+    """The port for liveness, readiness and metrics."""
     log_level: str = "INFO"
 
     @property
@@ -83,11 +83,11 @@ _NUMBERS: Mapping[str, tuple[float, float]] = {
     "gang_timeout": (1, 86_400),
     "http_port": (1, 65_535),
 }
-"""The least and the most of each."""
+"""Minimum and maximum of each."""
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
-    """Raises :class:`SettingsError` for a value of the wrong type, or one with which nothing would work."""
+    """Raises :class:`SettingsError` for a value of the wrong type or out of range."""
     known = {PREFIX + item.name.upper(): item for item in fields(Settings)}
     values: dict[str, Any] = {}
     for variable, text in environ.items():

@@ -1,1 +1,1 @@
-"""The commands that follow jobs in a cluster: watch, logs, report, describe. They read, and write nothing."""
+"""The commands that follow jobs in a cluster: watch, logs, report, describe. They are read-only."""

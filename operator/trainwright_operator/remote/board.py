@@ -1,4 +1,4 @@
-"""What a watch shows: one live table of all jobs in a terminal, one line for each change in a pipe."""
+"""Shows jobs for ``watch``: a live table in a terminal, one line for each change in a pipe."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ TROUBLE = (Condition.FAILED, Condition.STALLED, Condition.QUEUED, Condition.REST
 
 class Board(Protocol):
     def update(self, key: Key, before: Object | None, job: Object) -> None:
-        """A job as it is now; ``before`` is what was known of it, None when it is new."""
+        """Show the current state of a job; ``before`` is its last state, None for a new job."""
 
     def gone(self, key: Key) -> None: ...
 
     def say(self, message: str) -> None:
-        """Something about the connection, not about a job."""
+        """Show a message about the connection."""
 
     def close(self) -> None: ...
 
 
 def board(console: Console, *, namespaced: bool) -> Board:
-    """``namespaced`` shows the namespace beside the name. A dumb terminal can take no line back."""
+    """``namespaced`` shows the namespace beside the name. A dumb terminal cannot overwrite lines."""
     live = console.is_terminal and not console.is_dumb_terminal
     return LiveTable(console, namespaced) if live else PlainLines(console, namespaced)
 
@@ -54,7 +54,7 @@ def label(key: Key, namespaced: bool) -> str:
 
 
 def news(before: Object | None, job: Object) -> tuple[Event, ...]:
-    """What happened since; nothing of what had happened before the job was first seen."""
+    """The events since ``before``; none when the job is seen for the first time."""
     return events(status_of(before), status_of(job)) if before else ()
 
 
@@ -76,11 +76,11 @@ class PlainLines:
         self._console.print(f"{datetime.now():%H:%M:%S} {message}", markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Nothing to clean up."""
 
 
 class LiveTable:
-    """The columns of ``kubectl get trainingjobs`` and a bar; above them what happened, below them what is wrong."""
+    """The columns of ``kubectl get trainingjobs`` and a bar, with events above and problems below."""
 
     def __init__(self, console: Console, namespaced: bool) -> None:
         self._console, self._namespaced = console, namespaced
@@ -115,7 +115,7 @@ def render(jobs: Mapping[Key, Object], now: datetime, namespaced: bool) -> Rende
         table.add_column(heading, no_wrap=True)
     for key, job in jobs.items():
         table.add_row(*(key if namespaced else key[1:]), *_cells(status_of(job), now))
-    return Group(table, *_troubles(jobs, namespaced))
+    return Group(table, *_problems(jobs, namespaced))
 
 
 def _cells(status: Mapping[str, Any], now: datetime) -> list[RenderableType]:
@@ -128,7 +128,7 @@ def _cells(status: Mapping[str, Any], now: datetime) -> list[RenderableType]:
     return [*texts, ProgressBar(total=100, completed=progress.get("percent", 0), width=20)]
 
 
-def _troubles(jobs: Mapping[Key, Object], namespaced: bool) -> list[Text]:
+def _problems(jobs: Mapping[Key, Object], namespaced: bool) -> list[Text]:
     found = []
     for key, job in jobs.items():
         holding = next((one for kind in TROUBLE if (one := condition(job, kind))), None)

@@ -1,11 +1,10 @@
-"""The cluster of a kubeconfig, found as kubectl finds it, and asked in plain dicts.
+"""Read-only requests to the cluster of a kubeconfig, chosen as kubectl does; objects are plain dicts.
 
-The official client reads the kubeconfig and keeps credentials fresh (tokens, certificates, exec plugins); the requests
-are few and simple, and its models, which cost half a second to import, are not needed for them.
+The official client reads the kubeconfig and refreshes credentials (tokens, certificates, exec plugins). Its models take
+half a second to import and are not needed for a few simple requests.
 
-The official client knows servers and credentials. What it leaves to others stands here: a context that is chosen while
-the current one is missing or stale, for whom requests are made, and hosts that no proxy is meant for. Whatever goes
-wrong is one line for a person.
+This module adds what the official client lacks: --context when the current context is missing or stale, impersonation,
+and NO_PROXY. Every error is one line for the user.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ ANSWER_SECONDS, STREAM_SECONDS = 30.0, 330.0
 
 @dataclass
 class Cluster:
-    """Requests to one API server. ``namespace`` is the one that is meant when none is named.
+    """Requests to one API server. ``namespace`` is the default namespace.
 
-    ``headers`` are sent with every request, besides the credentials.
+    ``headers`` are sent with every request, in addition to the credentials.
     """
 
     configuration: Any
@@ -42,7 +41,7 @@ class Cluster:
     headers: Headers = ()
 
     def get(self, path: str, **query: str) -> Object:
-        """The answer's JSON; :class:`RemoteError` for any other answer or none."""
+        """The JSON of the response; raises :class:`RemoteError` for any other response or none."""
         with self._request(path, query, ANSWER_SECONDS) as answer:
             return self._object(self._whole(answer))
 
@@ -51,7 +50,7 @@ class Cluster:
         return found
 
     def lines(self, path: str, **query: str) -> Iterator[str]:
-        """The lines of an answer as they come, without their ends; ends when the server ends it."""
+        """The lines of a response as they arrive, without line ends, until the server closes it."""
         import urllib3
 
         with self._request(path, query, STREAM_SECONDS) as answer:
@@ -61,7 +60,7 @@ class Cluster:
                     *whole, rest = (rest + chunk).split(b"\n")
                     yield from (line.decode(errors="replace") for line in whole)
             except urllib3.exceptions.ReadTimeoutError:
-                raise Silent(f"{self.configuration.host}: nothing came for {STREAM_SECONDS:.0f} s") from None
+                raise Silent(f"{self.configuration.host}: no data for {STREAM_SECONDS:.0f} s") from None
             except urllib3.exceptions.HTTPError as error:
                 raise self._cut_off(error) from None
             if rest:
@@ -70,7 +69,7 @@ class Cluster:
     def _refusal(self, answer: urllib3.BaseHTTPResponse) -> RemoteError:
         try:
             return refusal(answer.status, _message(self._whole(answer)))
-        except Unreachable:  # the code tells enough
+        except Unreachable:  # the code is enough
             return refusal(answer.status, "")
 
     def _object(self, body: bytes) -> Object:
@@ -80,7 +79,7 @@ class Cluster:
             read = None
         if isinstance(read, dict) and not read.keys().isdisjoint(("metadata", "items")):
             return read
-        raise Unreachable(f"{self.configuration.host} does not answer as an API server does; {IN_BETWEEN}")
+        raise Unreachable(f"{self.configuration.host} does not respond like an API server; {CHECK_PROXY}")
 
     def _whole(self, answer: urllib3.BaseHTTPResponse) -> bytes:
         import urllib3
@@ -91,7 +90,7 @@ class Cluster:
             raise self._cut_off(error) from None
 
     def _cut_off(self, error: Exception) -> Unreachable:
-        return Unreachable(f"{self.configuration.host}: the answer was cut off: {_reason(error)}")
+        return Unreachable(f"{self.configuration.host}: the response was cut off: {_reason(error)}")
 
     def _request(self, path: str, query: dict[str, str], patience: float) -> urllib3.BaseHTTPResponse:
         import urllib3
@@ -113,7 +112,7 @@ class Cluster:
 
 
 def connect(kubeconfig: str | None, context: str | None, namespace: str | None) -> Cluster:
-    """By ``KUBECONFIG``, ``--kubeconfig`` or ``~/.kube/config``; in a pod with none of them, its service account."""
+    """Connect by ``KUBECONFIG``, ``--kubeconfig`` or ``~/.kube/config``; else, in a pod, by its service account."""
     try:
         from kubernetes.client.configuration import Configuration
         from kubernetes.config.config_exception import ConfigException
@@ -155,8 +154,8 @@ def _proxied(configuration: Any, options: dict[str, Any]) -> urllib3.PoolManager
 
     try:
         return urllib3.ProxyManager(configuration.proxy, proxy_headers=configuration.proxy_headers, **options)
-    except urllib3.exceptions.HTTPError as error:  # without the proxy, whose URL may hold a password
-        raise RemoteError(f"the proxy on the way to {configuration.host} is of no use: {_line(error)}") from None
+    except urllib3.exceptions.HTTPError as error:  # without the proxy's URL, which may contain a password
+        raise RemoteError(f"the proxy for {configuration.host} cannot be used: {_line(error)}") from None
 
 
 def _line(error: Exception) -> str:
@@ -164,7 +163,7 @@ def _line(error: Exception) -> str:
 
 
 def _message(body: bytes) -> str:
-    """What a Status object says, or the bare text of a proxy."""
+    """The message of a Status object, or the plain text of a proxy."""
     try:
         return str(json.loads(body).get("message", ""))
     except (ValueError, AttributeError):
@@ -172,42 +171,42 @@ def _message(body: bytes) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The innermost words: `Connection refused` of three wrapped exceptions."""
+    """The innermost message, such as ``Connection refused`` of three wrapped exceptions."""
     cause: BaseException = error
     while inner := (cause.__cause__ or cause.__context__):
         cause = inner
     return str(getattr(cause, "strerror", None) or cause)
 
 
-IN_BETWEEN = "see the server of the kubeconfig, and whether a proxy or a login page stands in between"
+CHECK_PROXY = "check the server in the kubeconfig, and whether there is a proxy or a login page in between"
 
 
 class RemoteError(Exception):
-    """The message says what is wrong and the mend."""
+    """The message says what is wrong and how to fix it."""
 
 
 class Absent(RemoteError):
-    """There is no such object, or the cluster does not know its kind."""
+    """The object does not exist, or the cluster does not know its kind."""
 
 
 class Forbidden(RemoteError):
-    """The credentials are good, and do not allow this."""
+    """The credentials are valid but do not allow this."""
 
 
 class Expired(RemoteError):
-    """A watch began too far in the past: list again."""
+    """The resourceVersion of a watch is too old: list again."""
 
 
 class Unreachable(RemoteError):
-    """No answer came, or none of use that may come later: the API server starts, fails, or has too much to do."""
+    """No usable response, but a retry may succeed: the API server is starting, failing or overloaded."""
 
 
 class Silent(Unreachable):
-    """A stream told nothing for so long that its connection may be dead."""
+    """A stream had no data for so long that its connection may be dead."""
 
 
 def refusal(code: int, message: str) -> RemoteError:
-    """What an answer of the API server with an error code means to a person."""
+    """The error for a response of the API server with an error code."""
     text = " ".join(message.split()) or f"HTTP {code}"
     if code == 401:
         return RemoteError("the cluster does not accept these credentials; log in again, or choose another --context")
@@ -218,7 +217,7 @@ def refusal(code: int, message: str) -> RemoteError:
     if code == 410:
         return Expired(text)
     if code < 400:
-        return Unreachable(f"the answer {code} points to another place; {IN_BETWEEN}")
+        return Unreachable(f"the response {code} is a redirect; {CHECK_PROXY}")
     answered = f"the API server answered {code}: {text}"
     return Unreachable(answered) if code == 429 or code >= 500 else RemoteError(answered)
 
@@ -228,19 +227,19 @@ Headers = tuple[tuple[str, str], ...]
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LOOPBACK = "localhost,127.0.0.0/8,::1"
 HEADER_BYTES = "!#$&'*+-.^_`|~"
-"""Beside letters and digits, what the name of a header may hold; `%` is left out, for it begins what is escaped."""
+"""Allowed in the name of a header, besides letters and digits, except `%`, which starts an escape."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """What a context says besides the server and the credentials."""
+    """The namespace and headers of a context."""
 
     namespace: str | None
     headers: Headers = ()
 
 
 def configure(configuration: Any, kubeconfig: str | None, context: str | None) -> Access:
-    """Fill the configuration in."""
+    """Fill in ``configuration``."""
     paths = kubeconfig or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     if any(Path(path).exists() for path in paths.split(os.pathsep) if path):
         return _of_files(configuration, paths, context)
@@ -248,7 +247,7 @@ def configure(configuration: Any, kubeconfig: str | None, context: str | None) -
         raise RemoteError(f"no cluster: there is no kubeconfig at {paths}; set KUBECONFIG or --kubeconfig")
     from kubernetes import config as kubeconfigs
 
-    official: Any = kubeconfigs  # it has no types
+    official: Any = kubeconfigs  # it is untyped
     official.load_incluster_config(client_configuration=configuration)
     _bypass_proxy(configuration)
     return Access((SERVICE_ACCOUNT / "namespace").read_text().strip())
@@ -273,12 +272,12 @@ def _of_files(configuration: Any, paths: str, context: str | None) -> Access:
 
 
 def _named(config: Any, kind: str) -> dict[str, Mapping[str, Any]]:
-    """The contexts, clusters or users of all files by name."""
+    """The contexts, clusters or users of all files, by name."""
     return {one.value["name"]: one.value.get(kind) or {} for one in config.value[f"{kind}s"]}
 
 
 def _current(files: Iterable[Mapping[str, Any]]) -> str:
-    """That of the first file which has one; the official client takes the last file's."""
+    """The current context of the first file that has one; the official client takes the last file's."""
     found = next((name for file in files if (name := file.get("current-context"))), None)
     if found is None:
         raise RemoteError(
@@ -288,7 +287,7 @@ def _current(files: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _bypass_proxy(configuration: Any) -> None:
-    """The environment's proxy is not for the hosts of NO_PROXY, nor for this machine; a `proxy-url` is for its host."""
+    """Ignore the proxy of the environment for hosts in NO_PROXY and for this machine."""
     from kubernetes.client import rest
 
     official: Any = rest
@@ -298,11 +297,11 @@ def _bypass_proxy(configuration: Any) -> None:
 
 
 def impersonation(user: Mapping[str, Any]) -> Headers:
-    """For whom the requests of a user are made; left out, they would show what this other one may not see."""
+    """The impersonation headers of a user; without them requests would show more than that identity may see."""
     uid, groups, extra = (user.get(key) for key in ("as-uid", "as-groups", "as-user-extra"))
     if not user.get("as"):
         if uid or groups or extra:
-            raise RemoteError("the kubeconfig's user has as-uid, as-groups or as-user-extra, and no `as`: add it")
+            raise RemoteError("the kubeconfig's user has as-uid, as-groups or as-user-extra but no `as`; add it")
         return ()
     said = [("User", user["as"]), *([("Uid", uid)] if uid else [])]
     said += [("Group", group) for group in groups or ()]
@@ -311,5 +310,5 @@ def impersonation(user: Mapping[str, Any]) -> Headers:
 
 
 def _as_bytes(value: object) -> str:
-    """UTF-8 on the wire, where Python's HTTP writes Latin-1."""
+    """Makes Python's HTTP client, which writes Latin-1, send UTF-8."""
     return str(value).encode().decode("latin-1")

@@ -1,4 +1,4 @@
-"""What the commands that talk to a cluster share: options as kubectl's, and errors in one line."""
+"""Shared by commands that talk to a cluster: connect, print, and report errors in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Command = Callable[[Cluster, argparse.Namespace], int]
 
 
 def command(run: Command) -> Callable[[argparse.Namespace], int]:
-    """``run`` with the cluster that the options mean; what goes wrong between is told, never raised."""
+    """Wraps ``run``: connects by the options, and prints a :class:`RemoteError` instead of raising it."""
 
     @wraps(run)
     def main(options: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def command(run: Command) -> Callable[[argparse.Namespace], int]:
 
 
 def show(what: RenderableType) -> None:
-    """Print; in a pipe wide enough for `grep`, and with no blanks at the ends of lines."""
+    """Print; in a pipe with wide lines for `grep`, and without trailing blanks."""
     console = Terminal(highlight=False)
     if console.is_terminal:
         console.print(what)

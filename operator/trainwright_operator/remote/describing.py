@@ -1,4 +1,4 @@
-"""``trainwright describe``: why a job is not running, then what the cluster holds of it."""
+"""``trainwright describe``: why a job is not running, then its conditions, pods and events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainwright_operator.remote.cluster import Cluster, Forbidden, RemoteError
 from trainwright_operator.remote.command import DONE, command, show
 from trainwright_operator.remote.diagnosis import Facts, Finding, diagnose
 from trainwright_operator.remote.jobs import core_path, find_job, find_pods
-from trainwright_operator.remote.loglines import deciding
+from trainwright_operator.remote.loglines import decisive_container
 from trainwright_operator.remote.states import Object, status_of
 from trainwright_operator.remote.tables import section
 
@@ -33,7 +33,7 @@ def main(cluster: Cluster, options: argparse.Namespace) -> int:
 
 
 def gather(cluster: Cluster, name: str, now: datetime) -> Facts:
-    """All that can be read; what is forbidden is named in ``hidden``, what failed in ``unread``."""
+    """Everything readable; ``hidden`` lists what is forbidden, ``unread`` what failed."""
     job = find_job(cluster, name)
     hidden: list[str] = []
     unread: list[str] = []
@@ -58,7 +58,7 @@ def gather(cluster: Cluster, name: str, now: datetime) -> Facts:
 
 
 def about(event: Object, job: Object, pods: Sequence[Object]) -> bool:
-    """Of the job, its pods, or the Jobs of its attempts, which bear its name."""
+    """Whether an event is about the job, its pods, or the Jobs of its attempts."""
     who, name = event.get("involvedObject") or {}, job["metadata"]["name"]
     if who.get("kind") == job["kind"]:
         return who.get("uid") in (None, job["metadata"]["uid"])
@@ -67,7 +67,7 @@ def about(event: Object, job: Object, pods: Sequence[Object]) -> bool:
     return who.get("kind") == "Pod" and who.get("uid") in {pod["metadata"]["uid"] for pod in pods}
 
 
-# What is shown
+# Rendering
 
 
 def render(facts: Facts, findings: list[Finding]) -> RenderableType:
@@ -93,17 +93,17 @@ def _parts(facts: Facts, findings: list[Finding]) -> Iterator[RenderableType]:
     for failed in facts.unread:
         yield Text(f"\nnot shown: {failed}", style="dim")
     if facts.hidden:
-        yield Text(f"\nnot shown, for you may not read them: {', '.join(facts.hidden)}", style="dim")
+        yield Text(f"\nnot shown, because you may not read them: {', '.join(facts.hidden)}", style="dim")
 
 
 def _well(facts: Facts) -> str:
     state = status_of(facts.job)["state"]
     shown = status_of(facts.job)["display"]
     notes = {
-        "Running": f"it runs: step {shown.get('step') or 'not told yet'}",
-        "Succeeded": "it has trained to its end",
+        "Running": f"it runs: step {shown.get('step') or 'not reported yet'}",
+        "Succeeded": "it has succeeded",
     }
-    return notes.get(state, "nothing is wrong; it is on its way")
+    return notes.get(state, "no problem found")
 
 
 def _conditions(facts: Facts) -> Iterator[RenderableType]:
@@ -136,7 +136,7 @@ def _pod_state(pod: Object) -> str:
     if ended := state.get("terminated"):
         code = ended.get("exitCode", 0)
         return f"{phase} ({ended.get('reason', 'ended')}, exit code {code})" if code else str(phase)
-    before, name = deciding(pod)
+    before, name = decisive_container(pod)
     if name != CONTAINER and (code := (before.get("terminated") or {}).get("exitCode")):
         return f"{phase} (init container {name}, exit code {code})"
     return str(phase)
@@ -159,7 +159,7 @@ def _events(facts: Facts) -> Iterator[RenderableType]:
 
 
 def _content(event: Object) -> tuple[str, ...]:
-    """What an event says and of whom: the scheduler says the same again and again."""
+    """Object, reason and message of an event, to drop repeated ones."""
     return (str(event["involvedObject"].get("name")), str(event.get("reason")), str(event.get("message")))
 
 

@@ -1,7 +1,7 @@
-"""Why a job is not running, in words and with the fix: from what the cluster holds about it, and nothing else.
+"""Finds out why a job is not running, and how to fix it.
 
-The operator's conditions say what it knows; this goes one step further, to what the person who asks can see and the
-operator may not: claims, quotas, the taints and labels behind a scheduler's message.
+It starts from the operator's conditions, and adds what the user may read and the operator may not: claims, quotas, and
+the taints and labels behind a message of the scheduler.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ UNSEEN_AFTER = timedelta(seconds=10)
 QUIET_AFTER = timedelta(minutes=10)
 WAITING = frozenset({Phase.PENDING.value, "Queued", Phase.STARTING.value, Phase.RESTARTING.value})
 OPERATOR = (
-    "see that the operator runs and serves this namespace: "
+    "check that the operator runs and serves this namespace: "
     "kubectl get pods -A -l app.kubernetes.io/name=trainwright-operator"
 )
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was read of the cluster; None for what could not be read."""
+    """What was read from the cluster; None if it could not be read."""
 
     job: Object
     now: datetime
@@ -55,7 +55,7 @@ class Finding:
 
 
 def diagnose(facts: Facts) -> list[Finding]:
-    """The findings, the plainest cause first; empty for a job that runs as it should or has succeeded."""
+    """The findings, most likely cause first; empty for a job that runs well or has succeeded."""
     if facts.job["metadata"].get("deletionTimestamp"):
         return list(_unseen(facts))
     return [*_unseen(facts), *_state(facts), *_not_finite(facts), *_claims(facts), *_quotas(facts)]
@@ -65,7 +65,7 @@ def _unseen(facts: Facts) -> Iterator[Finding]:
     meta = facts.job["metadata"]
     if meta.get("deletionTimestamp"):
         holders = ", ".join(meta.get("finalizers") or ()) or "none"
-        fix = f"whoever set them has to remove them: kubectl -n {_namespace(facts)} get tj {facts.name} -o yaml"
+        fix = f"their owners have to remove them: kubectl -n {_namespace(facts)} get tj {facts.name} -o yaml"
         yield Finding(f"it is being deleted, and waits for its finalizers: {holders}", fix)
         return
     if up_to_date(facts.job):
@@ -73,9 +73,9 @@ def _unseen(facts: Facts) -> Iterator[Finding]:
     created = read_time(facts.job["metadata"].get("creationTimestamp")) or facts.now
     if not facts.job.get("status"):
         if facts.now - created >= UNSEEN_AFTER:
-            yield Finding("no operator has looked at this job since it was created", OPERATOR)
+            yield Finding("no operator has reconciled this job since it was created", OPERATOR)
     else:
-        yield Finding("the operator has not seen the newest change of its spec", OPERATOR)
+        yield Finding("the operator has not seen the latest change of its spec", OPERATOR)
 
 
 def _state(facts: Facts) -> Iterator[Finding]:
@@ -84,7 +84,7 @@ def _state(facts: Facts) -> Iterator[Finding]:
         yield from _failed(facts)
     elif state == Phase.SUSPENDED:
         patch = '{"spec":{"suspend":false}}'
-        fix = f"go on with it: kubectl -n {_namespace(facts)} patch tj {facts.name} --type merge -p '{patch}'"
+        fix = f"resume it: kubectl -n {_namespace(facts)} patch tj {facts.name} --type merge -p '{patch}'"
         yield Finding("it is suspended", fix)
     elif state == Phase.RUNNING:
         yield from _apart(facts) or list(_quiet(facts))
@@ -93,10 +93,10 @@ def _state(facts: Facts) -> Iterator[Finding]:
 
 
 _FAILED = {
-    Reason.BAD_CONFIGURATION: "correct it in a manifest with a new metadata.name: what is trained cannot change",
+    Reason.BAD_CONFIGURATION: "correct it in a manifest with a new metadata.name: the spec cannot change",
     Reason.BAD_DATA: "correct the data, then apply the manifest under a new metadata.name",
-    Reason.TOO_MANY_RESTARTS: "fix the cause, then raise spec.maxRestarts: it goes on from its newest checkpoint",
-    Reason.DEADLINE_EXCEEDED: "raise spec.activeDeadlineSeconds: it goes on from its newest checkpoint",
+    Reason.TOO_MANY_RESTARTS: "fix the cause, then raise spec.maxRestarts: it resumes from its latest checkpoint",
+    Reason.DEADLINE_EXCEEDED: "raise spec.activeDeadlineSeconds: it resumes from its latest checkpoint",
 }
 
 
@@ -109,7 +109,7 @@ def _failed(facts: Facts) -> Iterator[Finding]:
 
 
 def _apart(facts: Facts) -> list[Finding]:
-    """Pods that run and have not found each other."""
+    """Running pods that have not completed the rendezvous."""
     holding = condition(facts.job, Condition.RUNNING) or {}
     if holding.get("reason") != Reason.PODS_NOT_MET:
         return []
@@ -122,8 +122,10 @@ def _quiet(facts: Facts) -> Iterator[Finding]:
     last_push = read_time((status_of(facts.job).get("progress") or {}).get("lastUpdateTime"))
     if last_push and facts.now - last_push >= QUIET_AFTER:
         minutes = int((facts.now - last_push).total_seconds() // 60)
-        fix = f"see what it does: trainwright logs {facts.name} --follow; spec.hangTimeoutSeconds restarts what hangs"
-        yield Finding(f"it runs, but has told no progress for {minutes} minutes", fix)
+        fix = (
+            f"check the logs: trainwright logs {facts.name} --follow; spec.hangTimeoutSeconds restarts a job that hangs"
+        )
+        yield Finding(f"it runs, but has reported no progress for {minutes} minutes", fix)
 
 
 def _not_finite(facts: Facts) -> Iterator[Finding]:
@@ -133,7 +135,7 @@ def _not_finite(facts: Facts) -> Iterator[Finding]:
 
 
 def _held(facts: Facts) -> Iterator[Finding]:
-    """What the operator says stands in the way, and what to do where that takes more than its message says."""
+    """What blocks the job according to the operator, with a fix if the message has none."""
     order = (Condition.STALLED, Condition.QUEUED, Condition.RESTARTING, Condition.RECONCILING)
     holding = next((one for kind in order if (one := condition(facts.job, kind))), None)
     if holding is None:
@@ -144,7 +146,7 @@ def _held(facts: Facts) -> Iterator[Finding]:
     elif found := fixes_for(message):
         yield Finding(message.removesuffix(f"; {'; '.join(found)}"), "; ".join(found))
     elif reason == Reason.INVALID_SPEC:
-        yield Finding(message, "an older release let it in: correct it in a manifest with a new metadata.name")
+        yield Finding(message, "an older release accepted it: correct it in a manifest with a new metadata.name")
     else:
         yield Finding(message)
 
@@ -153,14 +155,14 @@ def _pools(facts: Facts) -> str:
     if facts.pools is None:
         return ""
     names = sorted(pool["metadata"]["name"] for pool in facts.pools)
-    return f"there are {', '.join(names)} and cpu" if names else "without pools there is only cpu"
+    return f"the pools are {', '.join(names)} and cpu" if names else "the only pool is cpu"
 
 
-# What the operator may not see
+# What the operator may not read
 
 
 def claim_names(job: Object) -> list[str]:
-    """The PersistentVolumeClaims that its pods mount, the output's first."""
+    """The PersistentVolumeClaims of the pods, the output's first."""
     spec = job["spec"]
     volumes = [spec.get("output") or {}, *((spec.get("podTemplate") or {}).get("volumes") or ())]
     found = [(volume.get("persistentVolumeClaim") or {}).get("claimName") for volume in volumes]
@@ -175,11 +177,11 @@ def _claims(facts: Facts) -> Iterator[Finding]:
         if name not in known:
             yield Finding(f"its PersistentVolumeClaim {name} does not exist", "create it in this namespace")
         elif (phase := (known[name].get("status") or {}).get("phase")) == "Lost":
-            yield Finding(f"its PersistentVolumeClaim {name} has lost its volume ({phase})", "name another claim")
+            yield Finding(f"its PersistentVolumeClaim {name} has lost its volume ({phase})", "use another claim")
 
 
 def _quotas(facts: Facts) -> Iterator[Finding]:
-    """Quotas that are used up, where pods are missing."""
+    """Quotas of the namespace, if pods were refused."""
     holding = condition(facts.job, Condition.QUEUED)
     if not holding or holding["reason"] != Reason.PODS_REFUSED:
         return
@@ -187,7 +189,7 @@ def _quotas(facts: Facts) -> Iterator[Finding]:
         status = quota.get("status") or {}
         hard, used = status.get("hard") or {}, status.get("used") or {}
         shown = ", ".join(f"{name} {used.get(name, '0')} of {limit}" for name, limit in sorted(hard.items()))
-        fix = "wait until other pods end, ask for less, or have the quota raised"
+        fix = "wait until other pods end, request less, or have the quota raised"
         yield Finding(f"quota {quota['metadata']['name']}: {shown} used", fix)
 
 

@@ -1,4 +1,4 @@
-"""A collection as it changes: the whole of it, again after every change, whatever happens to the connection."""
+"""Follows a collection: yields all objects again after every change, and reconnects if needed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from trainwright_operator.remote.cluster import IN_BETWEEN, Cluster, Expired, Object, RemoteError, Unreachable
+from trainwright_operator.remote.cluster import CHECK_PROXY, Cluster, Expired, Object, RemoteError, Unreachable
 
 Key = tuple[str, str]
 """Namespace and name."""
 WATCH_SECONDS = 300
 RETRY_SECONDS = 2.0
-NOT_THOSE = (ValueError, KeyError, TypeError, AttributeError)
-"""What reading raises of text that no API server wrote, or not to its end."""
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+"""What parsing raises for text that is incomplete or not from an API server."""
 
 
 def key_of(obj: Mapping[str, Any]) -> Key:
@@ -24,10 +24,10 @@ def key_of(obj: Mapping[str, Any]) -> Key:
 def snapshots(
     cluster: Cluster, path: str, interrupted: Callable[[str], None], **query: str
 ) -> Iterator[dict[Key, Object]]:
-    """All objects at ``path`` by their keys, first as they are and then after each change, without end.
+    """All objects at ``path`` by key: first the current state, then again after each change, forever.
 
-    The first list must succeed. A connection that is lost later is reported to ``interrupted`` once and made anew until
-    it is there again: training goes on for days, and a laptop sleeps.
+    The first list must succeed. If the connection is lost later, ``interrupted`` is called once, and connecting is
+    retried until it succeeds: training takes days, and a laptop sleeps.
     """
     known, version = _list(cluster, path, query)
     yield dict(known)
@@ -42,7 +42,7 @@ def snapshots(
             yield dict(known)
         except Unreachable as error:
             if not reported:
-                interrupted(f"{error}; trying again")
+                interrupted(f"{error}; retrying")
             reported = True
             time.sleep(RETRY_SECONDS)
 
@@ -51,8 +51,8 @@ def _list(cluster: Cluster, path: str, query: Mapping[str, str]) -> tuple[dict[K
     listing = cluster.get(path, **query)
     try:
         return {key_of(obj): obj for obj in listing["items"]}, listing["metadata"]["resourceVersion"]
-    except NOT_THOSE:
-        raise Unreachable(f"the answer is no list of objects; {IN_BETWEEN}") from None
+    except UNREADABLE:
+        raise Unreachable(f"the response is not a list of objects; {CHECK_PROXY}") from None
 
 
 def _list_again(
@@ -64,7 +64,7 @@ def _list_again(
             return _list(cluster, path, query)
         except Unreachable as error:
             if not reported:
-                interrupted(f"{error}; trying again")
+                interrupted(f"{error}; retrying")
             reported = True
             time.sleep(RETRY_SECONDS)
 
@@ -72,18 +72,18 @@ def _list_again(
 def _changes(
     cluster: Cluster, path: str, query: Mapping[str, str], version: str, known: dict[Key, Object]
 ) -> Iterator[str]:
-    """Take each change into ``known`` and give the version reached; ends when the server ends the watch."""
+    """Apply each change to ``known`` and yield its version, until the server ends the watch."""
     asked = {**query, "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
     for line in cluster.lines(path, timeoutSeconds=str(WATCH_SECONDS), **asked):
         try:
             reached = _take(json.loads(line), known)
-        except NOT_THOSE:
-            raise Unreachable(f"a line of the watch is cut off, or no change of an object; {IN_BETWEEN}") from None
+        except UNREADABLE:
+            raise Unreachable(f"a line of the watch is incomplete or not an event; {CHECK_PROXY}") from None
         yield reached
 
 
 def _take(event: Object, known: dict[Key, Object]) -> str:
-    """The version reached."""
+    """Apply one event; returns its version."""
     kind, obj = event["type"], event["object"]
     if kind == "ERROR":
         raise _error(obj)

@@ -1,4 +1,4 @@
-"""TrainingJobs of a cluster and what belongs to them, by the labels and fields that the API server selects by."""
+"""Finds TrainingJobs and their pods in a cluster."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from trainwright_operator.api.names import API_VERSION, JOB_KIND, JOB_PLURAL, LA
 from trainwright_operator.core.observe import maker_of
 from trainwright_operator.remote.cluster import Absent, Cluster, Object, RemoteError
 
-NO_OPERATOR = f"this cluster knows no {JOB_KIND}: install the operator first (helm install, see docs/operator.md)"
+NO_OPERATOR = f"this cluster has no {JOB_KIND} CRD: install the operator first (helm install, see docs/operator.md)"
 
 
 def jobs_path(namespace: str | None) -> str:
-    """The collection in a namespace, or in all of them."""
+    """The path of all jobs in a namespace, or in all namespaces."""
     return f"/apis/{API_VERSION}" + (f"/namespaces/{namespace}" if namespace else "") + f"/{JOB_PLURAL}"
 
 
@@ -22,8 +22,8 @@ def core_path(namespace: str, *parts: str) -> str:
 
 
 def find_job(cluster: Cluster, name: str) -> Object:
-    """The job, or :class:`Absent` with the name that was meant."""
-    if not name.strip("."):  # the path would be that of all jobs
+    """The job; raises :class:`Absent`, with a suggestion for the name."""
+    if not name.strip("."):  # an empty name is the path of all jobs
         raise RemoteError(f"give the name of a {JOB_KIND}")
     try:
         return cluster.get(f"{jobs_path(cluster.namespace)}/{quote(name, safe='')}")
@@ -32,7 +32,7 @@ def find_job(cluster: Cluster, name: str) -> Object:
 
 
 def find_pods(cluster: Cluster, job: Object) -> list[Object]:
-    """Pods of all its attempts, neither those of a former job of the same name nor copies that bear their labels."""
+    """The pods of all attempts, without those of a deleted job of the same name or copies with the same labels."""
     meta = job["metadata"]
     selector = f"{LABEL_JOB}={meta['name']},{LABEL_JOB_UID}={meta['uid']}"
     found = cluster.items(core_path(meta["namespace"], "pods"), labelSelector=selector)
@@ -40,7 +40,7 @@ def find_pods(cluster: Cluster, job: Object) -> list[Object]:
 
 
 def _missing(cluster: Cluster, name: str) -> str:
-    """Who asks for a job that is not there has mistyped its name, or looks into another namespace."""
+    """The message for a missing job: a similar name, or another namespace that has it."""
     namespace = cluster.namespace
     try:
         there = [job["metadata"]["name"] for job in cluster.items(jobs_path(namespace))]
@@ -55,7 +55,7 @@ def _missing(cluster: Cluster, name: str) -> str:
 def _elsewhere(cluster: Cluster, name: str) -> str:
     try:
         found = cluster.items(jobs_path(None), fieldSelector=f"metadata.name={name}")
-    except RemoteError:  # who may not look everywhere is simply not told
+    except RemoteError:  # not allowed to list all namespaces
         return ""
     places = sorted(job["metadata"]["namespace"] for job in found)
     return f"; there is one in {', '.join(places[:3])} (-n)" if places else ""

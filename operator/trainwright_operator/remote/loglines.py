@@ -1,7 +1,7 @@
-"""Lines of several pods put in one order, each saying whose it is.
+"""Merges the log lines of several pods by time, and marks each with its rank.
 
-The kubelet gives every line the time at which it was written. Clocks of nodes that agree within a second order lines of
-two nodes within a second; lines of one pod are never put in another order than their own.
+The kubelet adds a timestamp to every line. If the clocks of two nodes differ by a second, so does the order of their
+lines; the order within a pod is always kept.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _RANK = re.compile(r"^\[rank (\d+)\] ?")
 
 @dataclass(frozen=True)
 class Source:
-    """A pod as its log is read: the ranks ``first`` to ``first + ranks - 1`` of the attempt write into it.
+    """The log of a pod, which has the ranks ``first`` to ``first + ranks - 1`` of an attempt.
 
-    ``container`` is the trainer's, or the init container before it that failed or is at work.
+    ``container`` is the trainer, or an init container that failed or is running.
     """
 
     pod: str
@@ -40,10 +40,10 @@ class Source:
 
     @property
     def note(self) -> str:
-        """What is to be known of the log that is shown."""
+        """A note about the log, such as that it is of an init container."""
         if self.container == names.CONTAINER:
             return "" if self.started else f"no log yet: {self.waiting}"
-        what = "is at work" if self.running else "failed, so that the trainer never ran"
+        what = "is running" if self.running else "failed, so the trainer never ran"
         return f"init container {self.container} {what}; this is its log"
 
     def has(self, rank: int) -> bool:
@@ -52,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True, order=True)
 class Line:
-    """``rank`` is None for what a launcher of several ranks says itself."""
+    """``rank`` is None for lines of the launcher of several ranks."""
 
     time: str
     source: str
@@ -61,7 +61,7 @@ class Line:
 
 
 def sources(pods: Iterable[Mapping[str, Any]]) -> list[Source]:
-    """The pods by attempt and rank; a pod that names no attempt is no pod of a job."""
+    """The pods by attempt and rank, without pods that have no attempt label."""
     found = [_source(pod) for pod in pods if _label(pod, names.LABEL_ATTEMPT)]
     return sorted(found, key=lambda one: (one.attempt, one.first))
 
@@ -71,7 +71,7 @@ def _source(pod: Mapping[str, Any]) -> Source:
     env = {one["name"]: one.get("value") for one in container.get("env") or ()}
     per_node, first = int(env.get("PET_NPROC_PER_NODE") or 1), int(env.get(ENV_FIRST_NODE_RANK) or 0)
     node = first + int((pod["metadata"].get("annotations") or {}).get(COMPLETION_INDEX) or 0)
-    state, name = deciding(pod)
+    state, name = decisive_container(pod)
     return Source(
         pod=pod["metadata"]["name"],
         attempt=int(_label(pod, names.LABEL_ATTEMPT)),
@@ -88,8 +88,8 @@ def _label(pod: Mapping[str, Any], name: str) -> str:
     return str((pod["metadata"].get("labels") or {}).get(name) or "")
 
 
-def deciding(pod: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """Of the trainer, or of what is to run before it and has not ended well, with the container's name."""
+def decisive_container(pod: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """State and name of the trainer, or of an init container that is running or has failed."""
     status, name = pod.get("status") or {}, names.CONTAINER
     state = next((one.get("state") or {} for one in status.get("containerStatuses") or () if one["name"] == name), {})
     if state.keys() & {"running", "terminated"}:
@@ -103,23 +103,25 @@ def deciding(pod: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
 
 
 def read(source: Source, text: str) -> Line:
-    """A line as the API server gives it with ``timestamps=true``."""
-    time, _, said = text.partition(" ")
+    """Parses a line of a log with ``timestamps=true``."""
+    time, _, message = text.partition(" ")
     if source.ranks == 1:
-        return Line(time, source.pod, source.first, said)
-    marked = _RANK.match(said)
+        return Line(time, source.pod, source.first, message)
+    marked = _RANK.match(message)
     return (
-        Line(time, source.pod, int(marked[1]), said[marked.end() :]) if marked else Line(time, source.pod, None, said)
+        Line(time, source.pod, int(marked[1]), message[marked.end() :])
+        if marked
+        else Line(time, source.pod, None, message)
     )
 
 
 def merged(logs: Iterable[Iterator[Line]]) -> Iterator[Line]:
-    """All lines by time, with one line of each log held at once, however long they are."""
+    """All lines by time; only one line of each log is in memory at a time."""
     return heapq.merge(*logs, key=lambda line: line.time)
 
 
 def printer(chosen: list[Source], *, timestamps: bool, alone: bool) -> Callable[[Line], str]:
-    """How lines are shown: with their rank, unless there is only one or only one was asked for."""
+    """A function that formats a line, with its rank unless there is only one or one was selected."""
     several = not alone and sum(source.ranks for source in chosen) > 1
     width = len(str(max((source.first + source.ranks - 1 for source in chosen), default=0)))
 
@@ -145,11 +147,9 @@ def lines(
 
 
 def chosen(found: list[Source], options: argparse.Namespace) -> list[Source]:
-    """The pods that the options mean; :class:`RemoteError` with those that there are."""
+    """The pods that the options select; raises :class:`RemoteError` with the available ones."""
     if not found:
-        raise RemoteError(
-            f"{options.name} has no pods yet, or no more; `trainwright describe {options.name}` tells why"
-        )
+        raise RemoteError(f"{options.name} has no pods now; `trainwright describe {options.name}` says why")
     attempts = sorted({source.attempt for source in found})
     attempt = attempts[-1] if options.attempt is None else options.attempt
     if options.previous:

@@ -1,7 +1,7 @@
-"""``trainwright logs``: what the ranks of an attempt printed, in one stream.
+"""``trainwright logs``: the logs of the ranks of an attempt, in one stream.
 
-A thread reads each pod's, and one printer puts their lines in order. A restart is followed too: the pods of the next
-attempt are picked up when they start.
+A thread reads the log of each pod, and the main thread prints the lines in order. Restarts are followed: the pods of
+the next attempt are added when they start.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(cluster: Cluster, options: argparse.Namespace) -> int:
 
 
 def _logs(cluster: Cluster, started: list[Source], tail: int | None) -> list[Iterator[Line]]:
-    """The log of each pod. One that cannot be read ends with a note, for the others can; the last one raises."""
+    """The log of each pod. A log that cannot be read ends with a note; raises if none can be read."""
     left = {source.pod for source in started}
 
     def readable(source: Source) -> Iterator[Line]:
@@ -55,13 +55,13 @@ def _logs(cluster: Cluster, started: list[Source], tail: int | None) -> list[Ite
 
 POLL_SECONDS = 2.0
 HOLD_SECONDS = 0.3
-"""How long a line is held back for an earlier one of another pod."""
+"""How long a line waits for an earlier line of another pod."""
 PATIENCE_SECONDS = 30.0
-"""How long a log that cannot be read, that of a lost node for one, is tried once the job is over."""
+"""How long to retry a log that cannot be read after the end of the job, such as of a lost node."""
 
 
 class Follower:
-    """Follows one job until it has finished, or the one attempt that the options name."""
+    """Follows a job until it has finished, or one attempt if the options select it."""
 
     def __init__(self, cluster: Cluster, options: argparse.Namespace) -> None:
         self._cluster, self._options = cluster, options
@@ -78,7 +78,7 @@ class Follower:
         self._attempt = 0
 
     def run(self) -> int:
-        """The exit code: 1 when the job failed."""
+        """The exit code: 1 if the job failed."""
         job = find_job(self._cluster, self._options.name)
         while True:
             found = self._sources(job)
@@ -95,26 +95,26 @@ class Follower:
 
     @property
     def _pinned(self) -> bool:
-        """One attempt was asked for: it may have ended long before the job does."""
+        """Whether the options select one attempt, which may end long before the job."""
         return self._options.attempt is not None or bool(self._options.previous)
 
     def _sources(self, job: Object) -> list[Source] | None:
-        """None where the cluster gives no answer."""
+        """None if the cluster does not respond."""
         try:
             return sources(find_pods(self._cluster, job))
         except Unreachable as error:
-            self._note_once("cluster", f"{error}; trying again")
+            self._note_once("cluster", f"{error}; retrying")
             return None
 
     def _again(self, job: Object) -> Object:
         try:
             return find_job(self._cluster, self._options.name)
         except Unreachable as error:
-            self._note_once("cluster", f"{error}; trying again")
+            self._note_once("cluster", f"{error}; retrying")
             return job
 
     def _look(self, found: list[Source]) -> None:
-        """Start to read what has started since; say once why the others have not."""
+        """Start reading new pods; print once why others have not started."""
         if not found:
             return
         ours = chosen(found, self._options)
@@ -135,7 +135,7 @@ class Follower:
         thread.start()
 
     def _copy(self, source: Source) -> None:
-        """Read one log to its end, from the line it had come to when it was interrupted."""
+        """Read one log to its end, starting after the last line read."""
         self._whole.discard(source.pod)
         since = self._reached.get(source.pod, "")
         try:
@@ -153,17 +153,17 @@ class Follower:
             self._note_once(source.pod, f"{source.pod}: {error}")
 
     def _fail(self, source: Source, error: Unreachable) -> None:
-        """Try again; once the job is over not for ever, for a lost node may never tell."""
+        """Retry later; after the end of the job only for a limited time, because the node may be lost."""
         now = time.monotonic()
         since = self._failing.setdefault(source.pod, now) if self._over else now
         if now - since > PATIENCE_SECONDS:
             self._given_up.add(source.pod)
-            self._note_once(source.pod, f"{source.pod}: {error}; its log may lack an end")
+            self._note_once(source.pod, f"{source.pod}: {error}; the end of its log may be missing")
         else:
-            self._note_once(source.pod, f"{source.pod}: {error}; trying again")
+            self._note_once(source.pod, f"{source.pod}: {error}; retrying")
 
     def _to_read(self, source: Source) -> bool:
-        """Never read, or cut off, or ended by the server while the pod goes on."""
+        """The log was never read, was cut off, or was closed by the server while the pod is running."""
         thread = self._threads.get(source.pod)
         if thread is None:
             return source.started
@@ -196,7 +196,7 @@ class Follower:
                 print(self._print(line), flush=True)
 
     def _note_once(self, about: str, text: str) -> None:
-        """Beside the log, on standard error; the same about the same only once."""
+        """Print a note on standard error, without repeating the last one about the same thing."""
         if self._noted.get(about) != text:
             self._noted[about] = text
             print(f"--- {text}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""A summary as a person reads it, on a screen or in a Markdown page."""
+"""Renders a summary for a terminal or as Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = list[tuple[str, str]]
 
 
 def facts(summary: Summary) -> Rows:
-    """What is said in pairs, in order; what is not known is left out."""
+    """Pairs of name and value; unknown values are left out."""
     restarts = summary.restarts
     rows = [
         ("state", summary.state + (f": {summary.message}" if summary.message else "")),
@@ -57,7 +57,7 @@ def metrics(summary: Summary) -> list[tuple[str, str]]:
     left_out = summary.progress.get("metricsLeftOut")
     return [
         *summary.metrics.items(),
-        *([("...", f"and {left_out} more, which the status does not keep")] if left_out else []),
+        *([("...", f"and {left_out} more, which are not in the status")] if left_out else []),
     ]
 
 
@@ -95,7 +95,7 @@ def _markdown_table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) ->
 
 
 def _cell(text: str) -> str:
-    """One cell stays one cell, whatever a message holds."""
+    """Escapes text so that it stays in one cell."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
 
 
@@ -106,7 +106,7 @@ def _plain(value: Any) -> str:
 def _curve(values: Sequence[float]) -> str:
     lost = sum(not math.isfinite(value) for value in values)
     shown = f"{values[0]:.4g} {sparkline(values)} {values[-1]:.4g}" if len(values) > 1 else f"{values[0]:.4g}"
-    return f"{shown}  ({lost} of {len(values)} are no numbers)" if lost else shown
+    return f"{shown}  ({lost} of {len(values)} are not finite)" if lost else shown
 
 
 def _progress(progress: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""``trainwright report``: a run in brief, for a person, a page or a program.
+"""``trainwright report``: summarizes a run as text, Markdown, HTML or JSON.
 
-The page is one HTML file that needs nothing else: to keep beside a model, or to send to somebody.
+The HTML is one self-contained file, to store with a model or to send to others.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _chart(curves: dict[str, Curve]) -> str:
 
 
 def _range(values: Iterator[float]) -> tuple[float, float]:
-    """From the lowest to the highest, never empty."""
+    """Minimum and maximum; never an empty range."""
     known = list(values)
     low, high = min(known), max(known)
     return (low, high) if high > low else (low - 0.5, high + 0.5)

@@ -1,4 +1,4 @@
-"""What the status of a TrainingJob says, for those who read it from outside."""
+"""Reads the state of a TrainingJob from its status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trainwright_operator.core.policy import FINISHED, Phase
 
 Object = Mapping[str, Any]
 UNSEEN: Mapping[str, Any] = {"state": Phase.PENDING.value, "display": {"state": Phase.PENDING.value}}
-"""The status of a job that no operator has looked at yet."""
+"""The status of a job that no operator has reconciled yet."""
 
 
 def status_of(job: Object) -> Mapping[str, Any]:
@@ -18,12 +18,12 @@ def status_of(job: Object) -> Mapping[str, Any]:
 
 
 def up_to_date(job: Object) -> bool:
-    """The operator has seen the spec as it is now."""
+    """Whether the operator has seen the current spec."""
     return bool((job.get("status") or {}).get("observedGeneration", 0) >= job["metadata"].get("generation", 0))
 
 
 def finished(job: Object) -> bool:
-    """For good, as far as the spec goes: a target that was just raised is yet to be worked on."""
+    """Whether the job has finished; not if its spec was changed since, because the target may be raised."""
     return status_of(job)["state"] in FINISHED and up_to_date(job)
 
 
@@ -32,6 +32,6 @@ def failed(job: Object) -> bool:
 
 
 def condition(job: Object, kind: str) -> Mapping[str, Any] | None:
-    """The condition of that type, where it holds."""
+    """The condition of that type if it is True."""
     listed = (job.get("status") or {}).get("conditions") or ()
     return next((one for one in listed if one["type"] == kind and one["status"] == "True"), None)

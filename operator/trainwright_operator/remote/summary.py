@@ -1,10 +1,8 @@
-"""A run in brief: what was asked, what came of each attempt, what was measured, what is left of it.
+"""Summarizes a run: spec, attempts, metrics, best and latest checkpoint.
 
-One description of plain values (:func:`summarize`), from which text, Markdown and JSON are made, so that they never
-disagree.
+:func:`summarize` returns plain values, from which all formats are rendered, so that they agree.
 
-The losses are those that rank 0 printed, read from the logs of its pods for as long as there are pods: the status holds
-the newest values alone, so that it stays small.
+The losses come from the logs of rank 0, as long as its pods exist: the status has only the latest values.
 """
 
 from __future__ import annotations
@@ -39,9 +37,9 @@ class AttemptSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """``spec`` and ``arguments`` are what was asked for, ``metrics`` the newest value of each; times are RFC 3339.
+    """``spec`` and ``arguments`` describe the request, ``metrics`` has the latest values; times are RFC 3339.
 
-    ``curves`` are the losses by epoch, where the logs of rank 0 are still there.
+    ``curves`` are the losses by epoch, if the logs of rank 0 still exist.
     """
 
     name: str
@@ -91,7 +89,7 @@ def summarize(job: Object, now: datetime, curves: Mapping[str, Curve] | None = N
 
 
 def _message(job: Object) -> str:
-    """What there is to say of the state: of the condition that holds for it, or of what stands in the way."""
+    """The message of the condition that explains the state."""
     kinds = ("Stalled", "Queued", status_of(job)["state"], "Reconciling")
     return next((str(one["message"]) for kind in kinds if (one := condition(job, kind)) and one["message"]), "")
 
@@ -102,13 +100,13 @@ def _attempt(record: Record, now: datetime) -> AttemptSummary:
         start=record.start.isoformat().replace("+00:00", "Z"),
         seconds=round(((record.end or now) - record.start).total_seconds()),
         steps=record.step,
-        outcome=record.outcome.value if record.outcome else "at work",
+        outcome=record.outcome.value if record.outcome else "running",
         why=describe(record).partition(": ")[2] if record.cause and record.outcome is not Outcome.SUCCEEDED else "",
     )
 
 
 def _spec(spec: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The parts of a spec, each in a phrase."""
+    """Describes each part of a spec."""
     if script := spec.get("script"):
         yield "script", _script(script)
     if model := spec.get("model"):
@@ -139,7 +137,7 @@ def _output(output: Mapping[str, Any]) -> str:
     elif path := output.get("hostPath"):
         where = f"{path['path']} on the node"
     else:
-        where = "a folder that goes with the pod"
+        where = "a folder that is deleted with the pod"
     return f"{where}, {output['subPath']}" if output.get("subPath") else where
 
 
@@ -152,7 +150,7 @@ def duration(seconds: int | None) -> str:
 
 
 Curve = list[tuple[float, float]]
-"""Epoch and value, by rising epoch."""
+"""Pairs of epoch and value, by increasing epoch."""
 
 NAMES = ("loss", "eval_loss")
 TOTALS = ("train_loss", "train_runtime")
@@ -161,7 +159,7 @@ LOST = "×"
 
 
 def read_curves(cluster: Cluster, job: Object) -> dict[str, Curve]:
-    """Empty where the pods are gone, or their logs may not be read."""
+    """Empty if the pods do not exist or their logs cannot be read."""
     try:
         leaders = [one for one in sources(find_pods(cluster, job)) if one.has(0) and one.started]
         texts = [line.text for one in leaders for line in lines(cluster, one, tail=None) if line.rank == 0]
@@ -171,7 +169,7 @@ def read_curves(cluster: Cluster, job: Object) -> dict[str, Curve]:
 
 
 def curves(texts: Iterable[str]) -> dict[str, Curve]:
-    """The lines of all attempts in order: what an attempt trains again takes the place of what was lost."""
+    """The losses in the lines of all attempts; epochs that are trained again replace earlier values."""
     found: dict[str, Curve] = {name: [] for name in NAMES}
     for logged in map(_logged, texts):
         epoch = logged.get("epoch")
@@ -185,7 +183,7 @@ def curves(texts: Iterable[str]) -> dict[str, Curve]:
 
 
 def _logged(text: str) -> dict[str, float]:
-    """The numbers of a line that a trainer logged; empty for any other line."""
+    """The metrics in a line logged by a trainer; empty for any other line."""
     if not text.startswith("{'"):
         return {}
     try:
@@ -196,7 +194,7 @@ def _logged(text: str) -> dict[str, float]:
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
-    """Bars from the lowest to the highest value; of more values than fit, evenly chosen ones. No number is a cross."""
+    """One bar per value; too many values are sampled evenly. A value that is not finite is a cross."""
     shown = (
         [values[round(i * (len(values) - 1) / (width - 1))] for i in range(width)] if len(values) > width else values
     )

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 PROSE = frozenset({"WHY", "MESSAGE", "OBJECT"})
-"""Columns that may be folded; every other is kept on one line."""
+"""Columns that may wrap; all others stay on one line."""
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -22,7 +22,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def section(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[RenderableType]:
-    """An empty line and the table; nothing without rows."""
+    """An empty line and the table, if there are rows."""
     if rows:
         yield ""
         yield table(headings, rows)

@@ -1,4 +1,4 @@
-"""``trainwright watch``: several jobs at once, as they go, until the last of them has finished."""
+"""``trainwright watch``: follows jobs until all have finished."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainwright_operator.terminal import Terminal
 @command
 def main(cluster: Cluster, options: argparse.Namespace) -> int:
     if options.names and options.all_namespaces:
-        raise RemoteError("--all-namespaces watches every job; leave the names out, or say their --namespace")
+        raise RemoteError("--all-namespaces watches every job; remove the names, or give --namespace instead")
     namespace = None if options.all_namespaces else cluster.namespace
     for name in options.names:
         find_job(cluster, name)
@@ -31,14 +31,14 @@ def main(cluster: Cluster, options: argparse.Namespace) -> int:
             if watch.over:
                 break
     if not watch.seen and not watch.lost:
-        raise RemoteError(f"there is no {JOB_KIND} in {f'namespace {namespace}' if namespace else 'any namespace'}")
+        raise RemoteError(f"no {JOB_KIND} in {f'namespace {namespace}' if namespace else 'any namespace'}")
     return FAILED if watch.failed else DONE
 
 
 class Watch:
-    """What is watched, and what came of it.
+    """The watched jobs, and whether any has failed.
 
-    Named jobs count however old they are; without names, those that had not finished when the watch began.
+    Named jobs always count; without names only jobs that had not finished when the watch started.
     """
 
     def __init__(self, shown: Board, wanted: Collection[Key]) -> None:
@@ -53,7 +53,7 @@ class Watch:
 
     @property
     def failed(self) -> set[Key]:
-        """The jobs that failed, or were deleted before they had finished."""
+        """The jobs that failed or were deleted before they finished."""
         return {key for key, job in self.seen.items() if failed(job) and key not in (self._old or ())} | self.lost
 
     def look(self, jobs: Mapping[Key, Object]) -> None:
