@@ -280,5 +280,5 @@ def test_a_deadline_that_somebody_set_on_the_job_itself_is_no_disruption():
 
 def test_the_manual_says_how_many_are_free_and_names_every_reason():
     manual = (CHECKOUT / "docs/exit-codes.md").read_text()
-    assert {3: "Three"}[UNEXPLAINED_FREE] + " such ends in a row are free" in manual
+    assert {3: "Three"}[UNEXPLAINED_FREE] + " of these in a row do not count" in manual
     assert [reason for reason in (UNEXPLAINED | FOLLOWED | BY_HAND) if f"`{reason}`" not in manual] == []
