@@ -318,10 +318,6 @@ class TestContract:
         trained(tmp_path, max_steps=4, gradient_accumulation_steps=2)
         assert calls == [1]
 
-    def test_an_empty_set_is_refused(self, tmp_path):
-        with pytest.raises(DataError, match="train_dataset: it is empty; give it samples to train on"):
-            trained(tmp_path, data=[])
-
     def test_an_output_folder_that_is_a_file_is_refused(self, tmp_path):
         (tmp_path / "file").touch()
         with pytest.raises(UserError, match=r"output_dir: .*file"):

@@ -74,16 +74,6 @@ class TestPlainModules:
         assert load_model(read, tmp_path / "checkpoint-4" / "model.safetensors") == (set(), [])
         assert differing(state_of(model), state_of(read)) == []
 
-    def test_a_model_without_trainable_parameters_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="model: no parameter of Everything requires a gradient; unfreeze"):
-            trainer_for(tmp_path, everything().requires_grad_(False)).train()
-
-    def test_a_model_on_the_meta_device_is_refused(self, tmp_path: Path) -> None:
-        with torch.device("meta"):
-            model = Everything()
-        with pytest.raises(UserError, match=r"model: parameter \S+ is on the meta device and holds no values"):
-            trainer_for(tmp_path, model).train()
-
 
 class TestCompiled:
     """A model that the user has compiled is looked through, trained as it is, and saved without its wrapper."""
