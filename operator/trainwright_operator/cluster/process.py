@@ -34,7 +34,7 @@ async def run(settings: Settings) -> int:
     async with AsyncExitStack() as stack:
         connection = connect()
         api = await stack.enter_async_context(Api(connection, metrics.api_request))
-        # On connections of its own: a renewal must not queue behind the writes of a burst.
+        # Separate connections, so that a renewal does not queue behind a burst of writes.
         lease_api = await stack.enter_async_context(Api(connection, metrics.api_request))
         lease = _lease(settings, lease_api, connection)
         pulse = Pulse(lease.another, lambda: lease.trouble)
@@ -46,7 +46,7 @@ async def run(settings: Settings) -> int:
             if not await _first(lease.hold(), stop.wait()):
                 return 0
             stack.push_async_callback(lease.release)
-            parts.append(lease.keep())  # from now on: before the work begins, much has to be listed
+            parts.append(lease.keep())  # renew during the long initial lists, too
         await _first(*parts, _lead(api, stores, metrics, settings, pulse, stop))
     if lease.lost.is_set():
         logger.error("leadership was lost")

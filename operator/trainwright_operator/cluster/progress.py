@@ -196,7 +196,7 @@ class ProgressEndpoint:
         try:
             caller = await self._tokens.caller(token, audience(*key))
         except PushRefused as refused:
-            if refused.code == 401:  # every new one costs a TokenReview
+            if refused.code == 401:  # every new token costs a TokenReview
                 self._limit.take(peer)
             raise
         return self._believed(key, caller)
@@ -224,7 +224,7 @@ class ProgressEndpoint:
             raise PushRefused(400, "malformed", "the body was cut off, or is not encoded as its header says") from None
         except web.HTTPRequestEntityTooLarge:
             raise PushRefused(413, "oversized", f"at most {self._max_bytes} bytes") from None
-        except (ValueError, RecursionError):  # the latter is JSON that nests without end
+        except (ValueError, RecursionError):  # RecursionError: deeply nested JSON
             raise PushRefused(400, "malformed", "the body is not JSON") from None
         if not isinstance(body, dict) or not isinstance(body.get("trainerStatus"), dict):
             raise PushRefused(400, "malformed", "the body has no object trainerStatus")

@@ -59,7 +59,7 @@ class KeyedQueue(Generic[Key]):
             self._due[key] = due
             self._order += 1
             heapq.heappush(self._heap, (due, self._order, key))
-            if self._heap[0][2] == key:  # whoever waits, waits for another
+            if self._heap[0][2] == key:  # the waiting caller waits for another key
                 self._changed.set()
 
     async def get(self) -> Key:
@@ -82,7 +82,7 @@ class KeyedQueue(Generic[Key]):
         again = self._again.pop(key, None)
         if failed:
             self.add(key, self._backoff(key))
-            if again is not None:  # what came meanwhile may be what it failed for
+            if again is not None:  # a new event may fix the cause of the failure
                 self.add(key, max(again - self._now(), FIRST_BACKOFF_SECONDS))
             return
         self._failures.pop(key, None)

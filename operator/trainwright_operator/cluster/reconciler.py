@@ -141,7 +141,7 @@ class Reconciler:
         except Unserved as error:
             return refused(job, observed, now, Reason.REFUSED, str(error), REFUSED_AGAIN)
         except ApiError as error:
-            if error.is_of_lost_namespace:  # the job goes with it
+            if error.is_of_lost_namespace:  # the job is deleted with it
                 return Plan(dict(job.status), requeue_after=REFUSED_AGAIN)
             if not error.is_verdict:
                 raise

@@ -50,7 +50,7 @@ class Identity:
     def __init__(self, api: Api, settings: Settings) -> None:
         self._api, self._settings = api, settings
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.tls.num_tickets = 0  # a pusher never comes back to the same session
+        self.tls.num_tickets = 0  # trainers never resume a session
         sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
         self._current: Certificates | None = None
         self.trouble = ""

@@ -69,7 +69,7 @@ class Cluster:
     def _refusal(self, answer: urllib3.BaseHTTPResponse) -> RemoteError:
         try:
             return refusal(answer.status, _message(self._whole(answer)))
-        except Unreachable:  # the code is enough
+        except Unreachable:  # the status code is enough
             return refusal(answer.status, "")
 
     def _object(self, body: bytes) -> Object:
