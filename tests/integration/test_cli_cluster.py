@@ -218,7 +218,7 @@ def test_describe_tells_a_claim_that_is_missing_and_that_no_operator_looked(kube
     kube.apply(job().with_("spec.output", claim).manifest(), namespace)
     assert "its PersistentVolumeClaim runs does not exist" in cli("describe", "train").stdout
     time.sleep(11)
-    assert "no operator has looked at this job" in cli("describe", "train").stdout
+    assert "no operator has reconciled this job" in cli("describe", "train").stdout
 
 
 # Mistakes

@@ -135,5 +135,5 @@ def _problems(jobs: Mapping[Key, Object], namespaced: bool) -> list[Text]:
         if holding:
             found.append(Text(f"{label(key, namespaced)}: {holding['message']}", style="yellow"))
         elif status_of(job) is UNSEEN:
-            found.append(Text(f"{label(key, namespaced)}: no operator has looked at it yet", style="dim"))
+            found.append(Text(f"{label(key, namespaced)}: no operator has reconciled it yet", style="dim"))
     return found
