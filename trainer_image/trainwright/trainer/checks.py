@@ -1,4 +1,4 @@
-"""What a Trainer is given, looked at before anything is done with it: one line for each mistake, with the mend."""
+"""Checks of a Trainer's arguments, before they are used: one line for each mistake, with the fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORMER = {
     "optimizer": "optimizers=(optimizer, None)",
     "lr_scheduler": "optimizers=(None, scheduler)",
 }
-"""What older versions of transformers called an argument of the Trainer, and what people write by habit -> the name."""
+"""Names from older versions of transformers, and frequent mistakes -> the name of the Trainer's argument."""
 
 FUNCTIONS = {
     "compute_loss_func": "(outputs, labels, num_items_in_batch=None) -> loss",
@@ -44,11 +44,11 @@ FUNCTIONS = {
 
 
 class UnknownGivenError(TrainerError, TypeError):
-    """A name that the Trainer has no argument of; a :class:`TypeError`, as Python raises for those."""
+    """The Trainer has no argument of this name; a :class:`TypeError`, like Python's own error."""
 
 
 def known_names(init: Init) -> Init:
-    """Lets ``__init__`` say what a name is called that it does not have, also where a subclass passes it on."""
+    """Make ``__init__`` suggest the right name for an unknown argument, also when a subclass passes it on."""
     names = inspect.signature(init).parameters
 
     @functools.wraps(init)
@@ -75,7 +75,7 @@ def _arguments() -> Mapping[str, Any]:
 
 
 def check(trainer: Any, model: Any, callbacks: Any, optimizers: Any) -> None:
-    """Raises :class:`UserError` for what is not of its kind."""
+    """Raises :class:`UserError` for arguments of the wrong type."""
     _check_model(trainer, model)
     for name, form in FUNCTIONS.items():
         function = getattr(trainer, name)
@@ -97,7 +97,7 @@ def check(trainer: Any, model: Any, callbacks: Any, optimizers: Any) -> None:
         )
     _check_optimizers(trainer, *optimizers)
     _check_callbacks(callbacks)
-    if not trainer._overrides("get_train_dataloader"):  # who has several sets of its own mixes them there
+    if not trainer._overrides("get_train_dataloader"):  # the override may mix several datasets
         _check_train_set(trainer.train_dataset)
 
 
@@ -130,14 +130,14 @@ def _check_callbacks(callbacks: Any) -> None:
 
 
 def _check_train_set(data: Any) -> None:
-    """Several sets by name, as datasets loads them, are for evaluation alone."""
+    """Reject a dict of datasets, which only evaluation accepts."""
     if isinstance(data, Mapping) and data and all(isinstance(key, str) for key in data):
         some = f"{', '.join(list(data)[:5])}; give one of them, as data[{next(iter(data))!r}]"
         raise DataError(f"train_dataset: it is a dict of {some}")
 
 
 def checked_arguments(args: Any) -> Any:
-    """The arguments as they are now, looked at again; the defaults for None.
+    """Validate the arguments again, because they may have changed; None gives the defaults.
 
     Raises :class:`UserError`.
     """
@@ -169,7 +169,7 @@ def _check_theirs(args: Any) -> None:
 
 
 def _complete(args: Any) -> None:
-    """What an older transformers has under its older name, or not at all, as ours has it."""
+    """Add the arguments that an older transformers lacks or names differently."""
     from trainwright.arguments import TrainingArguments
     from trainwright.arguments.derive import ALIASES
 
@@ -183,7 +183,7 @@ def _complete(args: Any) -> None:
 
 
 def _check_together(args: Any) -> None:
-    """Their arguments find no accelerator and leave the process by itself, though it has joined a group."""
+    """Raises if the arguments (of transformers) would train alone in a process that has joined a group."""
     ranks = Ranks.current()
     if args.world_size < ranks.world_size:
         raise TrainerError(

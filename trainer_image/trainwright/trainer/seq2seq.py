@@ -1,7 +1,7 @@
-"""The Trainer for models that write a sequence: evaluation and prediction can judge what the model generates.
+"""The Trainer for sequence-to-sequence models: evaluation and prediction can use generated tokens.
 
-Names and signatures are those of ``transformers.Seq2SeqTrainer``. Generated tokens are padded with the padding
-token to the longest that the model's generation settings allow; where batches or ranks still differ, with -100.
+Names and signatures are those of ``transformers.Seq2SeqTrainer``. Generated tokens are padded with the padding token to
+the maximum length of the generation settings; if batches or ranks still differ in length, they are padded with -100.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from trainwright.outputs import PredictionOutput
 from trainwright.trainer.trainer import Trainer
 
 LONGEST = 20
-"""Tokens that ``generate`` stops at where nothing says how many."""
+"""Default limit of generated tokens, if no setting limits them."""
 
 ARGUED = ("max_length", "num_beams")
-"""What the arguments have a say in; None stands for "not said"."""
+"""Generation settings that the arguments can set; None means not set."""
 
 
 class Seq2SeqTrainer(Trainer):
     """A :class:`~trainwright.Trainer` that generates in evaluations if ``predict_with_generate`` is set.
 
-    It takes ``Seq2SeqTrainingArguments``, and otherwise what the Trainer takes. ``compute_metrics`` then gets tokens of
-    shape (samples, longest) for predictions, and labels alike. Without it, an evaluation has nothing to generate for
-    and tells the loss alone.
+    It takes ``Seq2SeqTrainingArguments``, and otherwise the arguments of the Trainer. ``compute_metrics`` then gets
+    predictions and labels as tokens of shape (samples, longest). Without ``compute_metrics``, evaluation generates
+    nothing and reports only the loss.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Seq2SeqTrainer(Trainer):
             self.model.generation_config = self.load_generation_config(self._settings())
 
     def _settings(self) -> Any:
-        """The arguments' own; a mapping changes those of the model, and leaves its special tokens as they are."""
+        """Read the settings from the arguments; a mapping updates those of the model and keeps its special tokens."""
         settings, own = self.args.generation_config, getattr(self.model, "generation_config", None)
         if isinstance(settings, Mapping) and own is not None:
             return {**own.to_diff_dict(), **settings}
@@ -83,13 +83,13 @@ class Seq2SeqTrainer(Trainer):
 
     @staticmethod
     def load_generation_config(gen_config_arg: Any) -> Any:
-        """The settings to generate with.
+        """Load the generation settings.
 
         Args:
-            gen_config_arg: A GenerationConfig (which is copied), its mapping, its file or folder, or a model's name.
+            gen_config_arg: A GenerationConfig (which is copied), a mapping, a file or folder, or a model's name.
 
         Raises:
-            UserError: The settings contradict each other, and could not be saved with the model.
+            UserError: The settings conflict, and could not be saved with the model.
         """
         from transformers import GenerationConfig
 
@@ -132,7 +132,7 @@ class Seq2SeqTrainer(Trainer):
         return super().predict(test_dataset, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
 
     def _completed(self, gen_kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What was asked for, and what the arguments say where it says nothing."""
+        """Fill missing generation settings from the arguments."""
         given = {name: value for name, value in gen_kwargs.items() if value is not None or name not in ARGUED}
         if "max_length" not in given and given.get("max_new_tokens") is None:
             given["max_length"] = self.args.generation_max_length or self._longest_unless_said(given)
@@ -140,7 +140,7 @@ class Seq2SeqTrainer(Trainer):
         return {name: value for name, value in given.items() if value is not None or name not in ARGUED}
 
     def _longest_unless_said(self, given: dict[str, Any]) -> int | None:
-        """:data:`LONGEST` where nothing bounds the text of a decoder that begins it anew."""
+        """Return :data:`LONGEST` if no setting limits a decoder that generates from an empty sequence."""
         settings = given.get("generation_config") or getattr(self.model, "generation_config", None)
         bounds = [getattr(settings, name, None) for name in ("max_length", "max_new_tokens")]
         writes_anew = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
@@ -154,7 +154,7 @@ class Seq2SeqTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[Any, Any, Any]:
-        """Loss, generated tokens and labels of one batch; without ``predict_with_generate``, that of the Trainer."""
+        """Return loss, generated tokens and labels of one batch; without ``predict_with_generate``, as the Trainer."""
         if not self.args.predict_with_generate or prediction_loss_only:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         inputs = self._prepare_inputs(inputs)
@@ -166,14 +166,14 @@ class Seq2SeqTrainer(Trainer):
         return loss, self._padded(tokens), None if labels is None else self._padded(labels)
 
     def _loss(self, model: nn.Module, inputs: Any) -> torch.Tensor:
-        """The model's own mean over the batch, unless someone else computes the loss."""
+        """Return the model's mean loss over the batch, unless user code computes the loss."""
         items = self._get_num_items_in_batch([inputs], self.args.device) if self._others_loss() else None
         with torch.no_grad(), self.compute_loss_context_manager():
             loss: torch.Tensor = self.compute_loss(model, inputs, num_items_in_batch=items).detach().mean()
         return loss
 
     def _generate(self, inputs: Any, gen_kwargs: dict[str, Any]) -> torch.Tensor:
-        """Token ids of shape (sequences, length); what a collator made from the labels is not given away."""
+        """Return token ids of shape (sequences, length); inputs made from the labels are not passed to ``generate``."""
         named = {name: value for name, value in inputs.items() if name != "labels"}
         labels, decoded = inputs.get("labels"), inputs.get("decoder_input_ids")
         if labels is not None and decoded is not None and labels.shape == decoded.shape:
@@ -184,7 +184,7 @@ class Seq2SeqTrainer(Trainer):
         return tokens
 
     def _padded(self, tokens: torch.Tensor) -> torch.Tensor:
-        """As long as the model's settings let a text become, so that batches are of one width."""
+        """Pad to the maximum length of the generation settings, so that all batches have one width."""
         config = getattr(self.model, "generation_config", None)
         longest, new = getattr(config, "max_length", None) or LONGEST, getattr(config, "max_new_tokens", None)
         if tokens.shape[-1] < longest:
@@ -211,7 +211,7 @@ class Seq2SeqTrainer(Trainer):
 
 
 class GenerationConfigError(TrainerError, OSError):
-    """The settings of generation are not where they were said to be."""
+    """The given path or name holds no generation settings."""
 
 
 def _read_config(place: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The Trainer: the methods that Hugging Face users call and override, over the rooms that do the work.
+"""The Trainer: the methods that Hugging Face users call and override. Other packages do the work.
 
-Its names and signatures are those of ``transformers.Trainer``; nothing of it is used. What a subclass overrides is
-called; what it does not costs nothing.
+Names and signatures are those of ``transformers.Trainer``, but the code does not depend on it. Methods that a subclass
+overrides are called; methods that it does not override add no cost.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ from trainwright.training.precision import apply_tf32, map_nested
 from trainwright.training.schedulers import follows_metric, get_scheduler
 from trainwright.training.train_length import Horizon, length_of, num_examples
 
-# What scripts import from here by the names that transformers.trainer gives them.
+# Scripts import these names from transformers.trainer.
 TRAINING_ARGS_NAME, TRAINER_STATE_NAME = "training_args.bin", TRAINER_STATE
 OPTIMIZER_NAME, SCHEDULER_NAME, SCALER_NAME = OPTIMIZER, SCHEDULER, SCALER
 DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK = [DefaultFlowCallback], ProgressCallback
@@ -76,7 +76,7 @@ WITHOUT = {
     "is_fsdp_xla_v1_enabled": False, "is_fsdp_xla_v2_enabled": False, "is_distributed_loading_by_transformers": False,
     "hp_name": None, "hp_search_backend": None, "hub_model_id": None,
 }  # fmt: skip
-"""What subclasses ask a Trainer for, and what it says of things that are not built."""
+"""Attributes that subclasses read, with the Trainer's answer for features that are not built."""
 
 
 _NO_CONTEXT: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -88,34 +88,34 @@ class Trainer:
     Args:
         model: A module whose forward takes the keys of a batch and, given labels, returns the loss first (in a tuple)
             or as ``loss`` (in a dict or ModelOutput).
-        args: The training arguments; transformers' own are read as well.
+        args: The training arguments; those of transformers are accepted too.
         data_collator: Makes a batch, a mapping of tensors, from a list of samples.
-        train_dataset: Map-style or iterable; one without length needs ``max_steps``.
-        eval_dataset: One set, or a dict of them whose keys prefix the metrics.
-        processing_class: Tokenizer or processor; saved beside the model, and pads batches if there is no collator.
-        model_init: Makes the model anew for every ``train``, instead of ``model``.
+        train_dataset: Map-style or iterable; a dataset without length needs ``max_steps``.
+        eval_dataset: One dataset, or a dict of datasets whose keys prefix the metrics.
+        processing_class: Tokenizer or processor; saved with the model, and pads batches if there is no collator.
+        model_init: Makes a new model for every ``train``, instead of ``model``.
         compute_loss_func: ``(outputs, labels, num_items_in_batch) -> loss`` instead of the model's own loss.
         compute_metrics: ``EvalPrediction -> dict`` of numbers.
-        callbacks: Further callbacks, classes or instances.
+        callbacks: Additional callbacks, classes or instances.
         optimizers: (optimizer, scheduler) instead of those of ``args``; either may be None.
         optimizer_cls_and_kwargs: Class and keyword arguments instead of ``args.optim``.
-        preprocess_logits_for_metrics: ``(logits, labels) -> what is gathered`` in evaluations.
+        preprocess_logits_for_metrics: ``(logits, labels) -> predictions``, called before evaluation gathers them.
 
     Raises:
-        UserError: what was given does not go together; one line that says what to change.
+        UserError: The arguments conflict; one line says what to change.
     """
 
     loss_is_scaled_for_ga: bool | None = None
 
-    """Whether ``compute_loss`` already divides by the items of the whole accumulated batch; None finds out."""
+    """Whether ``compute_loss`` already divides by the items of the whole accumulated batch; None detects it."""
 
     async_save: bool | None = None
 
-    """Whether checkpoints are written while training goes on, from a copy in the host's memory; None asks the
-    environment (``TRAINWRIGHT_ASYNC_SAVE=1``) and the TrainingJob (``spec.output.asyncSave``)."""
+    """Whether checkpoints are written in the background, from a copy in host memory. None follows the environment
+    (``TRAINWRIGHT_ASYNC_SAVE=1``), then the TrainingJob (``spec.output.asyncSave``)."""
 
     callback_handler: Any
-    """A :class:`~trainwright.CallbackHandler`, or what a subclass has in its place."""
+    """A :class:`~trainwright.CallbackHandler`, or the replacement that a subclass sets."""
     control: TrainerControl
     _background: Any = None
     _loop: Any
@@ -142,7 +142,7 @@ class Trainer:
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
     ) -> None:
         self.args = args = checked_arguments(args)
-        args.output_dir = in_output(str(args.output_dir))  # those of transformers do not know of the job
+        args.output_dir = in_output(str(args.output_dir))  # transformers' arguments ignore the TrainingJob
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.processing_class, self.model_init = processing_class, model_init
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
@@ -165,7 +165,7 @@ class Trainer:
             self._start_callbacks(callbacks or [])
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Make accelerate's view of the device and the ranks; override it to change that view."""
+        """Create the Accelerator; override this to change its settings."""
         self.accelerator = prepare.make_accelerator(self._build_accelerator_args())
         self.gather_function = self.accelerator.gather_for_metrics
 
@@ -173,7 +173,7 @@ class Trainer:
         (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
 
     def _take_model(self, model: nn.Module) -> None:
-        """Place a model, and find out once what its forward takes and returns."""
+        """Place a model on its device, and inspect once what its forward takes and returns."""
         args = self.args
         self.model = self.model_wrapped = model
         self.is_model_parallel, self.place_model_on_device = prepare.spread(model), prepare.placed(model, args)
@@ -231,7 +231,7 @@ class Trainer:
             self.add_callback(reporter)
 
     def _validate_args(self) -> None:
-        """Raises :class:`UserError` where arguments and data do not go together."""
+        """Raises :class:`UserError` when arguments and data conflict."""
         args = self.args
         if args.eval_strategy != "no" and self.eval_dataset is None and not self._overrides("get_eval_dataloader"):
             raise TrainerError("eval_dataset: eval_strategy asks for evaluations; give a set, or set it to 'no'")
@@ -250,18 +250,18 @@ class Trainer:
                 )
 
     def _overrides(self, name: str) -> bool:
-        """Whether a subclass, or someone on this instance, replaced the method ``name``."""
+        """Whether the method ``name`` is replaced, by a subclass or on this instance."""
         return name in vars(self) or getattr(type(self), name) is not getattr(Trainer, name)
 
     # -- the data
 
     def _default_collator(self) -> Callable[[list[Any]], Any]:
-        """Pads with the tokenizer or feature extractor if there is one; a processor of several kinds cannot."""
+        """Return a collator that pads with the tokenizer or feature extractor; multimodal processors cannot pad."""
         pads = hasattr(self.processing_class, "pad") and not hasattr(self.processing_class, "tokenizer")
         return DataCollatorWithPadding(self.processing_class) if pads else default_data_collator
 
     def get_train_dataloader(self) -> Any:
-        """This rank's training batches. Override it to bring a loader of your own."""
+        """Return this rank's training batches. Override it to use your own loader."""
         if self.train_dataset is None:
             raise TrainerError("train_dataset: the Trainer was made without one; give it the data to train on")
         ordered = self._overrides("_get_train_sampler") or getattr(self.args, "sortish_sampler", False)
@@ -274,7 +274,7 @@ class Trainer:
         )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """This rank's batches of ``eval_dataset``, of the Trainer's own, or of the one with this key."""
+        """Return this rank's batches of ``eval_dataset``: a dataset, a key of the Trainer's dict, or None (its own)."""
         key = eval_dataset if isinstance(eval_dataset, str) else "eval"
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         dataset = self.eval_dataset[key] if isinstance(dataset, str) else dataset
@@ -285,7 +285,7 @@ class Trainer:
         return self._kept_loader(key, dataset)
 
     def _kept_loader(self, key: str, dataset: Any) -> Any:
-        """With persistent workers a set keeps its loader, or every evaluation would leave workers behind."""
+        """Cache the loader if its workers persist; otherwise every evaluation would leave workers behind."""
         kept = self.__dict__.setdefault("_eval_dataloaders", {})
         of = self.__dict__.setdefault("_eval_dataloaders_of", {})
         if key not in kept or of.get(key) is not dataset:
@@ -293,7 +293,7 @@ class Trainer:
         return kept[key]
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """This rank's batches of ``test_dataset``."""
+        """Return this rank's batches of ``test_dataset``."""
         return self._evaluation_loader(test_dataset, "test")
 
     def _evaluation_loader(self, dataset: Any, description: str, key: str | None = None) -> Any:
@@ -314,7 +314,7 @@ class Trainer:
         is_training: bool = False,
         dataloader_key: str | None = None,
     ) -> Any:
-        """What the loaders have in common. ``sampler_fn`` makes a torch sampler that takes the strategy's place."""
+        """Make a loader. ``sampler_fn`` makes a torch sampler that replaces the sampling strategy."""
         collate, lengths = self.data_collator, column_lengths(dataset, self.args)
         if _has_columns(dataset):
             dataset = self._remove_unused_columns(dataset, description=description)
@@ -339,7 +339,7 @@ class Trainer:
         return names[0]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Override it to order the training samples by a torch sampler; None follows ``train_sampling_strategy``."""
+        """Override it to return a torch sampler for training; None follows ``train_sampling_strategy``."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         strategy = self.args.train_sampling_strategy
         if not has_length(dataset) or strategy == "batch_rebalance":
@@ -349,7 +349,7 @@ class Trainer:
         return SequentialSampler(dataset) if strategy == "sequential" else RandomSampler(dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        """Override it to order the evaluation samples by a torch sampler."""
+        """Override it to return a torch sampler for evaluation."""
         if not has_length(eval_dataset):
             return None
         if self.args.train_sampling_strategy == "group_by_length":
@@ -364,12 +364,12 @@ class Trainer:
         return LengthGroupedSampler(batch_size, dataset, lengths, self._input_name(), generator)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Find out once which columns the model takes; override it, or set ``_signature_columns``, to keep others."""
+        """Find the columns that the model takes; override it, or set ``_signature_columns``, to keep others."""
         if self._signature_columns is None:
             self._signature_columns = signature_columns(self.model, self.label_names)
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
-        """A ``datasets.Dataset`` without the columns that the model does not take."""
+        """Remove the columns that the model does not take from a ``datasets.Dataset``."""
         if not self.args.remove_unused_columns:
             return dataset
         self._set_signature_columns_if_needed()
@@ -384,20 +384,20 @@ class Trainer:
         return kept
 
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
-        """``data_collator`` after what the model does not take was left out of each sample."""
+        """Wrap ``data_collator`` so that it drops the columns that the model does not take."""
         if not self.args.remove_unused_columns:
             return data_collator
         self._set_signature_columns_if_needed()
         return KeepColumns(data_collator, self._signature_columns or (), type(self.model).__name__)
 
     def num_examples(self, dataloader: Any) -> int:
-        """Samples in one pass over ``dataloader``."""
+        """Return the number of samples in one pass over ``dataloader``."""
         return num_examples(dataloader, self.args.per_device_train_batch_size)
 
     # -- the model
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
-        """A new model from ``model_init``, which takes no argument or the trial."""
+        """Return a new model from ``model_init``, which takes no argument or the trial."""
         assert self.model_init is not None
         takes = len(inspect.signature(self.model_init).parameters)
         if takes > 1:
@@ -408,12 +408,12 @@ class Trainer:
         return model
 
     def _move_model_to_device(self, model: nn.Module, device: Any) -> None:
-        """Move a model that has no places of its own."""
+        """Move a model that has no device map."""
         if getattr(model, "hf_device_map", None) is None:
             prepare.move(model, device)
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
-        """The module that forward goes through; one that is wrapped already stays as it is."""
+        """Return the wrapped module to call; a module that is wrapped already is returned unchanged."""
         if model is not self.model:
             return model
         if not training:
@@ -421,22 +421,22 @@ class Trainer:
         return prepare.wrap_model(model, self.args, self._strategy)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
-        """Keyword arguments of accelerate's Accelerator."""
+        """Return the keyword arguments of accelerate's Accelerator."""
         return {**prepare.accelerator_kwargs(self.args), **kwargs}
 
     # -- optimizer and schedule
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
-        """Both, for ``num_training_steps`` optimizer steps."""
+        """Create both, for ``num_training_steps`` optimizer steps."""
         self.create_optimizer()
         self.create_scheduler(num_training_steps=num_training_steps)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """The optimizer of the arguments over the parameters of ``model``, unless there is one already."""
+        """Create the optimizer that the arguments name for ``model``, unless there is one already."""
         return factory.create_optimizer(self, model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule of the arguments, unless there is one already."""
+        """Create the schedule that the arguments name, unless there is one already."""
         if self.lr_scheduler is None:
             self._created_lr_scheduler = True
             self.lr_scheduler = get_scheduler(
@@ -450,15 +450,15 @@ class Trainer:
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: nn.Module | None = None) -> tuple[Any, dict[str, Any]]:
-        """The optimizer class that ``args`` names, and its keyword arguments."""
+        """Return the optimizer class that ``args`` names, and its keyword arguments."""
         return factory.get_optimizer_cls_and_kwargs(args, model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Names of the parameters that ``weight_decay`` applies to: no biases, no normalisation."""
+        """Return the names of the parameters that ``weight_decay`` applies to: no biases, no normalisation."""
         return factory.get_decay_parameter_names(model)
 
     def _get_learning_rate(self) -> float:
-        """The rate of the first parameter group."""
+        """Return the learning rate of the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     # -- training
@@ -469,16 +469,16 @@ class Trainer:
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train from the start, or go on from a checkpoint.
+        """Train from the start, or resume from a checkpoint.
 
         Args:
-            resume_from_checkpoint: A checkpoint's path; True for the newest in the output folder.
-            trial: Hyperparameter search, which is not built yet.
-            ignore_keys_for_eval: Outputs of the model that evaluations in between shall not gather.
+            resume_from_checkpoint: A checkpoint's path; True for the latest in the output folder.
+            trial: For hyperparameter search, which is not built yet.
+            ignore_keys_for_eval: Model outputs that evaluations during training do not gather.
 
         Raises:
-            UserError: what was given cannot be trained; one line that says what to change.
-            SystemExit: the run was asked to stop early; a checkpoint is saved.
+            UserError: The model or data cannot be trained; one line says what to change.
+            SystemExit: The run was preempted; a checkpoint is saved.
         """
         if trial is not None:
             raise NotImplementedError("Trainer.train(trial=...): hyperparameter search is not built yet")
@@ -501,12 +501,12 @@ class Trainer:
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> Any:
-        """The run, once the model is there; anew with a smaller batch where memory did not suffice."""
+        """Run training; retry with a smaller batch after an out-of-memory error."""
         checkpoint = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         return session.train_from(self, checkpoint, ignore_keys_for_eval)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
-        """The next micro-batches, at most ``num_batches``, and the number of items that their loss is averaged over."""
+        """Return at most ``num_batches`` micro-batches, and the number of items that their loss is averaged over."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
         items = self._get_num_items_in_batch(batches, device)
         if items is not None and self._sums_items_over_ranks:
@@ -514,7 +514,7 @@ class Trainer:
         return batches, items
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> torch.Tensor | None:
-        """The targets in this rank's batches; None where no loss is averaged over them."""
+        """Count the targets in this rank's batches; None if no loss is averaged over them."""
         if self.label_smoother is not None and not self._others_loss():
             shifted = self._smoother_shifts
         elif self._loss_normalisation(batch_samples).counts or self._hands_count_to_others():
@@ -525,29 +525,29 @@ class Trainer:
         return None if items is None else items.to(device)
 
     def _loss_normalisation(self, batch_samples: list[Any]) -> Normalisation:
-        """What the model divides its loss by; the first call finds it out, all ranks together."""
+        """Return what the model divides its loss by; the first call detects it on all ranks together."""
         if self._normalisation is None:
             self._normalisation = normalisation.find(self, batch_samples)
         return self._normalisation
 
     def _overrides_context(self) -> bool:
-        """Whether there is something to enter around ``compute_loss``; asked once a run."""
+        """Whether ``compute_loss`` needs a context manager; evaluated once a run."""
         return any(map(self._overrides, ("compute_loss_context_manager", "autocast_smart_context_manager")))
 
     def _others_loss(self) -> bool:
-        """Whether the loss is not that of the model alone."""
+        """Whether user code (``compute_loss_func`` or an overridden ``compute_loss``) computes the loss."""
         return self.compute_loss_func is not None or self._overrides("compute_loss")
 
     def _hands_count_to_others(self) -> bool:
-        """Whether the count is for someone who computes the loss: as in Hugging Face's Trainer, by the signature."""
+        """Whether user code that computes the loss gets the count; decided as in Hugging Face's Trainer."""
         return self.compute_loss_func is not None or (self._others_loss() and self.model_accepts_loss_kwargs)
 
     @property
     def model_accepts_loss_kwargs(self) -> bool:
-        """Whether the model is given ``num_items_in_batch``; a value that is set wins.
+        """Whether the model gets ``num_items_in_batch``; a value that the user sets wins.
 
-        That it divides its loss by it is found out at the first step of training; before that it is what the source of
-        ``forward`` says, and where someone else computes the loss, what its signature says.
+        The first training step measures whether the model divides its loss by it. Before that, the source of
+        ``forward`` decides; if user code computes the loss, the signature of ``forward`` decides.
         """
         if self._says_accepts_loss_kwargs is not None:
             return self._says_accepts_loss_kwargs
@@ -561,12 +561,12 @@ class Trainer:
 
     @property
     def _loss_shifts_labels(self) -> bool:
-        """Whether the first label of a row is no target of the model's loss."""
+        """Whether the model's loss shifts labels, so that the first label of a row is not a target."""
         found = self._normalisation
         return found.shifts if found is not None and found.counts else normalisation.shifts_labels(self.model)
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Forward and backward of one micro-batch; returns its loss, detached.
+        """Run forward and backward on one micro-batch; return its detached loss.
 
         ``inputs`` is a mapping of tensors; ``num_items_in_batch`` counts the targets of the whole accumulated batch.
         """
@@ -598,9 +598,9 @@ class Trainer:
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of one micro-batch, and what the model returned if ``return_outputs``.
+        """Return the loss of one micro-batch, and the model's outputs if ``return_outputs``.
 
-        An override that returns the mean over its micro-batch sets ``loss_is_scaled_for_ga = False``.
+        An override that returns the mean over its micro-batch must set ``loss_is_scaled_for_ga = False``.
         """
         labels, share = None, None
         counted, trains = num_items_in_batch is not None, model.training
@@ -627,34 +627,34 @@ class Trainer:
         return (loss, outputs) if return_outputs else loss
 
     def _is_own_mean(self) -> bool:
-        """Whether the model will not divide by the count that it is given, and nobody else sees to it."""
+        """Whether the loss is the mean of its micro-batch, and user code does not rescale it."""
         found = self._loss_normalisation([])
         return not found.takes_count and self.loss_is_scaled_for_ga is not False
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[Any]:
-        """What ``compute_loss`` runs in."""
+        """Return the context manager that ``compute_loss`` runs in."""
         context: contextlib.AbstractContextManager[Any] = self.autocast_smart_context_manager()
         return context
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
-        """Nothing to enter: autocast is in the model's forward already."""
+        """Return a null context, because the model's forward already uses autocast."""
         return contextlib.nullcontext()
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         return self._prepare_input(inputs) if self._moves_inputs else inputs
 
     def _prepare_input(self, data: Any) -> Any:
-        """Tensors in any nest of mappings, lists and tuples on the device of this process."""
+        """Move all tensors in nested mappings, lists and tuples to the device of this process."""
         if isinstance(data, torch.Tensor):
             return self._feed(data)
         return map_nested(self._prepare_input, data)
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
-        """Scale the gradients down to ``max_grad_norm``; returns their norm before that."""
+        """Clip the gradients to ``max_grad_norm``; return their norm before clipping."""
         return self._strategy.clip(model.parameters(), self.args.max_grad_norm)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """``grad_norm`` if it is known, else the norm of all gradients."""
+        """Return ``grad_norm`` if given, else the norm of all gradients."""
         if grad_norm is not None:
             return grad_norm
         return self._strategy.norm(model.parameters())
@@ -674,15 +674,15 @@ class Trainer:
         start_time: float,
         learning_rate: float | None = None,
     ) -> None:
-        """After a step or an epoch: log, evaluate and save as ``control`` says.
+        """Log, evaluate and save as ``control`` requests, after a step or an epoch.
 
-        ``tr_loss`` is the sum of the losses since the last time; who takes it over sets it to zero, in place.
+        ``tr_loss`` is the sum of the losses since the last log. An override must set it to zero in place after logging.
         """
         Loop.obey(self._loop)
 
     @property
     def _globalstep_last_logged(self) -> int:
-        """The step that the losses were last logged at."""
+        """The last step that logged losses."""
         step: int = self._loop.logged_step
         return step
 
@@ -692,7 +692,7 @@ class Trainer:
 
     @property
     def _total_loss_scalar(self) -> float:
-        """The sum of all losses that were logged."""
+        """The sum of all logged losses."""
         loss: float = self._loop.total_loss
         return loss
 
@@ -701,7 +701,7 @@ class Trainer:
         self._loop.total_loss = loss
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Of forward and backward on one micro-batch: six for each parameter and element of the main input."""
+        """Estimate forward and backward on one micro-batch: 6 x parameters x elements of the main input."""
         main = getattr(self.model, "main_input_name", "input_ids")
         count: Callable[..., int] | None = getattr(self.model, "num_parameters", None)
         if main not in inputs or count is None:
@@ -709,12 +709,12 @@ class Trainer:
         return 6 * int(inputs[main].numel()) * count(exclude_embeddings=True)
 
     def store_flos(self) -> None:
-        """Add the operations since the last call, over all ranks, to the state."""
+        """Add the operations of all ranks since the last call to the state."""
         flos, self.current_flos = self.current_flos, 0.0
         self.state.total_flos += sum_over_ranks(flos, self._strategy.data, self.args.device)
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
-        """Epochs, steps an epoch, samples, samples trained on, samples a step, batches an epoch, and steps in all."""
+        """Return epochs, steps per epoch, samples, samples trained, samples per step, batches per epoch, max steps."""
         horizon = Horizon.of(args, dataloader, self.get_total_train_batch_size(args), self.num_examples)
         return (
             horizon.epochs, horizon.steps_per_epoch, horizon.num_examples, horizon.num_train_samples,
@@ -722,7 +722,7 @@ class Trainer:
         )  # fmt: skip
 
     def get_total_train_batch_size(self, args: Any) -> int:
-        """Samples of one optimizer step over all ranks."""
+        """Return the number of samples of one optimizer step over all ranks."""
         return int(self._train_batch_size * args.gradient_accumulation_steps * self._strategy.data_size)
 
     # -- evaluation
@@ -730,12 +730,12 @@ class Trainer:
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Metrics over ``eval_dataset``, or over the Trainer's own; each of a dict of sets under its key.
+        """Return metrics over ``eval_dataset``, by default the Trainer's; for a dict, names start with each key.
 
         Args:
-            eval_dataset: A set, a dict of sets, or the key of one of the Trainer's own.
-            ignore_keys: Outputs of the model that are not gathered.
-            metric_key_prefix: What the metrics' names begin with.
+            eval_dataset: A dataset, a dict of datasets, or a key of the Trainer's dict.
+            ignore_keys: Model outputs that are not gathered.
+            metric_key_prefix: Prefix of the metrics' names.
         """
         given = eval_dataset is not None
         chosen = eval_dataset if given else self.eval_dataset
@@ -760,7 +760,7 @@ class Trainer:
     def _evaluate_each(
         self, sets: dict[str, Any], given: bool, ignore_keys: list[str] | None, prefix: str, **more: Any
     ) -> dict[str, float]:
-        """The metrics of all sets; one of the Trainer's own is called by its key, so that its loader can be kept."""
+        """Evaluate several datasets; those of the Trainer are passed by key, so that their loaders can be cached."""
         results: dict[str, float] = {}
         for name, dataset in sets.items():
             results |= self.evaluate(
@@ -774,7 +774,7 @@ class Trainer:
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
-        """The model's outputs for ``test_dataset``, one row per sample, with metrics if it has labels."""
+        """Return the model's outputs for ``test_dataset``, one row per sample, with metrics if it has labels."""
         with self._memory.stage("test") as measured:
             loader, start = self.get_test_dataloader(test_dataset), time.time()
             output = self.evaluation_loop(
@@ -798,7 +798,7 @@ class Trainer:
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """One pass over ``dataloader``; what ``evaluate`` and ``predict`` have in common."""
+        """Run one pass over ``dataloader``, for ``evaluate`` and ``predict``."""
         with averaged_weights(self.optimizer):
             return passes.evaluation_loop(
                 self, dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
@@ -807,13 +807,13 @@ class Trainer:
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Any, Any, Any]:
-        """Loss, logits and labels of one batch; None for what there is not, or what ``prediction_loss_only`` omits."""
+        """Return loss, logits and labels of one batch; None where missing or omitted by ``prediction_loss_only``."""
         return passes.prediction_step(self, model, inputs, prediction_loss_only, ignore_keys)
 
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
     ) -> dict[str, float]:
-        """An evaluation within training; a schedule that follows the metric takes its step."""
+        """Evaluate during training, and step a schedule that follows the metric."""
         try:
             metrics: dict[str, float] = self.evaluate(ignore_keys=ignore_keys_for_eval)
         except torch.OutOfMemoryError as error:
@@ -823,18 +823,18 @@ class Trainer:
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Note in the state whether this evaluation is the best so far, and say so."""
+        """Record this evaluation in the state if it is the best so far; return whether it is."""
         return best.record(self.args, self.state, metrics)
 
     def _nested_gather(self, tensors: Any, name: str | None = None) -> Any:
-        """The rows of all ranks, in any nest of tensors; shorter ones are padded with -100."""
+        """Gather the rows of all ranks from nested tensors; shorter rows are padded with -100."""
         ranks = self._strategy.data
         return gather_rows(pad_across_ranks(tensors, ranks), ranks, self.args.device)
 
     # -- saving and loading
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write what ``from_pretrained`` (or ``load_state_dict``) reads, on the process that writes."""
+        """Save the model for ``from_pretrained`` (or ``load_state_dict``), on the process that writes."""
         self._save(output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -842,11 +842,11 @@ class Trainer:
             session.save_checkpoint(self)
 
     def _may_write(self) -> bool:
-        """Whether this process writes: in a checkpoint as its store says, elsewhere as the arguments do."""
+        """Whether this process writes: the store decides for checkpoints, the arguments for everything else."""
         return bool(getattr(WRITING, "keeps", self.args.should_save))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Write the model, or the weights in ``state_dict``, with all it takes to load it, if this process writes."""
+        """Write the model, or ``state_dict``, with configuration and tokenizer, if this process writes."""
         if self._may_write():
             session.save_model(self, output_dir or self.args.output_dir, state_dict)
 
@@ -857,7 +857,7 @@ class Trainer:
         save_training_state(self, Path(output_dir), SAVERS["_save_scaler"], self._may_write())
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """On every rank, in a file of its own."""
+        """Save the random state; every rank writes one file."""
         save_training_state(self, Path(output_dir), SAVERS["_save_rng_state"], leader=False)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -873,12 +873,12 @@ class Trainer:
             load_rng_state(self, checkpoint)
 
     def _load_callback_state(self) -> None:
-        """Put the callbacks back into the states that ``state`` holds, if the arguments ask for it."""
+        """Restore the callbacks from ``state``, if the arguments request it."""
         if self.args.restore_callback_states_from_checkpoint:
             self.control = restore_states(self.callback_handler, self.control, self.state.stateful_callbacks)
 
     def _get_output_dir(self, trial: Any) -> str:
-        """The folder that checkpoints are written into."""
+        """Return the folder of the checkpoints."""
         return str(self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -892,7 +892,7 @@ class Trainer:
     # -- logging and callbacks
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add ``logs`` to the history, with the epoch, and let the callbacks know."""
+        """Add ``logs`` and the epoch to the history, and call the callbacks."""
         if self.state.epoch is not None:
             logs["epoch"] = self.state.epoch
         if self.args.include_num_input_tokens_seen != "no":
@@ -914,11 +914,11 @@ class Trainer:
         self.callback_handler.add_callback(callback)
 
     def pop_callback(self, callback: Any) -> Any:
-        """Remove and return the first that is, or is an instance of, ``callback``; None without one."""
+        """Remove and return the first match of ``callback``, an instance or a class; None if there is none."""
         return self.callback_handler.pop_callback(callback)
 
     def remove_callback(self, callback: Any) -> None:
-        """Remove the first that is, or is an instance of, ``callback``."""
+        """Remove the first match of ``callback``, an instance or a class."""
         self.callback_handler.remove_callback(callback)
 
     # -- processes
@@ -935,30 +935,30 @@ class Trainer:
         """Leave the process group; the last call of a script."""
         self.accelerator.end_training()
 
-    # -- what is known of the run
+    # -- facts about the run
 
     def get_tp_size(self) -> int:
-        """Processes that share the matrices of a layer (tensor parallelism); not built yet, so each has its own."""
+        """Return the size of tensor parallelism, which is not built yet."""
         return 1
 
     def get_cp_size(self) -> int:
-        """Processes that share a sequence as rings (context parallelism); not built yet."""
+        """Return the size of context parallelism, which is not built yet."""
         return 1
 
     def get_sp_size(self) -> int:
-        """Processes that share a sequence (sequence parallelism); not built yet."""
+        """Return the size of sequence parallelism, which is not built yet."""
         return 1
 
     def get_num_trainable_parameters(self) -> int:
-        """How many numbers are trained."""
+        """Return the number of trainable parameters."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     def get_learning_rates(self) -> list[float]:
-        """The rate of each parameter group."""
+        """Return the learning rate of each parameter group."""
         return [group["lr"] for group in self._optimizer_or_refuse().param_groups]
 
     def get_optimizer_group(self, param: Any = None) -> Any:
-        """The parameter group that holds ``param``, or the parameters of all groups."""
+        """Return the parameter group that holds ``param``, or the parameters of all groups."""
         groups = self._optimizer_or_refuse().param_groups
         if param is not None:
             return next(group for group in groups if any(p is param for p in group["params"]))
@@ -981,18 +981,18 @@ class Trainer:
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Write ``README.md`` into the output folder, on world rank 0: what the run knows, for the Hub and for people.
+        """Write the model card ``README.md`` into the output folder, on world rank 0.
 
         Args:
-            language: The Hub's code of the language, such as ``en``.
-            license: The Hub's name of the license; by default that of the model that this one was made from.
-            tags: Further tags.
+            language: The Hub's code of the language, for example ``en``.
+            license: The Hub's name of the license; by default that of the base model.
+            tags: Additional tags.
             model_name: By default the name of the output folder.
-            finetuned_from: The Hub's name of the model that this one was made from; by default where it was loaded.
-            tasks: The Hub's words for what the model does; by default that of its class.
-            dataset_tags: The Hub's names of the datasets; by default that of the set, if it comes from there.
-            dataset: Their names for people.
-            dataset_args: Their configurations.
+            finetuned_from: The Hub's name of the base model; by default the name it was loaded from.
+            tasks: The Hub's task names; by default the task of the model's class.
+            dataset_tags: The Hub's names of the datasets; by default that of the dataset, if it is from the Hub.
+            dataset: Names of the datasets as text for readers.
+            dataset_args: Configurations of the datasets.
         """
         if self.is_world_process_zero():
             given = {name: value for name, value in locals().items() if name != "self"}
@@ -1028,6 +1028,6 @@ class Trainer:
 
 
 def _has_columns(dataset: Any) -> bool:
-    """Whether a dataset's columns can be removed at once, as those of a ``datasets.Dataset``."""
+    """Whether a dataset can remove columns itself, like a ``datasets.Dataset``."""
     is_table = bool(getattr(dataset, "column_names", None)) and hasattr(dataset, "remove_columns")
     return is_table and not isinstance(dataset, IterableDataset)
