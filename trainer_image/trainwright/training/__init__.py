@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: optimizers, schedules, losses, precision, preparation."""
+"""The training loop and its parts: optimizers, schedules, losses, precision, preparation."""

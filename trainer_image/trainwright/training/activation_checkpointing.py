@@ -1,4 +1,4 @@
-"""Activation checkpointing: layers forget their activations and compute them again in the backward pass."""
+"""Activation checkpointing: layers drop their activations and recompute them in the backward pass."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch.utils.checkpoint import checkpoint
 from trainwright.arguments.errors import ModelError
 
 _OWN = ("every_n_layers", "offload")
-"""Keys of ``activation_checkpointing_kwargs`` that are not torch's."""
+"""Keys of ``activation_checkpointing_kwargs`` that torch does not have."""
 
 
 def recompute_activations(model: nn.Module, kwargs: dict[str, Any] | None) -> None:
-    """Turn it on in ``model``: by the model's own method if it has one, else for each layer of its lists of layers.
+    """Enable activation checkpointing in ``model``: by the model's method if it has one, else for each layer.
 
     Args:
-        kwargs: For ``torch.utils.checkpoint.checkpoint``; and ``every_n_layers``, which leaves layers out.
+        kwargs: For ``torch.utils.checkpoint.checkpoint``; and ``every_n_layers``, which skips layers.
 
     Raises:
-        ModelError: The model has neither.
+        ModelError: The model has neither the method nor a list of layers.
     """
     given = dict(kwargs or {})
     own = {name: given.pop(name) for name in _OWN if name in given}
@@ -54,7 +54,7 @@ def _wrap_layers(model: nn.Module, own: dict[str, Any], kwargs: dict[str, Any]) 
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The members of the outermost lists that hold at least two modules with parameters."""
+    """Yield the members of the outermost lists that hold at least two modules with parameters."""
     if isinstance(module, nn.ModuleList | nn.Sequential):
         members = [member for member in module if any(True for _ in member.parameters())]
         if len(members) > 1:

@@ -1,4 +1,4 @@
-"""Which evaluation was the best so far, by ``metric_for_best_model``."""
+"""Find the best evaluation so far, by ``metric_for_best_model``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from trainwright.contract import UserError
 
 
 class MetricError(UserError, KeyError):
-    """The watched metric is not among those of an evaluation."""
+    """An evaluation did not return the metric of ``metric_for_best_model``."""
 
     __str__ = Exception.__str__  # a KeyError shows its message in quotes
 
 
 def value_of(args: Any, metrics: dict[str, float]) -> float:
-    """The watched metric. Raises :class:`MetricError` when the evaluation did not give it."""
+    """Return the watched metric. Raises :class:`MetricError` if the evaluation did not return it."""
     name = args.metric_for_best_model
     name = name if name.startswith("eval_") else f"eval_{name}"
     if name not in metrics:
@@ -25,13 +25,13 @@ def value_of(args: Any, metrics: dict[str, float]) -> float:
 
 
 def no_such_metric(name: str, known: Collection[str]) -> MetricError:
-    """For a metric that is not among the ``known`` ones, by their names without ``eval_``."""
+    """Make the error for a metric that is not among the ``known`` ones, named without ``eval_``."""
     chosen = [metric for metric in known if not metric.endswith(rules.MEASURED)]
     return MetricError(f"metric_for_best_model: {rules.no_such_metric(name.removeprefix('eval_'), chosen)}")
 
 
 def record(args: Any, state: Any, metrics: dict[str, float]) -> bool:
-    """Note the evaluation in ``state`` if it is the best so far, and say whether it is."""
+    """Record the evaluation in ``state`` if it is the best so far; return whether it is."""
     if args.metric_for_best_model is None:
         return False
     value, best = value_of(args, metrics), state.best_metric

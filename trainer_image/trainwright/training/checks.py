@@ -1,4 +1,4 @@
-"""What can only be looked at once the run is prepared: the methods that will be called, the metric, the optimizer."""
+"""Checks that need a prepared run: the methods that it will call, the metric, the optimizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainwright.training.best import no_such_metric
 
 
 def check_methods(trainer: Any) -> None:
-    """Raises where the user's own ``compute_loss`` cannot be called as it will be."""
+    """Raises if the signature of the user's ``compute_loss`` does not fit the Trainer's call."""
     needed = [] if trainer._overrides("training_step") else ["num_items_in_batch"]
     if trainer.args.eval_strategy != "no" and not trainer._overrides("prediction_step"):
         needed.append("return_outputs")
@@ -26,7 +26,7 @@ def check_methods(trainer: Any) -> None:
 
 
 def takes(function: Any, name: str) -> bool:
-    """Whether ``function`` can be called with a keyword ``name``; where it cannot be told it can."""
+    """Whether ``function`` accepts a keyword ``name``; true if the signature is unknown."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
@@ -35,7 +35,7 @@ def takes(function: Any, name: str) -> bool:
 
 
 def check_best_metric(trainer: Any) -> None:
-    """Raises where it is plain that no evaluation gives the metric that the best model is chosen by."""
+    """Raises if no evaluation can return the metric that chooses the best model."""
     args, sets = trainer.args, trainer.eval_dataset
     name = args.metric_for_best_model
     if name is None or args.eval_strategy == "no" or trainer.compute_metrics is not None:
@@ -52,7 +52,7 @@ _GIVE_METRICS = ("evaluate", "_evaluate", "evaluation_loop", "prediction_step", 
 
 
 def _silent(handler: Any) -> bool:
-    """Whether no callback of the user's may add to the metrics of an evaluation."""
+    """Whether no user callback can add metrics to an evaluation."""
     return all(
         type(callback).__module__.startswith(("trainwright.", "transformers."))
         for callback in handler.listeners["on_evaluate"]
@@ -60,7 +60,7 @@ def _silent(handler: Any) -> bool:
 
 
 def check_optimizer(optimizer: Any, model: nn.Module) -> None:
-    """Raises :class:`UserError` for an optimizer that would change nothing of the model."""
+    """Raises :class:`UserError` for an optimizer that holds no parameters of the model."""
     held = {id(parameter) for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"]}
     if not held:
         raise UserError("optimizers: the optimizer holds no parameters; make it from model.parameters()")

@@ -1,4 +1,4 @@
-"""What ``debug`` switches on: finding where values leave their range, and the counters of a TPU."""
+"""The features of the argument ``debug``: find underflow and overflow, and print the metrics of a TPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainwright.contract import UserError
 logger = logging.getLogger(__name__)
 
 FRAMES = 21
-"""How many calls of modules a report tells, the last one being that which overflowed."""
+"""Number of module calls in a report; the last one is the call that overflowed."""
 
 
 class OverflowFound(UserError):
@@ -25,11 +25,11 @@ class OverflowFound(UserError):
 
 @contextmanager
 def overflow_watched(model: nn.Module, debug: list[str]) -> Iterator[None]:
-    """Watch the values in every forward pass inside, if ``debug`` asks for ``underflow_overflow``.
+    """Watch the values of every forward pass in this context, if ``debug`` has ``underflow_overflow``.
 
     Raises:
-        OverflowFound: at the first module that takes or gives a value that is not finite; what the calls before it
-            took and gave is logged, as the least and the greatest absolute values.
+        OverflowFound: A module's input or output is not finite. The log has the minimum and maximum absolute values of
+            inputs and outputs of the calls before it.
     """
     watch = _Watch(model) if "underflow_overflow" in debug else None
     try:
@@ -40,7 +40,7 @@ def overflow_watched(model: nn.Module, debug: list[str]) -> Iterator[None]:
 
 
 class _Watch:
-    """Forward hooks on all modules. Each looks at every value, which slows training several times."""
+    """Forward hooks on all modules. Each reads every value, which makes training several times slower."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model, self.batch = model, 0
@@ -80,7 +80,7 @@ class _Watch:
 
 
 def _tensors(label: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors in any nest of tuples, lists and mappings, each with its place."""
+    """Yield the tensors in nested tuples, lists and mappings, each with its path."""
     if isinstance(value, torch.Tensor):
         yield label, value
     elif isinstance(value, (tuple, list)):
@@ -92,7 +92,7 @@ def _tensors(label: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def tell_tpu_metrics(debug: list[str]) -> None:
-    """Print what PyTorch/XLA counted and timed so far, if ``debug`` asks for ``tpu_metrics_debug``."""
+    """Print the metrics of PyTorch/XLA so far, if ``debug`` has ``tpu_metrics_debug``."""
     if "tpu_metrics_debug" in debug:
         from torch_xla.core import xla_model
         from torch_xla.debug import metrics

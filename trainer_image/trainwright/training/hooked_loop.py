@@ -1,7 +1,7 @@
-"""The training loop of a Trainer whose subclass replaces a part of the step.
+"""The training loop for a subclass of the Trainer that overrides a part of the step.
 
-:class:`~trainwright.training.loop.Loop` calls its own parts, which costs a step nothing. This one asks the Trainer for
-them, by the names that Hugging Face gave them.
+:class:`~trainwright.training.loop.Loop` calls its internal parts, at no cost. This loop calls the Trainer's methods
+with Hugging Face's names instead.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from trainwright.distributed.strategy import Hooks
 from trainwright.training.loop import Loop
 
 PARTS = ("_maybe_log_save_evaluate", "_clip_grad_norm", "_get_grad_norm", "_get_learning_rate")
-"""The methods of the Trainer that each step goes through."""
+"""The Trainer's methods that each step can call."""
 
 
 def loop_for(trainer: Any) -> type[Loop]:
-    """Which of the two this Trainer needs."""
+    """Return the loop class that this Trainer needs."""
     return OpenedLoop if any(trainer._overrides(name) for name in PARTS) else Loop
 
 
 class OpenedLoop(Loop):
-    """Clipping, the learning rate, and what follows a step are the Trainer's."""
+    """A loop that uses the Trainer's methods for clipping, the learning rate, and logging after a step."""
 
     def hooks(self) -> Hooks:
         return super().hooks()._replace(clip=self.clip)
@@ -48,5 +48,5 @@ class OpenedLoop(Loop):
             self.start_time,
             learning_rate=self.learning_rate,
         )
-        if not losses.any():  # taken over
+        if not losses.any():  # the method logged the losses and reset them
             self.meter.read()

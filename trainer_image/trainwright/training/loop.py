@@ -1,11 +1,11 @@
 """The training loop.
 
-For each epoch, for each global batch: forward and backward for each of its micro-batches, then one update of the
-weights; then log, evaluate and save if the control says so, and go on. How the model is spread over processes and
-devices, and so how it is updated, is the strategy's (:mod:`trainwright.distributed.strategy`).
+For each epoch, for each global batch: run forward and backward for each micro-batch, then update the weights once; then
+log, evaluate and save if the control requests it. The strategy (:mod:`trainwright.distributed.strategy`) spreads the
+model over processes and devices, and updates it.
 
-What can be known before the first step is decided before the first step: an event without listeners, a scaler, a
-gradient to hold back or a device to move to costs a step nothing when it is not there.
+The loop makes all decisions it can before the first step. A feature that is off (event listeners, a gradient scaler,
+delayed gradient exchange, device transfer) adds no cost to a step.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Loop:
     """One run of a Trainer whose model, data, optimizer and schedule are prepared.
 
     Args:
-        model: What forward goes through: the model itself, or its wrapper that reduces gradients over the ranks.
+        model: The module to call: the model, or a wrapper that reduces gradients over the ranks.
         epochs: The training batches of this rank.
-        ignore_keys: Outputs of the model that evaluations shall not gather.
+        ignore_keys: Model outputs that evaluations do not gather.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Loop:
         self.start_time = time.time()
 
     def run(self, first_epoch: int, skip: int) -> None:
-        """Train from ``skip`` micro-batches into ``first_epoch`` until the control says stop.
+        """Train until the control stops the run; start after ``skip`` micro-batches of ``first_epoch``.
 
-        A run that was interrupted after its last step has nothing left to train.
+        A run that was interrupted after its last step trains no more.
 
         Raises:
-            SystemExit: all ranks agreed to stop early; a checkpoint is saved.
+            SystemExit: All ranks agreed to stop early; a checkpoint is saved.
         """
         with self.preemption:
             for epoch in range(first_epoch, self.horizon.epochs):
@@ -102,9 +102,9 @@ class Loop:
         self.obey()
 
     def global_batches(self, epoch: int, skip: int) -> Iterator[tuple[list[Any], Any]]:
-        """The micro-batches of each step, and the number of items that their loss is averaged over.
+        """Yield the micro-batches of each step, and the number of items that their loss is averaged over.
 
-        Whoever stops early stops before they are fetched: a checkpoint holds the generators as they stood then.
+        Preemption stops the run before the fetch, so that the checkpoint holds the random state from before it.
         """
         trainer, first = self.trainer, skip // self.accumulation
         iterator = self.epochs.batches(epoch, skip)
@@ -132,7 +132,7 @@ class Loop:
         self.obey()
 
     def forward_backward(self, micro_batches: list[Any], num_items: Any) -> list[torch.Tensor]:
-        """The losses of the micro-batches, whose gradients are summed."""
+        """Return the losses of the micro-batches, and accumulate their gradients."""
         *earlier, last = micro_batches
         losses, accumulate = [], self.strategy.accumulate
         self.trainer.current_gradient_accumulation_steps = len(micro_batches)
@@ -150,7 +150,7 @@ class Loop:
         return loss.detach() if loss.requires_grad else loss
 
     def hooks(self) -> Hooks:
-        """What this loop does between the parts of an update."""
+        """Return the callbacks that run during an update."""
         return Hooks(partial(self.event, "on_pre_optimizer_step"), self.stepped)
 
     def stepped(self) -> None:
@@ -161,7 +161,7 @@ class Loop:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def obey(self) -> None:
-        """Log, evaluate and save as the control says."""
+        """Log, evaluate and save as the control requests."""
         control = self.trainer.control
         if control.should_log and self.trainer.state.global_step > self.logged_step:
             self.log()
@@ -178,7 +178,7 @@ class Loop:
             self.tell_not_finite("loss", self.logged_step + 1 + first)
         if self.grad_norm is not None:
             logs["grad_norm"] = self.grad_norm.item()
-            if not math.isfinite(logs["grad_norm"]) and self.strategy.scaler is None:  # a scaler skips such a step
+            if not math.isfinite(logs["grad_norm"]) and self.strategy.scaler is None:  # a scaler skips this step
                 self.tell_not_finite("gradient norm", step)
         logs["learning_rate"] = float(self.learning_rate)
         self.logged_step = step
@@ -187,7 +187,7 @@ class Loop:
         trainer.log(logs, self.start_time)
 
     def read_losses(self) -> float:
-        """The sum of the losses since it was last asked for, averaged over the ranks."""
+        """Return the sum of the losses since the last read, averaged over the ranks."""
         steps = self.trainer.state.global_step - self.logged_step
         loss: float = sum_over_ranks(self.meter.read(), self.strategy.data, self.device) / self.strategy.data_size
         if math.isfinite(loss) or not self.meter.filter_nan:
@@ -197,12 +197,12 @@ class Loop:
         return loss
 
     def mean_loss(self) -> float:
-        """Over the steps of this call of ``train``, less those that the filter of NaN left nothing of."""
+        """Return the mean loss of this call of ``train``, without steps whose losses were all filtered as NaN."""
         steps = self.trainer.state.global_step - self.first_step - self.lost_steps
         return self.total_loss / max(steps, 0.001) if steps or not self.lost_steps else math.nan
 
     def tell_not_finite(self, what: str, step: int) -> None:
-        """Warn, once, of what else is only seen in the log: a run whose loss is NaN hardly ever recovers."""
+        """Warn once about a value that is not finite, because a run with NaN loss rarely recovers."""
         if what not in self.told:
             self.told.add(what)
             logger.warning(
@@ -222,7 +222,7 @@ class Loop:
         self.trainer._save_checkpoint(self.model, trial=None)
         self.saved_step = self.trainer.state.global_step
         if self.background is not None and self.background.is_writing:
-            self.trainer.control.should_save = False  # the event comes when the checkpoint is there
+            self.trainer.control.should_save = False  # on_save follows when the checkpoint is complete
         else:
             self.event("on_save")
 
@@ -236,7 +236,7 @@ class Loop:
         self.trainer.control.should_training_stop = True
 
     def yield_to_preemption(self) -> None:
-        """Save where the run stands, unless that was just done, and leave."""
+        """Save a checkpoint, unless this step has one, and exit."""
         if self.saved_step != self.trainer.state.global_step:
             self.save()
         if self.background is not None:

@@ -1,8 +1,8 @@
-"""Losses: what a model must return, label smoothing, the items a loss is averaged over, and the mean that is logged.
+"""Losses: what a model must return, label smoothing, the count of items for the mean, and the logged mean.
 
-The contract for models, whether of transformers or not: ``forward`` takes the keys of a batch, and returns a tuple, or
-a mapping such as a ModelOutput. Given labels, the loss is the first element, or stands under ``loss``: a scalar tensor
-that requires a gradient. It is checked at the first step of a run, and costs nothing after it.
+The contract for all models: ``forward`` takes the keys of a batch, and returns a tuple or a mapping (for example a
+ModelOutput). If the batch has labels, the loss is the first element or the value of ``loss``: a scalar tensor that
+requires a gradient. The first step of a run checks this; later steps do not.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from trainwright.distributed.wrapping import base_model
 logger = logging.getLogger(__name__)
 
 IGNORE_INDEX = -100
-"""A label with this value is no target."""
+"""A label with this value is not a target."""
 MULTI_LABEL = "multi_label_classification"
 
 
 def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
-    """Parameters of ``forward``, by name."""
+    """Return the parameters of ``forward``, by name."""
     return inspect.signature(base_model(model).forward).parameters
 
 
@@ -39,7 +39,7 @@ def takes_any_keyword(parameters: Mapping[str, inspect.Parameter]) -> bool:
 
 
 def find_labels(model: nn.Module) -> list[str]:
-    """The parameters of ``forward`` that are labels by their name; for question answering, the positions too."""
+    """Return the parameters of ``forward`` that are labels by name; for question answering, the positions too."""
     positions = ("start_positions", "end_positions") if "QuestionAnswering" in type(base_model(model)).__name__ else ()
     return [name for name in forward_parameters(model) if "label" in name or name in positions]
 
@@ -54,13 +54,13 @@ def is_causal_lm(model: nn.Module) -> bool:
 
 
 def can_return_loss(model: nn.Module) -> bool:
-    """Whether ``forward`` returns a loss without labels: ``return_loss`` is true by default (CLIP and its kin)."""
+    """Whether ``forward`` returns a loss without labels: ``return_loss`` is true by default (models like CLIP)."""
     parameter = forward_parameters(model).get("return_loss")
     return parameter is not None and parameter.default is True
 
 
 def check_trainable(model: nn.Module, label_names: Iterable[str]) -> None:
-    """Raises :class:`ModelError` for a model that cannot be trained, whatever the data."""
+    """Raises :class:`ModelError` for a model that cannot be trained with any data."""
     name = type(model).__name__
     if "label" in label_names:
         raise ModelError(f"label_names: {name}.forward must not call an argument 'label'; call it 'labels'")
@@ -105,7 +105,7 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 
 def loss_of(outputs: Any, batch: Mapping[str, Any]) -> torch.Tensor:
-    """The loss in what a model returned: under ``loss``, or the first element."""
+    """Return the loss in a model's outputs: the value of ``loss``, or the first element."""
     try:
         loss: torch.Tensor = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
         return loss
@@ -123,7 +123,7 @@ def _no_loss(outputs: Any, batch: Mapping[str, Any]) -> str:
 
 
 def check_loss(loss: Any, model: nn.Module, batch: Mapping[str, Any], label_names: Iterable[str]) -> None:
-    """Raises :class:`ModelError` when ``loss`` is not what ``backward`` can start from."""
+    """Raises :class:`ModelError` when ``backward`` cannot start from ``loss``."""
     if not isinstance(loss, torch.Tensor):
         raise ModelError(f"model: the loss is {type(loss).__name__}, not a tensor; {_labels_hint(batch, label_names)}")
     if loss.dim() > 0 and loss.numel() != 1:
@@ -151,7 +151,7 @@ def _explain_nan(model: nn.Module) -> None:
 
 @dataclass
 class LabelSmoother:
-    """Cross entropy against targets of which ``epsilon`` is spread evenly over all classes.
+    """Cross entropy with label smoothing: ``epsilon`` of each target is spread evenly over all classes.
 
     ``model_output`` holds logits of shape (..., classes) under ``logits`` or first; labels have shape (...).
     """
@@ -181,7 +181,7 @@ class LabelSmoother:
 
 
 def label_smoother(model: nn.Module, epsilon: float) -> LabelSmoother | None:
-    """None where nothing is to be smoothed; labels of several classes at once cannot be, which is told."""
+    """Return None if labels are not smoothed. Multi-label targets cannot be smoothed; this logs a warning."""
     if epsilon and getattr(getattr(base_model(model), "config", None), "problem_type", None) == MULTI_LABEL:
         logger.warning("label_smoothing_factor is not for %s: nothing is smoothed", MULTI_LABEL)
         return None
@@ -189,7 +189,7 @@ def label_smoother(model: nn.Module, epsilon: float) -> LabelSmoother | None:
 
 
 def count_items(batches: list[Any], shifted: bool) -> torch.Tensor | None:
-    """The number of targets in ``batches``: labels other than -100. None where labels are no tensors."""
+    """Return the number of targets in ``batches``: labels other than -100. None if labels are not tensors."""
     if not batches or not isinstance(batches[0], Mapping) or "labels" not in batches[0]:
         return None
     try:
@@ -209,20 +209,20 @@ def _targets(batch: Mapping[str, Any], shifted: bool) -> torch.Tensor:
 class LossMeter:
     """The sum of the losses of the steps since it was last read.
 
-    It keeps the scalars as they are and looks at them only when asked, so that a step never waits for the device.
+    It keeps scalars on the device and reads them only on request, so that a step never waits for the device.
 
     Args:
-        filter_nan: Leave out steps whose loss is not finite: the mean of the others stands in for them. Where there is
-            no other the sum is NaN, never 0.
+        filter_nan: Replace losses that are not finite by the mean of the other steps. If no step has a finite loss,
+            the sum is NaN, never 0.
     """
 
     CHUNK = 2048
-    """How many scalars are kept before they are summed, however rarely the meter is read."""
+    """Number of scalars to keep before they are summed, if the meter is rarely read."""
 
     def __init__(self, filter_nan: bool) -> None:
         self.filter_nan = filter_nan
         self.first_not_finite: int | None = None
-        """Which of the steps that were last read, counted from 0, was the first whose loss is not finite."""
+        """Index of the first step with a loss that is not finite, among the steps of the last read."""
         self._kept: list[list[torch.Tensor]] = []
         self._scalars = 0
         self._start()
@@ -232,14 +232,14 @@ class LossMeter:
         self._first: int | None = None
 
     def add(self, losses: list[torch.Tensor]) -> None:
-        """Take the losses of one step's micro-batches."""
+        """Add the losses of one step's micro-batches."""
         self._kept.append(losses)
         self._scalars += len(losses)
         if self._scalars >= self.CHUNK:
             self._sum()
 
     def peek(self) -> float:
-        """The sum so far."""
+        """Return the sum so far."""
         self._sum()
         if self._steps == self._finite_steps:
             return self._finite
@@ -248,13 +248,13 @@ class LossMeter:
         return self._finite * self._steps / self._finite_steps if self._finite_steps else math.nan
 
     def read(self) -> float:
-        """The sum so far, and start from zero."""
+        """Return the sum so far, and reset it."""
         total, self.first_not_finite = self.peek(), self._first
         self._start()
         return total
 
     def _sum(self) -> None:
-        """What is kept, in the order in which it came: a step is finite when all of its micro-batches are."""
+        """Sum the kept scalars in order; a step is finite if all of its micro-batches are."""
         scalars = [loss.reshape(()) for losses in self._kept for loss in losses]
         values = iter(torch.stack(scalars).tolist() if scalars else ())
         for losses in self._kept:

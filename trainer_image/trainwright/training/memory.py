@@ -1,4 +1,4 @@
-"""Memory that a stage (init, train, eval, test) takes and what it peaks at, as metrics; only where it is asked for."""
+"""Metrics of the memory that a stage (init, train, eval, test) keeps and of its peak, if enabled."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ SAMPLE_SECONDS = 0.005
 
 
 class MemoryTracker:
-    """Measures the outermost stage at work: an evaluation within training counts as training.
+    """Measures the outermost active stage: an evaluation during training counts as training.
 
-    ``<stage>_mem_cpu_alloc_delta`` is what the stage kept, ``..._peaked_delta`` what it took beside and gave back, in
-    bytes. The same under ``gpu`` where there is an accelerator. The first stage measured tells of ``init`` too.
+    ``<stage>_mem_cpu_alloc_delta`` is the memory in bytes that the stage kept; ``..._peaked_delta`` is the additional
+    memory at its peak, freed afterwards. With an accelerator there are the same metrics with ``gpu``. The first
+    measured stage reports ``init`` too.
     """
 
     def __init__(self, skip: bool) -> None:
@@ -28,7 +29,7 @@ class MemoryTracker:
 
     @contextmanager
     def stage(self, name: str, metrics: dict[str, float] | None = None) -> Iterator[dict[str, float]]:
-        """Measure what happens inside; the yielded dict is what the metrics are added to, at the end."""
+        """Measure the body; metrics are added to the yielded dict at the end."""
         metrics = {} if metrics is None else metrics
         if self.skip or self._stage is not None:
             yield metrics
@@ -53,7 +54,7 @@ class MemoryTracker:
 
 
 class _Peak:
-    """Resident memory of this process, looked at again and again on a thread of its own."""
+    """Peak resident memory of this process, polled on a separate thread."""
 
     def __init__(self) -> None:
         import psutil
@@ -101,9 +102,9 @@ def _accelerator_deltas(stage: str, before: int) -> dict[str, Any]:
 
 
 class TrainerMemoryTracker:
-    """:class:`MemoryTracker` by Hugging Face's names, for subclasses whose own ``evaluate`` or ``predict`` measures.
+    """:class:`MemoryTracker` with Hugging Face's names, for subclasses that measure in ``evaluate`` or ``predict``.
 
-    A stage begins at :meth:`start`, is named by the method that called it, and ends at :meth:`stop_and_update_metrics`.
+    A stage begins at :meth:`start`, takes its name from the caller, and ends at :meth:`stop_and_update_metrics`.
     """
 
     STAGES = {"__init__": "init", "train": "train", "evaluate": "eval", "predict": "test"}
@@ -114,7 +115,7 @@ class TrainerMemoryTracker:
         self._open: tuple[str, ExitStack, dict[str, float]] | None = None
 
     def start(self) -> None:
-        """Begin to measure; within a stage that is measured already, nothing."""
+        """Start to measure; do nothing inside a stage that is measured already."""
         caller = sys._getframe(1).f_code.co_name
         if caller not in self.STAGES:
             raise ValueError(f"TrainerMemoryTracker.start: call it from {', '.join(self.STAGES)}, not from {caller}")
@@ -123,7 +124,7 @@ class TrainerMemoryTracker:
             self._open = caller, stack, stack.enter_context(self._tracker.stage(self.STAGES[caller]))
 
     def stop_and_update_metrics(self, metrics: dict[str, float] | None = None) -> None:
-        """End what this method began, and add what was measured to ``metrics``."""
+        """End the stage of this method, and add its measurements to ``metrics``."""
         if self._open is None or self._open[0] != sys._getframe(1).f_code.co_name:
             return
         (_, stack, measured), self._open = self._open, None

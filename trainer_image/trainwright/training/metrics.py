@@ -1,4 +1,4 @@
-"""Speed, memory and the files and tables of metrics."""
+"""Speed metrics, and tables and files of metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def speed_metrics(
     num_steps: float | None = None,
     num_tokens: float | None = None,
 ) -> dict[str, float]:
-    """Seconds since ``start_time`` (as of ``time.time``) as ``<split>_runtime``, and what was done in each of them."""
+    """Return the seconds since ``start_time`` (of ``time.time``) as ``<split>_runtime``, and rates per second."""
     runtime = time.time() - start_time
     result = {f"{split}_runtime": round(runtime, 4)}
     done = {"samples": num_samples, "steps": num_steps, "tokens": num_tokens}
@@ -28,7 +28,7 @@ def speed_metrics(
 
 
 def metrics_format(metrics: dict[str, float]) -> dict[str, Any]:
-    """Metrics as a person reads them: memory in MB, runtimes as h:mm:ss.cc, operations in GF, four decimals."""
+    """Format metrics for readers: memory in MB, runtimes as h:mm:ss.cc, operations in GF, four decimals."""
     return {name: _formatted(name, value) for name, value in metrics.items()}
 
 

@@ -1,8 +1,8 @@
-"""Training mode for every part of a model, kept up at hardly any cost.
+"""Keep every module of a model in training mode, at low cost.
 
-The outermost module does not speak for its parts: what ``from_pretrained`` returns is in evaluation mode, also within
-a new module that is not, and a callback may switch a part for itself. ``model.train()`` at every step would put that
-right, but it sets an attribute of every module; looking at their flags is far cheaper.
+Submodules can differ from the outermost module: ``from_pretrained`` returns a model in evaluation mode, also if a new
+module in training mode wraps it, and a callback may switch one submodule. ``model.train()`` at every step would fix
+that, but it sets an attribute of every module; reading the flags is far cheaper.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class TrainingMode:
-    """Call it with the module that forward goes through, before each forward of training."""
+    """Call this with the wrapped module before each forward pass of training."""
 
     def __init__(self) -> None:
         self._model: nn.Module | None = None
@@ -26,6 +26,6 @@ class TrainingMode:
                 break
 
     def _enter(self, model: nn.Module) -> None:
-        """A model whose own ``train`` leaves a part in evaluation mode (a frozen batch norm) keeps it there."""
+        """Set training mode, except for modules that the model's ``train`` keeps in evaluation mode (frozen norms)."""
         model.train()
         self._model, self._parts = model, [part for part in model.modules() if part.training]

@@ -1,16 +1,19 @@
-"""What a model divides its loss by, found out rather than read off its signature.
+"""Detect what a model divides its loss by, with measurements instead of the signature of ``forward``.
 
-A loss that is averaged over the targets of a whole global batch needs their number in every micro-batch. Many models
-take ``**kwargs`` and drop ``num_items_in_batch``: their loss is the mean of their own micro-batch, and whoever believes
-the signature multiplies loss and gradients by the number of micro-batches. So the model is called beside the run, once
-a Trainer, before its first step. With two counts: a loss that changes is divided by the count, and without a count it
-tells which targets it is divided by. A loss that does not change is asked with a part of the targets and with the rest:
-if it is the mean of either, micro-batches are weighed by their targets. The model, its buffers and every generator are
-left as they were.
+With gradient accumulation, a loss averaged over the targets of the global batch needs the number of these targets in
+every micro-batch. Many models take ``**kwargs`` but ignore ``num_items_in_batch``: they return the mean of the
+micro-batch. A Trainer that trusts the signature then multiplies loss and gradients by the number of micro-batches.
 
-Where a model cannot be called for that (on XLA every shape is compiled, on the meta device there are no values, and
-quantised weights may be packed anew by a call), :func:`read` follows the source of its ``forward``: does the count
-reach a loss function?
+Therefore each Trainer makes extra calls of the model before the first step, with two different counts:
+
+- If the loss changes, the model divides by the count. A call without count then shows which targets it counts.
+- If the loss does not change, the model is called with a part of the targets and with the rest. If the whole loss is
+  the mean of the two, weighted by targets, then micro-batches are weighted by their targets.
+
+These calls leave the model, its buffers and all random generators unchanged.
+
+Some models cannot be called for this: XLA compiles every shape, the meta device has no values, and a call may repack
+quantised weights. For them :func:`read` checks in the source of ``forward`` whether the count reaches a loss function.
 """
 
 from __future__ import annotations
@@ -39,23 +42,23 @@ logger = logging.getLogger(__name__)
 
 COUNT, DECODER_INPUTS = "num_items_in_batch", "decoder_input_ids"
 FACTOR = 1024
-"""By how much the two counts differ: enough that an auxiliary loss, which stays the same, does not hide the change."""
+"""Ratio of the two counts: large enough that a constant auxiliary loss does not hide the change."""
 UNCHANGED = 1e-4
-"""The relative difference below which two losses are one, of kernels that add in no fixed order."""
+"""Relative difference below which two losses are equal, because some kernels add in no fixed order."""
 NEAR = 0.01
-"""How far the targets that a model divides by may be from those that are counted."""
+"""Allowed relative difference between the targets that a model divides by and the targets that we count."""
 
 
 class Normalisation(IntEnum):
-    """What the loss of a micro-batch is divided by. Ranks agree on the greatest of their answers."""
+    """What the loss of a micro-batch is divided by. All ranks use the greatest value that any rank found."""
 
     UNKNOWN = 0
     OWN = 1
-    """By something of the micro-batch's own, its samples as a rule."""
+    """By another number of the micro-batch, usually its samples."""
     OWN_TARGETS = 2
-    """By the micro-batch's own targets: labels other than -100."""
+    """By the targets of the micro-batch: labels other than -100."""
     OWN_SHIFTED_TARGETS = 3
-    """The same, where position i is compared with label i+1, so that the first label of a row is no target."""
+    """By the shifted targets of the micro-batch: position i predicts label i+1, so a row's first label is no target."""
     COUNT = 4
     """By ``num_items_in_batch``, which counts targets."""
     SHIFTED_COUNT = 5
@@ -67,7 +70,7 @@ class Normalisation(IntEnum):
 
     @property
     def counts(self) -> bool:
-        """Whether there is something to count: the number is handed to the model, or weighs its micro-batches."""
+        """Whether targets must be counted, for the model or to weight its micro-batches."""
         return self >= Normalisation.OWN_TARGETS
 
     @property
@@ -76,16 +79,16 @@ class Normalisation(IntEnum):
 
 
 def signature_takes_count(model: nn.Module) -> bool:
-    """Whether ``forward`` could be given the count: the model says so, or takes any keyword; as Hugging Face reads it.
+    """Whether ``forward`` accepts the count: the model declares it, or takes any keyword, by Hugging Face's rule.
 
-    It says nothing of what becomes of the count.
+    The model may still ignore the count.
     """
     says = getattr(base_model(model), "accepts_loss_kwargs", None)
     return takes_any_keyword(forward_parameters(model)) if says is None else bool(says)
 
 
 def declared(model: nn.Module) -> Normalisation | None:
-    """What needs no finding out: the model says it itself, or its ``forward`` has no place for a count."""
+    """Return the answer if no measurement is needed: the model declares it, or ``forward`` accepts no count."""
     says = getattr(base_model(model), "accepts_loss_kwargs", None)
     if says is not None:
         return by_count(model) if says else Normalisation.OWN
@@ -94,12 +97,12 @@ def declared(model: nn.Module) -> Normalisation | None:
 
 
 def by_count(model: nn.Module) -> Normalisation:
-    """For a model that divides by the count: whether its loss function shifts the labels."""
+    """Return the kind of count, shifted or not, of a model that divides by the count."""
     return Normalisation.SHIFTED_COUNT if shifts_labels(model) else Normalisation.COUNT
 
 
 def shifts_labels(model: nn.Module) -> bool:
-    """Whether the model's loss function is the one of transformers that compares position i with label i+1."""
+    """Whether the model uses transformers' causal loss, which compares position i with label i+1."""
     base = base_model(model)
     if getattr(getattr(base, "config", None), "is_encoder_decoder", False) or "transformers" not in sys.modules:
         return False
@@ -108,15 +111,15 @@ def shifts_labels(model: nn.Module) -> bool:
     if (own := vars(base).get("_loss_function")) is not None:
         return own is ForCausalLMLoss
     function = LOSS_MAPPING.get(str(getattr(base, "loss_type", None)))
-    if function is None:  # then ``loss_function`` is the causal one, where forward calls it at all
+    if function is None:  # then ``loss_function``, if forward calls it, is the causal loss
         return hasattr(type(base), "loss_function") and _calls_loss_function(cast(Any, type(base)))
     return function is ForCausalLMLoss
 
 
 def find(trainer: Any, batches: list[Any]) -> Normalisation:
-    """What someone said of the model, else what it does; a loss that someone else computes is only read.
+    """Use the user's setting, else measure the model; if user code computes the loss, only read the source.
 
-    All ranks call this together.
+    All ranks must call this.
     """
     said, of_class = trainer._says_accepts_loss_kwargs, getattr(type(trainer), "model_accepts_loss_kwargs", None)
     if said is not None or isinstance(of_class, bool):
@@ -127,21 +130,21 @@ def find(trainer: Any, batches: list[Any]) -> Normalisation:
 
 
 def weighed(found: Normalisation, inputs: Any, num_items_in_batch: Any, parts: int) -> tuple[Any, Any]:
-    """A micro-batch whose loss is its own mean, and what that has in the mean of the whole batch.
+    """Return the inputs of a micro-batch whose loss is a mean, and its weight in the mean of the accumulated batch.
 
     Args:
-        parts: The micro-batches of the whole, where they weigh alike.
+        parts: The number of micro-batches, for equal weights if targets are not counted.
     """
     if not found.counts:
         return inputs, 1 / parts
     own = count_items([inputs], found.shifts)
     assert own is not None
-    # the mean over no target is NaN, and so is its gradient: any label will do, as its share is none
+    # Without targets, loss and gradient are NaN. Any label avoids that, because the weight is zero.
     return {**inputs, "labels": inputs["labels"].masked_fill(own == 0, 0)}, own / num_items_in_batch
 
 
 def agreed(model: nn.Module, batches: list[Any]) -> Normalisation:
-    """The answer of all ranks together, of which some may hold no targets; each must call this."""
+    """Return the answer that all ranks agree on; some may have no targets, but all must call this."""
     mine = found = declared(model)
     if mine is None:
         found = Normalisation(max(Ranks.current().gather(int(_measured(model, batches)))))
@@ -156,16 +159,16 @@ def _measured(model: nn.Module, batches: list[Any]) -> Normalisation:
         return Normalisation.UNKNOWN
     try:
         return measure(model, batches[0])
-    except Exception as error:  # the step itself will say in better words what is wrong with the batch or the model
+    except Exception as error:  # the training step reports the problem with a better message
         logger.debug("what the loss is divided by could not be measured: %s", error)
         return Normalisation.UNKNOWN
 
 
 def can_be_called(model: nn.Module) -> bool:
-    """Whether a call beside the run is cheap and shows anything.
+    """Whether an extra call of the model is cheap and useful.
 
-    Not where shapes are compiled or weights missing, nor where weights are quantised: those may be packed anew by a
-    call in evaluation mode, into a form that no gradient comes through.
+    It is not if every shape is compiled, weights are missing, or weights are quantised: a call in evaluation mode may
+    repack quantised weights into a form without gradients.
     """
     if any(getattr(part, "is_quantized", False) for part in model.modules()):
         return False
@@ -173,11 +176,11 @@ def can_be_called(model: nn.Module) -> bool:
 
 
 def measure(model: nn.Module, batch: Any) -> Normalisation:
-    """Call ``model`` with ``batch``, three to five times, and see.
+    """Call ``model`` with ``batch`` three to five times, and compare the losses.
 
     Args:
-        model: The module itself, not its wrappers.
-        batch: What ``forward`` takes, on the model's device.
+        model: The module without wrappers.
+        batch: The inputs of ``forward``, on the model's device.
     """
     if not _number(batch):
         return Normalisation.UNKNOWN
@@ -211,14 +214,14 @@ def _number(batch: Any, shifts: bool = False) -> int:
 
 
 def _divisor(few: float, many: float, mean: float, targets: int) -> float:
-    """The number of targets in ``mean``, the loss without a count; what is no sum over targets is taken off first."""
+    """Return the number of targets in ``mean``, the loss without a count, after removing any auxiliary loss."""
     total = (few - many) / (1 / targets - 1 / (targets * FACTOR))
     rest = few - total / targets
     return total / (mean - rest) if mean != rest else math.inf
 
 
 def _nearest(divided_by: float, targets: int, shifted: int) -> Normalisation:
-    """A model that counts what nobody here can count (pixels of a class of its own) keeps its own mean."""
+    """Return the nearest count; a model that counts something else (pixels of some class) keeps its mean."""
     off, off_shifted = abs(divided_by - targets), abs(divided_by - shifted)
     if not min(off, off_shifted) <= NEAR * targets:
         return Normalisation.OWN
@@ -226,7 +229,7 @@ def _nearest(divided_by: float, targets: int, shifted: int) -> Normalisation:
 
 
 def _own(loss: Callable[..., float], model: nn.Module, batch: Mapping[str, Any], whole: float) -> Normalisation:
-    """Whether ``whole`` is the mean over the targets: then it is that of two parts of them, each by its number."""
+    """Detect whether ``whole`` is a mean over targets: then it is the weighted mean of two parts of the targets."""
     labels = batch["labels"]
     if not _takes_ignored(model, labels):
         return Normalisation.OWN
@@ -248,7 +251,7 @@ def _own(loss: Callable[..., float], model: nn.Module, batch: Mapping[str, Any],
 
 
 def _takes_ignored(model: nn.Module, labels: torch.Tensor) -> bool:
-    """Whether -100 may be put among the labels: an accelerator stops for good at a class that a loss does not know."""
+    """Whether the loss accepts -100 as a label: an unknown class would crash an accelerator until the process ends."""
     if labels.dim() != 2 or labels.is_floating_point():
         return False
     safe = labels.device.type == "cpu" or any(hasattr(part, "config") for part in model.modules())
@@ -256,9 +259,9 @@ def _takes_ignored(model: nn.Module, labels: torch.Tensor) -> bool:
 
 
 def _decoder_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What a decoder reads, which a model makes from the labels where it is not given: the same for each part of them.
+    """Return fixed decoder inputs, because a model would otherwise derive them from the labels of each part.
 
-    Any tokens will do. The model with the decoder may be a part of this one.
+    Any tokens work. The model with the decoder may be a submodule.
     """
     given = any(name in batch for name in (DECODER_INPUTS, "decoder_inputs_embeds"))
     kinds = {type(part) for part in model.modules()}
@@ -267,11 +270,11 @@ def _decoder_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any
     return {DECODER_INPUTS: batch["labels"].clamp(min=0)}
 
 
-# Without calling it
+# -- without calling the model
 
 
 def read(model: nn.Module) -> Normalisation:
-    """What the source of ``forward`` says: by the count, if a loss function gets it, here or in a part of the model."""
+    """Read the source of ``forward``: the model, or a submodule, divides by the count if a loss function gets it."""
     said = declared(model)
     if said is not None:
         return said
@@ -280,7 +283,7 @@ def read(model: nn.Module) -> Normalisation:
 
 
 def _dividing(module: nn.Module, depth: int) -> nn.Module | None:
-    """The module whose ``forward`` calls a loss function with the count: this one, or a part that it hands it to."""
+    """Return the module whose ``forward`` passes the count to a loss function: this module or a submodule."""
     called = _calls(cast(Any, type(module)))
     if any("loss" in name.lower() for name in called):
         return module
@@ -290,7 +293,7 @@ def _dividing(module: nn.Module, depth: int) -> nn.Module | None:
 
 @cache
 def _calls(kind: type[nn.Module]) -> frozenset[str]:
-    """The last names of what ``forward`` calls with the count or with all of its keywords."""
+    """Return the last names of the functions that ``forward`` calls with the count or with all of its keywords."""
     return frozenset(name for name, call in _calls_in_forward(kind) if _with_count(call))
 
 

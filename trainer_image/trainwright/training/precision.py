@@ -1,4 +1,4 @@
-"""Numbers of fewer bits: autocast around forward, TF32, evaluation in half precision."""
+"""Mixed precision: autocast around forward, TF32, evaluation in half precision."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def training_dtype(args: Any) -> torch.dtype | None:
-    """What autocast computes in; None is full precision."""
+    """Return the dtype of autocast; None is full precision."""
     return _DTYPES["bf16"] if args.bf16 else _DTYPES["fp16"] if args.fp16 else None
 
 
 def autocast_forward(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Let ``model.forward`` compute under autocast and return fp32, however it is called.
+    """Make every call of ``model.forward`` compute under autocast and return fp32.
 
-    It wraps the method of this one instance, so that overridden losses, evaluation and generation are covered alike.
-    Doing it again changes nothing.
+    This wraps the method of the instance, so that overridden losses, evaluation and generation use it too. It is
+    idempotent.
     """
     if dtype is None or hasattr(model, "_original_forward"):
         return
@@ -43,14 +43,14 @@ def autocast_forward(model: nn.Module, device: torch.device, dtype: torch.dtype 
 
 
 def to_float32(value: Any) -> Any:
-    """fp16 and bf16 tensors in any nest of tuples, lists and mappings as fp32; the rest as it is."""
+    """Convert fp16 and bf16 tensors in nested tuples, lists and mappings to fp32; keep everything else."""
     if isinstance(value, torch.Tensor):
         return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
     return map_nested(to_float32, value)
 
 
 def map_nested(convert: Callable[[Any], Any], value: Any) -> Any:
-    """A nest of the same types, with ``convert`` applied to what each of its levels holds."""
+    """Return the same nested structure, with ``convert`` applied to the members of each level."""
     if isinstance(value, Mapping):
         kind: Any = type(value)
         return kind({key: convert(item) for key, item in value.items()})
@@ -62,9 +62,9 @@ def map_nested(convert: Callable[[Any], Any], value: Any) -> Any:
 
 
 def apply_tf32(wanted: bool | None) -> None:
-    """Turn TF32 multiplications of NVIDIA's Ampere and later on or off; None leaves torch's choice.
+    """Turn TF32 matrix multiplication (NVIDIA Ampere and later) on or off; None keeps torch's default.
 
-    Raises :class:`UserError` when they are asked for where there are none.
+    Raises :class:`UserError` if TF32 is requested on hardware without it.
     """
     if wanted is None:
         return

@@ -1,4 +1,4 @@
-"""What is done to a model before its first step: the accelerator, placement, data parallelism, compilation."""
+"""Preparation of a model before the first step: accelerator, placement, data parallelism, compilation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from trainwright.training.precision import autocast_forward, training_dtype
 
 
 def make_accelerator(kwargs: dict[str, Any]) -> Accelerator:
-    """accelerate's view of the device and the ranks; see :func:`accelerator_kwargs`."""
-    AcceleratorState._reset_state()  # of an earlier Trainer in this process, which may have had another precision
+    """Create the Accelerator; see :func:`accelerator_kwargs`."""
+    AcceleratorState._reset_state()  # an earlier Trainer may have had another precision
     return Accelerator(**kwargs)
 
 
 def accelerator_kwargs(args: Any) -> dict[str, Any]:
-    """What accelerate is told of the device and the ranks, which ``args.device`` has set up.
+    """Return accelerate's settings for the device and the ranks that ``args.device`` has set up.
 
-    Accumulation and compilation are our own, so accelerate counts every batch as a step and compiles nothing. What else
-    a script asks of the Accelerator, such as to prepare a loader, follows the arguments.
+    The Trainer does gradient accumulation and compilation, so for accelerate every batch is a step and nothing is
+    compiled. Other features that a script uses, for example to prepare a loader, follow the arguments.
     """
     assert args.device is not None
     return {
@@ -43,20 +43,20 @@ def accelerator_kwargs(args: Any) -> dict[str, Any]:
 
 
 def dataloader_configuration(args: Any) -> DataLoaderConfiguration:
-    """How accelerate deals out the batches of a loader that a script prepares by itself."""
+    """Return how accelerate distributes the batches of a loader that a script prepares."""
     config, names = args.accelerator_config, ("split_batches", "dispatch_batches", "even_batches")
     said = {name: getattr(config, name) for name in (*names, "use_seedable_sampler", "non_blocking")}
     return DataLoaderConfiguration(data_seed=args.data_seed, **said)
 
 
 def spread(model: nn.Module) -> bool:
-    """Whether the layers of a model stand on several devices already."""
+    """Whether the layers of a model are already on several devices."""
     places = set((getattr(model, "hf_device_map", None) or {}).values()) - {"cpu", "disk"}
     return len(places) > 1
 
 
 def placed(model: nn.Module, args: Any) -> bool:
-    """Whether the model is to be moved to the device: not when ``args`` says so, nor when it has places of its own."""
+    """Whether the model must be moved to the device: no if ``args`` disables it or the model has a device map."""
     return not (
         args.place_model_on_device is False
         or getattr(model, "hf_device_map", None) is not None
@@ -66,7 +66,7 @@ def placed(model: nn.Module, args: Any) -> bool:
 
 
 def check_places(model: nn.Module, args: Any) -> None:
-    """Raises :class:`UserError` for a model that cannot be trained where its device map has put it."""
+    """Raises :class:`UserError` for a model that cannot be trained with its device map."""
     places = getattr(model, "hf_device_map", None) or {}
     away = {"disk"} if args.device.type == "cpu" else {"disk", "cpu"}
     if offloaded := [name or "the model" for name, place in places.items() if str(place) in away]:
@@ -82,9 +82,9 @@ def check_places(model: nn.Module, args: Any) -> None:
 
 
 def move(model: nn.Module, device: torch.device) -> None:
-    """Move a model; what was one parameter under several names (tied weights) is one afterwards, too.
+    """Move a model and keep its tied weights tied.
 
-    A device without addresses, like torch_xla's, gives every name a parameter of its own.
+    On a device without addresses, like torch_xla's, a move would create one parameter for every name.
     """
     tied = tied_names(model) if device.type == "xla" else []
     model.to(device)
@@ -96,7 +96,7 @@ def move(model: nn.Module, device: torch.device) -> None:
 
 
 def tied_names(model: nn.Module) -> list[list[str]]:
-    """The names of each parameter that has several."""
+    """Return the names of each parameter that has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -104,14 +104,14 @@ def tied_names(model: nn.Module) -> list[list[str]]:
 
 
 def wrap_model(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
-    """The module that training goes through: autocast, spread over the ranks, compiled; each where asked for."""
+    """Return the module for training: with autocast, spread over the ranks, and compiled, each if enabled."""
     autocast_forward(model, args.device, training_dtype(args))
     model = strategy.wrap(model)
     return _compiled(model, args) if args.torch_compile else model
 
 
 def wrap_for_evaluation(model: nn.Module, args: Any) -> nn.Module:
-    """The module that an evaluation outside of training goes through; no rank waits for another in it."""
+    """Return the module for evaluation outside of training; its forward does not synchronise ranks."""
     autocast_forward(model, args.device, training_dtype(args))
     return _compiled(model, args) if args.torch_compile else model
 
@@ -131,7 +131,7 @@ def _compiled(model: nn.Module, args: Any) -> nn.Module:
 
 
 def check_output_folder(args: Any) -> None:
-    """Raises :class:`UserError` when the output folder cannot be made."""
+    """Raises :class:`UserError` if the output folder cannot be created."""
     try:
         os.makedirs(args.output_dir, exist_ok=True)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""Where a run goes on that was interrupted, though its batches, ranks or other arguments may have changed since.
+"""Where an interrupted run resumes, although its batches, ranks or other arguments may have changed.
 
-What a checkpoint has seen of an epoch is counted in samples. A run whose steps take as many as before goes on with the
-next step; any other one cuts the rest of the same order into its own batches, and its steps are counted on from those
-that were made.
+A checkpoint counts the progress within an epoch in samples. If a step has as many samples as before, the run resumes
+at the next step. Otherwise it splits the rest of the same order into batches of the new size, and continues to count
+from the completed steps.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ _NOT_TOLD = frozenset({
     "dataloader_persistent_workers", "gradient_checkpointing", "gradient_checkpointing_kwargs", "ignore_data_skip",
     "restore_callback_states_from_checkpoint", "enable_jit_checkpoint", "auto_find_batch_size",
 })  # fmt: skip
-"""Arguments that neither training nor what is logged, evaluated and saved depends on; names of the hub's go too."""
+"""Arguments that affect neither training nor logs, evaluations and checkpoints; those of the Hub do not either."""
 
 _KEPT = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "optim_args")
-"""Arguments that the state of an optimizer holds; the schedule's form and length are those of the new run."""
+"""Arguments that the optimizer's state restores; type and length of the schedule come from the new run."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """``skip`` micro-batches of ``epoch`` are done; ``start`` is the sample to begin at, where they end elsewhere."""
+    """``skip`` micro-batches of ``epoch`` are done; ``start`` is the first sample if it is not at a batch boundary."""
 
     epoch: int = 0
     skip: int = 0
@@ -53,7 +53,7 @@ class Place:
 
 
 def place_of(trainer: Any, folder: Path, horizon: Horizon, loader: Any) -> Place:
-    """Where ``trainer``, whose state is that of the checkpoint in ``folder``, goes on."""
+    """Return where ``trainer``, with the state of the checkpoint in ``folder``, resumes."""
     if not (folder / TRAINER_STATE).is_file():
         return Place()
     epoch, samples, is_complete = _seen(trainer, folder, horizon, loader)
@@ -83,7 +83,7 @@ def place_of(trainer: Any, folder: Path, horizon: Horizon, loader: Any) -> Place
 
 
 def _seen(trainer: Any, folder: Path, horizon: Horizon, loader: Any) -> tuple[int, int, bool]:
-    """The epoch at work, its samples that were trained on, and whether those are all of it."""
+    """Return the current epoch, its number of trained samples, and whether the epoch is complete."""
     state, args, position = trainer.state, trainer.args, saved_position(trainer, folder)
     before = _round_before(trainer, folder, loader)
     if position is not None:
@@ -94,21 +94,21 @@ def _seen(trainer: Any, folder: Path, horizon: Horizon, loader: Any) -> tuple[in
     if examples is None or not state.epoch:
         epoch, step = divmod(state.global_step, horizon.steps_per_epoch)
         return epoch, step * args.gradient_accumulation_steps * before, False
-    share, epoch = math.modf(state.epoch)  # of another library, or of a model alone: the epoch is all there is
+    share, epoch = math.modf(state.epoch)  # from another library, or without training state: only the epoch is known
     return int(epoch), round(share * math.ceil(examples / before)) * before, False
 
 
 def _round_before(trainer: Any, folder: Path, loader: Any) -> int:
-    """Samples of one batch of every rank in the run that wrote the checkpoint."""
+    """Return the samples of one batch over all ranks, in the run that wrote the checkpoint."""
     size = trainer.state.train_batch_size or trainer._train_batch_size
     config = arguments_of(folder).get("accelerator_config")
-    splits = isinstance(config, dict) and config.get("split_batches")  # words, where an older release wrote them
+    splits = isinstance(config, dict) and config.get("split_batches")  # older releases wrote a string
     ranks = world_size_of(folder) or trainer._strategy.data_size
     return int(size) if splits else int(size) * ranks
 
 
 def _batches_of_rest(loader: Any, samples: int, a_round: int) -> int:
-    """Batches that are left of an epoch after ``samples``."""
+    """Return the number of batches in an epoch after ``samples``."""
     batches = getattr(loader, "batch_sampler", None)
     if isinstance(batches, ShardedBatches):
         return batches.batches_of(len(batches.order) - samples)
@@ -116,7 +116,7 @@ def _batches_of_rest(loader: Any, samples: int, a_round: int) -> int:
 
 
 def horizon_from(place: Place, horizon: Horizon, args: Any, done: int, is_changed: bool) -> Horizon:
-    """How far a run goes that was at step ``done``, when its steps are not those that were made so far."""
+    """Return the length of a run that resumes at step ``done`` with another number of samples per step."""
     if not is_changed:
         return horizon
     left = math.ceil((horizon.batches_per_epoch - place.skip) / args.gradient_accumulation_steps)
@@ -127,7 +127,7 @@ def horizon_from(place: Place, horizon: Horizon, args: Any, done: int, is_change
 
 
 def counts_anew(trainer: Any, folder: Path, horizon: Horizon, loader: Any) -> bool:
-    """Whether an epoch has another number of steps than it had for the checkpoint."""
+    """Whether the number of steps per epoch differs from the checkpoint's."""
     if length_of(loader) is None:
         return False
     position, examples = saved_position(trainer, folder) or {}, length_of(getattr(loader, "dataset", None))
@@ -140,11 +140,11 @@ def _step_before(trainer: Any, folder: Path, loader: Any) -> int:
     return _round_before(trainer, folder, loader) * int(accumulated)
 
 
-# -- what is told
+# -- what is reported
 
 
 def arguments_of(folder: Path) -> dict[str, Any]:
-    """The arguments that a checkpoint was written with; none where another library wrote it."""
+    """Return the arguments in a checkpoint; empty if another library wrote it."""
     try:
         found = json.loads((folder / TRAINING_ARGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -153,7 +153,7 @@ def arguments_of(folder: Path) -> dict[str, Any]:
 
 
 def tell_differences(trainer: Any, folder: Path) -> None:
-    """Say once, old and new, what the checkpoint was written with and this run has otherwise."""
+    """Log once all arguments that differ from the checkpoint's, with old and new values."""
     if trainer.args.process_index != 0:
         return
     before, now = _told(trainer, folder), json.loads(arguments_as_json(trainer.args))
@@ -169,7 +169,7 @@ def tell_differences(trainer: Any, folder: Path) -> None:
 
 
 def _told(trainer: Any, folder: Path) -> dict[str, Any]:
-    """What is compared: the arguments, and what the trainer's state tells where those were not written."""
+    """Return the arguments to compare, from the checkpoint or, if it has none, from the trainer's state."""
     found = {name: value for name, value in arguments_of(folder).items() if _is_told(name)}
     if not found:
         state = _state_of(folder)

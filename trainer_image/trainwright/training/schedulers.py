@@ -20,11 +20,11 @@ from trainwright.contract import UserError
 
 
 class ScheduleError(UserError):
-    """A schedule cannot be made from what was given."""
+    """A schedule cannot be made from the given arguments."""
 
 
 class ScheduleArgumentError(ScheduleError, TypeError):
-    """A schedule takes no argument of a name that was given."""
+    """A schedule has no argument of the given name."""
 
 
 def _warm(step: int, warmup: float) -> float:
@@ -78,7 +78,7 @@ def _inverse_sqrt(step: int, *, warmup: float, timescale: float) -> float:
 def _cosine_from_first_step(
     step: int, *, warmup: float, total: int, cycles: float, floor: float, warmup_start: float | None
 ) -> float:
-    """As :func:`_cosine_decay`, one step ahead: the first step already has a rate, the last one has the floor."""
+    """As :func:`_cosine_decay`, one step ahead: the rate of the first step is not 0, and the last is the minimum."""
     if step < warmup:
         if warmup_start is None:
             return (step + 1.0) / max(1.0, warmup)
@@ -113,7 +113,7 @@ def _warmup_stable_decay(
 
 
 def get_constant_schedule(optimizer: Optimizer, last_epoch: int = -1) -> LambdaLR:
-    """The initial rate throughout."""
+    """Keep the initial rate."""
     return LambdaLR(optimizer, _constant, last_epoch)
 
 
@@ -140,7 +140,7 @@ def get_cosine_schedule_with_warmup(
 def get_cosine_with_hard_restarts_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, num_cycles: int = 1, last_epoch: int = -1
 ) -> LambdaLR:
-    """Up linearly from 0, then ``num_cycles`` times down half a cosine, starting anew from the initial rate."""
+    """Up linearly from 0, then ``num_cycles`` times down half a cosine, each time from the initial rate."""
     factor = partial(_cosine_restarts, warmup=num_warmup_steps, total=num_training_steps, cycles=float(num_cycles))
     return LambdaLR(optimizer, factor, last_epoch)
 
@@ -249,7 +249,7 @@ def get_wsd_schedule(
 
 
 def get_reduce_on_plateau_schedule(optimizer: Optimizer, **kwargs: Any) -> ReduceLROnPlateau:
-    """torch's own: down when a metric stops improving."""
+    """torch's schedule that lowers the rate when a metric stops improving."""
     return ReduceLROnPlateau(optimizer, **kwargs)
 
 
@@ -282,8 +282,8 @@ class GreedyLR:
     """Raises the rate (divides by ``factor``) while a metric improves, lowers it (multiplies) while it does not.
 
     It acts after ``patience`` steps of one kind, waits ``warmup`` steps after a raise and ``cooldown`` after a cut, and
-    starts anew from the initial rates after ``reset_start`` further cuts at the lower bound. ``smooth`` judges the
-    mean of the last ``window_size`` metrics. ``min_lr`` and ``max_lr`` are numbers or one number per parameter group.
+    resets to the initial rates after ``reset_start`` more cuts at the lower bound. ``smooth`` uses the mean of the
+    last ``window_size`` metrics. ``min_lr`` and ``max_lr`` are one number, or one number per parameter group.
     """
 
     _SAVED = (
@@ -340,7 +340,7 @@ class GreedyLR:
         self._streaming_avg = StreamingAverage(self.window_size) if self.smooth else None
 
     def step(self, metrics: float, epoch: int | None = None) -> None:
-        """Judge one value of the metric, and change the rate when it is time to."""
+        """Compare one value of the metric with the best, and change the rate if due."""
         current = float(metrics)
         if self._streaming_avg is not None:
             current = self._streaming_avg.streamavg(current)
@@ -452,7 +452,7 @@ def get_scheduler(
     num_training_steps: int | None = None,
     scheduler_specific_kwargs: dict[str, Any] | None = None,
 ) -> Any:
-    """The schedule called ``name``, given those of the steps that it takes, and the further keyword arguments."""
+    """Create the schedule ``name`` with the step counts that it takes, and the other keyword arguments."""
     name = getattr(name, "value", name)
     if name not in TYPE_TO_SCHEDULER_FUNCTION:
         raise ScheduleError(f"lr_scheduler_type: {name!r} is none of {', '.join(TYPE_TO_SCHEDULER_FUNCTION)}")

@@ -1,4 +1,4 @@
-"""One call of ``train``: what comes before the first step, the loop, and what comes after the last."""
+"""One call of ``train``: preparation before the first step, the loop, and cleanup after the last step."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ logger = logging.getLogger(__name__)
 
 
 class NoCheckpointError(UserError, FileNotFoundError):
-    """There is no folder where a checkpoint was said to be."""
+    """The given checkpoint folder does not exist."""
 
 
 def open_store(folder: str) -> CheckpointStore:
-    """The checkpoints in a folder, owned by the TrainingJob that this process belongs to, if any."""
+    """Open the checkpoints in a folder; the TrainingJob of this process, if any, owns them."""
     job = resolved_job()
     if job is None:
         return CheckpointStore(folder)
@@ -68,14 +68,14 @@ def open_store(folder: str) -> CheckpointStore:
 
 
 def make_background(trainer: Any) -> BackgroundWriter | None:
-    """What writes checkpoints while training goes on, if that is asked for."""
+    """Return a writer for asynchronous checkpoints, if they are enabled."""
     if not saves_asynchronously(trainer):
         return None
     return BackgroundWriter(trainer.checkpoints, lambda copy: snapshot(trainer, trainer.checkpoints.is_leader, copy))
 
 
 def saves_asynchronously(trainer: Any) -> bool:
-    """What the Trainer says, else the environment, else the TrainingJob (``spec.output.asyncSave``)."""
+    """Read the setting from the Trainer, else the environment, else the TrainingJob (``spec.output.asyncSave``)."""
     if trainer.async_save is not None:
         return bool(trainer.async_save)
     if (said := os.environ.get(ENV_ASYNC_SAVE)) is not None:
@@ -87,9 +87,9 @@ def saves_asynchronously(trainer: Any) -> bool:
 
 
 def claim_output(trainer: Any) -> None:
-    """A job's output is its own before anything in it is read, also where a user's script trains.
+    """Claim the output folder for the TrainingJob before reading it, also when a user's script trains.
 
-    A run without a job claims nothing; it clears what a writer that was killed left behind.
+    A run without a TrainingJob claims nothing; it removes unfinished files of a killed writer.
     """
     folder = trainer._get_output_dir(trial=None)
     if folder != str(trainer.checkpoints.output):
@@ -101,7 +101,7 @@ def claim_output(trainer: Any) -> None:
 
 def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] | None) -> TrainOutput:
     """Prepare, run the loop, and finish. See ``Trainer.train``."""
-    with fork_server.running(needs_server(trainer.args)):  # first: when the fewest threads are at work
+    with fork_server.running(needs_server(trainer.args)):  # fork first, while few threads run
         return train_with_workers(trainer, resume_from, ignore_keys)
 
 
@@ -136,7 +136,7 @@ def train_with_workers(trainer: Any, resume_from: str | bool | None, ignore_keys
 
 
 def take_smaller_batches(trainer: Any) -> None:
-    """After the memory did not suffice: nine tenths of the batch size, and all memory back."""
+    """Reduce the batch size to nine tenths after an out-of-memory error, and free all memory."""
     trainer.model_wrapped = trainer.model
     clear_device_cache(garbage_collection=True)
     tried, trainer._train_batch_size = trainer._train_batch_size, int(trainer._train_batch_size * 0.9)
@@ -146,14 +146,14 @@ def take_smaller_batches(trainer: Any) -> None:
 
 
 def fused(trainer: Any) -> AbstractContextManager[None]:
-    """Liger's kernels while the run lasts, if they are asked for."""
+    """Use Liger's kernels during the run, if enabled."""
     args = trainer.args
     return liger_kernels(trainer.model, args.liger_kernel_config) if args.use_liger_kernel else nullcontext()
 
 
 @contextmanager
 def noise_on_embeddings(trainer: Any) -> Iterator[None]:
-    """NEFTune while the run lasts, if it is asked for."""
+    """Use NEFTune during the run, if enabled."""
     alpha = trainer.neftune_noise_alpha
     handle = add_noise(trainer.model, alpha) if alpha is not None else None
     try:
@@ -170,7 +170,7 @@ def train_from(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | N
 
 
 def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) -> Loop:
-    """From the first preparation to the last step."""
+    """Prepare the run, and train to the last step."""
     dataloader = trainer.get_train_dataloader()
     epochs = trainer._epochs = Epochs(dataloader, trainer._strategy.data_size)
     horizon = Horizon.of_values(trainer.set_initial_training_values(trainer.args, dataloader))
@@ -210,7 +210,7 @@ def announce(trainer: Any, horizon: Horizon, place: Place) -> None:
 
 
 def check_ready(trainer: Any) -> None:
-    """Raises what can be known to fail before any work is done, and tells what would be lost."""
+    """Raise errors that can be detected before work starts, and warn about output that would be lost."""
     warn_if_arguments_unread()
     if trainer.args.should_save:
         warn_if_ephemeral(trainer._get_output_dir(trial=None))
@@ -228,9 +228,9 @@ def check_ready(trainer: Any) -> None:
 
 
 def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None:
-    """The checkpoint to go on from: a path, the newest one in the output folder for True, none for False.
+    """Find the checkpoint to resume from: a path, the latest in the output folder for True, none for False.
 
-    None is none, too, but for what a process of a TrainingJob trains first: that goes on from the job's own newest.
+    None means no checkpoint, except for the first training in a TrainingJob: it resumes from the latest of the job.
     """
     job = first_training(trainer._get_output_dir(trial=None))
     if resume_from is None and job is not None:
@@ -243,7 +243,7 @@ def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None
     if resume_from is True:
         newest = trainer.checkpoints.newest(foreign=True)
         if newest is None:
-            raise UserError(  # scripts that train from the start then look for these words
+            raise UserError(  # scripts match this message, and then train from the start
                 f"resume_from_checkpoint: No valid checkpoint found in output directory ({trainer.args.output_dir}); "
                 "train from the start"
             )
@@ -259,7 +259,7 @@ def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None
 
 
 def check_files(store: CheckpointStore, folder: Path) -> None:
-    """A checkpoint that somebody chose may lack files, and hold edited ones; damage is refused. Tells of both."""
+    """Warn about missing or edited files of a checkpoint that the user chose; raise if a file is damaged."""
     missing, changed = store.changes(folder)
     refused = f"resume_from_checkpoint: {folder} cannot be used:"
     for name in {*changed, TRAINER_STATE} - {*missing}:
@@ -276,7 +276,7 @@ def check_files(store: CheckpointStore, folder: Path) -> None:
 
 
 def _reads_as_json(path: Path) -> bool:
-    """A file that somebody edited, rather than one that a disk or a copy has damaged."""
+    """Whether the file is valid JSON: edited rather than damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) is not None
     except (OSError, ValueError):
@@ -284,7 +284,7 @@ def _reads_as_json(path: Path) -> bool:
 
 
 def tell_afresh(trainer: Any, checkpoint: Path) -> None:
-    """Warn of what the checkpoint does not hold; one of ``save_only_model`` holds the model alone."""
+    """Warn about missing parts of the checkpoint; with ``save_only_model`` it holds only the model."""
     if absent := missing_state(trainer, checkpoint):
         has_state = (checkpoint / OPTIMIZER).is_file() or (checkpoint / SCHEDULER).is_file()
         what = "lacks files" if has_state else "holds the model alone (save_only_model)"
@@ -292,7 +292,7 @@ def tell_afresh(trainer: Any, checkpoint: Path) -> None:
 
 
 def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None, dataloader: Any) -> tuple[Horizon, Place]:
-    """Set ``trainer.state`` to the start or to where the checkpoint stood; how far the run goes, and from where."""
+    """Set ``trainer.state`` to the start, or restore it from the checkpoint; return length and start of the run."""
     args, stateful = trainer.args, [c for c in trainer.callback_handler.callbacks if exports_state(c)]
     if checkpoint is None or not (checkpoint / TRAINER_STATE).is_file():
         state = TrainerState(stateful_callbacks=[*stateful, trainer.control])
@@ -315,8 +315,8 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None, dataloa
 
 
 def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
-    """Optimizer, wrapped model and schedule; the callbacks learn of all of them."""
-    if trainer._created_lr_scheduler:  # an earlier run's; its optimizer goes on
+    """Create optimizer, wrapped model and schedule, and pass them to the callbacks."""
+    if trainer._created_lr_scheduler:  # from an earlier run; its optimizer is reused
         trainer.lr_scheduler, trainer._created_lr_scheduler = None, False
     together = trainer._overrides("create_optimizer_and_scheduler")
 
@@ -336,7 +336,7 @@ def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
 
 
 def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
-    """Metrics of the whole run, the best model if asked for, and the last event."""
+    """Compute the metrics of the run, load the best model if requested, and call ``on_train_end``."""
     state, args = trainer.state, trainer.args
     loop.work.settle()
     steps = state.global_step - loop.first_step
@@ -357,7 +357,7 @@ def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
 
 
 def keep_only_best(trainer: Any) -> None:
-    """With room for one checkpoint, the last one goes if it is not the best."""
+    """Delete the last checkpoint if only one may be kept and the last is not the best."""
     best = Path(trainer.state.best_model_checkpoint)
     if trainer.checkpoints.is_leader:
         for step in trainer.checkpoints.steps():
@@ -366,7 +366,7 @@ def keep_only_best(trainer: Any) -> None:
 
 
 def save_checkpoint(trainer: Any) -> None:
-    """Write ``checkpoint-<step>`` and delete those beyond the limit; all ranks together."""
+    """Write ``checkpoint-<step>`` and delete checkpoints over the limit; all ranks must call this."""
     args, state, store, background = trainer.args, trainer.state, trainer.checkpoints, trainer._background
     if background is not None:
         background.settle()
@@ -390,12 +390,12 @@ def save_checkpoint(trainer: Any) -> None:
 
 
 def tell_saved(trainer: Any, state: TrainerState) -> None:
-    """``on_save``, with the state of the checkpoint, which may be some steps behind that of the run."""
+    """Call ``on_save`` with the state of the checkpoint, which may be some steps behind the run."""
     trainer.control = trainer.callback_handler.on_save(trainer.args, state, trainer.control)
 
 
 def save_model(trainer: Any, folder: str, weights: dict[str, Any] | None = None) -> None:
-    """Write weights (the model's own, unless others are given), configuration and tokenizer."""
+    """Write weights (by default those of the model), configuration and tokenizer."""
     try:
         with averaging.averaged_weights(trainer.optimizer):
             save_model_files(trainer, Path(folder), weights)

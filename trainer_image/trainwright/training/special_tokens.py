@@ -1,4 +1,4 @@
-"""A tokenizer with new special tokens and a model that does not know them yet: the model's configuration follows."""
+"""Copy the special tokens of a tokenizer into the configuration of a model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ logger = logging.getLogger(__name__)
 
 
 def align_special_tokens(model: Any, processing_class: Any) -> None:
-    """Give the model's configuration, also that of generation, the ids of the tokenizer's EOS, BOS and PAD tokens.
+    """Set the tokenizer's EOS, BOS and PAD ids in the model's configuration and generation configuration.
 
-    What the tokenizer does not define stays as it is. Several tokens may end a text: an EOS is added, none removed.
+    Tokens that the tokenizer does not define stay unchanged. A model can have several EOS tokens: one is added, none
+    removed.
     """
     tokenizer = getattr(processing_class, "tokenizer", processing_class)
     config = getattr(model, "config", None)

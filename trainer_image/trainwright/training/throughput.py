@@ -1,4 +1,4 @@
-"""How much a run computes: tokens and floating point operations, counted from shapes on the host."""
+"""Count the tokens and floating point operations of a run, from shapes on the host."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 class Work:
-    """Counts what this rank's micro-batches hold, for one call of ``train``.
+    """Counts tokens and operations of this rank's micro-batches, for one call of ``train``.
 
-    What can be read from shapes is a plain integer; ranks add up only when something is logged or saved.
+    Counts from shapes are plain integers; they are summed over ranks only before a log or a checkpoint.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -28,7 +28,7 @@ class Work:
         self._unseen: Any = 0
 
     def _decide(self, batch: Any) -> None:
-        """The first micro-batch shows what there is to count."""
+        """Decide from the first micro-batch what to count."""
         main = batch.get(self.main_input) if hasattr(batch, "get") else None
         steps = []
         if self.trainer._overrides("floating_point_ops"):
@@ -55,12 +55,12 @@ class Work:
         self.trainer.current_flos += self.flos_per_element * tokens
 
     def see(self, batch: Any) -> None:
-        """Count the input tokens of one micro-batch, if they are to be counted."""
+        """Count the input tokens of one micro-batch, if enabled."""
         if self.kind != "no":
             self._unseen = self._unseen + self._tokens_in(batch)
 
     def _tokens_in(self, batch: Any) -> Any:
-        """All tokens, or those that are no padding: by the mask, else by the padding token."""
+        """Return the number of all tokens, or of tokens without padding: by the mask, else by the padding token."""
         main = batch[self.main_input]
         if self.kind == "all":
             return main.numel()
@@ -74,7 +74,7 @@ class Work:
         self.kind, self.count = "no", self._decide
 
     def settle(self) -> None:
-        """Add what all ranks have seen to the state; all of them together."""
+        """Add the counts of all ranks to the state; all ranks must call this."""
         if self.trainer.args.include_num_input_tokens_seen != "no":
             seen, self._unseen = int(self._unseen), 0
             seen_by_all = sum_over_ranks(seen, self.trainer._strategy.data, self.trainer.args.device)

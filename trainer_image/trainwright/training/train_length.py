@@ -1,4 +1,4 @@
-"""How far a run goes: epochs, optimizer steps and samples, from the length of the data and the arguments."""
+"""The length of a run in epochs, optimizer steps and samples, from the length of the data and the arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwright.contract import DataError
 
 
 def length_of(sized: Any) -> int | None:
-    """``len``, or None where there is none."""
+    """Return ``len``, or None if there is none."""
     try:
         return len(sized)
     except (TypeError, AttributeError, NotImplementedError):
@@ -20,14 +20,14 @@ def length_of(sized: Any) -> int | None:
 
 
 def num_examples(dataloader: Any, fallback_batch_size: int) -> int:
-    """Samples in one pass; without a dataset of known length, what its batches would hold."""
+    """Return the samples in one pass; if the dataset's length is unknown, batches x batch size."""
     length = length_of(getattr(dataloader, "dataset", None))
     return length if length is not None else len(dataloader) * fallback_batch_size
 
 
 @dataclass(frozen=True)
 class Horizon:
-    """A step is an optimizer step: ``gradient_accumulation_steps`` micro-batches on every rank."""
+    """The length of a run. A step is an optimizer step: ``gradient_accumulation_steps`` micro-batches on every rank."""
 
     epochs: int
     steps_per_epoch: int
@@ -39,16 +39,16 @@ class Horizon:
 
     @staticmethod
     def of_values(values: tuple[Any, ...]) -> Horizon:
-        """From what ``Trainer.set_initial_training_values`` returns."""
+        """Convert the values that ``Trainer.set_initial_training_values`` returns."""
         epochs, steps, examples, samples, total_batch_size, batches, max_steps = values
         return Horizon(epochs, steps, batches, max_steps, examples, samples, total_batch_size)
 
     @staticmethod
     def of(args: Any, dataloader: Any, total_batch_size: int, count: Callable[[Any], int] | None = None) -> Horizon:
-        """``total_batch_size``: the samples of one step, over all ranks; ``count``: those in one pass over a loader.
+        """``total_batch_size``: samples of one step over all ranks; ``count`` returns those of a pass over a loader.
 
         Raises:
-            DataError: the set is empty, or has no length while ``max_steps`` does not say where to end.
+            DataError: The dataset is empty, or has no length and ``max_steps`` is not set.
         """
         batches, accumulation = length_of(dataloader), args.gradient_accumulation_steps
         if batches is None:

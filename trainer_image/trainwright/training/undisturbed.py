@@ -1,4 +1,4 @@
-"""Calling a model beside the run, so that the run never notices: nothing in the model is changed by it."""
+"""Call a model outside the run, without any change to the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONTAINERS = (dict, list, set, deque)
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode and without its hooks; afterwards every attribute and buffer is as it was."""
+    """Use ``model`` in evaluation mode and without hooks; restore every attribute and buffer afterwards."""
     with ExitStack() as stack:
         for holder in _holders(model):
             stack.callback(_restore_attributes, vars(holder), dict(vars(holder)), _contents(holder))
@@ -39,13 +39,13 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _holders(model: nn.Module) -> list[Any]:
-    """All modules, and their configurations, which some models fill in at the first batch."""
+    """Return all modules, and their configurations, because some models fill these in at the first batch."""
     configs = {id(c): c for m in model.modules() if hasattr(c := getattr(m, "config", None), "__dict__")}
     return [*model.modules(), *configs.values()]
 
 
 def _contents(holder: Any) -> list[tuple[Any, Any]]:
-    """The holder's containers, each with a copy of what it holds."""
+    """Return the holder's containers, each with a copy of its contents."""
     return [(value, value.copy()) for value in vars(holder).values() if type(value) in (*_CONTAINERS, OrderedDict)]
 
 
@@ -62,7 +62,7 @@ def _refill(container: Any, held: Any) -> None:
 
 
 def _tensors(model: nn.Module) -> list[torch.Tensor]:
-    """Buffers, and tensors that are plain attributes."""
+    """Return buffers, and tensors that are plain attributes."""
     plain = (value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor))
     return [tensor for tensor in (*model.buffers(), *plain) if not tensor.is_inference() and not tensor.requires_grad]
 

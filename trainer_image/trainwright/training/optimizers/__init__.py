@@ -1,1 +1,1 @@
-"""Optimizers that torch does not have: one of our own, those of packages, and what sets some of them apart in a run."""
+"""Optimizers that torch does not have: Adafactor, those of other packages, and their special cases in a run."""

@@ -1,7 +1,7 @@
-"""Schedule-free optimizers: one set of weights is trained, another one, their average, is evaluated and saved.
+"""Schedule-free optimizers: they train one set of weights, and evaluate and save the average of these weights.
 
-Such an optimizer turns the weights in place with ``train()`` and ``eval()``, which costs bits. Here the trained weights
-are kept meanwhile and come back as they were, also through a checkpoint: an evaluation changes nothing.
+These optimizers convert the weights in place with ``train()`` and ``eval()``, which loses precision. This module keeps
+a copy of the trained weights and restores them exactly, also from a checkpoint, so evaluation changes nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 
 
 def has_modes(optimizer: Any) -> bool:
-    """Whether the weights must be turned for evaluating and saving."""
+    """Whether the weights must be converted for evaluation and saving."""
     return callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
 
 
 @contextmanager
 def averaged_weights(optimizer: Any) -> Iterator[None]:
-    """The weights to evaluate or to save, inside; those that are trained come back, unless they were away before."""
+    """Use the averaged weights in this context; restore the trained weights after it if they were active before."""
     if not has_modes(optimizer) or not is_training(optimizer):
         yield
         return
@@ -32,18 +32,18 @@ def averaged_weights(optimizer: Any) -> Iterator[None]:
 
 
 def is_training(optimizer: Any) -> bool:
-    """Whether the weights are those that are trained."""
+    """Whether the model holds the trained weights."""
     return all(group.get("train_mode", True) for group in optimizer.param_groups)
 
 
 def begin(optimizer: Any) -> None:
-    """Before the first step."""
+    """Prepare the optimizer before the first step."""
     if has_modes(optimizer):
         optimizer.train()
 
 
 def end(optimizer: Any) -> None:
-    """After the last step: the model is the averaged one from now on."""
+    """Switch the model to the averaged weights after the last step."""
     if has_modes(optimizer) and is_training(optimizer):
         optimizer.eval()
         if isinstance(optimizer, KeptWeights):
@@ -51,15 +51,15 @@ def end(optimizer: Any) -> None:
 
 
 def with_kept_weights(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """``cls``, which gives the trained weights back to the bit."""
+    """Return a subclass of ``cls`` that restores the trained weights bit by bit."""
     return type(cls.__name__, (KeptWeights, cls), {})
 
 
 class KeptWeights(torch.optim.Optimizer):
-    """Mixed into a schedule-free optimizer."""
+    """Mixin for a schedule-free optimizer."""
 
     kept: list[torch.Tensor] | None = None
-    """The trained weights, while the model holds the averaged ones."""
+    """The trained weights, while the model holds the averaged weights."""
 
     def _parameters(self) -> list[torch.Tensor]:
         return [parameter for group in self.param_groups for parameter in group["params"]]

@@ -1,4 +1,4 @@
-"""What is said when an optimizer cannot be made."""
+"""Errors for an optimizer that cannot be made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from trainwright.contract import UserError
 
 
 class OptimizerError(UserError):
-    """An optimizer cannot be made from what was given."""
+    """An optimizer cannot be made from the given arguments."""
 
 
 class MissingOptimizerError(OptimizerError, ImportError):

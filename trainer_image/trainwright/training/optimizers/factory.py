@@ -1,4 +1,4 @@
-"""The optimizer of a run, by the name in ``optim``: its class, its keyword arguments, its groups of parameters.
+"""Create the optimizer named by ``optim``: its class, its keyword arguments, its parameter groups.
 
 Weight decay applies to the weights of layers, never to biases and normalisation.
 """
@@ -42,7 +42,7 @@ _BRINGS_PARAMETERS = ("params", "model", "optimizer_dict")
 
 
 def get_decay_parameter_names(model: nn.Module) -> list[str]:
-    """Names of the parameters that decay: in no LayerNorm, and not named as a bias or a norm."""
+    """Return the names of the parameters with weight decay: not in a LayerNorm, and not named as a bias or a norm."""
     return list(_decayed(model, ""))
 
 
@@ -56,7 +56,7 @@ def _decayed(module: nn.Module, prefix: str) -> Iterator[str]:
 
 
 def parameter_groups(model: nn.Module, decayed: list[str], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups of the trainable parameters: those that decay, and those that do not."""
+    """Return two groups of the trainable parameters: with weight decay, and without."""
     names = frozenset(decayed)
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return [
@@ -66,7 +66,7 @@ def parameter_groups(model: nn.Module, decayed: list[str], weight_decay: float) 
 
 
 def parse_optim_args(text: str | None) -> dict[str, str]:
-    """``"momentum=0.9, nesterov=true"`` as a dict of texts."""
+    """Parse ``"momentum=0.9, nesterov=true"`` into a dict of strings."""
     pairs = [pair.partition("=") for pair in (text or "").replace(" ", "").split(",") if pair]
     for key, equals, value in pairs:
         if not (key and equals and value):
@@ -75,7 +75,7 @@ def parse_optim_args(text: str | None) -> dict[str, str]:
 
 
 def read_settings(name: str, text: str | None) -> dict[str, Any]:
-    """``optim_args`` with each value as the optimizer ``name`` takes it. Raises :class:`OptimizerError`."""
+    """Parse ``optim_args`` into the types that the optimizer ``name`` takes. Raises :class:`OptimizerError`."""
     readers, given = RECIPES[name].settings, parse_optim_args(text)
     if unknown := [key for key in given if key not in readers]:
         raise OptimizerError(f"optim_args: {name} takes {', '.join(readers) or 'none'}, not {', '.join(unknown)}")
@@ -91,12 +91,12 @@ def _read(reader: Callable[[str], Any], key: str, text: str) -> Any:
 
 
 def get_optimizer_cls_and_kwargs(args: Any, model: nn.Module | None = None) -> tuple[Any, dict[str, Any]]:
-    """The class that ``args.optim`` names and its keyword arguments, the learning rate among them.
+    """Return the class that ``args.optim`` names and its keyword arguments, including the learning rate.
 
-    Those that must know the model (low-rank ones, LOMO) bring their parameters along: as ``params`` or ``model``.
+    For optimizers that need the model (low-rank optimizers, LOMO) these include ``params`` or ``model``.
 
     Raises:
-        OptimizerError: the package is not installed, a setting is not one of this optimizer, or no layer is a target.
+        OptimizerError: The package is not installed, the optimizer does not have a setting, or no layer is a target.
     """
     name = getattr(args.optim, "value", args.optim)
     if (problem := package_problem(name)) is not None:
@@ -121,7 +121,7 @@ def _class_of(recipe: Recipe, name: str) -> Any:
 
 
 def _taken(recipe: Recipe, args: Any, model: nn.Module | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the recipe takes of the arguments; of ``settings`` goes what is merged into one of them."""
+    """Return the arguments that the recipe takes; entries merged into them are removed from ``settings``."""
     makers: Mapping[str, Callable[[], dict[str, Any]]] = {
         "betas": lambda: {"betas": (args.adam_beta1, args.adam_beta2)},
         "betas3": lambda: {"betas": _three_betas(args, settings)},
@@ -141,7 +141,7 @@ def _three_betas(args: Any, settings: dict[str, Any]) -> tuple[float, float, flo
 
 
 def _stated(args: Any) -> dict[str, Any]:
-    """Adam's settings where they are not the defaults: GaLore's own epsilon is another one, and stays."""
+    """Return Adam's settings that differ from the defaults, so that GaLore keeps its default epsilon."""
     said = {} if args.adam_epsilon == 1e-8 else {"eps": args.adam_epsilon}
     return {"betas": (args.adam_beta1, args.adam_beta2), **said}
 
@@ -192,7 +192,7 @@ def _refuse_ranks(name: str, args: Any) -> None:
 
 
 def create_optimizer(trainer: Any, model: nn.Module | None = None) -> Any:
-    """The optimizer of ``trainer``, made from its arguments unless it has one."""
+    """Return the optimizer of ``trainer``; create it from the arguments if there is none."""
     if trainer.optimizer is None:
         _tell_of_targets(trainer.args)
         model = trainer.model if model is None else model
@@ -220,14 +220,14 @@ def _tell_of_targets(args: Any) -> None:
 
 
 def is_factory(optimizer: Any) -> bool:
-    """Whether it is for optimizers that sort the parameters themselves: called, then given the model."""
+    """Whether ``optimizer`` is a factory: it is called, and then called with the model to group its parameters."""
     if isinstance(optimizer, partial):
         optimizer = optimizer.func
     return not (isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer))
 
 
 def _keep_embeddings_in_float32(cls: Any, kwargs: dict[str, Any], model: nn.Module) -> None:
-    """Eight bits of state are too few for embeddings, as bitsandbytes' authors found."""
+    """Keep optimizer state of embeddings in 32 bits, because 8 bits are too few, as bitsandbytes' authors found."""
     if "bitsandbytes" not in str(cls) or kwargs.get("optim_bits") != 8:
         return
     from bitsandbytes import optim as bnb

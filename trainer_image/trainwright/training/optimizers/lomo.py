@@ -1,4 +1,4 @@
-"""LOMO and AdaLOMO: gradients that never exist all at once, as each is used up within the backward pass."""
+"""LOMO and AdaLOMO: each gradient is applied and freed within the backward pass, so they never exist all at once."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import nn
 logger = logging.getLogger(__name__)
 
 _STATISTICS = ("exp_avg_sq", "exp_avg_sq_row", "exp_avg_sq_col")
-"""What AdaLOMO keeps of each parameter, by name, outside of torch's ``state``."""
+"""AdaLOMO's state of each parameter, by name, outside of torch's ``state``."""
 
 
 class FusedBackward(torch.optim.Optimizer):
-    """An optimizer of lomo-optim as the loop knows optimizers: a schedule sets its rate, a checkpoint holds its state.
+    """Adapter for an optimizer of lomo-optim: schedules can set its rate, and checkpoints hold its state.
 
     Args:
         cls: ``lomo_optim.Lomo`` or ``AdaLomo``.
@@ -28,11 +28,11 @@ class FusedBackward(torch.optim.Optimizer):
         logger.warning("the optimizer steps within the backward pass: gradients are not clipped, their norm is 0")
 
     def backward_and_step(self, loss: torch.Tensor) -> None:
-        """Instead of ``loss.backward()``: update every parameter at the current rate."""
+        """Update every parameter at the current rate; replaces ``loss.backward()``."""
         self.inner.fused_backward(loss, self.param_groups[0]["lr"])
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Done already."""
+        """Do nothing, because the backward pass updates the parameters."""
 
     def state_dict(self) -> dict[str, Any]:
         kept = {name: getattr(self.inner, name) for name in _STATISTICS if hasattr(self.inner, name)}

@@ -29,14 +29,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def target_weights(model: nn.Module, targets: str | list[str]) -> list[str]:
-    """Names of the weights of the linear layers that ``optim_target_modules`` names.
+    """Return the names of the weights of the linear layers that ``optim_target_modules`` selects.
 
     Args:
-        targets: A regular expression for the whole name of a layer, ``all-linear``, or a list of parts of names and of
-            such expressions.
+        targets: A regular expression for the whole name of a layer, ``all-linear``, or a list of regular expressions
+            and parts of names.
 
     Raises:
-        OptimizerError: No linear layer is among them.
+        OptimizerError: No linear layer matches.
     """
     every = isinstance(targets, str) and targets.replace("_", "-") == "all-linear"
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -61,7 +61,7 @@ def _is_target(name: str, targets: str | list[str]) -> bool:
 def groups_with_targets(
     groups: Iterable[dict[str, Any]], targets: Iterable[nn.Parameter], projection: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Each group parted in two: the parameters that are projected carry the settings of the projection."""
+    """Split each group in two; the group of projected parameters has the settings of the projection."""
     chosen = {id(parameter) for parameter in targets}
     parted = []
     for group in groups:
@@ -73,13 +73,13 @@ def groups_with_targets(
 
 
 class Layerwise(torch.optim.Optimizer):
-    """One optimizer a parameter, which steps as soon as the gradient is there and gives the gradient's memory back.
+    """One optimizer per parameter, which steps when the gradient is ready and then frees the gradient.
 
-    Its groups are those of its members, so that a schedule reaches them; ``step`` and ``zero_grad`` have nothing left
-    to do. Gradients are gone when clipping would look at them.
+    Its groups are those of its members, so that a schedule reaches them; ``step`` and ``zero_grad`` do nothing.
+    Clipping is impossible, because the gradients are freed before it.
 
     Args:
-        groups: As for any optimizer.
+        groups: Parameter groups.
         make: Makes the optimizer of one parameter from its group.
     """
 

@@ -1,7 +1,7 @@
 """Every value of ``optim``: where its class is, and which arguments and ``optim_args`` it takes. A table, no code.
 
-The names, and what each passes on, are those of ``transformers``. What it states is stated here too, and never left to
-the library, whose own default may be another one; what it leaves to the library stays there.
+The names, and the arguments that each passes on, are those of ``transformers``. Values that transformers sets are set
+here too, because the library's default may differ; values that it leaves to the library are not set.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def flag(text: str) -> bool:
 
 
 def dtype(text: str) -> torch.dtype:
-    """``bfloat16`` as torch's own. Raises :class:`ValueError`."""
+    """Parse ``bfloat16`` into torch's dtype. Raises :class:`ValueError`."""
     found = getattr(torch, text, None)
     if not isinstance(found, torch.dtype):
         raise ValueError(f"{text} is no number format of torch")
@@ -39,9 +39,9 @@ ADAM = ("betas", "eps")
 class Recipe:
     """How one optimizer is made.
 
-    ``made_by`` is ``module:Class``; ``takes`` names those of ``TrainingArguments`` that it is given under its own
-    names, besides the learning rate; ``fixed`` are keyword arguments that make it this optimizer; ``settings`` are the
-    ``optim_args`` that it understands, and how each is read.
+    ``made_by`` is ``module:Class``; ``takes`` maps fields of ``TrainingArguments``, besides the learning rate, to the
+    optimizer's names; ``fixed`` are constant keyword arguments that select this variant; ``settings`` are the accepted
+    ``optim_args``, and the parser of each.
     """
 
     made_by: str

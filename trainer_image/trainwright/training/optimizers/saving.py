@@ -1,6 +1,6 @@
-"""Optimizers that keep what torch's ``state_dict`` does not save well: objects, and tensors in the wrong place.
+"""Optimizers with state that torch's ``state_dict`` does not save well: objects, and tensors outside ``state``.
 
-A checkpoint holds data and no code, and is read by the place of a parameter, never by its identity.
+A checkpoint holds data and no code, and refers to a parameter by its index, never by its identity.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _PROJECTORS = {
 
 
 def plainly_saved(cls: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """``cls`` of galore_torch, apollo_torch or grokadamw, saved as plain data and exactly restored."""
+    """Return a subclass of ``cls`` (of galore_torch, apollo_torch, grokadamw) that saves and restores plain data."""
     mixin = StateInGroups if cls.__module__.startswith("grokadamw") else Projectors
     return type(cls.__name__, (mixin, cls), {})
 
 
 class Projectors(torch.optim.Optimizer):
-    """Mixed into an optimizer that keeps an object under ``projector`` in the state of a parameter."""
+    """Mixin for an optimizer that keeps an object under ``projector`` in the state of a parameter."""
 
     def state_dict(self) -> dict[str, Any]:
         saved = super().state_dict()
@@ -71,7 +71,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 class StateInGroups(torch.optim.Optimizer):
-    """Mixed into an optimizer that keeps its state in its groups, under ``state`` by the parameter itself."""
+    """Mixin for an optimizer that keeps its state in its groups, under ``state``, with parameters as keys."""
 
     def state_dict(self) -> dict[str, Any]:
         saved = super().state_dict()
