@@ -1,1 +1,1 @@
-"""From a dataset to the batches of one rank: order, shares, streams, collators, and resuming in the middle."""
+"""From a dataset to the batches of one rank: order, sharding, streams, collators, and resuming within an epoch."""

@@ -1,6 +1,6 @@
-"""From a list of samples to a batch: the default collators of Hugging Face, and guards around anybody's.
+"""From a list of samples to a batch: Hugging Face's default collators, and wrappers for any collator.
 
-Nothing here imports transformers; tokenizers are used by their ``pad``.
+Nothing here imports transformers; tokenizers are used through their ``pad``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Collate = Callable[[list[Any]], Any]
 def default_data_collator(features: list[Any], return_tensors: str = "pt") -> dict[str, Any]:
     """Stack each key of dict-like samples; ``label`` (a number) or ``label_ids`` (a list) becomes ``labels``.
 
-    The first sample tells which keys there are; strings and None are left out.
+    The first sample determines the keys; strings and None are omitted.
 
     Args:
         features: Mappings, or objects with attributes.
@@ -130,7 +130,7 @@ class DataCollatorWithPadding:
         return batch
 
     def _pad(self, features: list[dict[str, Any]]) -> Any:
-        """Fast tokenizers warn that calling them is faster, which is not so when samples are tokens already."""
+        """Pad without the warning of fast tokenizers, which does not apply to samples that are already tokens."""
         told = getattr(self.tokenizer, "deprecation_warnings", {})
         before = told.get("Asking-to-pad-a-fast-tokenizer", False)
         told["Asking-to-pad-a-fast-tokenizer"] = True
@@ -147,14 +147,14 @@ class DataCollatorWithPadding:
 
 
 def default_collator_for(processing_class: Any) -> Collate:
-    """What pads with the tokenizer where there is one, else what stacks."""
+    """Return a collator that pads with the tokenizer if there is one; else the collator that stacks."""
     return DataCollatorWithPadding(processing_class) if hasattr(processing_class, "pad") else default_data_collator
 
 
 class KeepColumns:
-    """Leave out of every sample what the model takes no argument for, then collate.
+    """Drop the columns that the model does not take from every sample, then collate.
 
-    Costs one comparison of keys a batch where there is nothing to leave out.
+    If there is nothing to drop, this costs one comparison of keys per batch.
     """
 
     def __init__(self, collate: Collate, columns: Collection[str], model_name: str) -> None:
@@ -185,7 +185,7 @@ def no_columns_left(columns: Collection[str], accepted: Collection[str], model_n
 
 
 class GuardedCollate:
-    """A collator whose failure tells what it was given. Picklable when the collator is."""
+    """A collator whose errors describe its input. It can be pickled if the wrapped collator can."""
 
     def __init__(self, collate: Collate) -> None:
         self._collate = collate

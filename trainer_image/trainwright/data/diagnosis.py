@@ -1,7 +1,7 @@
-"""Why a step failed, in one line, where it is the data's fault: looked for only after the model has raised.
+"""Explain in one line why a step failed because of its data. This runs only after the model raised an error.
 
-torch names neither the column nor the value ("index out of range in self"), so the batch is searched for what cannot be
-right: token numbers beyond the vocabulary, classes beyond those of the model, numbers of a type it does not compute in.
+torch names neither the column nor the value ("index out of range in self"). Therefore the batch is searched for invalid
+values: token ids outside the vocabulary, class numbers outside the model's classes, dtypes that the model cannot use.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ IGNORE_INDEX = -100
 
 
 def raise_explained(error: Exception, model: nn.Module, batch: Any, label_names: list[str]) -> None:
-    """Raise what :func:`explain` has to tell, if anything."""
+    """Raise the error that :func:`explain` returns, if any."""
     explained = explain(error, model, batch, label_names)
     if explained is not None:
         raise explained from error
 
 
 def explain(error: Exception, model: nn.Module, batch: Any, label_names: list[str]) -> UserError | None:
-    """What to tell the user instead of ``error``, or None where the batch is not to blame."""
+    """Return a clearer error than ``error``, or None if the batch is not the cause."""
     if isinstance(error, UserError | torch.OutOfMemoryError) or not isinstance(batch, Mapping):
         return None
     if (words := _missing_padding(error, model)) is not None:
@@ -35,7 +35,7 @@ def explain(error: Exception, model: nn.Module, batch: Any, label_names: list[st
         return DataError(words)
     tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor) and value.numel()}
     if any(tensor.device.type != "cpu" for tensor in tensors.values()):
-        return None  # after a failed assertion on a device its tensors cannot be read any more
+        return None  # after a failed device assertion its tensors cannot be read
     for name, tensor in tensors.items():
         is_label = name in label_names
         words = _label_problem(error, tensor, model) if is_label else _token_problem(error, name, tensor, model)
@@ -45,7 +45,7 @@ def explain(error: Exception, model: nn.Module, batch: Any, label_names: list[st
 
 
 def _missing_padding(error: Exception, model: nn.Module) -> str | None:
-    """Decoders that judge a sequence look for its last token that is no padding."""
+    """Detect a missing padding token: decoders that classify a sequence use its last token before the padding."""
     if "padding token" not in str(error):
         return None
     return (
@@ -56,7 +56,7 @@ def _missing_padding(error: Exception, model: nn.Module) -> str | None:
 
 
 def _no_tensors(error: Exception, batch: Mapping[str, Any]) -> str | None:
-    """Lists and arrays where torch asks for tensors: a collator that makes none."""
+    """Detect lists and arrays in place of tensors, from a collator that makes no tensors."""
     found = re.search(r"must be (?:Tensor|tuple of Tensors), not ([\w.]+)", str(error))
     kind = found.group(1).rpartition(".")[2] if found else None
     name = next((name for name, value in batch.items() if type(value).__name__ == kind), None)
@@ -103,7 +103,7 @@ def _label_problem(error: Exception, tensor: torch.Tensor, model: nn.Module) -> 
 
 
 def _shape_problem(error: Exception, labels: torch.Tensor) -> str | None:
-    """Labels of another shape, or another kind, than the loss compares with."""
+    """Detect labels whose shape or dtype does not fit the loss."""
     said, shape = str(error), f"its shape in the batch is {tuple(labels.shape)}"
     if "multi-target not supported" in said or ("batch_size" in said and "target" in said):
         return f"{shape}, and the loss takes one class number for each output; give every sample one, not a list"
@@ -121,11 +121,11 @@ _WORDS = {
     torch.float64: ("Double", "double"), torch.float32: ("Float", "float"), torch.bfloat16: ("BFloat16",),
     torch.float16: ("Half",), torch.uint8: ("Byte", "unsigned char"), torch.int64: ("Long", "long int", "int64_t"),
 }  # fmt: skip
-"""What torch calls its types in messages: of C++ and of its own."""
+"""The names of dtypes in torch's messages, in C++ and in Python."""
 
 
 def _type_problem(error: Exception, tensors: Mapping[str, torch.Tensor], model: nn.Module) -> UserError | None:
-    """Values of a type that the model does not compute in: NumPy's floats are of 64 bits, pixels are of 8."""
+    """Detect dtypes that the model cannot use: NumPy's floats have 64 bits, pixels have 8."""
     if not any(sign in str(error) for sign in ("dtype", "should be the same", "scalar type")):
         return None
     computes = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), None)
@@ -149,7 +149,7 @@ def _type_of(tensor: torch.Tensor) -> str:
 
 
 def _outside(tensor: torch.Tensor, size: int, ignored: int | None = None) -> int | None:
-    """A value that is not in 0 .. size - 1."""
+    """Return a value that is not in 0 .. size - 1, if any."""
     wrong = (tensor < 0) | (tensor >= size)
     if ignored is not None:
         wrong &= tensor != ignored
@@ -165,7 +165,7 @@ def _vocabulary(model: nn.Module) -> int | None:
 
 
 def _classes(model: nn.Module) -> int | None:
-    """Outputs that a class number can point to: the words of a language model, the labels of a classifier."""
+    """Return the number of classes: the vocabulary of a language model, the labels of a classifier."""
     speaks = getattr(model, "can_generate", lambda: False)() or "MaskedLM" in type(model).__name__
     size = _vocabulary(model) if speaks else getattr(getattr(model, "config", None), "num_labels", None)
     return size if isinstance(size, int) and size > 1 else None

@@ -1,6 +1,6 @@
-"""Rank 0 reads the data and deals the samples out; the others need no access to it.
+"""Rank 0 reads the data and distributes the samples; the other ranks need no access to the data.
 
-Samples are dealt, not batches: each rank collates its own, so batches of different lengths need no common shape.
+Rank 0 sends samples, not batches: each rank collates its samples, so batches can have different shapes.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Round = list[list[Any]]
 
 
 def keep_samples(samples: list[Any]) -> list[Any]:
-    """The collator of rank 0's reader; a function with a name, so that data workers can be sent it."""
+    """Return the samples as they are; the collator of rank 0's reader, a named function so that it can be pickled."""
     return samples
 
 
 def rounds_of(reader: Any, size: int, drop_last: bool, sharding: Sharding, first: list[Any]) -> Iterator[Round]:
-    """Cut what rank 0 reads into rounds.
+    """Split the samples that rank 0 reads into rounds.
 
     Args:
         reader: Yields lists of samples: one for each rank, or with ``split_batches`` one for all.
         size: Samples that a rank gets in a round.
-        drop_last: Leave out a last round that is not full.
-        first: The samples of the first round, when the reader goes on after it; they fill up the last one.
+        drop_last: Drop the last round if it is not full.
+        first: The samples of the first round, if the reader starts after it; they pad the last round.
     """
     batches, wanted = iter(reader), 1 if sharding.split_batches else sharding.world_size
     while taken := list(islice(batches, wanted)):
@@ -46,7 +46,7 @@ def rounds_of(reader: Any, size: int, drop_last: bool, sharding: Sharding, first
 
 
 def later(reader: Iterator[list[Any]], start: int, size: int, a_round: int) -> tuple[Iterator[list[Any]], list[Any]]:
-    """Batches of ``size`` that begin after ``start`` samples; and the samples that a first round would have held."""
+    """Return batches of ``size`` that begin after ``start`` samples, and the samples of the first round."""
     samples = chain.from_iterable(reader)
     first = list(islice(samples, min(start, a_round)))
     rest = islice(samples, start - len(first), None)
@@ -54,7 +54,7 @@ def later(reader: Iterator[list[Any]], start: int, size: int, a_round: int) -> t
 
 
 def _cut(samples: list[Any], first: list[Any], size: int, sharding: Sharding) -> Round:
-    """Equal shares, filled up from the first samples of all; or, not to be filled up, one batch after the other."""
+    """Split a round into equal shares padded with the first samples; or, without padding, into consecutive batches."""
     ranks = sharding.world_size
     if sharding.even_batches:
         size = -(-len(samples) // ranks)
@@ -63,9 +63,9 @@ def _cut(samples: list[Any], first: list[Any], size: int, sharding: Sharding) ->
 
 
 def deal(rounds: Iterator[Round] | None, sharding: Sharding) -> Iterator[list[Any]]:
-    """This rank's samples, one scatter a round; ``rounds`` is given on the process of rank 0 alone.
+    """Yield this rank's samples, with one scatter per round; only rank 0 passes ``rounds``.
 
-    A failure of the reader is dealt too, or the other ranks would wait for ever.
+    An error of the reader is sent too, because otherwise the other ranks would wait forever.
     """
     ranks = Ranks.current()
     while True:
@@ -88,15 +88,15 @@ def _next_shares(rounds: Iterator[Round], ranks: int) -> list[Any]:
 
 
 class DispatchingLoader(Stateful, DataLoader[Any]):
-    """The loader of one rank, whose data comes from rank 0.
+    """The loader of one rank, with data from rank 0.
 
     Args:
-        order: Of a map-style dataset; None for a stream.
-        batch_size: Samples a rank gets at a time; with ``split_batches``, what all ranks get.
-        options: Of rank 0's reader: its workers and what belongs to them.
+        order: The order of a map-style dataset; None for a stream.
+        batch_size: Samples per batch of a rank; with ``split_batches``, of all ranks together.
+        options: Options of rank 0's reader, for example its workers.
 
     Attributes:
-        start: Samples that the next iteration leaves out, and that one alone.
+        start: Samples that only the next iteration skips.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class DispatchingLoader(Stateful, DataLoader[Any]):
 
     @property
     def reader(self) -> Loader:
-        """What rank 0 reads; the other ranks have it only for its length."""
+        """The loader that rank 0 reads; the other ranks use only its length."""
         return self._reader
 
     def __len__(self) -> int:
@@ -137,14 +137,14 @@ class DispatchingLoader(Stateful, DataLoader[Any]):
 
     @property
     def total_dataset_length(self) -> int:
-        """Samples that all ranks together read."""
+        """Samples that all ranks read together."""
         return len(cast(Sized, self.dataset))
 
     def set_epoch(self, epoch: int) -> None:
         self._reader.set_epoch(epoch)
 
     def load_stream(self, state: Any) -> None:
-        """Put the stream back; its first round is read again, as the last one is filled up from it."""
+        """Restore the stream; read its first round again, because it pads the last round."""
         if self._reads:
             stream: Any = self.dataset
             self._first = list(islice(stream, self._size * self._sharding.world_size))
@@ -160,7 +160,7 @@ class DispatchingLoader(Stateful, DataLoader[Any]):
             if start:
                 reader, first = later(reader, start, self._size, self.total_batch_size)
             rounds = rounds_of(reader, size, self._drop, self._sharding, first)
-        else:  # what opening the reader draws on rank 0, so that the ranks' generators stay alike
+        else:  # draw the same number as rank 0's reader, to keep the generators equal
             torch.empty((), dtype=torch.int64).random_()
         return (self.collate_fn(samples) if samples else None for samples in deal(rounds, self._sharding))
 

@@ -1,14 +1,14 @@
-"""A training loader as a run reads it: epoch by epoch, and on from the middle of one.
+"""How a run reads its training loader: epoch by epoch, also from the middle of an epoch.
 
-Randomness. The order of an epoch depends on seed and epoch (or, where the user asks for that, on torch's default
-generator as it stood when the epoch began: its state is kept for a resume). Without data workers, datasets and
-collators draw from the run's own generators, which a checkpoint holds, and no batch is fetched before it is wanted.
-Data workers seed themselves for each batch (see :mod:`trainwright.data.streams`). Opening a fresh epoch draws one
-number from the default generator, as torch's own loader does, so that dropout sees the same numbers as under Hugging
-Face; opening one in the middle leaves every generator as it was.
+Randomness. The order of an epoch depends on seed and epoch (or, if the user chooses so, on the state of torch's default
+generator at the start of the epoch, which is saved for resuming). Without data workers, datasets and collators draw
+from the run's generators, which a checkpoint holds, and no batch is prefetched. Data workers seed themselves for each
+batch (see :mod:`trainwright.data.streams`). Starting an epoch draws one number from the default generator, like torch's
+loader, so that dropout gets the same numbers as with Hugging Face; resuming within an epoch leaves every generator
+unchanged.
 
-Where a loader stands is asked and told by the protocol of torchdata's StatefulDataLoader: ``state_dict`` and
-``load_state_dict``. Our loaders speak it themselves; :class:`Epochs` speaks it for those that users bring.
+The position of a loader is saved and restored with the protocol of torchdata's StatefulDataLoader: ``state_dict`` and
+``load_state_dict``. Our loaders implement it; :class:`Epochs` implements it for users' loaders.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Epochs:
     """The epochs of any loader.
 
     Args:
-        loader: Ours keeps how far it is read, so that another view of it knows that too.
-        data_size: Ranks that read different samples; None for all that there are.
+        loader: Any loader; ours store their position, so that several ``Epochs`` of one loader share it.
+        data_size: Number of ranks that read different samples; None for all ranks.
     """
 
     def __init__(self, loader: Any, data_size: int | None = None) -> None:
@@ -42,15 +42,15 @@ class Epochs:
         self._reading = loader.reading if isinstance(loader, Loader | DispatchingLoader) else Reading()
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[Any]:
-        """Open an epoch: an iterator over its batches, ``skip`` of them left out.
+        """Start an epoch: return an iterator over its batches, without the first ``skip``.
 
-        The order is drawn before this returns. Our loaders skip without reading the data; streams go on from their
-        saved state where they have one; anything else is read and thrown away. A loaded state with a ``start`` says at
-        which sample to begin, where that is not the first of a batch; ``skip`` then says how many batches that stands
-        for.
+        The order is drawn before this returns. Our loaders skip without reading the data; streams resume from their
+        saved state if they have one; other loaders are read and the batches discarded. If the loaded state has a
+        ``start``, the epoch begins at this sample, which is not at a batch boundary, and counts ``skip`` batches as
+        done.
 
         Raises:
-            DataError: While iterating: a collator failed, or a first epoch has no batch at all.
+            DataError: During iteration, a collator failed or the first epoch has no batch.
         """
         loader = self.loader
         _set_loader_epoch(loader, epoch)
@@ -67,7 +67,7 @@ class Epochs:
         return _read(iterator, position, loader if epoch == 0 and skip == 0 else None)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What a checkpoint has to hold of the loader, beside the generators: tensors and plain values.
+        """Return the loader's state for a checkpoint, besides the generators: tensors and plain values.
 
         None before the first epoch.
         """
@@ -91,7 +91,7 @@ class Epochs:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The next :meth:`batches` goes on from a saved :meth:`state_dict`."""
+        """Make the next :meth:`batches` resume from a saved :meth:`state_dict`."""
         self._reading.resumed = state
 
     def _open_within(self, epoch: int, skip: int, saved: dict[str, Any] | None) -> tuple[Position, Iterator[Any]]:
@@ -123,7 +123,7 @@ class Epochs:
 
 
 def batches(loader: Any, *, epoch: int, skip: int = 0) -> Iterator[Any]:
-    """One epoch of a loader; see :meth:`Epochs.batches`."""
+    """Return one epoch of a loader; see :meth:`Epochs.batches`."""
     return Epochs(loader).batches(epoch, skip)
 
 
@@ -143,7 +143,7 @@ def _open(loader: Any) -> Iterator[Any]:
 
 
 def _read(iterator: Iterator[Any], position: Position, first_of: Any) -> Iterator[Any]:
-    """``first_of`` is the loader whose first epoch this is: it must have a batch."""
+    """Yield the batches and update ``position``; ``first_of`` is the loader in its first epoch, which needs a batch."""
     for batch in readable(iterator):
         position.read += 1
         yield batch
@@ -158,7 +158,7 @@ def _read(iterator: Iterator[Any], position: Position, first_of: Any) -> Iterato
 
 
 def readable(iterator: Iterator[Any]) -> Iterator[Any]:
-    """A data worker's error comes with its traceback in the message: leave the one line that is meant to be read."""
+    """Reduce the traceback in a data worker's error message to the one line for the user."""
     try:
         yield from iterator
     except DataError as error:
@@ -167,7 +167,7 @@ def readable(iterator: Iterator[Any]) -> Iterator[Any]:
 
 
 def _set_loader_epoch(loader: Any, epoch: int) -> None:
-    """Whoever wants to know the epoch: a foreign loader, its samplers, its dataset."""
+    """Call ``set_epoch`` where it exists: on a foreign loader, its samplers, its dataset."""
     if isinstance(loader, Loader | DispatchingLoader):
         loader.set_epoch(epoch)
         return
@@ -197,7 +197,7 @@ def _restore_generator(loader: Any, state: torch.Tensor | None) -> None:
 
 
 def _stream_state(loader: Any) -> Any:
-    """Only of what is read in this process: data workers have copies that cannot be asked."""
+    """Return the state of a stream that this process reads; copies in data workers are not accessible."""
     dataset, reader = getattr(loader, "dataset", None), _reader_of(loader)
     if not isinstance(dataset, IterableDataset) or getattr(reader, "num_workers", 0) > 0 or not has_state(dataset):
         return None

@@ -1,12 +1,12 @@
-"""Where data workers are forked from: a process with one thread, itself forked from the rank before training begins.
+"""The process that forks data workers: it has one thread, and the rank forks it before training begins.
 
-A worker that is forked in the midst of training may wait for ever for a lock that some thread of the rank held at that
-moment: of the progress pushes, a bar, the queues of other workers, gloo, CUDA. The server is forked once, at the start
-of ``train``, when few threads are at work; it then has none but its own, so that a worker can be started from it at any
-time. Unlike Python's own fork server it is no new interpreter: it imports nothing again, it runs no script a second
-time, and the classes and functions of ``__main__`` are there.
+A worker forked during training may wait forever for a lock that another thread of the rank held at that moment:
+progress reports, a progress bar, queues of other workers, gloo, CUDA. The server is forked once, at the start of
+``train``, when few threads run. It then has a single thread, so it can fork a worker safely at any time. Unlike
+Python's fork server it is not a new interpreter: it imports nothing again, does not run the script again, and has the
+classes and functions of ``__main__``.
 
-What a worker reads is sent to it as it stands at that moment, as a fork would show it.
+The dataset is sent to a worker in its current state, which is the state that a fork would see.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from trainwright.data.forking import ALIVE, Lines, fork_alive, touch_locks
 from trainwright.data.sending import UnsendableError
 
 MOST_FILES = 250
-"""File descriptors that one message of a socket carries, by Linux's limit."""
+"""Maximum number of file descriptors in one socket message; Linux's limit."""
 READY, FAILED, EXITED = b"R", b"E", b"X"
 START, CLOSE = b"start", b"close"
 
 inherited: list[int] = []
-"""In a worker: the files that were sent with what it reads."""
+"""In a worker: the file descriptors that were sent with its dataset."""
 
 
 class ForkServer:
-    """The rank's end of its server. It ends with the rank, or once it is closed and the last worker has ended.
+    """The rank's handle of its server. The server ends with the rank, or after ``close`` and the last worker's end.
 
     Attributes:
-        unsendable: Datasets, by name, whose workers cannot start from it.
+        unsendable: Names of datasets whose workers cannot start from the server.
     """
 
     def __init__(self) -> None:
@@ -52,13 +52,13 @@ class ForkServer:
 
     @property
     def is_mine(self) -> bool:
-        """Whether this process made it; a child that was forked off has a copy."""
+        """Whether this process created the server; a forked child has a copy of the handle."""
         return self._owner == os.getpid()
 
     def start(self, files: list[int]) -> tuple[Lines, int]:
-        """Fork a worker: what it and the server say of it, and the pipe that takes its payload.
+        """Fork a worker; return the status lines about it, and the pipe for its payload.
 
-        The payload goes there once the worker lives: until then nobody may read it.
+        Write the payload only after the worker reports that it runs, because nothing may read the pipe before.
 
         Raises:
             UnsendableError: The server is gone.
@@ -90,7 +90,7 @@ def _reap(pid: int, sock: socket.socket, life: int) -> None:
 
 
 class _Server:
-    """The server's own process."""
+    """The server process."""
 
     def __init__(self, sock: socket.socket, rank_end: socket.socket) -> None:
         rank_end.close()
@@ -99,7 +99,7 @@ class _Server:
         self._woken, wake = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(wake, False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rank ends its workers itself
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rank stops its workers
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -158,7 +158,7 @@ class _Server:
 
 def _say(pipe: int, word: bytes, more: str = "") -> None:
     text = " ".join(more.split()).encode(errors="replace")[:2000]
-    with contextlib.suppress(OSError):  # nobody listens any more
+    with contextlib.suppress(OSError):  # the reader is gone
         os.write(pipe, word + text + b"\n")
 
 
@@ -178,7 +178,7 @@ def _work(payload: int, life: int) -> int:
 
 
 def load(pipe: Any) -> Any:
-    """The process in a payload, which is what several workers share and then what is this one's alone."""
+    """Load the process from a payload: first the data that all workers share, then the data of this worker."""
     shared = pickle.load(pipe)
     unpickler = pickle.Unpickler(pipe)
     unpickler.persistent_load = shared.__getitem__  # type: ignore[method-assign]
@@ -191,13 +191,13 @@ _current: ForkServer | None = None
 
 
 def current() -> ForkServer | None:
-    """The server that is at work for this process, if any."""
+    """Return the running server of this process, if any."""
     return _current if _current is not None and _current.is_mine else None
 
 
 @contextlib.contextmanager
 def running(wanted: bool) -> Iterator[None]:
-    """A server for the time of the body, unless none is wanted or there is one already."""
+    """Run a server during the body, unless it is not ``wanted`` or one runs already."""
     global _current
     if not wanted or current() is not None:
         yield

@@ -1,8 +1,8 @@
-"""Forks that prove that they came to life: of a process with live threads, which may hold a lock at that moment.
+"""Fork a process with several threads, verify that the child runs, and retry if it does not.
 
-A child has the one thread that forked, and every lock as it stood: one that another thread held is never released in
-it. So a child touches the locks that it would meet first, those of the interpreter, the dynamic linker and the C
-library, and says that it lives; one that says nothing in time is killed, and another one is forked at a better moment.
+A child has only the thread that forked, and a copy of every lock. A lock that another thread held at that moment is
+never released in the child. Therefore the child takes the locks that it would need first (interpreter, dynamic linker,
+C library) and then reports that it runs. A child that does not report in time is killed, and the fork is retried.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from multiprocessing import util
 import torch
 
 PATIENCE: Sequence[float] = (1.0, 4.0, 15.0, 40.0)
-"""Seconds that each child is waited for: one that lives says so within milliseconds, but on a machine that is full."""
+"""Seconds to wait for each child: a child that runs reports within milliseconds, except on an overloaded machine."""
 
 ALIVE = b"A"
 
 
 class StartError(RuntimeError):
-    """No process came to life."""
+    """No child process started."""
 
 
 class Lines:
-    """The lines that come out of a pipe, each read when it is asked for.
+    """The lines of a pipe, read on request.
 
     Attributes:
-        ended: Whether nobody is left who could write one.
+        ended: Whether all writers have closed the pipe.
     """
 
     def __init__(self, fd: int) -> None:
@@ -42,7 +42,7 @@ class Lines:
         self._read = b""
 
     def next(self, seconds: float | None) -> bytes | None:
-        """The next line; None when there is none in time, or ever. ``None`` waits as long as it takes."""
+        """Return the next line; None after the timeout or at the end. ``seconds=None`` waits without timeout."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while b"\n" not in self._read and not self.ended:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -56,14 +56,14 @@ class Lines:
 
 
 def fork_alive(body: Callable[[int], int], what: str) -> tuple[int, Lines]:
-    """Run ``body`` in a forked child: its process id, and the pipe whose writing end ``body`` is given.
+    """Run ``body`` in a forked child; return its process id, and the lines that the child writes.
 
     Args:
-        body: Returns the child's exit code.
-        what: Of the child, for the message.
+        body: Takes the writing end of the pipe, and returns the child's exit code.
+        what: Name of the child in the message.
 
     Raises:
-        StartError: No child lived long enough to say so.
+        StartError: No child reported that it runs.
     """
     for seconds in PATIENCE:
         reader, writer = os.pipe()
@@ -86,7 +86,7 @@ def fork_alive(body: Callable[[int], int], what: str) -> tuple[int, Lines]:
 
 
 def _fork() -> int:
-    with warnings.catch_warnings():  # newer versions of Python warn of threads, which is what the proof is for
+    with warnings.catch_warnings():  # Python warns about forks with threads; the check covers that
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
@@ -105,10 +105,10 @@ def _be_child(body: Callable[[int], int], reader: int, writer: int) -> None:
 
 
 def touch_locks() -> None:
-    """Take, for a moment, each lock that a fork is known to have been caught by."""
+    """Take and release each lock that is known to have blocked a forked child."""
     library = ctypes.CDLL(None)
     nothing = ctypes.cast(library.getpid, ctypes.c_void_p)
-    library.dl_iterate_phdr(nothing, None)  # those of the dynamic linker
-    library.__cxa_atexit(nothing, None, None)  # that of what is done at the exit
-    torch.set_num_threads(1)  # those of torch's pools
+    library.dl_iterate_phdr(nothing, None)  # the locks of the dynamic linker
+    library.__cxa_atexit(nothing, None, None)  # the lock of the exit handlers
+    torch.set_num_threads(1)  # the locks of torch's thread pools
     torch.ones(1).add_(1)

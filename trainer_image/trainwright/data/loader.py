@@ -1,4 +1,4 @@
-"""torch's loader over a user's dataset, which stays the loader's ``dataset`` whatever its data workers read."""
+"""torch's loader over a user's dataset; ``dataset`` is always the user's, also if data workers read a wrapper."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from trainwright.devices.seeding import RNGState
 
 @dataclass
 class Position:
-    """How far the epoch at work is read, and the generators as they stood when its order was drawn.
+    """The position in the current epoch, and the state of the generators when its order was drawn.
 
-    ``left_out`` is what the samples before the first batch are more than the batches that stand for them in ``read``.
+    ``left_out`` counts skipped samples before the first batch that the batches in ``read`` do not cover.
     """
 
     epoch: int
@@ -34,18 +34,18 @@ class Position:
 
 @dataclass
 class Reading:
-    """Where a loader stands, and the saved state that its next epoch goes on from."""
+    """The position of a loader, and the saved state that its next epoch resumes from."""
 
     position: Position | None = None
     resumed: dict[str, Any] | None = None
     state_dict: Callable[[], dict[str, Any] | None] | None = None
-    """Of the epochs that are read, once there are any."""
+    """The position in the epochs, after the first one began."""
 
 
 class Stateful:
-    """What our loaders say of themselves, by the protocol of torchdata's StatefulDataLoader.
+    """The state of our loaders, with the protocol of torchdata's StatefulDataLoader.
 
-    Counted is what is read through :mod:`trainwright.data.epochs`, as by the Trainer.
+    It counts only reads through :mod:`trainwright.data.epochs`, which the Trainer uses.
     """
 
     reading: Reading
@@ -61,14 +61,14 @@ class Loader(Stateful, DataLoader[Any]):
     """The loader of one rank.
 
     Args:
-        dataset: The user's, or this rank's share of it.
-        seen: The same as data workers read it; None without data workers.
-        name: Of the dataset, for messages.
-        options: Those of torch's loader.
+        dataset: The user's dataset, or this rank's share of it.
+        seen: The wrapper of the dataset that data workers read; None without data workers.
+        name: The dataset's name in messages.
+        options: Options of torch's loader.
 
     Attributes:
-        data_size: Ranks that read different samples.
-        start: Samples of a stream that the next iteration leaves out, and that one alone.
+        data_size: Number of ranks that read different samples.
+        start: Samples of a stream that only the next iteration skips.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Loader(Stateful, DataLoader[Any]):
 
     @property
     def total_dataset_length(self) -> int:
-        """Samples that all ranks together read."""
+        """Samples that all ranks read together."""
         return len(self.dataset.dataset if isinstance(self.dataset, StreamShard) else self.dataset)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
@@ -116,7 +116,7 @@ class Loader(Stateful, DataLoader[Any]):
 
 
 class _Seen:
-    """A loader, as torch makes the iterator of its data workers, with the dataset that they read."""
+    """A view of a loader with the dataset that its data workers read, for torch's iterator."""
 
     def __init__(self, loader: Loader, dataset: Any) -> None:
         self._loader, self.dataset = loader, dataset

@@ -1,4 +1,4 @@
-"""The batches of one rank: loaders that give the order of Hugging Face's Trainer."""
+"""Loaders of the batches of one rank, in the order of Hugging Face's Trainer."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def has_length(dataset: Any) -> bool:
 
 
 def signature_columns(model: Any, label_names: Sequence[str]) -> list[str]:
-    """What ``model.forward`` takes by name, through adapters and wrappers, and what collators turn into labels."""
-    inspected = getattr(model, "_orig_mod", model)  # of torch.compile
+    """Return the parameters of ``model.forward`` under adapters and wrappers, and the columns that become labels."""
+    inspected = getattr(model, "_orig_mod", model)  # the module inside torch.compile
     inspected = inspected.get_base_model() if hasattr(inspected, "get_base_model") else inspected
     return [*inspect.signature(inspected.forward).parameters, "label", "label_ids", *label_names]
 
@@ -52,7 +52,7 @@ def signature_columns(model: Any, label_names: Sequence[str]) -> list[str]:
 def keep_used_columns(
     dataset: Any, collate_fn: Collate, columns: Sequence[str], *, description: str, model_name: str
 ) -> tuple[Any, Collate]:
-    """Drop what the model takes no argument for: from a ``datasets.Dataset`` at once, else while collating.
+    """Drop the columns that the model does not take: from a ``datasets.Dataset`` at once, else in the collator.
 
     Raises:
         DataError: No column would be left.
@@ -89,14 +89,14 @@ def train_loader(
     """The training batches of one rank, of ``batch_size`` samples each.
 
     Args:
-        dataset: Map-style or iterable; anything with ``__getitem__`` and ``__len__``, such as a list, will do.
-        lengths: Of the samples, for ``train_sampling_strategy: group_by_length``; else the column
-            ``length_column_name`` or each sample's ``input_name`` is measured.
-        sampler: A torch sampler that takes the place of the strategy.
-        name: Of the dataset, for messages.
+        dataset: Map-style or iterable; any object with ``__getitem__`` and ``__len__`` works, for example a list.
+        lengths: Lengths of the samples, for ``train_sampling_strategy: group_by_length``; by default the column
+            ``length_column_name``, or the measured length of each sample's ``input_name``.
+        sampler: A torch sampler that replaces the sampling strategy.
+        name: The dataset's name in messages.
 
     Raises:
-        DataError: The dataset is empty, gives no batch, or has no length while ``max_steps`` is not set.
+        DataError: The dataset is empty, yields no batch, or has no length and ``max_steps`` is not set.
     """
     sharding, drop_last = Sharding.of(args, rank, world_size, copies), args.dataloader_drop_last
     if isinstance(dataset, IterableDataset):
@@ -142,9 +142,9 @@ def eval_loader(
 ) -> DataLoader[Any]:
     """The evaluation batches of one rank, in the dataset's order (by length when training groups by length).
 
-    Every sample is there, and none twice, whatever ``dataloader_drop_last`` and ``even_batches`` say of training: the
-    last batch of a rank may be short or missing. Rank 0 reads streams, unless ``dispatch_batches`` is false, and deals
-    None to ranks that it has no sample for. An empty dataset has no batch.
+    Each sample appears exactly once: ``dataloader_drop_last`` and ``even_batches`` apply only to training, so the last
+    batch of a rank may be short or missing. Rank 0 reads streams, unless ``dispatch_batches`` is false, and sends None
+    to ranks without a sample. An empty dataset has no batch.
     """
     sharding = replace(Sharding.of(args, rank, world_size, copies), even_batches=False)
     if isinstance(dataset, IterableDataset):
@@ -230,7 +230,7 @@ def _loader(
 
 
 def _options(args: Any) -> dict[str, Any]:
-    """The settings that go to torch's loader as they are; memory is pinned only for an accelerator."""
+    """Return the settings that are passed on to torch's loader; memory is pinned only for an accelerator."""
     return {
         "num_workers": args.dataloader_num_workers,
         "pin_memory": args.dataloader_pin_memory and torch.accelerator.is_available(),

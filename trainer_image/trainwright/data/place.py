@@ -1,7 +1,7 @@
-"""How far an epoch is read, counted in samples: what a run whose batches or ranks are others can go on from.
+"""The position in an epoch, counted in samples, so that a run can resume with another batch size or number of ranks.
 
-Batches that are as large as before are counted instead, and skipped without a sample being read. A run that cuts the
-same order into other batches begins at a sample, in the middle of what would have been one of its batches.
+If the batch size is the same, whole batches are skipped without reading samples. If it differs, the run starts at a
+sample that may be in the middle of one of its batches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainwright.distributed.ranks import Ranks
 
 
 def samples_a_round(loader: Any, data_size: int | None = None) -> int | None:
-    """Samples of one batch of every rank that reads its own, by default of all; None where the loader does not say."""
+    """Return the samples of one batch of each of ``data_size`` ranks (default: all); None if the loader has no size."""
     total = getattr(loader, "total_batch_size", None)
     if isinstance(total, int):
         return total
@@ -27,26 +27,26 @@ def samples_a_round(loader: Any, data_size: int | None = None) -> int | None:
 
 
 def order_of(loader: Any) -> Any:
-    """The order of a map-style dataset's samples, where the loader is one of ours."""
+    """Return the order of a map-style dataset's samples, if the loader is ours."""
     reader = loader.reader if isinstance(loader, DispatchingLoader) else loader
     return getattr(getattr(reader, "batch_sampler", None), "order", None)
 
 
 def grouping_of(loader: Any) -> int | None:
-    """The batch size that an order by length depends on."""
+    """Return the batch size that an order by length depends on."""
     order = order_of(loader)
     return order.batch_size if isinstance(order, LengthGrouped) else None
 
 
 def group_once(loader: Any, batch_size: int | None) -> None:
-    """Draw the next order by length as a run with another batch size drew it."""
+    """Draw the next order by length with the given batch size of an earlier run."""
     order = order_of(loader)
     if isinstance(order, LengthGrouped):
         order.once = batch_size
 
 
 def can_start_within(loader: Any) -> bool:
-    """Whether the loader can begin at any sample; others begin with a batch."""
+    """Whether the loader can start at any sample, not only at a batch boundary."""
     if isinstance(loader, DispatchingLoader):
         return loader.reader.num_workers == 0
     if not isinstance(loader, Loader):
@@ -55,25 +55,25 @@ def can_start_within(loader: Any) -> bool:
 
 
 def start_within(loader: Any, samples: int) -> None:
-    """The next iteration leaves out the first ``samples`` of the epoch, counted over all ranks."""
+    """Make the next iteration skip the first ``samples`` of the epoch, counted over all ranks."""
     if isinstance(loader, DispatchingLoader):
         loader.start = samples
     elif isinstance(loader.batch_sampler, ShardedBatches):
         loader.batch_sampler.start = samples
     elif isinstance(loader.dataset, StreamShard):
         loader.dataset.start = samples
-    else:  # each rank reads shards of its own, alike
+    else:  # each rank reads its own shards, equally far
         loader.start = samples * (loader.batch_size or 1) // (samples_a_round(loader) or 1)
 
 
 def has_own_shards(loader: Any) -> bool:
-    """Whether each rank reads a part of a stream that no other rank reads; its state means nothing elsewhere."""
+    """Whether each rank reads its own part of a stream; the state of one rank is then invalid for another."""
     dataset = getattr(loader, "dataset", None)
     is_share = isinstance(dataset, IterableDataset) and not isinstance(dataset, StreamShard)
     return is_share and isinstance(loader, Loader) and loader.data_size > 1
 
 
 def draws_alike(loader: Any, generator: Any) -> bool:
-    """Whether an order is drawn where a saved one was: several ranks share a generator, one alone has the default."""
+    """Whether the saved order came from the same kind of generator: shared by several ranks, or the default of one."""
     order = order_of(loader)
     return not isinstance(order, FromSampler) or (order.generator is None) == (generator is None)

@@ -1,9 +1,9 @@
 """Batches of equal cost rather than of equal size: ``train_sampling_strategy: batch_rebalance``.
 
-The samples of one optimizer step are sorted by length and cut into one group for each micro-batch of each rank. Cuts
-are moved, one sample at a time from the dearest group to the cheapest, until the costs are as even as they get; the
-dearest groups are then the ranks' first micro-batches, the next ones their second, and so on, so that no rank waits
-long for another. All ranks compute the same cuts, without talking.
+The samples of one optimizer step are sorted by length and split into one group for each micro-batch of each rank. The
+split moves one sample at a time from the most expensive group to the cheapest, until the costs are as even as possible.
+The most expensive groups become the first micro-batches of the ranks, the next ones the second, and so on, so that
+ranks wait little for each other. All ranks compute the same split without communication.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import torch
 from trainwright.data.samplers import Sequential, ShardedBatches, Sharding
 
 QUADRATIC = 0.001
-"""How much the attention's square of the length weighs against the length itself."""
+"""Weight of the squared length (attention) relative to the length."""
 
 
 class RebalancedBatches(ShardedBatches):
     """The micro-batches of one rank, ``accumulation`` of them for each optimizer step.
 
     Args:
-        lengths: Of all samples, in tokens.
-        batch_size: Samples that a micro-batch holds on average.
-        drop_last: Leave out the samples that are too few for a whole step.
-        seed: Of the order, with the epoch.
+        lengths: Lengths of all samples, in tokens.
+        batch_size: Average number of samples per micro-batch.
+        drop_last: Drop the last samples if they do not fill a step.
+        seed: Determines the order, together with the epoch.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class RebalancedBatches(ShardedBatches):
         self.epoch = epoch + 1
 
     def _samples_of(self, order: list[int], start: int) -> list[int]:
-        """A last step with fewer samples than groups takes more from the start of the epoch."""
+        """Return the samples of one step; if they are fewer than groups, add samples from the start of the epoch."""
         samples = order[start : start + self._step_size]
         return samples + [order[i % len(order)] for i in range(self._groups - len(samples))]
 
     def _groups_of(self, samples: list[int]) -> list[list[int]]:
-        """The groups of one step, dearest first."""
+        """Return the groups of one step, most expensive first."""
         samples = sorted(samples, key=self._lengths.__getitem__, reverse=True)
         lengths = [self._lengths[sample] for sample in samples]
         counts = Cuts(lengths, self._groups, self.sharding.world_size, self._step_size).balanced()
@@ -88,15 +88,15 @@ class RebalancedBatches(ShardedBatches):
 
 
 def _cost(samples: int, longest: int) -> float:
-    """Of a batch whose samples are all padded to the longest one."""
+    """Return the cost of a batch whose samples are padded to the longest."""
     return samples * longest + QUADRATIC * samples * longest * longest
 
 
 class Cuts:
-    """Where the samples of one step, sorted by length from the longest on, are cut into groups.
+    """The split of one step's samples, sorted from longest to shortest, into groups.
 
-    A *slot* is the groups that the ranks work on at the same time. A dearest group of one sample can become no cheaper:
-    its slot is then filled up to its cost and left alone (frozen), and the search goes on among the others.
+    A *slot* is the set of groups that the ranks process at the same time. A most expensive group with one sample cannot
+    become cheaper: its slot is then filled up to this cost and frozen, and the search continues with the other slots.
     """
 
     def __init__(self, lengths: list[int], groups: int, slot_size: int, patience: int) -> None:
@@ -112,7 +112,7 @@ class Cuts:
         return [_cost(count, self._lengths[start]) for start, count in zip(starts, self.counts, strict=False)]
 
     def balanced(self) -> list[int]:
-        """The most even counts that moving single samples finds, before it goes round in circles."""
+        """Return the most even counts that moving single samples finds, before the moves repeat."""
         best, smallest, seen = list(self.counts), float("inf"), set()
         for _ in range(self._rounds):
             active = [group for group in range(len(self.counts)) if group not in self._frozen]
@@ -146,7 +146,7 @@ class Cuts:
         self._frozen |= slot
 
     def _fill(self, group: int, limit: float, slot: set[int]) -> None:
-        """Take samples from cheaper groups of other slots, as long as ``group`` costs no more than ``limit``."""
+        """Move samples from cheaper groups of other slots to ``group``, while its cost is at most ``limit``."""
         while _cost(self.counts[group] + 1, self._lengths[sum(self.counts[:group])]) <= limit:
             costs = self.costs()
             givers = [g for g in range(len(costs)) if g not in self._frozen | slot and self.counts[g] > 1]

@@ -1,10 +1,9 @@
-"""Which samples make up which batch: the order of an epoch, and each rank's share of it.
+"""Which samples make up which batch: the order of an epoch, and how the ranks share it.
 
-Order and shares are those of Hugging Face's Trainer with accelerate: the order is drawn once an epoch, cut into
-batches, dealt to the ranks in turn, and wrapped around to the first samples where the last round would leave a rank
-without.
+Both match Hugging Face's Trainer with accelerate: the order is drawn once an epoch, cut into batches, and distributed
+round-robin over the ranks. If the last round leaves a rank without samples, it reuses the first samples of the epoch.
 
-A torch sampler by Hugging Face's name is here too, for users who order the samples themselves.
+The module also has the torch sampler ``LengthGroupedSampler`` under Hugging Face's name.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ Indices = Sequence[int] | torch.Tensor
 
 @dataclass(frozen=True)
 class Sharding:
-    """How batches are dealt to the data ranks; the four in the middle are those of ``accelerator_config``.
+    """How batches are distributed over the data ranks; the four fields in the middle are from ``accelerator_config``.
 
-    ``copies`` processes have one data rank, and read the same samples.
+    ``copies`` processes have the same data rank, and read the same samples.
     """
 
     rank: int = 0
@@ -53,7 +52,7 @@ class Order(Protocol):
     """The order of one epoch's samples.
 
     Attributes:
-        draws_from_default: Whether it depends on torch's default generator, which the ranks must then agree on.
+        draws_from_default: Whether it uses torch's default generator, whose state must then be equal on all ranks.
     """
 
     draws_from_default: bool
@@ -61,12 +60,12 @@ class Order(Protocol):
     def __len__(self) -> int: ...
 
     def indices(self, epoch: int) -> Indices:
-        """Called once an epoch, on every rank, with the same result on all of them."""
+        """Return the order of ``epoch``; called once an epoch on every rank, with the same result."""
         ...
 
 
 class Sequential:
-    """The order of the dataset itself."""
+    """The order of the dataset."""
 
     draws_from_default = False
 
@@ -81,7 +80,7 @@ class Sequential:
 
 
 class Shuffled:
-    """A permutation that depends on seed and epoch alone. A tensor, as a list of a billion integers takes 36 GB."""
+    """A permutation that depends only on seed and epoch. It is a tensor: a list of a billion integers takes 36 GB."""
 
     draws_from_default = False
 
@@ -97,7 +96,7 @@ class Shuffled:
 
 
 class FromSampler:
-    """The order of any torch sampler, such as a user's own."""
+    """The order of any torch sampler, for example a user's."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
@@ -113,23 +112,23 @@ class FromSampler:
 
     @property
     def generator(self) -> torch.Generator | None:
-        """The sampler's own generator, whose state goes on from epoch to epoch."""
+        """The sampler's generator, whose state continues from epoch to epoch."""
         generator = getattr(self.sampler, "generator", None)
         return generator if isinstance(generator, torch.Generator) else None
 
 
 class LengthGrouped:
-    """Random, but neighbours are about equally long, which saves padding.
+    """A random order in which neighbours have similar lengths, which saves padding.
 
-    The longest sample comes first, so that memory runs out at once or never.
+    The longest sample comes first, so that an out-of-memory error appears in the first step.
 
     Args:
         lengths: One per sample.
         batch_size: Samples of one optimizer step on a rank.
-        generator: Where the permutation is drawn from; None for torch's default generator.
+        generator: The generator of the permutation; None for torch's default generator.
 
     Attributes:
-        once: The batch size of the next order alone: that of a run which had begun it.
+        once: The batch size for the next order only: that of the interrupted run, if it differs.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator | None = None) -> None:
@@ -157,14 +156,14 @@ class LengthGrouped:
 
 
 def column_lengths(dataset: Any, args: Any) -> list[int] | None:
-    """The lengths in ``length_column_name``, asked for before that column is dropped as one the model does not take."""
+    """Return the lengths in ``length_column_name``; call this before that column is dropped as unused."""
     is_there = args.length_column_name in (getattr(dataset, "column_names", None) or ())
     wanted = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
     return lengths_of(dataset, args.length_column_name) if is_there and wanted and hasattr(dataset, "__len__") else None
 
 
 def lengths_of(dataset: Any, column: str, input_name: str = "input_ids", name: str = "dataset") -> list[int]:
-    """The length of every sample: from a column, or else by looking at each sample's ``input_name``."""
+    """Return the length of every sample: from a column, or measured on each sample's ``input_name``."""
     if column in (getattr(dataset, "column_names", None) or ()):
         return [int(length) for length in dataset[column]]
     check_lengths(dataset, column, input_name, name)
@@ -172,7 +171,7 @@ def lengths_of(dataset: Any, column: str, input_name: str = "input_ids", name: s
 
 
 def check_lengths(dataset: Any, column: str, input_name: str, name: str) -> None:
-    """Raises :class:`DataError` where :func:`lengths_of` would find nothing to measure."""
+    """Raises :class:`DataError` if :func:`lengths_of` would find nothing to measure."""
     if column in (getattr(dataset, "column_names", None) or ()):
         return
     first = dataset[0]
@@ -185,7 +184,7 @@ def check_lengths(dataset: Any, column: str, input_name: str, name: str) -> None
 
 
 class NumberedBatch(list[int]):
-    """Indices that know which batch they are: what a data worker seeds itself with."""
+    """Indices with the number of their batch, which seeds a data worker."""
 
     epoch: int
     number: int
@@ -195,8 +194,8 @@ class ShardedBatches(Sampler[list[int]]):
     """The batches of one rank: lists of indices.
 
     Attributes:
-        epoch: Whose order the next iteration draws.
-        start: Samples to leave out at the start of the next iteration, over all ranks, and of that one alone.
+        epoch: The epoch of the next iteration.
+        start: Samples to skip at the start of the next iteration only, counted over all ranks.
     """
 
     def __init__(self, order: Order, batch_size: int, drop_last: bool, sharding: Sharding, numbered: bool = False):
@@ -223,7 +222,7 @@ class ShardedBatches(Sampler[list[int]]):
         return self.batches_of(len(self.order))
 
     def batches_of(self, samples: int) -> int:
-        """How many batches this rank makes of the next ``samples``."""
+        """Return the number of batches that this rank makes of the next ``samples``."""
         rounds, rest = divmod(max(0, samples), self.global_batch)
         if self.drop_last:
             return rounds
@@ -232,12 +231,12 @@ class ShardedBatches(Sampler[list[int]]):
         return rounds + (rest > self.sharding.rank * self.batch_size)
 
     def samples_in(self, number: int) -> int:
-        """Samples of the dataset in this rank's batch ``number`` where no batch is filled up."""
+        """Return the number of samples in this rank's batch ``number``, without padding by repeated samples."""
         start = number * self.global_batch + self.sharding.rank * self.batch_size
         return max(0, min(self.batch_size, len(self.order) - start))
 
     def draw(self) -> None:
-        """Draw the order of the next iteration now, while the generators stand where they should."""
+        """Draw the order of the next iteration now, while the generators have the right state."""
         if self.order.draws_from_default and self.sharding.processes > 1:
             torch.set_rng_state(Ranks.current().gather(torch.get_rng_state())[0])
         self._drawn = self.order.indices(self.epoch)
@@ -272,7 +271,7 @@ def _to_list(indices: Any) -> list[int]:
 
 
 def unseeded(length: int, world_size: int) -> FromSampler:
-    """A shuffle drawn from the run's own generator: ``use_seedable_sampler`` false."""
+    """Return a shuffle that draws from the run's generator, for ``use_seedable_sampler: false``."""
     if world_size == 1:
         return FromSampler(RandomSampler(range(length)))
     seed = int(torch.empty((), dtype=torch.int64).random_().item())
@@ -280,14 +279,14 @@ def unseeded(length: int, world_size: int) -> FromSampler:
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Random, but neighbours are about equally long; see :class:`trainwright.data.samplers.LengthGrouped`.
+    """A random order in which neighbours have similar lengths; see :class:`trainwright.data.samplers.LengthGrouped`.
 
     Args:
         batch_size: Samples of one optimizer step on a rank.
-        dataset: What is measured if there are no ``lengths``, by each sample's ``model_input_name``.
+        dataset: Measured by each sample's ``model_input_name`` if ``lengths`` is None.
         lengths: One per sample.
         model_input_name: ``"input_ids"`` by default.
-        generator: Where the permutation is drawn from; None for torch's default generator.
+        generator: The generator of the permutation; None for torch's default generator.
 
     Raises:
         ValueError: Neither dataset nor lengths are given.

@@ -1,7 +1,7 @@
-"""What a data worker reads, as bytes: also functions and classes that no name leads to, such as lambdas.
+"""Pickle a dataset for data workers, including functions and classes without an importable name, like lambdas.
 
-Tensors are sent by value, unless they are shared memory already: moving each into shared memory, as torch does between
-processes, would take a file for every tensor of a dataset.
+Tensors are sent by value, unless they are already in shared memory: moving each into shared memory, as torch does
+between processes, would need one file per tensor of a dataset.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 LARGEST = 64 << 20
-"""Bytes: a dataset that takes more is dearer to send than to fork with."""
+"""Maximum bytes: for a larger dataset a fork is cheaper than sending."""
 LONGEST = 2.0
-"""Seconds, of the same."""
+"""Maximum seconds, for the same reason."""
 
 
 class UnsendableError(Exception):
-    """Why something cannot be sent, or not in reasonable time."""
+    """An object cannot be sent, or not in reasonable time."""
 
 
 class _Bounded(io.BytesIO):
@@ -58,7 +58,7 @@ class Pickler(ForkingPickler):
 
 
 class _Referring(Pickler):
-    """What is ``shared`` stands for its place in that list."""
+    """Pickles each object of ``shared`` as its index in that list."""
 
     def __init__(self, file: Any, shared: list[Any]) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -83,7 +83,7 @@ def pickled(item: Any, shared: list[Any] | None = None) -> bytes:
 
 
 def _has_name(item: Any) -> bool:
-    """Whether the module that it says it is from has it under the name that it says it has."""
+    """Whether ``item`` can be imported by its ``__module__`` and ``__qualname__``."""
     found = sys.modules.get(item.__module__)
     for part in item.__qualname__.split("."):
         found = getattr(found, part, None)
@@ -96,7 +96,7 @@ def _tensor(tensor: torch.Tensor) -> Any:
     if tensor.is_shared():
         return NotImplemented
     if tensor.device.type == "cpu" and not tensor.requires_grad:
-        with contextlib.suppress(TypeError, RuntimeError):  # a type, or a view, that NumPy does not have
+        with contextlib.suppress(TypeError, RuntimeError):  # a dtype, or a view, that NumPy does not have
             return torch.from_numpy, (tensor.numpy(),)
     return tensor.__reduce_ex__(2)
 
@@ -139,9 +139,9 @@ def _fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
 
 
 _MADE_IN_PYTHON = 1 << 9
-"""The flag of a class that is no part of an extension."""
+"""The flag of a class that is defined in Python, not in an extension."""
 _OF_A_CLASS = ("__dict__", "__weakref__", "_abc_impl", "__abstractmethods__")
-"""What a class gets by itself."""
+"""Attributes that Python adds to every class."""
 
 
 def _class(cls: type) -> Any:

@@ -1,7 +1,7 @@
-"""Iterable datasets among ranks and data workers, and how both draw their random numbers.
+"""How ranks and data workers share iterable datasets, and how they draw random numbers.
 
-A data worker seeds itself from (seed, epoch, batch, rank) before each batch, so that a batch is the same whoever makes
-it and whenever: at its turn in an undisturbed run, or as the first one after a resume.
+A data worker seeds itself from (seed, epoch, batch, rank) before each batch. A batch is then the same in every worker,
+in an uninterrupted run and as the first batch after a resume.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainwright.devices.seeding import derived_seed, seed_everything
 
 
 class SeededDataset(Dataset[Any]):
-    """A map-style dataset as data workers see it: fetched batch by batch, each under a seed of its own."""
+    """Wraps a map-style dataset for data workers, which fetch each batch with a separate seed."""
 
     def __init__(self, dataset: Any, seed: int, rank: int) -> None:
         self.dataset = dataset
@@ -41,14 +41,14 @@ class SeededDataset(Dataset[Any]):
         return [self.dataset[index] for index in batch]
 
     def _enter_epoch(self, epoch: int) -> None:
-        """Persistent workers keep their copy of the dataset: the epoch has to reach it here."""
+        """Set the epoch of the dataset's copy in a persistent worker."""
         if epoch != self._epoch and hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(epoch)
         self._epoch = epoch
 
 
 class SeededStream(IterableDataset[Any]):
-    """An iterable dataset as data workers see it: each reads its copy, under a new seed for each of its batches."""
+    """Wraps an iterable dataset for data workers; each reads its copy, with a new seed for each batch."""
 
     def __init__(self, dataset: Any, batch_size: int, seed: int, rank: int) -> None:
         self.dataset = dataset
@@ -79,14 +79,14 @@ class SeededStream(IterableDataset[Any]):
                 break
             yield sample
             read += 1
-        self.set_epoch(self.epoch + 1)  # for a worker that persists; the others are made anew with the loader's epoch
+        self.set_epoch(self.epoch + 1)  # for persistent workers; others start with the loader's epoch
 
 
 class StreamShard(IterableDataset[Any]):
     """Every rank reads the whole stream and keeps its share of each round of batches.
 
     Attributes:
-        start: Samples of the stream that the next iteration leaves out, and that one alone.
+        start: Samples of the stream that only the next iteration skips.
     """
 
     def __init__(self, dataset: Any, batch_size: int, drop_last: bool, sharding: Sharding) -> None:
@@ -100,8 +100,8 @@ class StreamShard(IterableDataset[Any]):
         self._first: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
-        """What a user's dataset knows beside its samples is asked through its loader."""
-        if name == "dataset" or name.startswith("__"):  # not there yet, as in a copy that is being unpickled
+        """Delegate other attributes to the user's dataset, because users read them through the loader."""
+        if name == "dataset" or name.startswith("__"):  # not set while unpickling
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -117,7 +117,7 @@ class StreamShard(IterableDataset[Any]):
         return self.dataset.state_dict() if has_state(self.dataset) else None
 
     def load_state_dict(self, state: Any) -> None:
-        """The first round is read again, as the last one is filled up from it."""
+        """Restore the stream; read its first round again, because it pads the last round."""
         if self._filled and not self._drop_last:
             self._first = list(islice(self.dataset, self._round))
         self.dataset.load_state_dict(state)
@@ -141,7 +141,7 @@ class StreamShard(IterableDataset[Any]):
             yield from current[self._start : self._start + self._size]
 
     def _seed_own_generator(self) -> None:
-        """A dataset that shuffles by a generator of its own must do so alike on every rank."""
+        """Seed the dataset's generator, if it has one, so that it shuffles equally on every rank."""
         generator = getattr(self.dataset, "generator", None)
         if isinstance(generator, torch.Generator) and not hasattr(self.dataset, "set_epoch"):
             generator.manual_seed(self._epoch)
@@ -153,9 +153,9 @@ def set_epoch(dataset: Any, epoch: int) -> None:
 
 
 def has_state(dataset: Any) -> bool:
-    """Whether a stream can be put back exactly where it was.
+    """Whether a stream can be restored exactly.
 
-    The streams of ``datasets`` forget what their shuffle buffer held, so those that shuffle are read again instead.
+    The streams of ``datasets`` do not save their shuffle buffer, so streams that shuffle are read again instead.
     """
     if not (hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")):
         return False
@@ -174,7 +174,7 @@ def _has_shuffle_buffer(iterable: Any) -> bool:
 
 
 def share_of_stream(dataset: Any, batch_size: int, drop_last: bool, sharding: Sharding) -> Any:
-    """The part of a stream that this rank reads by itself: its own shards where there are enough of them."""
+    """Return this rank's part of a stream: separate shards if there are enough, else a :class:`StreamShard`."""
     if sharding.world_size == 1:
         return dataset
     has_own_shards = hasattr(dataset, "shard") and getattr(dataset, "num_shards", 0) >= sharding.world_size

@@ -1,6 +1,6 @@
-"""How data workers start: from the fork server, else by a fork that proves itself, and never without an end.
+"""How data workers start: from the fork server, else by a verified fork; every wait has a timeout.
 
-The words of messages: a loader's ``name`` is that of its dataset, and its workers are counted from 0.
+In messages, a loader's ``name`` is that of its dataset, and its workers are numbered from 0.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from trainwright.data.sending import UnsendableError, pickled
 logger = logging.getLogger(__name__)
 
 SPAWN_SECONDS = 300.0
-"""How long a new interpreter may take: it imports all that the script imports."""
+"""Timeout of a new interpreter, which imports everything that the script imports."""
 READING_SECONDS = 60.0
-"""How long a worker may take to read what was sent within :data:`trainwright.data.sending.LONGEST`."""
+"""Timeout of a worker that reads its payload, which was sent within :data:`trainwright.data.sending.LONGEST`."""
 
 _GONE = 255
-"""The exit code of a worker whose server went before it."""
+"""The exit code of a worker whose server ended first."""
 
 
 def context_of(method: str | None, name: str) -> Any:
-    """What torch's loader takes as ``multiprocessing_context``, for data workers of the dataset ``name``.
+    """Return the ``multiprocessing_context`` of torch's loader, for data workers of the dataset ``name``.
 
     Args:
-        method: ``"fork"``, ``"spawn"``, ``"forkserver"``, or None: from the fork server.
+        method: ``"fork"``, ``"spawn"``, ``"forkserver"``, or None for our fork server.
     """
-    chosen = multiprocessing.get_start_method(allow_none=True)  # also Python's own choice, once it was needed
+    chosen = multiprocessing.get_start_method(allow_none=True)  # also set after Python chose its default
     if method is None and chosen != multiprocessing.get_all_start_methods()[0]:
         method = chosen
     if method in ("spawn", "forkserver") or sys.platform != "linux":
@@ -49,7 +49,7 @@ def context_of(method: str | None, name: str) -> Any:
 
 
 def needs_server(args: Any) -> bool:
-    """Whether the loaders that these arguments make start their workers from the fork server."""
+    """Whether loaders with these arguments start their workers from the fork server."""
     return (
         bool(args.dataloader_num_workers)
         and args.dataloader_multiprocessing_context is None
@@ -58,17 +58,17 @@ def needs_server(args: Any) -> bool:
 
 
 def watch_start(loader: Any, name: str) -> None:
-    """Let a loader that is not ours start its workers as ours do, unless it says how."""
-    loader = getattr(loader, "base_dataloader", loader)  # of accelerate
+    """Make a foreign loader start its workers like ours, unless it sets a context."""
+    loader = getattr(loader, "base_dataloader", loader)  # inside accelerate's wrapper
     if isinstance(loader, DataLoader) and loader.num_workers > 0 and loader.multiprocessing_context is None:
         loader.multiprocessing_context = context_of(None, name)
 
 
 class Forks(context.BaseContext):
-    """Makes the workers of one loader.
+    """The multiprocessing context that creates the workers of one loader.
 
     Attributes:
-        shared: What all workers of one pass read; it is pickled once for all of them.
+        shared: Objects that all workers of one pass read; they are pickled once for all workers.
     """
 
     _name = "trainwright"
@@ -80,7 +80,7 @@ class Forks(context.BaseContext):
         self._number = 0
 
     def begin(self, shared: Sequence[Any]) -> None:
-        """A pass begins: workers are counted anew."""
+        """Start a pass: restart the numbering of workers."""
         _start_tracker()
         self.shared, self._parcel, self._number = list(shared), None, 0
 
@@ -110,7 +110,7 @@ class Forks(context.BaseContext):
 
 
 def _start_tracker() -> None:
-    """Start what removes the semaphores of a process that was killed, without the warning that it then gives."""
+    """Start Python's resource tracker, which removes semaphores of killed processes, without its warning."""
     sys.warnoptions.append(quietly := "ignore:resource_tracker")
     try:
         resource_tracker.ensure_running()
@@ -122,11 +122,11 @@ class Worker(process.BaseProcess):
     """A data worker.
 
     Attributes:
-        start_by: The context that made it; not sent to it.
-        number: Its place among the workers of its loader.
+        start_by: The context that created the worker; not sent to it.
+        number: Index among the workers of the loader.
     """
 
-    _start_method = None  # what a worker starts itself, it starts in the usual way
+    _start_method = None  # processes that a worker starts use the default method
     start_by: Forks | None = None
     number = 0
 
@@ -142,15 +142,15 @@ class Worker(process.BaseProcess):
 
     @property
     def title(self) -> str:
-        """How messages call it."""
+        """The worker's name in messages."""
         return f"{self.start_by.name if self.start_by else 'a loader'}, data worker {self.number}"
 
 
 class _Files:
-    """Takes the files of queues and shared memory while a process is pickled, as multiprocessing's ``Popen`` do."""
+    """Collects the file descriptors of queues and shared memory while a process is pickled, like ``Popen`` does."""
 
     class DupFd:
-        """In the worker: the file that was sent in this place."""
+        """In the worker: the file descriptor that was sent at this index."""
 
         def __init__(self, place: int) -> None:
             self.place = place
@@ -176,7 +176,7 @@ class _Files:
 
 
 class _Parcel:
-    """What all workers of a pass share, in bytes."""
+    """The pickled objects that all workers of a pass share."""
 
     def __init__(self, shared: list[Any]) -> None:
         files = _Files()
@@ -187,7 +187,7 @@ class _Parcel:
 
 
 class _FromServer(popen_fork.Popen):
-    """A worker's handle, whose parent is the server."""
+    """The handle of a worker whose parent is the server."""
 
     method = "trainwright"
 
@@ -196,18 +196,18 @@ class _FromServer(popen_fork.Popen):
         self.finalizer: Any = None
         files = _Files(parcel.files)
         payload = parcel.bytes + files.pickled(worker, parcel.shared)
-        self._server = server  # which lives as long as its workers
+        self._server = server  # keep the server alive as long as its workers
         self._lines = self._start(worker, payload, files.files)
         self.sentinel = self._lines.fd
         self.finalizer = util.Finalize(self, cast(Any, util).close_fds, (self.sentinel,))
-        if not parcel.arrived:  # the first worker tells whether all of them can read it
+        if not parcel.arrived:  # the first worker shows whether all can read it
             self._await_reading()
             parcel.arrived = bool(parcel.shared)
 
     def _start(self, worker: Worker, payload: bytes, files: list[int]) -> Lines:
         for seconds in PATIENCE:
             lines, pipe = self._server.start(files)
-            with contextlib.suppress(BrokenPipeError), open(pipe, "wb") as takes:  # then the lines say why
+            with contextlib.suppress(BrokenPipeError), open(pipe, "wb") as takes:  # the status lines have the cause
                 line = lines.next(seconds)
                 if line is not None and line.startswith(ALIVE):
                     self.pid = int(line[1:])
@@ -244,10 +244,10 @@ class _FromServer(popen_fork.Popen):
 
 
 class _Forked(popen_fork.Popen):
-    """A worker's handle, forked from this process."""
+    """The handle of a worker that was forked from this process."""
 
     def _launch(self, worker: Worker) -> None:
-        # The worker keeps its end of the pipe open, which tells this process when it has ended.
+        # The worker keeps its end of the pipe open, so this process sees when the worker ends.
         self.pid, lines = fork_alive(lambda _: int(cast(Any, worker)._bootstrap()), worker.title)
         self.sentinel = lines.fd
         self.finalizer = util.Finalize(self, cast(Any, util).close_fds, (self.sentinel,))
@@ -264,7 +264,7 @@ def _not_started(title: str, seconds: float) -> str:
 
 
 class _Interpreters(context.BaseContext):
-    """Python's own ways that start an interpreter anew, with an end to the wait for it."""
+    """Python's start methods with a new interpreter, with a timeout."""
 
     def __init__(self, name: str, method: str) -> None:
         self.name, self._name, self._number = name, method, 0
@@ -284,7 +284,7 @@ class _Interpreters(context.BaseContext):
         start = made.start
 
         def start_and_wait() -> None:
-            del made.start  # what is sent to it must not hold this
+            del made.start  # this must not be pickled
             start()
             writer.close()
             ready = connection.wait([reader, made.sentinel], SPAWN_SECONDS)
