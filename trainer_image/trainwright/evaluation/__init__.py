@@ -1,1 +1,1 @@
-"""One pass over data that judges a model, and the gathering of what the ranks saw."""
+"""Evaluation: one pass over data, and gathering the results of all ranks."""

@@ -1,4 +1,4 @@
-"""What the user's functions of an evaluation return, looked at before it is used."""
+"""Checks of the values that the user's evaluation functions return."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainwright.contract import UserError
 
 
 def named_numbers(metrics: Any) -> dict[str, Any]:
-    """What ``compute_metrics`` returned. Raises :class:`UserError` for anything but names with values."""
+    """Return the result of ``compute_metrics``. Raises :class:`UserError` unless it maps names to values."""
     if isinstance(metrics, Mapping):
         return dict(metrics)
     raise UserError(
@@ -19,7 +19,7 @@ def named_numbers(metrics: Any) -> dict[str, Any]:
 
 
 def shown_to_metrics(kept: Any) -> Any:
-    """What ``preprocess_logits_for_metrics`` returned. Raises :class:`UserError` where that is nothing."""
+    """Return the result of ``preprocess_logits_for_metrics``. Raises :class:`UserError` if it is None."""
     if kept is None:
         raise UserError("preprocess_logits_for_metrics: it returned None; return what compute_metrics shall see")
     return kept

@@ -1,7 +1,8 @@
-"""One pass over an evaluation or test set: losses, outputs and labels of every sample, whatever the number of ranks.
+"""One pass over an evaluation or test set: losses, outputs and labels of every sample.
 
-Each rank judges its own samples, and none twice: a last batch is not filled up, so every number is the same with one
-process or many. Where only the loss is asked for the ranks meet once, at the end; else in every round.
+Each sample is evaluated once, on one rank. The last batch is not padded with repeated samples, so the results do not
+depend on the number of processes. If only the loss is needed, the ranks communicate once, at the end; else in every
+round.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from trainwright.outputs import EvalLoopOutput, EvalPrediction
 def prediction_step(
     trainer: Any, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
 ) -> tuple[Any, Any, Any]:
-    """Loss, outputs and labels of one batch; see ``Trainer.prediction_step``.
+    """Return loss, outputs and labels of one batch; see ``Trainer.prediction_step``.
 
     Args:
-        ignore_keys: Outputs to leave out; by default those that the model's configuration names.
+        ignore_keys: Outputs to omit; by default those that the model's configuration names.
     """
-    if torch.is_grad_enabled():  # a pass has turned it off already, for all its batches
+    if torch.is_grad_enabled():  # a pass turns it off once for all batches
         with torch.no_grad():
             return prediction_step(trainer, model, inputs, prediction_loss_only, ignore_keys)
     names = trainer.label_names
@@ -57,7 +58,7 @@ def prediction_step(
     try:
         with trainer.compute_loss_context_manager():
             if has_loss:
-                # a model's own loss is the mean over the batch as it is; who else computes one is told the number
+                # a model's loss is already the mean over the batch; user code that computes a loss gets the count
                 others = trainer._others_loss()
                 items = trainer._get_num_items_in_batch([inputs], trainer.args.device) if others else None
                 loss, outputs = trainer.compute_loss(model, inputs, return_outputs=True, num_items_in_batch=items)
@@ -82,13 +83,13 @@ def _has_loss(trainer: Any, inputs: Mapping[str, Any]) -> bool:
 
 
 def ignored_by_default(model: nn.Module) -> list[str]:
-    """Outputs that the model's configuration leaves out."""
+    """Return the outputs that the model's configuration omits."""
     config = getattr(model, "config", None)
     return [] if config is None else getattr(config, "keys_to_ignore_at_inference", ["cache"]) or []
 
 
 def _logits(outputs: Any, has_loss: bool, ignore_keys: list[str]) -> tuple[Any, ...]:
-    """What the model returns beside the loss."""
+    """Return the model's outputs without the loss."""
     if isinstance(outputs, dict):
         left_out = {*ignore_keys, "loss"} if has_loss else set(ignore_keys)
         return tuple(value for key, value in outputs.items() if key not in left_out)
@@ -109,13 +110,13 @@ def evaluation_loop(
     ignore_keys: list[str] | None = None,
     metric_key_prefix: str = "eval",
 ) -> EvalLoopOutput:
-    """Judge the model over every batch of ``loader``; all ranks together, each with the whole result.
+    """Evaluate the model on every batch of ``loader``. All ranks must call this; each gets the whole result.
 
     Args:
         description: ``"Evaluation"`` or ``"Prediction"``, which keeps the outputs even with ``batch_eval_metrics``.
-        prediction_loss_only: By default that of the arguments.
+        prediction_loss_only: By default the value in the arguments.
 
-    Without a single batch there are the metrics that need none, such as how long it took.
+    Without batches, the result has only metrics that need none, for example the run time.
     """
     if prediction_loss_only is None:
         prediction_loss_only = trainer.args.prediction_loss_only
@@ -134,7 +135,7 @@ def evaluation_loop(
 
 
 def _prepare(trainer: Any) -> tuple[nn.Module, float | None]:
-    """The module to call, in evaluation mode; and the seconds that preparing it took, unless training had done it."""
+    """Return the module in evaluation mode, and the seconds of preparation unless training had prepared it."""
     args, preparation = trainer.args, None
     if trainer.is_in_train:
         model = trainer.model
@@ -145,17 +146,17 @@ def _prepare(trainer: Any) -> tuple[nn.Module, float | None]:
         model = model.to(dtype=dtype, device=args.device) if dtype is not None else model
         preparation = None if trainer.is_prepared else round(time.time() - start, 4)
     model.eval()
-    if hasattr(trainer.optimizer, "eval"):  # schedule-free optimizers keep the weights to judge apart
+    if hasattr(trainer.optimizer, "eval"):  # schedule-free optimizers keep separate weights for evaluation
         trainer.optimizer.eval()
     return model, preparation
 
 
 class _Pass:
-    """One pass over a loader, and what it collects.
+    """One pass over a loader, and its results.
 
     Attributes:
-        predictions: A nest of arrays with a row for each sample, once the pass is over. So ``labels`` and ``inputs``.
-        num_samples: Over all ranks.
+        predictions: Nested arrays with one row per sample, after the pass. ``labels`` and ``inputs`` likewise.
+        num_samples: Samples over all ranks.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class _Pass:
         args = trainer.args
         self.trainer, self.model, self.loader, self.args = trainer, model, loader, args
         if ignore_keys is None and not trainer._overrides("prediction_step"):
-            ignore_keys = ignored_by_default(trainer.model)  # once, and not for every batch
+            ignore_keys = ignored_by_default(trainer.model)  # once for all batches
         self.loss_only, self.ignore_keys = loss_only, ignore_keys
         self.ranks = trainer._strategy.data
         self.wants_inputs, self.wants_losses = (name in args.include_for_metrics for name in ("inputs", "loss"))
@@ -196,7 +197,7 @@ class _Pass:
         self.sample_losses = self._losses_of_all()
 
     def _judge(self, batch: Any, is_last: bool) -> None:
-        """One round; ``batch`` is None where only other ranks have samples left."""
+        """Evaluate one round; ``batch`` is None if only other ranks have samples left."""
         loss = logits = labels = inputs = None
         count = 0
         if batch is not None:
@@ -220,7 +221,7 @@ class _Pass:
             self._compute_batch(batch, loss, count, logits, labels, is_last)
 
     def _samples_of(self, batch: Any, logits: Any) -> int:
-        """Samples behind a batch, whose rows may be others: one where a collator joins all, two each for pairs."""
+        """Return the samples of a batch. Rows can differ: a collator may join samples, or make two rows per pair."""
         batches = getattr(self.loader, "batch_sampler", None)
         if isinstance(batches, ShardedBatches):
             return batches.samples_in(len(self.counts))
@@ -230,19 +231,19 @@ class _Pass:
         return getattr(self.trainer.model, "main_input_name", "input_ids")
 
     def _real(self, count: int) -> int:
-        """Samples of this rank's batch, less those that a loader not of ours filled it up with."""
+        """Return the samples of this rank's batch, without those that a foreign loader repeated as padding."""
         total = self._remainder()
         return count if total is None else max(0, min(count, total - self.ranks.rank * count))
 
     def _remainder(self) -> int | None:
-        """Real samples of the last round of a loader that accelerate prepared; None for any other round or loader."""
+        """Return the real samples in the last round of a loader that accelerate prepared; None in all other cases."""
         if isinstance(self.loader, Loader | DispatchingLoader) or self.ranks.world_size == 1:
             return None
         state = self.trainer.accelerator.gradient_state
         return state.remainder if state.end_of_dataloader and state.remainder > 0 else None
 
     def _preprocessed(self, logits: Any, labels: Any) -> tuple[Any, Any]:
-        """As the user's function expects them: as long as on the rank where they are longest."""
+        """Call ``preprocess_logits_for_metrics`` with logits and labels padded to the longest of all ranks."""
         preprocess = self.trainer.preprocess_logits_for_metrics
         if preprocess is None or self.loss_only:
             return logits, labels
@@ -259,7 +260,7 @@ class _Pass:
         return gathered if total is None else map_leaves(lambda leaf: leaf[:total], gathered)
 
     def _compute_batch(self, batch: Any, loss: Any, count: int, logits: Any, labels: Any, is_last: bool) -> None:
-        """``batch_eval_metrics``: the user's function sees each round, and says the result at the last one."""
+        """Call ``compute_metrics`` for each round (``batch_eval_metrics``); the last call returns the result."""
         losses = None if loss is None else loss.repeat(count)
         extras = {
             "losses": self._gather(losses) if self.wants_losses else None,
@@ -271,7 +272,7 @@ class _Pass:
             self.batch_metrics = named_numbers(metrics) if is_last else metrics
 
     def _losses_of_all(self) -> np.ndarray | None:
-        """A number for each sample, in the order of the samples; None when there was no loss."""
+        """Return one loss per sample, in the order of the samples; None if there was no loss."""
         values = torch.stack(self.losses).float().cpu().numpy() if self.losses else None
         parts = self.ranks.gather((values, self.counts))
         self.num_samples = sum(sum(counts) for _, counts in parts)
@@ -289,7 +290,7 @@ class _Pass:
         )
 
     def metrics(self) -> dict[str, Any]:
-        """The user's metrics and the mean loss, without prefix."""
+        """Return the user's metrics and the mean loss, without prefix."""
         metrics = dict(self.batch_metrics or {})
         compute = self.trainer.compute_metrics
         if compute is not None and not self.by_batch and self.predictions is not None and self.labels is not None:
@@ -308,7 +309,7 @@ class _Pass:
 
 
 def in_step(loader: Any, ranks: Ranks) -> Iterator[tuple[Any, bool]]:
-    """This rank's batches, each with whether it is the last round; None in rounds where only other ranks have one."""
+    """Yield this rank's batch, or None if only other ranks have one, and whether this is the last round."""
     watch_start(loader, "eval_dataset")
     rounds = max(ranks.gather(len(loader))) if has_length(loader) else None
     if rounds == 0:
@@ -322,7 +323,7 @@ def in_step(loader: Any, ranks: Ranks) -> Iterator[tuple[Any, bool]]:
 
 
 def _until_all_end(batches: Iterator[Any], ranks: Ranks) -> Iterator[tuple[Any, bool]]:
-    """For streams: one batch is read ahead, to know the last one."""
+    """Read streams one batch ahead, to detect the last round."""
     current, ended = next(batches, None), object()
     if not any(ranks.gather(current is not None)):
         return
@@ -336,7 +337,7 @@ def _until_all_end(batches: Iterator[Any], ranks: Ranks) -> Iterator[tuple[Any, 
 
 
 def plain(value: Any) -> Any:
-    """Numbers of Python, which JSON knows, for those of NumPy and torch."""
+    """Convert numbers of NumPy and torch to Python numbers, for JSON."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The sets that a run is going to judge, looked at before its first step: a run must not end in its middle for them."""
+"""Checks of the evaluation datasets before the first step, so that a run does not fail at its first evaluation."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 def check_sets(trainer: Any) -> None:
-    """Make each set's loader once, as an evaluation will, and tell which sets are empty.
+    """Make the loader of each dataset once, and report which datasets are empty.
 
     Raises:
-        DataError: A set cannot be read, or the best model is to be chosen by one that is empty.
+        DataError: A dataset cannot be read, or the dataset that chooses the best model is empty.
     """
     args = trainer.args
     if args.eval_strategy == "no" and not args.eval_on_start:
         return
-    if not type(trainer).evaluate.__module__.startswith("trainwright."):  # a user's own, which may read it otherwise
+    if not type(trainer).evaluate.__module__.startswith("trainwright."):  # an override may read them differently
         return
     if any(map(trainer._overrides, ("get_eval_dataloader", "_get_dataloader"))):
         return
@@ -38,7 +38,7 @@ def check_sets(trainer: Any) -> None:
 
 
 def _watched_set(args: Any, sets: dict[str, Any]) -> str | None:
-    """The set whose metric chooses the best model."""
+    """Return the dataset whose metric chooses the best model."""
     if args.metric_for_best_model is None:
         return None
     metric = args.metric_for_best_model.removeprefix("eval_")
@@ -52,5 +52,5 @@ def _tell_empty(name: str, watched: str | None) -> None:
 
 
 def set_name(key: str | None) -> str:
-    """What messages call an evaluation set: the Trainer's only one (``eval``), one of several, or one to predict."""
+    """Return the name of an evaluation or test dataset in messages; the Trainer's only one is ``eval``."""
     return "test_dataset" if key is None else "eval_dataset" if key == "eval" else f"eval_dataset[{key!r}]"
