@@ -1,1 +1,1 @@
-"""How the processes of a run work together: what they agree on, gather, and how they stop as one."""
+"""How the processes of a run work together: strategies, collectives, and stopping at the same step."""

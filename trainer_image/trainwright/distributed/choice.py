@@ -1,4 +1,4 @@
-"""Which strategy a run takes."""
+"""Select the strategy of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainwright.distributed.strategy import Strategy
 
 
 def choose(args: Any) -> Strategy:
-    """The strategy for these arguments, whose ``device`` has joined the processes already."""
+    """Return the strategy for these arguments; ``args.device`` has already joined the process group."""
     device, ranks = args.device, Ranks.current()
     given = {"fp16": args.fp16, "exchanges_every_batch": exchanges_every_batch(args)}
     if device.type == "xla":

@@ -1,7 +1,7 @@
-"""Nests of tensors among ranks and over batches: gathered in the order of the samples, ragged ones padded.
+"""Gather nested tensors over ranks and batches, in the order of the samples, and pad different lengths.
 
-A nest is a tensor, or a tuple, list or mapping of nests. Rows are along the first dimension. Ranks may hold different
-numbers of rows, and none at all; where other dimensions differ, the shorter is filled with the padding value.
+A nest is a tensor, or a tuple, list or mapping of nests. Rows are along the first dimension. Ranks may have different
+numbers of rows, or none; if other dimensions differ, shorter tensors are padded.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from trainwright.contract import UserError
 from trainwright.distributed.ranks import Ranks
 
 PADDING = -100
-"""What losses and Hugging Face's metrics take for "no label"."""
+"""The value that losses and Hugging Face's metrics ignore as "no label"."""
 HELD_BYTES = 1 << 20
-"""How much is put together at a time before it is copied to its place: enough that small batches cost one call."""
+"""Bytes to concatenate before one copy, large enough that many small batches cost one call."""
 
 
 def map_leaves(change: Callable[[Any], Any], nest: Any) -> Any:
-    """The same nest with every leaf changed; None stays."""
-    if isinstance(nest, torch.Tensor):  # first, as that is what it mostly is
+    """Return the same nest with ``change`` applied to every leaf; None stays None."""
+    if isinstance(nest, torch.Tensor):  # the most frequent case first
         return change(nest)
     if nest is None:
         return None
@@ -36,7 +36,7 @@ def map_leaves(change: Callable[[Any], Any], nest: Any) -> Any:
 
 
 def leaves(nest: Any) -> list[Any]:
-    """The leaves in order, None left out."""
+    """Return the leaves in order, without None."""
     if isinstance(nest, torch.Tensor):
         return [nest]
     found: list[Any] = []
@@ -45,7 +45,7 @@ def leaves(nest: Any) -> list[Any]:
 
 
 def with_leaves(nest: Any, values: Sequence[Any]) -> Any:
-    """The same nest with ``values`` for its leaves."""
+    """Return the same nest with ``values`` as leaves."""
     remaining = iter(values)
     return map_leaves(lambda _: next(remaining), nest)
 
@@ -59,23 +59,23 @@ def _detached(leaf: Any) -> Any:
 
 
 def bytes_of(nest: Any) -> int:
-    """Of its tensors and arrays."""
+    """Return the bytes of all tensors and arrays."""
     if isinstance(nest, torch.Tensor):
         return nest.nbytes
     return sum([getattr(leaf, "nbytes", 0) for leaf in leaves(nest)])
 
 
 def batch_size_of(nest: Any) -> int | None:
-    """The rows of the first tensor that has any."""
+    """Return the rows of the first tensor that has any."""
     first = next(iter(nest.values()), None) if isinstance(nest, dict) else nest
-    if isinstance(first, torch.Tensor) and first.ndim:  # as it mostly is
+    if isinstance(first, torch.Tensor) and first.ndim:  # the most frequent case
         return first.shape[0]
     sizes = (leaf.shape[0] for leaf in leaves(nest) if isinstance(leaf, torch.Tensor | np.ndarray) and leaf.ndim)
     return next(sizes, None)
 
 
 def to_numpy(leaf: Any) -> np.ndarray:
-    """On the host; bfloat16, which NumPy has not, as float32."""
+    """Copy to the host; convert bfloat16, which NumPy lacks, to float32."""
     if isinstance(leaf, torch.Tensor):
         leaf = leaf.detach().cpu()
         return np.asarray((leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy())
@@ -83,10 +83,10 @@ def to_numpy(leaf: Any) -> np.ndarray:
 
 
 def as_rows(leaf: Any) -> torch.Tensor:
-    """A leaf as a tensor with at least one dimension.
+    """Convert a leaf to a tensor with at least one dimension.
 
     Raises:
-        UserError: It is neither a tensor, an array nor a number.
+        UserError: The leaf is not a tensor, an array or a number.
     """
     if isinstance(leaf, torch.Tensor):
         return leaf if leaf.ndim else leaf.reshape(1)
@@ -100,7 +100,7 @@ def as_rows(leaf: Any) -> torch.Tensor:
 
 
 def pad_to(tensor: torch.Tensor, shape: Sequence[int], value: float = PADDING) -> torch.Tensor:
-    """``tensor`` in the first corner of ``shape``, the rest filled with ``value`` (booleans with False)."""
+    """Pad ``tensor`` at the end of each dimension to ``shape`` with ``value`` (booleans with False)."""
     if tuple(tensor.shape) == tuple(shape):
         return tensor
     padded = tensor.new_full(tuple(shape), _fill_for(tensor.dtype, value))
@@ -115,7 +115,7 @@ def _fill_for(dtype: torch.dtype, value: float) -> Any:
 
 
 def pad_across_ranks(nest: Any, ranks: Ranks, dim: int = 1) -> Any:
-    """Every leaf as long in ``dim`` as on the rank where it is longest; a rank without samples passes None."""
+    """Pad every leaf in ``dim`` to its longest length over all ranks; a rank without samples passes None."""
     if ranks.world_size == 1:
         return nest
     mine = [leaf.shape[dim] if leaf.ndim > dim else 0 for leaf in leaves(nest)]
@@ -130,10 +130,10 @@ def pad_across_ranks(nest: Any, ranks: Ranks, dim: int = 1) -> Any:
 
 
 def gather_rows(nest: Any, ranks: Ranks, device: torch.device) -> Any:
-    """The rows of all ranks, rank after rank, on every rank. A rank without rows passes None.
+    """Return the rows of all ranks, in the order of the ranks, on every rank. A rank without rows passes None.
 
     Raises:
-        UserError: The ranks hold nests that cannot be put together.
+        UserError: The nests of the ranks cannot be concatenated.
     """
     nest = map_leaves(as_rows, nest)
     if ranks.world_size == 1:
@@ -152,7 +152,7 @@ def gather_rows(nest: Any, ranks: Ranks, device: torch.device) -> Any:
 
 
 def _outline(nest: Any) -> Any:
-    """The nest without its tensors: small enough to send."""
+    """Return the structure of the nest without tensors, small enough to send."""
     return map_leaves(lambda _: 0, nest)
 
 
@@ -170,7 +170,7 @@ def _gather_leaf(
 
 
 def sum_over_ranks(value: float, ranks: Ranks, device: torch.device) -> float:
-    """The sum of a number that every rank has."""
+    """Return the sum of ``value`` over all ranks."""
     if ranks.world_size == 1:
         return value
     total = torch.tensor(value, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
@@ -179,7 +179,7 @@ def sum_over_ranks(value: float, ranks: Ranks, device: torch.device) -> float:
 
 
 def gather_objects(nest: Any, ranks: Ranks) -> Any:
-    """Like :func:`gather_rows` for anything that can be pickled: leaves that are no tensors become lists."""
+    """Like :func:`gather_rows`, for any object that can be pickled: leaves other than tensors become lists."""
     nest = map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, nest)
     parts = [part for part in ranks.gather(nest) if part is not None]
     if not parts:
@@ -197,10 +197,10 @@ def _join_objects(parts: Sequence[Any]) -> Any:
 
 
 class Rows:
-    """Collects the rows of one leaf in an array that is as large as all of them, where their number is known.
+    """Collects the rows of one leaf in one array, allocated for all rows if their number is known.
 
     Args:
-        expected: Rows to make room for at once; more room is made when it does not suffice.
+        expected: Rows to allocate at the start; the array grows if there are more.
     """
 
     def __init__(self, expected: int = 0) -> None:
@@ -238,7 +238,7 @@ class Rows:
             self._array = grown
 
     def take(self) -> np.ndarray:
-        """The array, cut to its rows where it stands: a copy would need the memory twice."""
+        """Return the array, shortened in place to its rows, because a copy would need twice the memory."""
         assert self._array is not None
         self._array.resize((self._filled, *self._array.shape[1:]), refcheck=False)
         return self._array
@@ -249,12 +249,12 @@ def _numpy_fill(dtype: np.dtype) -> Any:
 
 
 class Collector:
-    """The nests of all batches, on the host, as one nest of arrays (or as the list of them).
+    """Collects the nests of all batches on the host, as one nest of arrays or as a list of nests.
 
     Args:
-        concatenate: Put the batches together; else a list with one nest a batch is kept.
-        every: Batches to hold on the device before they move to the host; None for all of them.
-        expected: Rows in all, where that is known.
+        concatenate: Concatenate the batches; else keep a list with one nest per batch.
+        every: Batches to keep on the device before they move to the host; None for all batches.
+        expected: Total number of rows, if known.
     """
 
     def __init__(self, concatenate: bool, every: int | None, expected: int = 0) -> None:
@@ -269,7 +269,7 @@ class Collector:
         self._batches: list[Any] = []
 
     def add(self, nest: Any) -> None:
-        """One batch. On the host small ones are put together before they are copied to their place."""
+        """Add one batch. On the host, small batches are concatenated before they are copied into the array."""
         if self._on_host is None:
             self._on_host = all(not isinstance(part, torch.Tensor) or part.is_cpu for part in leaves(nest))
         self._held.append(nest)
@@ -296,7 +296,7 @@ class Collector:
                 column.add(rows)
 
     def take(self) -> Any:
-        """None when nothing was added."""
+        """Return the collected nest; None if nothing was added."""
         self._flush()
         if self._nest is not None:
             return with_leaves(self._nest, [column.take() for column in self._columns])
@@ -304,7 +304,7 @@ class Collector:
 
 
 def _joined(parts: Sequence[Any]) -> list[np.ndarray]:
-    """Equal batches as one array, others as they come."""
+    """Concatenate batches of equal shape and type; keep others separate."""
     rows = [as_rows(part) for part in parts]
     first = rows[0]
     if len(rows) > 1 and all(row.shape[1:] == first.shape[1:] and row.dtype == first.dtype for row in rows):

@@ -13,10 +13,10 @@ from trainwright.distributed.ranks import Ranks
 
 
 class DataParallel(OneProcess):
-    """Several ranks.
+    """Data parallelism over several ranks.
 
     Args:
-        options: Of DistributedDataParallel; see :func:`ddp_kwargs`.
+        options: Options of DistributedDataParallel; see :func:`ddp_kwargs`.
     """
 
     def __init__(
@@ -31,15 +31,15 @@ class DataParallel(OneProcess):
 
 
 def exchanges_every_batch(args: Any) -> bool:
-    """Whether ranks exchange gradients after each micro-batch, not only after the last one of a step."""
+    """Whether ranks exchange gradients after each micro-batch, not only after the last of a step."""
     said = args.accelerator_config.gradient_accumulation_kwargs or {}
     return bool(said.get("sync_each_batch", False))
 
 
 def ddp_kwargs(args: Any) -> dict[str, Any]:
-    """The ``ddp_*`` arguments under the names that DistributedDataParallel gives them."""
+    """Return the ``ddp_*`` arguments with the names of DistributedDataParallel."""
     find_unused = args.ddp_find_unused_parameters
-    if find_unused is None:  # recomputed activations would look unused
+    if find_unused is None:  # parameters of recomputed activations would look unused
         find_unused = not args.activation_checkpointing
     given = {
         "find_unused_parameters": find_unused,

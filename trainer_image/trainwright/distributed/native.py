@@ -1,4 +1,4 @@
-"""A whole model on one process: torch's own optimizers, schedules and gradient scaler."""
+"""A whole model on one process, with torch's optimizers, schedules and gradient scaler."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _AT_ONCE: AbstractContextManager[None] = nullcontext()
 
 
 class OneProcess(Strategy):
-    """Every rank holds the whole model; alone, there is nothing to exchange.
+    """Every rank holds the whole model; a single process exchanges nothing.
 
     Args:
-        fp16: Scale the losses, as gradients of 16 bits underflow.
-        exchanges_every_batch: Exchange gradients after each micro-batch, not only after the last one of a step.
+        fp16: Scale the losses, because gradients with 16 bits underflow.
+        exchanges_every_batch: Exchange gradients after each micro-batch, not only after the last of a step.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class OneProcess(Strategy):
         return _AT_ONCE if last or self._no_sync is None else self._no_sync()
 
     def backward(self, loss: torch.Tensor) -> None:
-        if self._backward_and_step is not None:  # such an optimizer never holds all gradients at once
+        if self._backward_and_step is not None:  # LOMO never holds all gradients at once
             self._backward_and_step(loss)
         else:
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
@@ -88,7 +88,7 @@ class OneProcess(Strategy):
         return norm, skipped
 
     def _step(self) -> bool:
-        """Step the optimizer; whether it skipped that because gradients overflowed."""
+        """Step the optimizer; return whether it skipped the step because gradients overflowed."""
         if self.scaler is None:
             self.optimizer.step()
             return False

@@ -1,15 +1,15 @@
-"""Stop all ranks before the same step when any of them is asked to, at no cost to a step.
+"""Stop all ranks before the same step when any rank gets SIGTERM, without cost per step.
 
-A checkpoint needs every rank at one step, and SIGTERM reaches the ranks at different times, or only those of one node.
-Agreeing by a collective would cost a round trip in every step. Instead each rank has a *listener* thread with its own
-connection to the store, and the agreement is a race that cannot be lost:
+A checkpoint needs every rank at the same step, but SIGTERM reaches the ranks at different times, or only those of one
+node. A collective in every step would cost a round trip. Instead each rank has a *listener* thread with a separate
+connection to the store, and the order of reads and writes makes the agreement safe:
 
-- the main thread writes ``begun = step``, *then* looks at ``pending``;
-- the listener, when any rank was asked to stop, sets ``pending``, *then* reads ``begun`` and publishes it.
+- the main thread writes ``begun = step``, *then* reads ``pending``;
+- when any rank must stop, the listener sets ``pending``, *then* reads ``begun`` and publishes it.
 
-So a step that was begun without a look at ``pending`` is always covered by what its rank publishes. The last step is
-the maximum that was published: ranks behind it go on up to it, and none is beyond it. Listeners answer while their
-main thread computes, waits in a collective, evaluates or saves, so nobody waits for anybody's main thread.
+Therefore the published value always includes a step that began before ``pending`` was visible. The last step is the
+maximum of the published values: ranks behind it continue up to it, and no rank is beyond it. Listeners answer while the
+main thread computes, waits in a collective, evaluates or saves, so no rank waits for another rank's main thread.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ from trainwright.contract import ExitCode
 from trainwright.launch import nodefiles
 
 AGREEMENT_SECONDS = 15.0
-"""How long to wait for the other ranks' listeners, which answer at once unless their process is gone."""
+"""Timeout for the other ranks' listeners, which answer at once unless their process has ended."""
 
-_FOREVER = timedelta(days=20)  # milliseconds are counted in 32 bits
+_FOREVER = timedelta(days=20)  # the limit of milliseconds in 32 bits is 24 days
 _JOIN_SECONDS = 2.0
 _runs = itertools.count()
 
 
 def under_launcher() -> bool:
-    """Whether the launcher of a TrainingJob started this process: it promises a checkpoint on SIGTERM to every job."""
+    """Whether the launcher of a TrainingJob started this process; every job then saves a checkpoint on SIGTERM."""
     return nodefiles.node_dir() is not None
 
 
 class Preemption:
     """Listens for SIGTERM while a model trains; a context manager around the loop.
 
-    ``begin(step)`` is called at every step boundary, before step ``step`` (counted by the caller, rising by one). True
-    says that every rank stops here: the caller saves a checkpoint and calls :meth:`leave`. After ``with`` the former
-    SIGTERM handler is back.
+    The caller calls ``begin(step)`` before every step, with numbers that increase by one. True means that every rank
+    stops here: the caller saves a checkpoint and calls :meth:`leave`. After ``with`` the previous SIGTERM handler is
+    restored.
 
     Args:
-        agreement_seconds: How long to wait for the other ranks.
-        listens: When false SIGTERM does what it did before, and nothing is ever pending.
+        agreement_seconds: Timeout for the other ranks.
+        listens: If false, the SIGTERM handler is not changed, and ``begin`` always returns False.
     """
 
     def __init__(self, agreement_seconds: float = AGREEMENT_SECONDS, listens: bool = True) -> None:
@@ -65,10 +65,10 @@ class Preemption:
         self._process = os.getpid()
 
     def begin(self, step: int) -> bool:
-        """Notes that ``step`` begins; True when all ranks agreed to stop before it.
+        """Record that ``step`` begins; return True if all ranks agreed to stop before it.
 
         Raises:
-            SystemExit: this rank shall stop, and a peer that is needed for a checkpoint is gone.
+            SystemExit: This rank must stop, but another rank that a checkpoint needs has ended.
         """
         self._begun = step
         if not self._pending:
@@ -77,11 +77,11 @@ class Preemption:
 
     @property
     def requested(self) -> bool:
-        """Whether this rank knows that it shall stop; long work between steps may be cut short."""
+        """Whether this rank must stop soon, so that long work between steps can end early."""
         return self._pending
 
     def leave(self) -> NoReturn:
-        """Ends the run as preempted; to be called when the checkpoint is safe."""
+        """Exit as preempted; call this after the checkpoint is complete."""
         raise SystemExit(int(ExitCode.PREEMPTED))
 
     def __enter__(self) -> Preemption:
@@ -107,7 +107,7 @@ class Preemption:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         elif self._gang is not None:
-            # The lowest-level start: a handler may interrupt threading's own locks, and must not wait for the network.
+            # Use _thread: a handler may interrupt code that holds threading's locks, and must not wait for the network.
             _thread.start_new_thread(self._ask, (self._gang,))
         elif not self._pending:
             self._settle(self._begun)
@@ -115,7 +115,7 @@ class Preemption:
     def _ask(self, gang: _Gang) -> None:
         try:
             gang.ask_all()
-        except RuntimeError:  # the store is gone, and with it every hope of an agreement
+        except RuntimeError:  # without the store the ranks cannot agree
             self._settle(None)
 
     def _settle(self, last: int | None) -> None:
@@ -144,12 +144,12 @@ class Preemption:
 
 @functools.lru_cache(maxsize=1)
 def _connections(store: Any) -> tuple[Any, Any]:
-    """Two of our own, one to wait on and one to speak on, for a waiting one is locked; kept for the next run."""
+    """Return two separate connections, to wait and to send, because a waiting one is locked; cached for later runs."""
     return store.clone(), store.clone()
 
 
 class _Gang:
-    """The ranks of one run as they talk about stopping: one mailbox a rank, and what each rank had begun."""
+    """Messages between the ranks of one run about stopping: one key per rank, and the step that each rank had begun."""
 
     def __init__(self, rank: int, world_size: int, ear: Any, mouth: Any) -> None:
         self._rank = rank
@@ -161,7 +161,7 @@ class _Gang:
 
     @staticmethod
     def join(run: int) -> _Gang | None:
-        """None when this process trains alone."""
+        """Join the ranks of ``run``; return None if this process trains alone."""
         distributed = sys.modules.get("torch.distributed")
         if distributed is None or not distributed.is_available() or not distributed.is_initialized():
             return None
@@ -172,30 +172,30 @@ class _Gang:
         return _Gang(distributed.get_rank(), world_size, ear, mouth)
 
     def ask_all(self) -> None:
-        """Asks every rank to stop, this one too."""
+        """Request every rank to stop, including this one."""
         self.asked = True
         self._mouth.multi_set(self._mailboxes, ["stop"] * len(self._mailboxes))
 
     def hear(self) -> bool:
-        """Waits for a request to stop; False when the run ended instead."""
+        """Wait for a request to stop; return False if the run ended instead."""
         self._ear.wait([self._mailboxes[self._rank]], _FOREVER)
         return not self._closed
 
     def agree(self, begun: int, seconds: float) -> int:
-        """The last step: publishes what this rank had begun and waits for all others.
+        """Publish the step that this rank had begun, wait for all others, and return the last step.
 
         Raises:
-            RuntimeError: not every rank answered within ``seconds``.
+            RuntimeError: Not every rank answered within ``seconds``.
         """
         self._ear.set(self._begun[self._rank], str(begun))
         self._ear.wait(self._begun, timedelta(seconds=seconds))
         return max(map(int, self._ear.multi_get(self._begun)))
 
     def close(self, begun: int) -> None:
-        """Ends the listener, and answers for this rank whoever still asks; never takes back what it published."""
+        """End the listener, and publish ``begun`` for ranks that still wait; a published value is never changed."""
         self._closed = True
         try:
             self._mouth.compare_set(self._begun[self._rank], "", str(begun))
             self._mouth.set(self._mailboxes[self._rank], "closed")
         except RuntimeError:
-            return  # the store is gone, and the listener with it
+            return  # without the store the listener has ended too

@@ -1,6 +1,6 @@
-"""The processes that train together, and every collective of the package: sums, gathered values, errors, a barrier.
+"""The processes that train together, and all collectives of the package: sums, gathers, errors, a barrier.
 
-Each call costs a collective. Within a step there is one alone: the sum of the targets that a loss is averaged over.
+Each call is one collective. A step has only one: the sum of the targets that a loss is averaged over.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """One rank's view of the world. ``local_rank`` counts within the node; ``group`` is None for the default one."""
+    """One rank and its process group. ``local_rank`` counts within the node; ``group`` is None for the default."""
 
     rank: int = 0
     world_size: int = 1
@@ -30,7 +30,7 @@ class Ranks:
 
     @staticmethod
     def current() -> Ranks:
-        """What torch.distributed says when it is initialised; else this process alone. Never imports torch."""
+        """Return the ranks of torch.distributed if it is initialised; else one rank. Never imports torch."""
         distributed = sys.modules.get("torch.distributed")
         if distributed is None or not distributed.is_available() or not distributed.is_initialized():
             return Ranks()
@@ -38,7 +38,7 @@ class Ranks:
         return Ranks(rank, distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", rank)))
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's (picklable) value, in the order of the ranks, on all of them."""
+        """Return every rank's (picklable) value, in the order of the ranks, on all ranks."""
         if self.world_size == 1:
             return [value]
         import torch.distributed
@@ -48,14 +48,14 @@ class Ranks:
         return values
 
     def sum(self, tensor: Tensor) -> None:
-        """Add the tensors of all ranks, of one shape and on the device that the ranks talk through, in place."""
+        """Sum the tensors of all ranks in place; they have equal shapes and are on the backend's device."""
         if self.world_size > 1:
             import torch.distributed
 
             torch.distributed.all_reduce(tensor, group=self.group)
 
     def gather_tensors(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor, of one shape and type, in the order of the ranks."""
+        """Return every rank's tensor, in the order of the ranks; shapes and types must be equal."""
         if self.world_size == 1:
             return [tensor]
         import torch.distributed
@@ -65,7 +65,7 @@ class Ranks:
         return received
 
     def scatter(self, values: list[T] | None) -> T:
-        """This rank's one of the (picklable) ``values``, which the first rank alone passes."""
+        """Return this rank's element of the (picklable) ``values``, which only the first rank passes."""
         if self.world_size == 1:
             assert values is not None
             return values[0]
@@ -83,7 +83,7 @@ class Ranks:
             torch.distributed.barrier(group=self.group)
 
     def apart(self) -> Ranks:
-        """The same ranks with a group of their own, whose collectives meet no others: for a thread beside training."""
+        """Return the same ranks with a separate process group, for collectives in a thread during training."""
         if self.world_size == 1:
             return self
         import torch.distributed
@@ -91,9 +91,9 @@ class Ranks:
         return replace(self, group=torch.distributed.new_group(backend="gloo"))
 
     def agree(self, do: Callable[[], T]) -> list[T]:
-        """Run ``do`` on every rank, and give every rank all results: or fail on all of them when it fails on one.
+        """Run ``do`` on every rank, and return all results on every rank; if it fails on one, raise on all.
 
-        Without this a rank that cannot write would leave the others waiting for it in the next collective.
+        Otherwise a rank that cannot write would leave the others waiting in the next collective.
         """
         if self.world_size == 1:
             return [do()]

@@ -1,6 +1,6 @@
 """PyTorch/XLA: one process drives all devices of its host, and the compiler partitions the program over them.
 
-For the loop that is one process: the sums over gradients are the compiler's, and a batch is split when it is placed.
+For the loop this is one process: the compiler sums the gradients, and a batch is split when it moves to the devices.
 """
 
 from __future__ import annotations

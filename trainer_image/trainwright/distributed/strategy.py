@@ -1,13 +1,13 @@
-"""How a run is spread over processes and devices: decided before the first step, and all that the loop knows of it.
+"""How a run is spread over processes and devices. The choice is made before the first step.
 
 A :class:`Strategy` prepares the model and the optimizer, runs the backward pass, and turns gradients into an update.
-Clipping and stepping are one call, because an engine such as DeepSpeed clips within its step and knows the norm only
-afterwards. Each implementation has a file of its own; :func:`trainwright.distributed.choice.choose` picks one.
+Clipping and stepping are one call, because engines like DeepSpeed clip inside their step and know the norm only
+afterwards. Each implementation has one file; :func:`trainwright.distributed.choice.choose` selects one.
 
-Rank and data rank are two things. The ``rank`` numbers processes: it decides who writes, who logs, and which file of
-random state is whose. The ``data_rank`` numbers shares of the data: processes that hold parts of one replica (tensor or
-context parallelism) have one data rank and read the same samples. They are neighbours: the mesh has its data axes
-outermost.
+``rank`` and ``data_rank`` differ. ``rank`` numbers the processes: it decides which process writes and logs, and which
+file of random state belongs to it. ``data_rank`` numbers the shards of the data: the processes of one replica (tensor
+or context parallelism) have the same data rank and read the same samples. They have adjacent ranks, because the data
+axes of the mesh are outermost.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Kind = Literal["model", "optimizer"]
 
 
 class Hooks(NamedTuple):
-    """What the loop does between the parts of an update.
+    """Callbacks of the loop during an update.
 
     Attributes:
-        before_step: After the gradients are clipped, where the engine lets something in between; else before both.
-        after_step: After the optimizer's step, before the schedule's.
-        clip: Takes the place of the strategy's own clipping; returns the norm.
+        before_step: Called between clipping and the optimizer's step; before both, if the engine joins the two.
+        after_step: Called after the optimizer's step and before the schedule's.
+        clip: Replaces the strategy's clipping; returns the norm.
     """
 
     before_step: Callable[[], object]
@@ -40,13 +40,13 @@ class Hooks(NamedTuple):
 
 
 class Strategy(ABC):
-    """One way to spread a run; see the module.
+    """One way to spread a run; see the module's docstring.
 
     Attributes:
         mesh: Name -> size of the axes that are larger than one.
         ranks: The processes of the run.
-        data: The shares of the data, as ranks whose group gathers each share once.
-        scaler: Of gradients in fp16; None for other number formats.
+        data: One rank per shard of the data; its group gathers each shard once.
+        scaler: The gradient scaler for fp16; None for other number formats.
     """
 
     mesh: Mapping[str, int] = {}
@@ -57,30 +57,30 @@ class Strategy(ABC):
 
     @property
     def data_rank(self) -> int:
-        """Which share of the data this process reads."""
+        """The shard of the data that this process reads."""
         return self.data.rank
 
     @property
     def data_size(self) -> int:
-        """The number of shares."""
+        """The number of data shards."""
         return self.data.world_size
 
     @property
     def replica_size(self) -> int:
-        """Processes that read one share together."""
+        """The number of processes in one replica, which read the same shard."""
         return self.ranks.world_size // self.data_size
 
     def place(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """How the tensors of a batch come to the device."""
+        """The function that moves a tensor of a batch to the device."""
         return lambda tensor: tensor.to(self.device, non_blocking=True)
 
     @abstractmethod
     def new_scaler(self) -> Any:
-        """The scaler of a model that is about to be trained, where its number format needs one; else None."""
+        """Return a new gradient scaler if the number format needs one; else None."""
 
     @abstractmethod
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The module that exchanges gradients, or parameters, with the other ranks."""
+        """Wrap the model in the module that exchanges gradients, or parameters, with the other ranks."""
 
     @abstractmethod
     def prepare(
@@ -89,35 +89,36 @@ class Strategy(ABC):
         make_optimizer: Callable[[], Any],
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> tuple[nn.Module, Any]:
-        """The module that training goes through, and the optimizer, made in the order that this strategy needs.
+        """Create the wrapped module and the optimizer, in the order that this strategy needs.
 
         Args:
-            wrap: Puts more around :meth:`wrap`, such as compilation.
+            wrap: Used instead of :meth:`wrap`; it calls that and adds more, for example compilation.
         """
 
     @abstractmethod
     def start(self, model: nn.Module, optimizer: Any, schedule: Any, scaler: Any, hooks: Hooks) -> None:
-        """Take what the steps of one run work on: all that can be decided before the first of them is decided here.
+        """Set the objects that the steps of one run use, and make all decisions that do not depend on a step.
 
         Args:
-            model: As :meth:`prepare` returned it, and ``optimizer`` likewise.
-            schedule: Stepped after each step that was not skipped; None for one that follows a metric.
+            model: The module that :meth:`prepare` returned.
+            optimizer: The optimizer that :meth:`prepare` returned.
+            schedule: Stepped after each step that was not skipped; None if the schedule follows a metric.
         """
 
     @abstractmethod
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
-        """What a micro-batch runs in: the exchange of gradients is held back until the last one of a step."""
+        """Return the context of a micro-batch, which delays the gradient exchange until the ``last`` of a step."""
 
     @abstractmethod
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of ``loss``, a scalar, to those of the step."""
+        """Accumulate the gradients of ``loss``, a scalar."""
 
     @abstractmethod
     def update(self, max_norm: float) -> tuple[Any, bool]:
-        """Clip, step the optimizer and the schedule, clear the gradients; with the hooks in between.
+        """Clip, step the optimizer and the schedule, clear the gradients, and call the hooks.
 
         Args:
-            max_norm: What the norm of all gradients is scaled down to; 0 leaves them as they are.
+            max_norm: Maximum norm of all gradients; 0 disables clipping.
 
         Returns:
             The norm before clipping, and whether the optimizer skipped its step because gradients overflowed.
@@ -125,20 +126,20 @@ class Strategy(ABC):
 
     @abstractmethod
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:
-        """Scale the gradients down to ``max_norm``; returns their norm before that."""
+        """Clip the gradients to ``max_norm``; return their norm before clipping."""
 
     @abstractmethod
     def norm(self, parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-        """The norm of all gradients."""
+        """Return the norm of all gradients."""
 
     @abstractmethod
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
 
     @abstractmethod
     def state(self, kind: Kind, part: Any) -> dict[str, Any]:
-        """What this rank saves of ``part``, the model or the optimizer: all of it, or its shards."""
+        """Return the state that this rank saves of ``part``, the model or the optimizer: all of it, or its shards."""
 
     @abstractmethod
     def load(self, kind: Kind, part: Any, state: dict[str, Any]) -> None:
-        """Put ``part`` back into a saved :meth:`state`."""
+        """Restore ``part`` from a saved :meth:`state`."""

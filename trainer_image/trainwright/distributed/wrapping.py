@@ -1,4 +1,4 @@
-"""The model within what was wrapped around it: by data parallelism, by compilation, by adapters."""
+"""Find the model inside the wrappers of data parallelism, compilation and adapters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The user's own module inside the wrappers of torch.compile and of data parallelism."""
+    """Return the user's module inside the wrappers of torch.compile and data parallelism."""
     while True:
         if hasattr(model, "_orig_mod"):
             model = cast(nn.Module, model._orig_mod)
@@ -19,7 +19,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def base_model(model: nn.Module) -> nn.Module:
-    """The model under an adapter (PEFT) and the wrapper of torch.compile, or the model itself."""
+    """Return the model under an adapter (PEFT) and the wrapper of torch.compile, or the model itself."""
     model = unwrap(model)
     adapted = getattr(model, "get_base_model", None)
     return cast(nn.Module, adapted()) if callable(adapted) else model
