@@ -18,7 +18,7 @@ from trainwright.distributed.ranks import Ranks
 
 
 def samples_a_round(loader: Any, data_size: int | None = None) -> int | None:
-    """Return the samples of one batch of each of ``data_size`` ranks (default: all); None if the loader has no size."""
+    """Return the samples of one batch of each of ``data_size`` ranks (default: all); None if that is unknown."""
     total = getattr(loader, "total_batch_size", None)
     if isinstance(total, int):
         return total

@@ -140,7 +140,7 @@ class Seq2SeqTrainer(Trainer):
         return {name: value for name, value in given.items() if value is not None or name not in ARGUED}
 
     def _longest_unless_said(self, given: dict[str, Any]) -> int | None:
-        """Return :data:`LONGEST` if no setting limits a decoder that generates from an empty sequence."""
+        """Return :data:`LONGEST` for an encoder-decoder model if no setting limits its output, else None."""
         settings = given.get("generation_config") or getattr(self.model, "generation_config", None)
         bounds = [getattr(settings, name, None) for name in ("max_length", "max_new_tokens")]
         writes_anew = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)

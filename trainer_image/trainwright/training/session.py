@@ -357,7 +357,7 @@ def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
 
 
 def keep_only_best(trainer: Any) -> None:
-    """Delete the last checkpoint if only one may be kept and the last is not the best."""
+    """Delete all checkpoints except the best, if only one may be kept."""
     best = Path(trainer.state.best_model_checkpoint)
     if trainer.checkpoints.is_leader:
         for step in trainer.checkpoints.steps():

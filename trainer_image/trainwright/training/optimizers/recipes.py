@@ -39,8 +39,8 @@ ADAM = ("betas", "eps")
 class Recipe:
     """How one optimizer is made.
 
-    ``made_by`` is ``module:Class``; ``takes`` maps fields of ``TrainingArguments``, besides the learning rate, to the
-    optimizer's names; ``fixed`` are constant keyword arguments that select this variant; ``settings`` are the accepted
+    ``made_by`` is ``module:Class``; ``takes`` names the keyword arguments that come from ``TrainingArguments``, besides
+    the learning rate; ``fixed`` are constant keyword arguments that select this variant; ``settings`` are the accepted
     ``optim_args``, and the parser of each.
     """
 
