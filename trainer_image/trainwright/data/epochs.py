@@ -14,6 +14,7 @@ The position of a loader is saved and restored with the protocol of torchdata's 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -63,7 +64,8 @@ class Epochs:
             _restore_generator(loader, saved["generator_now"] if saved else None)
             position = Position(epoch, 0, rng_state(), _generator_state(loader), grouping_of(loader))
             iterator = _open(loader)
-        self._reading.position, self._reading.state_dict = position, self.state_dict
+        self._reading.position = position
+        self._reading.saver = partial(_state_of, data_size=self._data_size)
         return _read(iterator, position, loader if epoch == 0 and skip == 0 else None)
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -71,24 +73,7 @@ class Epochs:
 
         None before the first epoch.
         """
-        loader, position = self.loader, self._reading.position
-        if position is None:
-            return None
-        dataset, a_round = getattr(loader, "dataset", None), samples_a_round(loader, self._data_size)
-        return {
-            "epoch": position.epoch,
-            "read": position.read,
-            "ended": position.ended,
-            "samples": None if a_round is None else position.read * a_round + position.left_out,
-            "batches": _length(loader),
-            "length": _length(dataset),
-            "grouping": position.grouping,
-            "rng": position.rng,
-            "generator": position.generator,
-            "generator_now": _generator_state(loader),
-            "dataset": _stream_state(loader),
-            "own_shards": has_own_shards(loader),
-        }
+        return _state_of(self.loader, self._reading, self._data_size)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Make the next :meth:`batches` resume from a saved :meth:`state_dict`."""
@@ -120,6 +105,27 @@ class Epochs:
                 next(iterator, None)
             return position, iterator
         return position, _open(loader)
+
+
+def _state_of(loader: Any, reading: Reading, data_size: int | None) -> dict[str, Any] | None:
+    position = reading.position
+    if position is None:
+        return None
+    dataset, a_round = getattr(loader, "dataset", None), samples_a_round(loader, data_size)
+    return {
+        "epoch": position.epoch,
+        "read": position.read,
+        "ended": position.ended,
+        "samples": None if a_round is None else position.read * a_round + position.left_out,
+        "batches": _length(loader),
+        "length": _length(dataset),
+        "grouping": position.grouping,
+        "rng": position.rng,
+        "generator": position.generator,
+        "generator_now": _generator_state(loader),
+        "dataset": _stream_state(loader),
+        "own_shards": has_own_shards(loader),
+    }
 
 
 def batches(loader: Any, *, epoch: int, skip: int = 0) -> Iterator[Any]:

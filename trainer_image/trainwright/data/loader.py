@@ -38,8 +38,8 @@ class Reading:
 
     position: Position | None = None
     resumed: dict[str, Any] | None = None
-    state_dict: Callable[[], dict[str, Any] | None] | None = None
-    """The position in the epochs, after the first one began."""
+    saver: Callable[[Any, Reading], dict[str, Any] | None] | None = None
+    """Makes the state of a loader whose epochs are read. It holds no loader: a cycle would keep its workers alive."""
 
 
 class Stateful:
@@ -51,7 +51,7 @@ class Stateful:
     reading: Reading
 
     def state_dict(self) -> dict[str, Any] | None:
-        return None if self.reading.state_dict is None else self.reading.state_dict()
+        return None if self.reading.saver is None else self.reading.saver(self, self.reading)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.reading.resumed = state
