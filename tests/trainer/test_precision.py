@@ -13,7 +13,7 @@ from trainer import tiny
 from trainwright import Trainer, TrainerCallback, TrainingArguments
 from trainwright.arguments.errors import ModelError
 from trainwright.contract import UserError
-from trainwright.training.activation_checkpointing import layers_of
+from trainwright.distributed.wrapping import layers_of
 from trainwright.training.precision import apply_tf32, to_float32
 
 

@@ -1,7 +1,8 @@
-"""Find the model inside the wrappers of data parallelism, compilation and adapters."""
+"""Find the model inside the wrappers of data parallelism, compilation and adapters, and the layers inside the model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 from torch import nn
@@ -23,3 +24,14 @@ def base_model(model: nn.Module) -> nn.Module:
     model = unwrap(model)
     adapted = getattr(model, "get_base_model", None)
     return cast(nn.Module, adapted()) if callable(adapted) else model
+
+
+def layers_of(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the members of the outermost lists that hold at least two modules with parameters."""
+    if isinstance(module, nn.ModuleList | nn.Sequential):
+        members = [member for member in module if any(True for _ in member.parameters())]
+        if len(members) > 1:
+            yield from members
+            return
+    for child in module.children():
+        yield from layers_of(child)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from functools import wraps
 from types import MethodType
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from trainwright.arguments.errors import ModelError
+from trainwright.distributed.wrapping import layers_of
 
 _OWN = ("every_n_layers", "offload")
 """Keys of ``activation_checkpointing_kwargs`` that torch does not have."""
@@ -51,17 +51,6 @@ def _wrap_layers(model: nn.Module, own: dict[str, Any], kwargs: dict[str, Any]) 
         )
     for layer in layers[:: own.get("every_n_layers", 1)]:
         _wrap(layer, {"use_reentrant": False, **kwargs})
-
-
-def layers_of(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the members of the outermost lists that hold at least two modules with parameters."""
-    if isinstance(module, nn.ModuleList | nn.Sequential):
-        members = [member for member in module if any(True for _ in member.parameters())]
-        if len(members) > 1:
-            yield from members
-            return
-    for child in module.children():
-        yield from layers_of(child)
 
 
 def _wrap(layer: nn.Module, kwargs: dict[str, Any]) -> None:
