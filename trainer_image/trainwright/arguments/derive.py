@@ -13,6 +13,8 @@ from typing import Any
 from trainwright.arguments.enums import DebugOption
 from trainwright.job import in_output
 
+from .sharding import completed, is_on
+
 ALIASES = (
     ("gradient_checkpointing", "activation_checkpointing"),
     ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
@@ -22,7 +24,7 @@ _FEEDBACK_SCHEDULERS = ("reduce_lr_on_plateau", "greedy")
 
 def derive(args: Any) -> None:
     """Completes checked ``TrainingArguments`` in place."""
-    for step in (_output, _aliases, _logging, _evaluation, _best_model, _precision, _compilation, _hardware):
+    for step in (_output, _aliases, _logging, _evaluation, _best_model, _precision, _compilation, _hardware, _sharding):
         step(args)
 
 
@@ -96,6 +98,13 @@ def _hardware(args: Any) -> None:
     args.gradient_accumulation_steps = accumulation.get("num_steps", args.gradient_accumulation_steps)
     if args.use_cpu:
         args.dataloader_pin_memory = False
+
+
+def _sharding(args: Any) -> None:
+    """As in transformers: ``fsdp`` becomes true, and its words become keys of ``fsdp_config``."""
+    if is_on(args.fsdp):
+        args.fsdp_config = completed(args.fsdp, args.fsdp_config)
+        args.fsdp = True
 
 
 def _whole(steps: float) -> float:

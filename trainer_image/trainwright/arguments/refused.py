@@ -6,6 +6,7 @@ No argument is accepted and ignored. To build an effect, delete its line here an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ class Refusal:
     of: str | None = None
     for_programs: tuple[Any, ...] = ()
 
+
+ENV_TEST_SHARDING = "TRAINWRIGHT_TEST_SHARDING"
+"""Set to 1 in tests of sharding, which is not offered before its checkpoints are built."""
 
 _HUB = "uploading to the Hub is not built yet; upload the output folder after the run"
 _TRACKERS = "no experiment tracker is built yet; the log is in trainer_state.json and in the status"
@@ -75,6 +79,8 @@ def _value(values: Mapping[str, Any], name: str) -> Any:
 
 
 def _built(name: str, values: Mapping[str, Any], refusal: Refusal) -> bool:
+    if name in ("fsdp", "fsdp_config", "parallelism_config") and os.environ.get(ENV_TEST_SHARDING) == "1":
+        return True
     value, built = _value(values, name), (*refusal.built, *refusal.for_programs)
     default = FIELDS[name].default if name in FIELDS else None
     if value is None or value == default or any(value == each for each in built):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from trainwright.arguments import sharding
 from trainwright.distributed.ddp import DataParallel, ddp_kwargs, exchanges_every_batch
 from trainwright.distributed.native import OneProcess
 from trainwright.distributed.ranks import Ranks
@@ -17,6 +19,20 @@ def choose(args: Any) -> Strategy:
     given = {"fp16": args.fp16, "exchanges_every_batch": exchanges_every_batch(args)}
     if device.type == "xla":
         return Spmd(device, ranks, **given)
+    if sharding.is_on(args.fsdp):
+        return _fully_shard(args, ranks, given)
     if args.world_size > 1:
         return DataParallel(device, ranks, options=ddp_kwargs(args), **given)
     return OneProcess(device, ranks, **given)
+
+
+def _fully_shard(args: Any, ranks: Ranks, given: dict[str, Any]) -> Strategy:
+    import torch
+
+    from trainwright.distributed.fsdp import FullyShard
+
+    settings = sharding.read(args.fsdp, args.fsdp_config)
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))
+    sizes = sharding.sizes(settings, args.parallelism_config, args.world_size, local_world_size)
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    return FullyShard(args.device, ranks, sizes=sizes, settings=settings, dtype=dtype, **given)

@@ -14,7 +14,7 @@ from trainwright.distributed.ranks import Ranks
 from trainwright.distributed.strategy import Hooks, Kind, Strategy
 from trainwright.distributed.wrapping import unwrap
 
-_AT_ONCE: AbstractContextManager[None] = nullcontext()
+AT_ONCE: AbstractContextManager[None] = nullcontext()
 
 
 class OneProcess(Strategy):
@@ -63,7 +63,7 @@ class OneProcess(Strategy):
         self._backward_and_step = getattr(optimizer, "backward_and_step", None)
 
     def accumulate(self, last: bool) -> AbstractContextManager[Any]:
-        return _AT_ONCE if last or self._no_sync is None else self._no_sync()
+        return AT_ONCE if last or self._no_sync is None else self._no_sync()
 
     def backward(self, loss: torch.Tensor) -> None:
         if self._backward_and_step is not None:  # LOMO never holds all gradients at once
@@ -107,7 +107,7 @@ class OneProcess(Strategy):
         for parameter in self.parameters:
             parameter.grad = None
 
-    def state(self, kind: Kind, part: Any) -> dict[str, Any]:
+    def state(self, kind: Kind, part: Any, whole: bool = True) -> dict[str, Any]:
         state: dict[str, Any] = (unwrap(part) if kind == "model" else part).state_dict()
         return state
 

@@ -47,9 +47,12 @@ class Strategy(ABC):
         ranks: The processes of the run.
         data: One rank per shard of the data; its group gathers each shard once.
         scaler: The gradient scaler for fp16; None for other number formats.
+        sharded: Whether each rank holds only shards of the model. Then forward passes, :meth:`state` and reading
+            weights are collectives, which all ranks call in the same order.
     """
 
     mesh: Mapping[str, int] = {}
+    sharded = False
 
     def __init__(self, device: torch.device, ranks: Ranks, data: Ranks | None = None) -> None:
         self.device, self.ranks, self.data = device, ranks, data if data is not None else ranks
@@ -70,6 +73,16 @@ class Strategy(ABC):
         """The number of processes in one replica, which read the same shard."""
         return self.ranks.world_size // self.data_size
 
+    @property
+    def whole_checkpoints(self) -> bool:
+        """Whether checkpoints hold the whole model in one file, also if it is sharded."""
+        return True
+
+    @property
+    def offloads(self) -> bool:
+        """Whether parameters are kept in host memory."""
+        return False
+
     def place(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The function that moves a tensor of a batch to the device."""
         return lambda tensor: tensor.to(self.device, non_blocking=True)
@@ -81,6 +94,13 @@ class Strategy(ABC):
     @abstractmethod
     def wrap(self, model: nn.Module) -> nn.Module:
         """Wrap the model in the module that exchanges gradients, or parameters, with the other ranks."""
+
+    def units(self, model: nn.Module) -> list[nn.Module]:
+        """Return the modules that are gathered, compiled and recomputed one by one; none if the model is whole."""
+        return []
+
+    def rest(self, model: nn.Module) -> None:  # noqa: B027 - only a sharded model has something to free
+        """Free what forward passes without a backward pass leave behind."""
 
     @abstractmethod
     def prepare(
@@ -137,8 +157,12 @@ class Strategy(ABC):
         """Clear the gradients."""
 
     @abstractmethod
-    def state(self, kind: Kind, part: Any) -> dict[str, Any]:
-        """Return the state that this rank saves of ``part``, the model or the optimizer: all of it, or its shards."""
+    def state(self, kind: Kind, part: Any, whole: bool = True) -> dict[str, Any]:
+        """Return the state that this rank saves of ``part``, the model or the optimizer.
+
+        Args:
+            whole: Return all of it, on rank 0 at least. Else a strategy that shards returns this rank's shards.
+        """
 
     @abstractmethod
     def load(self, kind: Kind, part: Any, state: dict[str, Any]) -> None:

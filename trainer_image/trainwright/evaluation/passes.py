@@ -124,6 +124,7 @@ def evaluation_loop(
     trainer.callback_handler.eval_dataloader = loader
     run = _Pass(trainer, model, loader, prediction_loss_only, ignore_keys, description == "Prediction")
     run.run()
+    trainer._strategy.rest(trainer.model)
     metrics = run.metrics()
     if preparation is not None:
         metrics["model_preparation_time"] = preparation

@@ -417,7 +417,7 @@ class Trainer:
         if model is not self.model:
             return model
         if not training:
-            return prepare.wrap_for_evaluation(model, self.args)
+            return prepare.wrap_for_evaluation(model, self.args, self._strategy)
         return prepare.wrap_model(model, self.args, self._strategy)
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:

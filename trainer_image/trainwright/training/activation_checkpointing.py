@@ -50,19 +50,21 @@ def _wrap_layers(model: nn.Module, own: dict[str, Any], kwargs: dict[str, Any]) 
             "again; keep them in one, define gradient_checkpointing_enable, or leave it out"
         )
     for layer in layers[:: own.get("every_n_layers", 1)]:
-        _wrap(layer, {"use_reentrant": False, **kwargs})
+        recompute_layer(layer, kwargs)
 
 
-def _wrap(layer: nn.Module, kwargs: dict[str, Any]) -> None:
+def recompute_layer(layer: nn.Module, kwargs: dict[str, Any] | None = None) -> None:
+    """Recompute the activations of ``layer`` in the backward pass; ``kwargs`` as in :func:`recompute_activations`."""
     if hasattr(layer, "_recomputes"):
         return
+    given = {"use_reentrant": False, **(kwargs or {})}
     function = type(layer).forward
 
     @wraps(function)
     def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
         if not self.training:
             return function(self, *inputs, **named)
-        return checkpoint(function, self, *inputs, **named, **kwargs)
+        return checkpoint(function, self, *inputs, **named, **given)
 
     vars(layer)["_recomputes"] = True
     layer.forward = MethodType(forward, layer)

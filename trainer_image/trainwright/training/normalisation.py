@@ -126,7 +126,18 @@ def find(trainer: Any, batches: list[Any]) -> Normalisation:
         return by_count(trainer.model) if trainer.model_accepts_loss_kwargs else Normalisation.OWN
     if trainer._others_loss() or trainer.loss_is_scaled_for_ga is not None:
         return read(trainer.model)
+    if trainer._strategy.sharded:
+        batches = _same_batch(batches)
     return agreed(trainer.model, [trainer._prepare_input(batch) for batch in batches[:1]])
+
+
+def _same_batch(batches: list[Any]) -> list[Any]:
+    """Return the batch of the rank with most targets: ranks with shards must make the same calls of the model."""
+    ranks = Ranks.current()
+    numbers = ranks.gather(_number(batches[0]) if batches else -1)
+    source = numbers.index(max(numbers))
+    mine = batches[:1] if ranks.rank == source else []
+    return ranks.gather(mine)[source]
 
 
 def weighed(found: Normalisation, inputs: Any, num_items_in_batch: Any, parts: int) -> tuple[Any, Any]:

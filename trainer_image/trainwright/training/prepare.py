@@ -16,6 +16,7 @@ from trainwright.contract import UserError
 from trainwright.devices import tpu
 from trainwright.distributed.ddp import ddp_kwargs
 from trainwright.distributed.strategy import Strategy
+from trainwright.training.activation_checkpointing import recompute_layer
 from trainwright.training.precision import autocast_forward, training_dtype
 
 
@@ -106,17 +107,35 @@ def tied_names(model: nn.Module) -> list[list[str]]:
 def wrap_model(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
     """Return the module for training: with autocast, spread over the ranks, and compiled, each if enabled."""
     autocast_forward(model, args.device, training_dtype(args))
+    if strategy.sharded:
+        _prepare_units(model, args, strategy)
+        return strategy.wrap(model)
     model = strategy.wrap(model)
-    return _compiled(model, args) if args.torch_compile else model
+    return cast(nn.Module, _compiled(model, args)) if args.torch_compile else model
 
 
-def wrap_for_evaluation(model: nn.Module, args: Any) -> nn.Module:
-    """Return the module for evaluation outside of training; its forward does not synchronise ranks."""
+def wrap_for_evaluation(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
+    """Return the module for evaluation outside of training; its forward does not synchronise gradients."""
     autocast_forward(model, args.device, training_dtype(args))
-    return _compiled(model, args) if args.torch_compile else model
+    if strategy.sharded:
+        _prepare_units(model, args, strategy)
+        return strategy.wrap(model)
+    return cast(nn.Module, _compiled(model, args)) if args.torch_compile else model
 
 
-def _compiled(model: nn.Module, args: Any) -> nn.Module:
+def _prepare_units(model: nn.Module, args: Any, strategy: Strategy) -> None:
+    """Recompute and compile the units of a model that will be sharded: inside of what gathers their parameters."""
+    if hasattr(model, "_units_prepared"):
+        return
+    vars(model)["_units_prepared"] = True
+    for unit in strategy.units(model):
+        if strategy.settings.activation_checkpointing:  # type: ignore[attr-defined]
+            recompute_layer(unit)
+        if args.torch_compile:
+            vars(unit)["forward"] = _compiled(unit.forward, args)
+
+
+def _compiled(model: Any, args: Any) -> Any:
     backend, mode = args.torch_compile_backend or "inductor", args.torch_compile_mode
     if args.device.type == "xla":
         raise UserError("torch_compile: torch_xla compiles every step as it is; leave torch_compile out")
@@ -124,7 +143,7 @@ def _compiled(model: nn.Module, args: Any) -> nn.Module:
         backend = tpu.COMPILER
     try:
         options: dict[str, Any] = compile_options()
-        return cast(nn.Module, torch.compile(model, backend=backend, mode=mode, **options))
+        return torch.compile(model, backend=backend, mode=mode, **options)
     except RuntimeError as error:
         field = "torch_compile_mode" if "mode" in str(error) else "torch_compile_backend"
         raise UserError(f"{field}: {str(error).splitlines()[0]}") from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.modules import module as torch_module
 
 _HOOKS = (
@@ -23,15 +24,20 @@ _CONTAINERS = (dict, list, set, deque)
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Use ``model`` in evaluation mode and without hooks; restore every attribute and buffer afterwards."""
+    """Use ``model`` in evaluation mode and without hooks; restore every attribute and buffer afterwards.
+
+    The hooks that gather the parameters of a sharded model stay: then all ranks call it together.
+    """
     with ExitStack() as stack:
         for holder in _holders(model):
             stack.callback(_restore_attributes, vars(holder), dict(vars(holder)), _contents(holder))
         for tensor in _tensors(model):
             stack.callback(_restore_tensor, tensor, tensor.clone(), tensor._version)
+        gathering = {key for hooks in _hooks(model) for key, hook in hooks.items() if _gathers(hook)}
         for hooks in _hooks(model):
             stack.callback(_refill, hooks, hooks.copy())
-            hooks.clear()
+            _refill(hooks, {key: hook for key, hook in hooks.items() if key in gathering})
+        stack.callback(_reshard, model)
         for module in model.modules():
             stack.callback(setattr, module, "training", module.training)
         model.eval()
@@ -77,3 +83,16 @@ def _hooks(model: nn.Module) -> Iterator[dict[Any, Any]]:
     for module in model.modules():
         yield from (hooks for name in _HOOKS if (hooks := vars(module).get(name)))
     yield from (hooks for name in _GLOBAL_HOOKS if (hooks := getattr(torch_module, name)))
+
+
+def _gathers(hook: Any) -> bool:
+    """Whether a hook belongs to ``fully_shard``."""
+    owner = getattr(getattr(hook, "func", hook), "__self__", None)
+    return type(owner).__module__.startswith("torch.distributed.fsdp")
+
+
+def _reshard(model: nn.Module) -> None:
+    """Free the gathered parameters before the attributes are restored, which are those of the shards."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
