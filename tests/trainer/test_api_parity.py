@@ -36,6 +36,7 @@ CLASSES = (
 )  # fmt: skip
 
 FUNCTIONS = (
+    "default_compute_objective", "default_hp_space_optuna", "default_hp_space_ray", "default_hp_space_wandb",
     "default_data_collator", "enable_full_determinism", "get_constant_schedule", "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup", "get_cosine_with_hard_restarts_schedule_with_warmup",
     "get_cosine_with_min_lr_schedule_with_warmup", "get_cosine_with_min_lr_schedule_with_warmup_lr_rate",
@@ -88,10 +89,6 @@ OTHERWISE = {
 """Constructors and functions with other parameters."""
 
 UNTOUCHED = {
-    "search": {
-        "HPSearchBackend", "default_compute_objective", "default_hp_space_optuna", "default_hp_space_ray",
-        "default_hp_space_wandb",
-    },
     "sharding": {"FSDPOption", "is_attention_mask_causal", "nested_xla_mesh_reduce", "get_tpu_sampler"},
     "the loaders deal the samples out themselves": {
         "BatchRebalanceSampler", "DistributedLengthGroupedSampler", "DistributedSamplerWithLoop",
@@ -127,7 +124,7 @@ PRIVATE = {
         "_process_fsdp_args",
     },
     "hub": {"_finish_current_push", "_push_from_checkpoint"},
-    "search": {"_hp_search_setup", "_report_to_hp_search", "_tune_save_checkpoint"},
+    "a checkpoint for Ray Tune, which no search uses": {"_tune_save_checkpoint"},
 }  # fmt: skip
 """Reason -> what of their classes has a name with an underscore and is not here."""
 
@@ -253,7 +250,7 @@ def test_names_of_files_and_callbacks_are_importable_from_the_trainer() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["hyperparameter_search", "push_to_hub", "init_hf_repo"])
+@pytest.mark.parametrize("name", ["push_to_hub", "init_hf_repo"])
 def test_what_is_not_built_says_so(name: str, tmp_path: Any) -> None:
     with pytest.raises(NotImplementedError, match=f"Trainer.{name} is not built yet; "):
         getattr(make(tmp_path), name)()

@@ -44,7 +44,7 @@ def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Without:
 def test_the_table_is_that_of_the_package() -> None:
     optional = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert {extra: list(wanted) for extra, wanted in extras.EXTRAS.items()} == {
-        extra: optional[extra] for extra in ("trainer", "hf", "operator", "client")
+        extra: optional[extra] for extra in ("trainer", "hf", "search", "operator", "client")
     }
 
 

@@ -35,6 +35,7 @@ _HOMES = {
     "trainwright.contract": ("DataError", "UserError"),
     "trainwright.data.samplers": ("LengthGroupedSampler",),
     "trainwright.arguments.enums": (
+        "HPSearchBackend",
         "HubStrategy",
         "IntervalStrategy",
         "OptimizerNames",
@@ -91,6 +92,12 @@ _HOMES = {
         "get_wsd_schedule",
     ),
     "trainwright.devices.seeding": ("enable_full_determinism", "set_seed"),
+    "trainwright.search.spaces": (
+        "default_compute_objective",
+        "default_hp_space_optuna",
+        "default_hp_space_ray",
+        "default_hp_space_wandb",
+    ),
     "trainwright.callbacks.state": ("ExportableState", "TrainerControl", "TrainerState"),
     "trainwright.trainer.seq2seq": ("Seq2SeqTrainer",),
     "trainwright.trainer.trainer": ("Trainer",),

@@ -9,6 +9,7 @@ from transformers import HfArgumentParser as HfArgumentParser
 from trainwright.arguments import AcceleratorConfig as AcceleratorConfig
 from trainwright.arguments import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
 from trainwright.arguments import TrainingArguments as TrainingArguments
+from trainwright.arguments.enums import HPSearchBackend as HPSearchBackend
 from trainwright.arguments.enums import HubStrategy as HubStrategy
 from trainwright.arguments.enums import IntervalStrategy as IntervalStrategy
 from trainwright.arguments.enums import OptimizerNames as OptimizerNames
@@ -62,6 +63,10 @@ from trainwright.outputs import EvalLoopOutput as EvalLoopOutput
 from trainwright.outputs import EvalPrediction as EvalPrediction
 from trainwright.outputs import PredictionOutput as PredictionOutput
 from trainwright.outputs import TrainOutput as TrainOutput
+from trainwright.search.spaces import default_compute_objective as default_compute_objective
+from trainwright.search.spaces import default_hp_space_optuna as default_hp_space_optuna
+from trainwright.search.spaces import default_hp_space_ray as default_hp_space_ray
+from trainwright.search.spaces import default_hp_space_wandb as default_hp_space_wandb
 from trainwright.trainer.seq2seq import Seq2SeqTrainer as Seq2SeqTrainer
 from trainwright.trainer.trainer import Trainer as Trainer
 from trainwright.training.losses import LabelSmoother as LabelSmoother

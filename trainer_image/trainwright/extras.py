@@ -13,6 +13,7 @@ EXTRAS = {
     "trainer": ("torch>=2.9", "accelerate>=1.12", "safetensors>=0.6", "numpy>=2"),
     "hf": ("transformers>=5.24", "datasets>=4.4", "sentencepiece>=0.2"),
     "operator": ("kopf>=1.45.2,<1.46", "aiohttp>=3.14.4", "cryptography>=44", "prometheus_client>=0.22"),
+    "search": ("optuna>=4.5",),
     "client": ("kubernetes>=37", "urllib3>=2.5"),
 }
 

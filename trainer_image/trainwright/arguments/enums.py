@@ -105,6 +105,14 @@ class OptimizerNames(ExplicitEnum):
     STABLE_ADAMW = "stable_adamw"
 
 
+class HPSearchBackend(ExplicitEnum):
+    """The libraries of hyperparameter searches that transformers names."""
+
+    OPTUNA = "optuna"
+    RAY = "ray"
+    WANDB = "wandb"
+
+
 class DebugOption(ExplicitEnum):
     """The values of ``debug``."""
 

@@ -115,7 +115,11 @@ class TrainerState:
                 setattr(self, kind, math.ceil(max_steps * interval) if interval < 1 else interval)
 
     def init_training_references(self, trainer: Any, max_steps: int, num_train_epochs: int, trial: Any) -> None:
-        self.trial_params = None
+        self.is_hyper_param_search = trial is not None
+        if trainer.hp_name is not None and trial is not None:
+            self.trial_name = trainer.hp_name(trial)
+        params = getattr(trial, "params", trial)  # a trial of optuna, or the values themselves
+        self.trial_params = None if params is None else dict(params)
         self.max_steps = max_steps
         self.num_train_epochs = num_train_epochs
         self.is_local_process_zero = trainer.is_local_process_zero()

@@ -11,6 +11,7 @@ import inspect
 import itertools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ from trainwright.integrations.device_metrics import callbacks_for
 from trainwright.integrations.model_card import write_card
 from trainwright.integrations.progress import PrinterCallback, ProgressCallback
 from trainwright.job import in_output
-from trainwright.outputs import EvalLoopOutput, PredictionOutput, TrainOutput
+from trainwright.outputs import BestRun, EvalLoopOutput, PredictionOutput, TrainOutput
 from trainwright.trainer import checks
 from trainwright.trainer.checks import checked_arguments, known_names
 from trainwright.training import best, losses, metrics, normalisation, prepare, session
@@ -74,7 +75,7 @@ DEFAULT_CALLBACKS, DEFAULT_PROGRESS_CALLBACK = [DefaultFlowCallback], ProgressCa
 WITHOUT = {
     "deepspeed": None, "is_deepspeed_enabled": False, "is_fsdp_enabled": False, "is_fsdp_xla_enabled": False,
     "is_fsdp_xla_v1_enabled": False, "is_fsdp_xla_v2_enabled": False, "is_distributed_loading_by_transformers": False,
-    "hp_name": None, "hp_search_backend": None, "hub_model_id": None,
+    "hp_name": None, "hp_search_backend": None, "_trial": None, "hub_model_id": None,
 }  # fmt: skip
 """Attributes that subclasses read, with the Trainer's answer for features that are not built."""
 
@@ -117,6 +118,7 @@ class Trainer:
     callback_handler: Any
     """A :class:`~trainwright.CallbackHandler`, or the replacement that a subclass sets."""
     control: TrainerControl
+    hp_search_backend: Any
     _background: Any = None
     _loop: Any
 
@@ -473,25 +475,28 @@ class Trainer:
 
         Args:
             resume_from_checkpoint: A checkpoint's path; True for the latest in the output folder.
-            trial: For hyperparameter search, which is not built yet.
+            trial: A trial of a hyperparameter search; ``model_init`` may take it.
             ignore_keys_for_eval: Model outputs that evaluations during training do not gather.
 
         Raises:
             UserError: The model or data cannot be trained; one line says what to change.
             SystemExit: The run was preempted; a checkpoint is saved.
         """
-        if trial is not None:
-            raise NotImplementedError("Trainer.train(trial=...): hyperparameter search is not built yet")
+        self._hp_search_setup(trial)
         if self.model_init is not None:
-            self._seed()
-            self._take_model(self.call_model_init())
-            self.optimizer = self.lr_scheduler = None
+            self._renew_model(trial)
         self.is_in_train = self._unproven = True
         self._has_context = self._overrides_context()
         try:
             return session.train(self, resume_from_checkpoint, ignore_keys_for_eval)
         finally:
             self.is_in_train = False
+
+    def _renew_model(self, trial: Any = None) -> None:
+        """Replace the model by a new one of ``model_init``, without optimizer and schedule."""
+        self._seed()
+        self._take_model(self.call_model_init(trial))
+        self.optimizer = self.lr_scheduler = None
 
     def _inner_training_loop(
         self,
@@ -818,6 +823,7 @@ class Trainer:
             metrics: dict[str, float] = self.evaluate(ignore_keys=ignore_keys_for_eval)
         except torch.OutOfMemoryError as error:
             raise TrainerError("per_device_eval_batch_size: an evaluation did not fit into memory; lower it") from error
+        self._report_to_hp_search(trial, self.state.global_step, metrics)
         if follows_metric(self.lr_scheduler) and not skip_scheduler:
             self.lr_scheduler.step(best.value_of(self.args, metrics))
         return metrics
@@ -878,8 +884,11 @@ class Trainer:
             self.control = restore_states(self.callback_handler, self.control, self.state.stateful_callbacks)
 
     def _get_output_dir(self, trial: Any) -> str:
-        """Return the folder of the checkpoints."""
-        return str(self.args.output_dir)
+        """Return the folder of the checkpoints; that of a trial is ``run-<number>``, or ``hp_name(trial)``, in it."""
+        folder = str(self.args.output_dir)
+        if self.hp_search_backend is None or trial is None:
+            return folder
+        return os.path.join(folder, self.hp_name(trial) if self.hp_name is not None else f"run-{trial.number}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights of a checkpoint, in place."""
@@ -998,19 +1007,79 @@ class Trainer:
             given = {name: value for name, value in locals().items() if name != "self"}
             write_card(self, given)
 
-    # -- not built yet
+    # -- searching
 
     def hyperparameter_search(
         self,
-        hp_space: Any = None,
-        compute_objective: Any = None,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], Any] | None = None,
         n_trials: int = 20,
         direction: str | list[str] = "minimize",
         backend: Any = None,
-        hp_name: Any = None,
+        hp_name: Callable[[Any], str] | None = None,
         **kwargs: Any,
-    ) -> Any:
-        raise NotImplementedError("Trainer.hyperparameter_search is not built yet; call train for each trial")
+    ) -> BestRun | list[BestRun]:
+        """Train several times with different arguments, and return the best trial; the Trainer needs ``model_init``.
+
+        Every trial starts from the arguments of the Trainer and a new model. With several ranks, all train each trial
+        and get the result.
+
+        Args:
+            hp_space: Takes the trial and returns a dict of argument and value; by default learning rate, epochs, seed
+                and batch size.
+            compute_objective: Takes the metrics of an evaluation and returns a number, or a list with one number for
+                each direction; by default the evaluation loss, or the sum of the other metrics.
+            n_trials: The number of trials of the study, with those of an earlier search that it continues.
+            direction: ``minimize`` or ``maximize``; a list for several objectives, where no trial is pruned.
+            backend: ``optuna``, the only library that is supported.
+            hp_name: Takes the trial and returns its name, which is also its folder instead of ``run-<number>``.
+            kwargs: ``storage``, ``sampler``, ``pruner``, ``study_name`` and ``load_if_exists`` of
+                ``optuna.create_study``; ``timeout``, ``gc_after_trial`` and ``catch`` of ``Study.optimize``.
+
+        Returns:
+            The best trial; for several directions, the list of trials that no other trial dominates.
+
+        Raises:
+            UserError: The search cannot start, its first trials fail, or no trial completes.
+        """
+        from trainwright.search import spaces, start
+
+        self.hp_search_backend = start.backend_of(self, backend)
+        self.hp_space = spaces.default_hp_space_optuna if hp_space is None else hp_space
+        self.compute_objective = spaces.default_compute_objective if compute_objective is None else compute_objective
+        self.hp_name = hp_name
+        try:
+            return start.search(self, n_trials, direction, kwargs)
+        finally:
+            self.hp_search_backend = self.hp_name = self._trial = None
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """Set the values of a trial on the arguments, and renew what was made from them."""
+        self._trial = trial
+        if self.hp_search_backend is None or trial is None:
+            return
+        from trainwright.search import spaces
+
+        sees_trial = bool(inspect.signature(self.model_init).parameters) if self.model_init is not None else False
+        spaces.apply(self.args, self.hp_space(trial), sees_trial)
+        checked_arguments(self.args)
+        self._follow_arguments()
+
+    def _follow_arguments(self) -> None:
+        """Renew what was made from the arguments, after they changed."""
+        self.neftune_noise_alpha, self._train_batch_size = self.args.neftune_noise_alpha, self.args.train_batch_size
+        self.create_accelerator_and_postprocess()
+        self._strategy = choose(self.args)
+
+    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
+        """Report an evaluation to the search, which may end this trial early."""
+        if self.hp_search_backend is None or trial is None:
+            return
+        from trainwright.search import start
+
+        start.report(self, trial, step, metrics)
+
+    # -- not built yet
 
     def push_to_hub(
         self,

@@ -42,7 +42,7 @@ class OpenedLoop(Loop):
             losses,
             self.grad_norm,
             self.model,
-            None,
+            trainer._trial,
             trainer.state.epoch,
             self.ignore_keys,
             self.start_time,

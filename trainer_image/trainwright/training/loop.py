@@ -212,14 +212,14 @@ class Loop:
 
     def evaluate(self) -> None:
         trainer = self.trainer
-        metrics = trainer._evaluate(None, self.ignore_keys)
-        is_best = trainer._determine_best_metric(metrics=metrics, trial=None)
+        metrics = trainer._evaluate(trainer._trial, self.ignore_keys)
+        is_best = trainer._determine_best_metric(metrics=metrics, trial=trainer._trial)
         if trainer.args.save_strategy == "best":
             trainer.control.should_save = is_best
 
     def save(self) -> None:
         self.work.settle()
-        self.trainer._save_checkpoint(self.model, trial=None)
+        self.trainer._save_checkpoint(self.model, trial=self.trainer._trial)
         self.saved_step = self.trainer.state.global_step
         if self.background is not None and self.background.is_writing:
             self.trainer.control.should_save = False  # on_save follows when the checkpoint is complete

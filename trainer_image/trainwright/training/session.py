@@ -91,7 +91,7 @@ def claim_output(trainer: Any) -> None:
 
     A run without a TrainingJob claims nothing; it removes unfinished files of a killed writer.
     """
-    folder = trainer._get_output_dir(trial=None)
+    folder = trainer._get_output_dir(trial=trainer._trial)
     if folder != str(trainer.checkpoints.output):
         trainer.checkpoints = open_store(folder)
     job = resolved_job()
@@ -126,7 +126,7 @@ def train_with_workers(trainer: Any, resume_from: str | bool | None, ignore_keys
                     batch_size=trainer._train_batch_size,
                     args=trainer.args,
                     resume_from_checkpoint=None if checkpoint is None else str(checkpoint),
-                    trial=None,
+                    trial=trainer._trial,
                     ignore_keys_for_eval=ignore_keys,
                 )
             except RuntimeError as error:
@@ -186,7 +186,7 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     trainer._strategy.zero_grad()
     loop.event("on_train_begin")
     if trainer.args.eval_on_start:
-        trainer._evaluate(None, ignore_keys, skip_scheduler=True)
+        trainer._evaluate(trainer._trial, ignore_keys, skip_scheduler=True)
     if checkpoint is not None:
         goes_on = trainer.state.global_step and not trainer.args.ignore_data_skip
         restore_position(trainer, checkpoint, epochs if goes_on else None, trainer._load_rng_state, place.start)
@@ -213,7 +213,7 @@ def check_ready(trainer: Any) -> None:
     """Raise errors that can be detected before work starts, and warn about output that would be lost."""
     warn_if_arguments_unread()
     if trainer.args.should_save:
-        warn_if_ephemeral(trainer._get_output_dir(trial=None))
+        warn_if_ephemeral(trainer._get_output_dir(trial=trainer._trial))
     if trainer.train_dataset is None and not trainer._overrides("get_train_dataloader"):
         raise DataError("train_dataset: the Trainer was made without one; give it the data to train on")
     if length_of(trainer.train_dataset) == 0:
@@ -231,9 +231,10 @@ def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None
     """Find the checkpoint to resume from: a path, the latest in the output folder for True, none for False.
 
     None means no checkpoint, except for the first training in a TrainingJob: it resumes from the latest of the job.
+    A trial of a search starts anew, because its values may differ from those of the checkpoint.
     """
-    job = first_training(trainer._get_output_dir(trial=None))
-    if resume_from is None and job is not None:
+    job = first_training(trainer._get_output_dir(trial=trainer._trial))
+    if resume_from is None and job is not None and trainer._trial is None:
         newest: Path | None = trainer.checkpoints.newest_of(job.uid, job.adopt_output)
         if newest is not None and trainer.is_world_process_zero():
             logger.warning("going on from %s of this job; train(resume_from_checkpoint=False) begins anew", newest)
@@ -308,7 +309,7 @@ def begin_state(trainer: Any, horizon: Horizon, checkpoint: Path | None, dataloa
         horizon = horizon_from(place, horizon, args, state.global_step, is_changed)
     state.train_batch_size = trainer._train_batch_size
     state.compute_steps(args, horizon.max_steps)
-    state.init_training_references(trainer, horizon.max_steps, horizon.epochs, trial=None)
+    state.init_training_references(trainer, horizon.max_steps, horizon.epochs, trial=trainer._trial)
     if checkpoint is not None:
         trainer._load_callback_state()
     return horizon, place
