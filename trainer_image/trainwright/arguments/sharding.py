@@ -298,20 +298,18 @@ def sizes(settings: Fsdp, parallelism: Any, world_size: int, local_world_size: i
             "fsdp: it shards over the processes of a run, and this one trains alone; start several, or leave fsdp out"
         )
     given = axes(parallelism)
-    shard = given.get("dp_shard_size", 1 if "dp_replicate_size" not in given else None)
-    replicate = given.get("dp_replicate_size")
-    if not given or (given.get("dp_shard_size", 1) == 1 and (replicate or 1) == 1):
+    replicate, shard = given.get("dp_replicate_size"), given.get("dp_shard_size")
+    if replicate is None and shard is None:
         shard = local_world_size if settings.hybrid else world_size
-        if settings.hybrid and local_world_size == world_size:
-            shard = world_size
-        replicate = None
-    if replicate is None:
-        replicate = max(world_size // shard, 1) if shard else 1
     if shard is None:
-        shard = max(world_size // replicate, 1)
+        shard = max(world_size // (replicate or 1), 1)
+    if replicate is None:
+        replicate = max(world_size // shard, 1)
     if replicate * shard != world_size:
         raise UserError(
             f"parallelism_config: dp_replicate_size {replicate} x dp_shard_size {shard} is not the {world_size} "
             "processes of this run; let their product be that"
         )
+    if shard == 1:
+        raise UserError("parallelism_config: dp_shard_size 1 shards nothing; raise it, or leave fsdp out")
     return Sizes(replicate, shard)

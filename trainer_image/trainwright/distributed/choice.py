@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from trainwright.arguments import sharding
+from trainwright.contract import UserError
 from trainwright.distributed.ddp import DataParallel, ddp_kwargs, exchanges_every_batch
 from trainwright.distributed.native import OneProcess
 from trainwright.distributed.ranks import Ranks
@@ -31,6 +32,11 @@ def _fully_shard(args: Any, ranks: Ranks, given: dict[str, Any]) -> Strategy:
 
     from trainwright.distributed.fsdp import FullyShard
 
+    if not args.accelerator_config.even_batches:
+        raise UserError(
+            "accelerator_config: without even_batches ranks make different numbers of steps, and with fsdp each needs "
+            "all; leave it on"
+        )
     settings = sharding.read(args.fsdp, args.fsdp_config)
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))
     sizes = sharding.sizes(settings, args.parallelism_config, args.world_size, local_world_size)

@@ -41,7 +41,7 @@ from trainwright.contract import UserError
 from trainwright.distributed.native import AT_ONCE, OneProcess
 from trainwright.distributed.ranks import Ranks
 from trainwright.distributed.strategy import Kind
-from trainwright.distributed.wrapping import base_model, layers_of
+from trainwright.distributed.wrapping import base_model, class_name, layers_of, sharded_modules
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class FullyShard(OneProcess):
             raise UserError(f"fsdp_config.ignored_modules: {pattern!r} is no regular expression: {error}") from None
         modules = {name: module for name, module in model.named_modules() if matches(name)}
         if not modules:
-            raise ModelError(f"fsdp_config.ignored_modules: {pattern!r} matches no module of {_name_of(model)}")
+            raise ModelError(f"fsdp_config.ignored_modules: {pattern!r} matches no module of {class_name(model)}")
         for name, module in modules.items():
             if any(parameter.requires_grad for parameter in module.parameters()):
                 raise ModelError(
@@ -194,9 +194,14 @@ class FullyShard(OneProcess):
 
     def rest(self, model: nn.Module) -> None:
         """Free the parameters that a forward pass without a backward pass leaves gathered."""
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        for module in sharded_modules(model):
+            module.reshard()
+
+    def recover(self, model: nn.Module) -> None:
+        if isinstance(model, FSDPModule):
+            model.reset_iter_state()
+        for parameter in model.parameters():
+            parameter.grad = None
 
     # -- stepping
 
@@ -324,24 +329,20 @@ def _by_device(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     return list(groups.values())
 
 
-def _name_of(module: nn.Module) -> str:
-    return type(module).__name__
-
-
 def _by_class(model: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
     """Return the modules of the named classes; by default those that the model calls indivisible, or its layers."""
     declared = tuple(getattr(base_model(model), "_no_split_modules", None) or ())
     wanted = names or declared
     if not wanted:
         return list(layers_of(model))
-    present = {_name_of(module) for module in model.modules()}
+    present = {class_name(module) for module in model.modules()}
     if names and (absent := [name for name in names if name not in present]):
-        has = sorted({*declared, *(_name_of(layer) for layer in layers_of(model))} & present) or sorted(present)
+        has = sorted({*declared, *(class_name(layer) for layer in layers_of(model))} & present) or sorted(present)
         raise ModelError(
-            f"fsdp_config.transformer_layer_cls_to_wrap: {_name_of(model)} has no {', '.join(absent)}; its layers are "
-            f"of {', '.join(has)}"
+            f"fsdp_config.transformer_layer_cls_to_wrap: {class_name(model)} has no {', '.join(absent)}; "
+            f"its layers are of {', '.join(has)}"
         )
-    return [module for module in _inner_first(model) if _name_of(module) in wanted]
+    return [module for module in _inner_first(model) if class_name(module) in wanted]
 
 
 def _by_size(model: nn.Module, smallest: int) -> Iterator[nn.Module]:
@@ -404,6 +405,6 @@ def _check_dtypes(units: list[nn.Module]) -> None:
         kinds = sorted({str(p.dtype).removeprefix("torch.") for p in own if p.requires_grad})
         if len(kinds) > 1:
             raise ModelError(
-                f"model: the trained parameters of one {_name_of(unit)} are of {' and '.join(kinds)}, and fsdp sends "
+                f"model: the trained parameters of one {class_name(unit)} are of {' and '.join(kinds)}, and fsdp sends "
                 "them together; convert them to one number format"
             )

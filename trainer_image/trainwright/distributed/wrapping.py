@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -24,6 +25,18 @@ def base_model(model: nn.Module) -> nn.Module:
     model = unwrap(model)
     adapted = getattr(model, "get_base_model", None)
     return cast(nn.Module, adapted()) if callable(adapted) else model
+
+
+def sharded_modules(model: nn.Module) -> list[Any]:
+    """Return the units of a model that ``fully_shard`` has sharded; the import of its package takes seconds."""
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    return [] if kind is None else [module for module in model.modules() if isinstance(module, kind)]
+
+
+def class_name(module: nn.Module) -> str:
+    """Return the name of the user's class: ``fully_shard`` makes a subclass with a prefix."""
+    name = type(module).__name__
+    return name.removeprefix("FSDP") if hasattr(module, "set_requires_gradient_sync") else name
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:

@@ -187,6 +187,7 @@ class _Pass:
         ]
         self.predictions = self.labels = self.inputs = None
         self.num_samples = 0
+        self.stand_in: Any = None
 
     def run(self) -> None:
         trainer = self.trainer
@@ -201,6 +202,8 @@ class _Pass:
         """Evaluate one round; ``batch`` is None if only other ranks have samples left."""
         loss = logits = labels = inputs = None
         count = 0
+        if self.trainer._strategy.sharded:
+            self._call_with_the_others(batch)
         if batch is not None:
             loss, logits, labels = self.trainer.prediction_step(
                 self.model, batch, self.loss_only, ignore_keys=self.ignore_keys
@@ -220,6 +223,21 @@ class _Pass:
                         collector.add(kept)
         if self.by_batch:
             self._compute_batch(batch, loss, count, logits, labels, is_last)
+
+    def _call_with_the_others(self, batch: Any) -> None:
+        """Call the model if this rank has no batch but others have, because a sharded model needs all ranks."""
+        if not self.counts:  # the first round: a rank may never get a batch of its own
+            self.stand_in = self._first_batch(batch)
+        if batch is None:
+            self.trainer.prediction_step(self.model, self.stand_in, self.loss_only, ignore_keys=self.ignore_keys)
+
+    def _first_batch(self, batch: Any) -> Any:
+        """Return this rank's first batch, or that of another rank."""
+        lacking = self.ranks.gather(batch is None)
+        if not any(lacking):
+            return batch
+        source = lacking.index(False)
+        return self.ranks.gather(batch if self.ranks.rank == source else None)[source]
 
     def _samples_of(self, batch: Any, logits: Any) -> int:
         """Return the samples of a batch. Rows can differ: a collator may join samples, or make two rows per pair."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainwright.distributed.wrapping import base_model, unwrap
+from trainwright.distributed.wrapping import base_model, class_name, unwrap
 
 NAME = "README.md"
 TAG = "generated_from_trainer"
@@ -138,7 +138,7 @@ def _tasks_of(model: Any) -> list[str]:
     from transformers.modelcard import TASK_MAPPING
 
     known: dict[str, Any] = dict(TASK_MAPPING)
-    kind = type(base_model(model)).__name__
+    kind = class_name(base_model(model))
     fitting = [task for task, classes in known.items() if any(kind in _listed(c) for c in classes.values())]
     return fitting[-1:]
 

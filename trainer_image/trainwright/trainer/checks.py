@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from trainwright.arguments.errors import NotCallableError, TrainerError, kind_of
+from trainwright.arguments.sharding import is_on
 from trainwright.callbacks.callback import EVENTS, TrainerCallback
 from trainwright.contract import DataError
 from trainwright.distributed.ranks import Ranks
@@ -104,6 +105,11 @@ def check(trainer: Any, model: Any, callbacks: Any, optimizers: Any) -> None:
 def _check_optimizers(trainer: Any, optimizer: Any, scheduler: Any) -> None:
     if optimizer is not None and trainer.optimizer_cls_and_kwargs is not None:
         raise TrainerError("Trainer: give one of optimizers and optimizer_cls_and_kwargs, and not both")
+    if optimizer is not None and is_on(trainer.args.fsdp):
+        raise TrainerError(
+            "optimizers: with fsdp the optimizer is made of the shards, after the model is sharded; name it in optim, "
+            "give optimizer_cls_and_kwargs, or override create_optimizer"
+        )
     if trainer.model_init is not None and (optimizer is not None or scheduler is not None):
         raise TrainerError("Trainer: optimizers belong to one model; with model_init override create_optimizer")
 

@@ -179,6 +179,8 @@ class Seq2SeqTrainer(Trainer):
         if labels is not None and decoded is not None and labels.shape == decoded.shape:
             named = {n: v for n, v in named.items() if n not in ("decoder_input_ids", "decoder_attention_mask")}
         wanted = {name: value for name, value in gen_kwargs.items() if value is not None or name not in ARGUED}
+        if self._strategy.sharded:
+            wanted.setdefault("synced_gpus", True)  # all ranks go on until the longest text is done
         generated = cast(Any, self.model).generate(**named, **wanted)
         tokens: torch.Tensor = getattr(generated, "sequences", generated)
         return tokens

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import IterableDataset, RandomSampler, SequentialSampler
 
 from trainwright.arguments.errors import NotCallableError, TrainerError
+from trainwright.arguments.sharding import is_on
 from trainwright.callbacks.callback import CallbackHandler, restore_states
 from trainwright.callbacks.flow import DefaultFlowCallback
 from trainwright.callbacks.state import TrainerControl, TrainerState, exports_state
@@ -154,7 +155,7 @@ class Trainer:
         self.optimizer, self.lr_scheduler = optimizers
         self.data_collator = data_collator if data_collator is not None else self._default_collator()
         self._validate_args()
-        vars(self).update(WITHOUT)
+        vars(self).update(WITHOUT | {"is_fsdp_enabled": is_on(args.fsdp)})
         self._memory = MemoryTracker(args.skip_memory_metrics)
         self._memory_tracker = TrainerMemoryTracker(args.skip_memory_metrics, self._memory)
         with self._memory.stage("init"):

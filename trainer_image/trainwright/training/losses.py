@@ -20,7 +20,7 @@ from torch import nn
 
 from trainwright.arguments.errors import ModelError
 from trainwright.contract import DataError
-from trainwright.distributed.wrapping import base_model
+from trainwright.distributed.wrapping import base_model, class_name
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def is_causal_lm(model: nn.Module) -> bool:
         return False
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return type(base_model(model)).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return class_name(base_model(model)) in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 
 
 def can_return_loss(model: nn.Module) -> bool:
@@ -144,7 +144,7 @@ def _labels_hint(batch: Mapping[str, Any], label_names: Iterable[str]) -> str:
 
 def _explain_nan(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not torch.isfinite(getattr(parameter, "_local_tensor", parameter)).all():  # of a sharded one, this part
             raise ModelError(f"model: parameter {name} holds NaN or infinity before the first step; load it anew")
     logger.warning("the first loss is not a finite number; check the data and the learning rate")
 

@@ -12,6 +12,7 @@ from accelerate.utils import DataLoaderConfiguration, DistributedDataParallelKwa
 from torch import nn
 
 from trainwright.arguments.environment import compile_options
+from trainwright.arguments.sharding import is_on
 from trainwright.contract import UserError
 from trainwright.devices import tpu
 from trainwright.distributed.ddp import ddp_kwargs
@@ -60,6 +61,7 @@ def placed(model: nn.Module, args: Any) -> bool:
     """Whether the model must be moved to the device: no if ``args`` disables it or the model has a device map."""
     return not (
         args.place_model_on_device is False
+        or is_on(args.fsdp)  # each unit is moved when it is sharded
         or getattr(model, "hf_device_map", None) is not None
         or getattr(model, "quantization_method", None) == "bitsandbytes"  # refuses to be moved
         or any(p.is_meta for p in model.parameters())

@@ -138,6 +138,7 @@ def train_with_workers(trainer: Any, resume_from: str | bool | None, ignore_keys
 def take_smaller_batches(trainer: Any) -> None:
     """Reduce the batch size to nine tenths after an out-of-memory error, and free all memory."""
     trainer.model_wrapped = trainer.model
+    trainer._strategy.recover(trainer.model)
     clear_device_cache(garbage_collection=True)
     tried, trainer._train_batch_size = trainer._train_batch_size, int(trainer._train_batch_size * 0.9)
     if trainer._train_batch_size == 0:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.nn.modules import module as torch_module
+
+from trainwright.distributed.wrapping import sharded_modules
 
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
@@ -93,6 +94,5 @@ def _gathers(hook: Any) -> bool:
 
 def _reshard(model: nn.Module) -> None:
     """Free the gathered parameters before the attributes are restored, which are those of the shards."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+    for module in sharded_modules(model):
+        module.reshard()

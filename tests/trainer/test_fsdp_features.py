@@ -1,0 +1,459 @@
+"""Every feature of the Trainer on two ranks with shards: it does what it does in one process.
+
+Starting ranks takes far longer than these runs do, so all of them are made in one world.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from trainer import tiny
+from trainer.runs import logged, make, quiet
+from trainer.test_fsdp import whole
+from trainer.world import in_world
+from trainwright import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from trainwright.arguments.refused import ENV_TEST_SHARDING
+
+SAMPLES = 64
+STEPS = {"max_steps": 4, "train_sampling_strategy": "sequential", "optim": "sgd", "learning_rate": 0.05}
+
+
+def sharded() -> bool:
+    return torch.distributed.is_initialized()
+
+
+def own(**options: Any) -> dict[str, Any]:
+    """Arguments of this process: with shards, half of the batch."""
+    fsdp = {"fsdp": True} if sharded() else {}
+    return {**STEPS, "per_device_train_batch_size": 4 if sharded() else 8, **fsdp, **options}
+
+
+def trainer_of(folder: str, model: nn.Module | None = None, data: Any = None, **options: Any) -> Trainer:
+    return make(folder, quiet(model or tiny.gpt2()), data or tiny.texts(SAMPLES), **own(**options))
+
+
+def losses(model: nn.Module | None = None, data: Any = None, **options: Any) -> dict[str, list[float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(folder, model, data, **options)
+        trainer.train()
+    return {key: logged(trainer, key) for key in ("loss", "grad_norm", "eval_loss")}
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """Count the reductions of gradients, and the number formats that they are made in."""
+    seen: Counter[str] = Counter()
+    name = next(n for n in ("reduce_scatter_single", "reduce_scatter_tensor") if hasattr(torch.distributed, n))
+    reduce = getattr(torch.distributed, name)
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        seen[str(kwargs["input"].dtype).removeprefix("torch.")] += 1
+        return reduce(*args, **kwargs)
+
+    with mock.patch.object(torch.distributed, name, count):
+        yield seen
+
+
+# -- what both one process and two ranks do: their results are compared
+
+
+def label_smoothing() -> Any:
+    return losses(label_smoothing_factor=0.2)
+
+
+def frozen_parameters() -> Any:
+    model = tiny.gpt2()
+    for parameter in model.transformer.h[0].parameters():
+        parameter.requires_grad = False
+    return losses(model)
+
+
+def low_rank_adapters() -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    model = get_peft_model(tiny.gpt2(), LoraConfig(target_modules=["c_attn"], r=4, init_lora_weights=False))
+    return losses(model)
+
+
+def activations_recomputed_by_the_model() -> Any:
+    return losses(activation_checkpointing=True)
+
+
+def activations_recomputed_by_fsdp() -> Any:
+    return losses(fsdp_config={"activation_checkpointing": True} if sharded() else None)
+
+
+def kept_after_the_forward_pass() -> Any:
+    return losses(fsdp_config={"reshard_after_forward": False} if sharded() else None)
+
+
+def prefetched() -> Any:
+    return losses(fsdp_config={"forward_prefetch": True} if sharded() else None)
+
+
+def wrapped_by_size() -> Any:
+    config = {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 1000}
+    return losses(fsdp_config=config if sharded() else None)
+
+
+def wrapped_as_one() -> Any:
+    return losses(fsdp_config={"auto_wrap_policy": "NO_WRAP"} if sharded() else None)
+
+
+def words_of_older_versions() -> Any:
+    return losses(**({"fsdp": "shard_grad_op auto_wrap offload"} if sharded() else {}))
+
+
+def compiled() -> Any:
+    return losses(torch_compile=True, torch_compile_backend="aot_eager", max_steps=2)
+
+
+def trained_twice_after_an_evaluation() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(folder, trainer={"eval_dataset": tiny.texts(5)}, per_device_eval_batch_size=2)
+        before = trainer.evaluate()["eval_loss"]
+        trainer.train()
+        trainer.train()
+        return [before, *logged(trainer, "loss"), trainer.evaluate()["eval_loss"]]
+
+
+def batches_that_do_not_fit() -> Any:
+    """The first two sizes run out of memory in the backward pass, on all ranks."""
+    limit = 6 if not sharded() else 3
+
+    class Small(tiny.Classifier):
+        def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+            if len(x) > limit and torch.is_grad_enabled():
+                self.hidden(x)
+                raise RuntimeError("CUDA out of memory.")
+            return super().forward(x, labels)
+
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(folder, Small(), tiny.vectors(SAMPLES), auto_find_batch_size=True)
+        trainer.train()
+        return [trainer.state.train_batch_size * (2 if sharded() else 1), trainer.state.global_step]
+
+
+def evaluations(samples: int) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(folder, per_device_eval_batch_size=2)
+        output = trainer.predict([{**sample, "labels": sample["input_ids"]} for sample in tiny.texts(samples)])
+        return [output.metrics["test_loss"], output.predictions, output.label_ids]
+
+
+def evaluated_on_uneven_ranks() -> Any:
+    return evaluations(11)
+
+
+def evaluated_with_nothing_for_one_rank() -> Any:
+    return evaluations(1)
+
+
+def evaluated_in_half_precision() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(folder, trainer={"eval_dataset": tiny.texts(6)}, bf16_full_eval=True)
+        return trainer.evaluate()["eval_loss"]
+
+
+def generated() -> Any:
+    args = {"use_cpu": True, "predict_with_generate": True, "per_device_eval_batch_size": 2, "save_strategy": "no"}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = Seq2SeqTrainingArguments(folder, disable_tqdm=True, **own(**args))
+        trainer = Seq2SeqTrainer(quiet(tiny.t5()), arguments, train_dataset=tiny.texts(SAMPLES))
+        before = trainer.predict(tiny.texts(5), max_length=8).predictions
+        trainer.train()
+        return [before, trainer.predict(tiny.texts(5), max_length=8).predictions]
+
+
+def stopped_early() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(
+            folder,
+            trainer={"eval_dataset": tiny.texts(6), "callbacks": [EarlyStoppingCallback(1, 10.0)]},
+            eval_strategy="steps", eval_steps=1, metric_for_best_model="loss", max_steps=8,
+        )  # fmt: skip
+        trainer.train()
+        return trainer.state.global_step
+
+
+def read_by_a_callback() -> Any:
+    seen = []
+
+    class Reader(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **more: Any) -> None:
+            seen.append(float(sum(weight.square().sum() for weight in whole(model))))
+
+        on_evaluate = on_step_end
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(
+            folder,
+            trainer={"eval_dataset": tiny.texts(6), "callbacks": [Reader]}, eval_strategy="steps", eval_steps=2,
+        )  # fmt: skip
+        trainer.train()
+    return seen
+
+
+COMPARED: list[Callable[[], Any]] = [
+    label_smoothing, frozen_parameters, low_rank_adapters, activations_recomputed_by_the_model,
+    activations_recomputed_by_fsdp, kept_after_the_forward_pass, prefetched, wrapped_by_size, wrapped_as_one,
+    words_of_older_versions, compiled, trained_twice_after_an_evaluation, batches_that_do_not_fit,
+    evaluated_on_uneven_ranks, evaluated_with_nothing_for_one_rank, evaluated_in_half_precision, generated,
+    stopped_early, read_by_a_callback,
+]  # fmt: skip
+
+
+# -- what two ranks show by themselves
+
+
+def exchanges(**options: Any) -> Any:
+    with counted() as seen:
+        losses(gradient_accumulation_steps=4, per_device_train_batch_size=2, max_steps=3, **options)
+    return dict(seen)
+
+
+def once_a_step() -> Any:
+    return exchanges()
+
+
+def with_every_batch() -> Any:
+    return exchanges(accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}})
+
+
+def mixed_precision() -> Any:
+    used = set()
+
+    class Spy(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **more: Any) -> None:
+            layer = model.transformer.h[0].mlp.c_fc
+            layer.register_forward_pre_hook(lambda module, inputs: used.add(str(module.weight.dtype)))
+
+    with counted() as seen:
+        logs = losses(bf16=True, trainer={"callbacks": [Spy]})
+    return logs["loss"], sorted(used), sorted(seen)
+
+
+def scaled_gradients() -> Any:
+    """fp16: a gradient that overflows on one rank lets all skip the step."""
+    rank = torch.distributed.get_rank()
+
+    class Overflow(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            scales.append(trainer.scaler.get_scale())
+
+    class Growing(tiny.Classifier):
+        calls = 0
+
+        def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+            loss, *rest = super().forward(x, labels)
+            self.calls += self.training
+            return (loss * (1e30 if rank == 1 and self.calls == 2 and self.training else 1.0), *rest)
+
+    scales: list[float] = []
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(
+            folder, Growing(), tiny.vectors(SAMPLES), fp16=True, max_steps=4, trainer={"callbacks": [Overflow]}
+        )
+        trainer.train()
+        return scales, [float(weight.abs().max()) for weight in whole(trainer.model)]
+
+
+def noisy_embeddings() -> Any:
+    return losses(neftune_noise_alpha=5.0)["loss"], losses()["loss"]
+
+
+def own_means() -> Any:
+    return losses(data=tiny.lopsided(SAMPLES), model=tiny.t5(), average_tokens_across_devices=False)["loss"]
+
+
+def tied_and_resting() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(folder, trainer={"eval_dataset": tiny.texts(6)})
+        trainer.train()
+        trainer.evaluate()
+        model = trainer.model
+        return {
+            "tied": model.lm_head.weight is model.transformer.wte.weight,
+            "shards": all(isinstance(parameter, DTensor) for parameter in model.parameters()),
+            "state": all(isinstance(group["exp_avg"], DTensor) for group in trainer.optimizer.state.values() if group),
+            "enabled": trainer.is_fsdp_enabled,
+            "parameters": trainer.get_num_trainable_parameters(),
+            "units": sum(isinstance(module, FSDPModule) for module in model.modules()),
+        }
+
+
+def moved_between_layouts() -> Any:
+    """A whole state goes from shards to shards."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(folder, optim="adamw_torch")
+        trainer.train()
+        strategy = trainer._strategy
+        states = {kind: strategy.state(kind, part) for kind, part in _parts(trainer).items()}
+        states = trainer._strategy.ranks.gather(states)[0]
+        other = trainer_of(folder, tiny.gpt2(seed=7), optim="adamw_torch", max_steps=1)
+        other.train()
+        for kind, part in _parts(other).items():
+            other._strategy.load(kind, part, states[kind])
+        again = {kind: other._strategy.state(kind, part) for kind, part in _parts(other).items()}
+        again = trainer._strategy.ranks.gather(again)[0]
+        flat = [(_tensors(states[kind]), _tensors(again[kind])) for kind in states]
+        return [len(a) for a, _ in flat], [all(map(torch.equal, a, b)) for a, b in flat]
+
+
+def _parts(trainer: Any) -> dict[Any, Any]:
+    return {"model": trainer.model, "optimizer": trainer.optimizer}
+
+
+def _tensors(nest: Any) -> list[torch.Tensor]:
+    if isinstance(nest, torch.Tensor):
+        return [nest]
+    values = nest.values() if isinstance(nest, dict) else nest if isinstance(nest, list | tuple) else ()
+    return [tensor for value in values for tensor in _tensors(value)]
+
+
+def refusals() -> dict[str, str]:
+    optimizer = (torch.optim.SGD(tiny.gpt2().parameters()), None)
+    cases: dict[str, dict[str, Any]] = {
+        "a layer": {"fsdp_config": {"transformer_layer_cls_to_wrap": ["GPT2Blok"]}},
+        "an optimizer": {"trainer": {"optimizers": optimizer}},
+        "ignored but trained": {"fsdp_config": {"ignored_modules": r".*\.h\.0"}},
+        "ignored nothing": {"fsdp_config": {"ignored_modules": r"nothing"}},
+        "sizes": {"parallelism_config": {"dp_replicate_size": 3, "dp_shard_size": 2}},
+        "no shards": {"parallelism_config": {"dp_replicate_size": 2, "dp_shard_size": 1}},
+        "uneven": {"accelerator_config": {"even_batches": False}},
+    }
+    return {name: said(losses, **options) for name, options in cases.items()}
+
+
+def said(call: Callable[..., Any], **options: Any) -> str:
+    try:
+        call(**options)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+SHOWN: list[Callable[[], Any]] = [
+    once_a_step, with_every_batch, mixed_precision, scaled_gradients, noisy_embeddings, own_means, tied_and_resting,
+    moved_between_layouts, refusals,
+]  # fmt: skip
+
+
+def everything(_: None) -> dict[str, Any]:
+    return {function.__name__: attempted(function) for function in [*COMPARED, *SHOWN]}
+
+
+def attempted(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except Exception:  # on all ranks alike: the test of this feature fails, and those after it run
+        return traceback.format_exc()
+
+
+@pytest.fixture(scope="module")
+def two() -> list[dict[str, Any]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENV_TEST_SHARDING, "1")
+        return in_world(2, "trainer.test_fsdp_features:everything")
+
+
+@pytest.mark.parametrize("function", COMPARED, ids=lambda function: function.__name__)
+def test_two_ranks_do_what_one_process_does(two, function):
+    alone = function()
+    for seen in two:
+        assert_alike(seen[function.__name__], alone, 1e-2 if function is evaluated_in_half_precision else 1e-5)
+
+
+def assert_alike(seen: Any, expected: Any, near: float) -> None:
+    assert not isinstance(seen, str), seen
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            assert seen[key] == pytest.approx(value, rel=near), key
+    elif isinstance(expected, list):
+        for mine, theirs in zip(seen, expected, strict=True):
+            assert mine == pytest.approx(theirs, rel=near, abs=near)
+    else:
+        assert seen == pytest.approx(expected, rel=near)
+
+
+def test_gradients_are_reduced_once_a_step(two):
+    assert [seen["once_a_step"] for seen in two] == [{"float32": 3 * 3}] * 2
+
+
+def test_gradients_are_reduced_with_every_batch_when_asked(two):
+    assert [seen["with_every_batch"] for seen in two] == [{"float32": 3 * 3 * 4}] * 2
+
+
+def test_units_compute_in_bf16_and_gradients_are_summed_in_float32(two):
+    for seen in two:
+        loss, used, reduced = seen["mixed_precision"]
+        assert (used, reduced) == (["torch.bfloat16"], ["float32"])
+        assert loss == pytest.approx(losses(bf16=True)["loss"], rel=5e-3)
+
+
+def test_all_ranks_skip_a_step_in_which_one_overflows(two):
+    for seen in two:
+        scales, largest = seen["scaled_gradients"]
+        assert scales[0] == scales[1] == 2 * scales[2]
+        assert all(value < 10 for value in largest)
+
+
+def test_noise_reaches_the_embeddings(two):
+    for seen in two:
+        noisy, plain = seen["noisy_embeddings"]
+        assert noisy != plain
+        assert noisy == pytest.approx(plain, rel=0.2)
+
+
+def test_each_rank_takes_its_own_mean_when_asked(two):
+    across = losses(data=tiny.lopsided(SAMPLES), model=tiny.t5())["loss"]
+    assert two[0]["own_means"] != pytest.approx(across, rel=1e-5)
+
+
+def test_after_training_and_evaluation_all_parameters_are_shards_and_tied_ones_tied(two):
+    size = sum(parameter.numel() for parameter in tiny.gpt2().parameters())
+    expected = {"tied": True, "shards": True, "state": True, "enabled": True, "parameters": size, "units": 3}
+    assert [seen["tied_and_resting"] for seen in two] == [expected] * 2
+
+
+def test_a_whole_state_is_dealt_out_again(two):
+    for seen in two:
+        counts, same = seen["moved_between_layouts"]
+        assert all(counts)
+        assert same == [True, True]
+
+
+REFUSED = {
+    "a layer": "ModelError: fsdp_config.transformer_layer_cls_to_wrap: GPT2LMHeadModel has no GPT2Blok; its layers "
+    "are of GPT2Block",
+    "an optimizer": "TrainerError: optimizers: with fsdp the optimizer is made of the shards, after the model is "
+    "sharded; name it in optim, give optimizer_cls_and_kwargs, or override create_optimizer",
+    "ignored but trained": "ModelError: fsdp_config.ignored_modules: transformer.h.0 trains, and no rank would send "
+    "its gradients; freeze it first",
+    "ignored nothing": "ModelError: fsdp_config.ignored_modules: 'nothing' matches no module of GPT2LMHeadModel",
+    "sizes": "UserError: parallelism_config: dp_replicate_size 3 x dp_shard_size 2 is not the 2 processes of this "
+    "run; let their product be that",
+    "no shards": "UserError: parallelism_config: dp_shard_size 1 shards nothing; raise it, or leave fsdp out",
+    "uneven": "UserError: accelerator_config: without even_batches ranks make different numbers of steps, and with "
+    "fsdp each needs all; leave it on",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused_in_one_line(two, name):
+    assert [seen["refusals"][name] for seen in two] == [REFUSED[name]] * 2
