@@ -14,8 +14,8 @@ from trainer.gangs import Gang, children
 FAILS = "def fit():\n    raise ValueError('bad\\nshape')\nfit()"
 RAISE = "from trainwright.contract import DataError, UserError\nraise "
 NO_MODULE = (
-    "script.py, line 2: no module named 'nosuchpackage' in this image; build one FROM it with "
-    "'RUN pip install nosuchpackage' and name it in podTemplate.image, or put the module's files beside the script"
+    "script.py, line 2: no module named 'nosuchpackage' in this image; add nosuchpackage to "
+    "script.requirements, use an image that has it (podTemplate.image), or put the module's files beside the script"
 )
 BESIDE = "import pathlib\npathlib.Path(__file__).with_name('helper.py').write_text('x = 1\\ny = (')\n"
 ENDS = {

@@ -29,6 +29,8 @@ ENV_VENDOR = "TRAINWRIGHT_VENDOR"
 """The pool's ``vendor``: cpu, nvidia, amd or tpu. A rank without that device fails instead of training on the CPU."""
 ENV_ASYNC_SAVE = "TRAINWRIGHT_ASYNC_SAVE"
 """1 or 0: whether checkpoints are written while training continues; see ``trainwright.checkpoint.background``."""
+ENV_PACKAGES_DIR = "TRAINWRIGHT_PACKAGES_DIR"
+"""The folder of the packages of ``spec.script.requirements``, which ranks can import."""
 ENV_PROGRESS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_PROGRESS_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_PROGRESS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
@@ -38,6 +40,7 @@ JOB_FILE = "/etc/trainwright/job.json"
 SCRIPT_DIR = "/etc/trainwright/script"
 """Where a script's ConfigMap is mounted; ``script.configMap.key`` is the file name."""
 OUTPUT_DIR = "/output"
+PACKAGES_DIR = "/opt/trainwright-packages"
 TERMINATION_FILE = "/dev/termination-log"
 MASTER_PORT = 29400
 
@@ -135,6 +138,8 @@ class ResolvedJob:
     script: dict[str, Any] | None = None
     overlay: bool = False
     """Run the script with our Trainer instead of the one of transformers."""
+    requirements: list[str] = field(default_factory=list)
+    """Packages that were installed for the script, in :data:`PACKAGES_DIR`."""
     sample: dict[str, Any] | None = None
     offline: bool = False
     hang_timeout_seconds: int | None = None

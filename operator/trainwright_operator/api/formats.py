@@ -41,6 +41,12 @@ RELATIVE_PATH = Pattern(
     r"^([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))*$",
     "write a path relative to the volume, without '..', such as team-a/gpt",
 )
+REQUIREMENT = Pattern(
+    r"^[A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?( ?\[[-A-Za-z0-9._, ]+\])?"
+    r"( ?(===?|~=|!=|<=?|>=?) ?[-A-Za-z0-9.*+!_]+( ?, ?(===?|~=|!=|<=?|>=?) ?[-A-Za-z0-9.*+!_]+)*)?$",
+    "write a package and its versions, such as scikit-learn>=1.5,<2, without URLs, markers and options of pip; "
+    "PIP_INDEX_URL or PIP_FIND_LINKS in podTemplate.env choose the source",
+)
 NO_SPACE = Pattern(r"^\S+$", "remove the whitespace")
 
 

@@ -27,6 +27,8 @@ LABEL_JOB_UID = f"{GROUP}/job-uid"
 # Inside a pod.
 CONTAINER = "trainer"
 VOLUME_JOB, VOLUME_OUTPUT = "trainwright-job", "trainwright-output"
+REQUIREMENTS = "trainwright-requirements"
+"""The init container that installs ``spec.script.requirements``, and the volume with what it installs."""
 CLAIM = "accelerators"
 """The claim for a pod's devices, if the pool uses Dynamic Resource Allocation."""
 

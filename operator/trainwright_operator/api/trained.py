@@ -19,6 +19,7 @@ from trainwright_operator.api.types import (
 TASKS = ("CausalLM", "MaskedLM", "Seq2SeqLM", "SequenceClassification", "TokenClassification")
 FORMATS = ("text", "json", "csv", "parquet", "hub")
 MAX_INLINE_SCRIPT = 64 * 1024
+MAX_REQUIREMENTS = 64
 
 ROLES = {
     "text": "The text.",
@@ -140,6 +141,13 @@ def script() -> Schema:
             ),
             "path": string("A path in the image or on a mounted volume.", 4096, least=1),
             "args": list_of("Command-line arguments. Default: none.", string("An argument.", 4096), 256),
+            "requirements": list_of(
+                "Packages for the script, installed before it starts by pip, from the index or the wheels that "
+                "PIP_INDEX_URL or PIP_FIND_LINKS in podTemplate.env name. Those of the image keep their version unless "
+                "named here. The wheels are kept in the output. Default: none.",
+                string("A package, such as scikit-learn>=1.5.", 256, least=1, pattern=formats.REQUIREMENT),
+                MAX_REQUIREMENTS,
+            ),
             "overlay": boolean(
                 "Let the script and its libraries (TRL, sentence-transformers, SetFit) import Trainwright's Trainer in "
                 "place of the Trainer of transformers. Default: false."

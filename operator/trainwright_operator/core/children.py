@@ -104,6 +104,7 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
         dataset=_as_dict(spec.dataset),
         script=_script(spec.script),
         overlay=bool(spec.script and spec.script.get("overlay")),
+        requirements=list((spec.script or {}).get("requirements") or ()),
         sample=_as_dict(spec.sample),
         offline=spec.offline,
         hang_timeout_seconds=spec.hang_timeout_seconds,
@@ -120,7 +121,7 @@ def _as_dict(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
 def _script(script: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if script is None:
         return None
-    found = {key: value for key, value in script.items() if key != "overlay"}
+    found = {key: value for key, value in script.items() if key not in ("overlay", "requirements")}
     if "configMap" in script:
         found["path"] = f"{SCRIPT_DIR}/{script['configMap']['key']}"
     return found

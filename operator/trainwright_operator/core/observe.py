@@ -346,13 +346,18 @@ def _end(status: Object, native: frozenset[str]) -> End | None:
     own = next((one for one in containers if one.get("name") == names.CONTAINER), None)
     terminated = ((own or {}).get("state") or {}).get("terminated")
     if terminated:
-        message = terminated.get("message") or ""
-        time = read_time(terminated.get("finishedAt"))
-        reason = terminated.get("reason") or status.get("reason") or ""
-        return End(terminated.get("exitCode"), time, reason, message, Termination.from_json(message))
+        return _end_of(terminated, status)
     if status.get("phase") in ("Failed", "Succeeded"):
         return _end_of_init(status, native) or End(None, None, status.get("reason") or "", status.get("message") or "")
     return None
+
+
+def _end_of(terminated: Object, status: Object) -> End:
+    """Of a container with a main process of ours: its exit code and its termination message count."""
+    message = terminated.get("message") or ""
+    time = read_time(terminated.get("finishedAt"))
+    reason = terminated.get("reason") or status.get("reason") or ""
+    return End(terminated.get("exitCode"), time, reason, message, Termination.from_json(message))
 
 
 def _end_of_init(status: Object, native: frozenset[str]) -> End | None:
@@ -360,6 +365,8 @@ def _end_of_init(status: Object, native: frozenset[str]) -> End | None:
     for container in status.get("initContainerStatuses") or ():
         terminated = (container.get("state") or {}).get("terminated") or {}
         if terminated.get("exitCode") and container.get("name") not in native:
+            if container.get("name") == names.REQUIREMENTS:
+                return _end_of(terminated, status)
             lines = (terminated.get("message") or "").split("\n")
             said = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
             message = f"init container {container.get('name')} ended with exit code {terminated['exitCode']}{said}"

@@ -16,6 +16,7 @@ from trainwright.contract import (
     ENV_FIRST_NODE_RANK,
     ENV_JOB_FILE,
     ENV_OUTPUT_DIR,
+    ENV_PACKAGES_DIR,
     ENV_PROGRESS_CA,
     ENV_PROGRESS_TOKEN,
     ENV_PROGRESS_URL,
@@ -25,6 +26,7 @@ from trainwright.contract import (
     JOB_FILE,
     MASTER_PORT,
     OUTPUT_DIR,
+    PACKAGES_DIR,
     SCRIPT_DIR,
     TERMINATION_FILE,
 )
@@ -38,6 +40,7 @@ from trainwright_operator.core.placement.vendor import Placement, Seat
 Object = dict[str, Any]
 
 LAUNCHER = ("python", "-m", "trainwright.launcher")
+INSTALLER = ("python", "-m", "trainwright.launch.requirements")
 JOB_DIR, JOB_KEY = JOB_FILE.rsplit("/", 1)
 HOME = "/home/trainer"
 USER_ID = 1000
@@ -119,7 +122,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                     **({"supplementalGroups": list(place.groups)} if place.groups else {}),
                 },
                 "resourceClaims": _claims(job, plan) or None,
-                "initContainers": beside(job, place) or None,
+                "initContainers": [*beside(job, place), *_requirements(job, place, plan)] or None,
                 "containers": [_container(job, place, plan)],
                 "volumes": _volumes(job, place, plan),
             }
@@ -155,6 +158,37 @@ def _container(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     )
 
 
+def _requirements(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Object]:
+    """Installs the script's requirements: with the trainer's environment and volumes, but without its devices.
+
+    It comes after the job's own init containers, which may bring wheels.
+    """
+    if not _required(job):
+        return []
+    trainer = _container(job, place, plan)
+    amounts = {
+        kind: {name: amount for name, amount in trainer["resources"].get(kind, {}).items() if name in _ORDINARY}
+        for kind in ("requests", "limits")
+    }
+    kept = ("image", "imagePullPolicy", "env", "envFrom", "volumeMounts", "terminationMessagePath", "securityContext")
+    return [
+        {
+            "name": names.REQUIREMENTS,
+            "command": list(INSTALLER),
+            **{field: trainer[field] for field in kept if field in trainer},
+            "resources": {kind: found for kind, found in amounts.items() if found},
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }
+    ]
+
+
+_ORDINARY = ("cpu", "memory", "ephemeral-storage")
+
+
+def _required(job: TrainingJob) -> bool:
+    return bool((job.spec.script or {}).get("requirements"))
+
+
 def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Object]:
     """The rendezvous and the contract first, which nobody may override; then defaults, the pool's and the job's own."""
     index = {"fieldRef": {"fieldPath": f"metadata.annotations['{COMPLETION_INDEX}']"}}
@@ -170,6 +204,7 @@ def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Obje
         {"name": ENV_TERMINATION_FILE, "value": TERMINATION_FILE},
         {"name": ENV_VENDOR, "value": place.vendor.name},
         {"name": ENV_RUNTIME, "value": place.launcher},
+        *([{"name": ENV_PACKAGES_DIR, "value": PACKAGES_DIR}] if _required(job) else []),
         *_progress(plan.endpoint),
     ]
     settable: list[Object] = [
@@ -239,6 +274,7 @@ def _mounts(job: TrainingJob, place: Placement) -> list[Object]:
         {"name": "trainwright-home", "mountPath": HOME},
         {"name": "trainwright-tmp", "mountPath": "/tmp"},
         {"name": "trainwright-shm", "mountPath": "/dev/shm"},
+        *([{"name": names.REQUIREMENTS, "mountPath": PACKAGES_DIR}] if _required(job) else []),
     ]
     theirs = {mount["mountPath"].rstrip("/") for mount in template.volume_mounts}
     before = [mount for mount in (*own, *place.volume_mounts) if mount["mountPath"].rstrip("/") not in theirs]
@@ -253,6 +289,7 @@ def _volumes(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Object]:
         {"name": "trainwright-home", "emptyDir": {}},
         {"name": "trainwright-tmp", "emptyDir": {}},
         {"name": "trainwright-shm", "emptyDir": shm},
+        {"name": names.REQUIREMENTS, "emptyDir": {}},
     ]
     mounted = {mount["name"] for mount in _mounts(job, place)}
     stated = {volume["name"] for volume in job.spec.pod_template.volumes}

@@ -166,6 +166,7 @@ def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPo
 
 
 def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: argparse.Namespace) -> int:
+    from trainwright_operator.local import packages
     from trainwright_operator.local.output import OutputFolder, status_to_continue, uid_of
     from trainwright_operator.local.run import Setup
 
@@ -181,6 +182,8 @@ def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: a
             return _conclude(job, status, output, [])
         _note(job, pool, output)
         setup = Setup(pool, output, Path(scratch), volumes, config_maps)
+        if requirements := (job.spec.script or {}).get("requirements"):
+            setup = replace(setup, packages=packages.install(job, setup, requirements))
         final, received = _train(job, setup, _Keeper(folder, document, job))
     return _conclude(job, final, output, received)
 

@@ -13,7 +13,7 @@ from trainwright_operator.api import names
 
 Object = Mapping[str, Any]
 
-PLANNED = frozenset({names.VOLUME_JOB, "trainwright-home", "trainwright-tmp", "trainwright-shm"})
+PLANNED = frozenset({names.VOLUME_JOB, "trainwright-home", "trainwright-tmp", "trainwright-shm", names.REQUIREMENTS})
 """Volumes of the plan that need no folder: the runner writes the job file, and this machine has the others."""
 
 

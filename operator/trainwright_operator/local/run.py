@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from trainwright.contract import ENV_JOB_FILE, UserError
+from trainwright.contract import ENV_JOB_FILE, ENV_PACKAGES_DIR, UserError
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
 from trainwright_operator.core.events import Event
@@ -46,6 +46,8 @@ class Setup:
     scratch: Path
     volumes: Mapping[str, Path]
     config_maps: Mapping[str, Path]
+    packages: Path | None = None
+    """The folder of the installed ``spec.script.requirements``, if the job has any."""
 
 
 class Runner:
@@ -140,6 +142,7 @@ class Runner:
         (folder / JOB_KEY).write_text(resolved_job(self._resolved(pod), mounts, setup.config_maps))
         attempt = int(metadata["labels"][names.LABEL_ATTEMPT])
         ours = local_variables(folder / JOB_KEY, folder / "termination", port) | self._progress.variables(attempt)
+        ours |= {ENV_PACKAGES_DIR: str(setup.packages)} if setup.packages else {}
         return environment_of(pod, mounts, os.environ, ours)
 
     def _resolved(self, pod: Mapping[str, Any]) -> str:

@@ -181,14 +181,15 @@ def _image_problem(error: BaseException, trace: TracebackType | None) -> str | N
     if not isinstance(error, ImportError) or not error.name or trace is None:
         return None
     package = error.name.partition(".")[0]
-    install = f"RUN pip install {_DISTRIBUTIONS.get(package, package)}"
+    distribution = _DISTRIBUTIONS.get(package, package)
     if isinstance(error, ModuleNotFoundError):
         return (
-            f"{_place(trace)}: no module named {error.name!r} in this image; build one FROM it with {install!r} and "
-            "name it in podTemplate.image, or put the module's files beside the script"
+            f"{_place(trace)}: no module named {error.name!r} in this image; add {distribution} to "
+            "script.requirements, use an image that has it (podTemplate.image), or put the module's files beside the "
+            "script"
         )
     if "cannot import name" in str(error):
-        return f"{_place(trace)}: {error}; build an image with the release of {package} that has it ({install}==...)"
+        return f"{_place(trace)}: {error}; list a release of {package} that has it in script.requirements"
     return None
 
 

@@ -50,6 +50,8 @@ def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
     reaper.adopt_orphans()
     supervisor = Supervisor(folder, job.grace_period_seconds, Watchdog(job.hang_timeout_seconds))
     install_stop_handlers(supervisor)
+    if job.requirements:
+        runtime.import_packages(os.environ)
     command = rank_command(job, folder)
     place = runtime.prepare(os.environ, place, job.attempt)
     reporter = GangReporter(place, os.environ)

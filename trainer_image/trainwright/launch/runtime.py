@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import warnings
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trainwright.contract import ENV_OUTPUT_DIR, ENV_RUNTIME, ENV_VENDOR, OUTPUT_DIR, RUNTIMES, UserError
+from trainwright.contract import (
+    ENV_OUTPUT_DIR,
+    ENV_PACKAGES_DIR,
+    ENV_RUNTIME,
+    ENV_VENDOR,
+    OUTPUT_DIR,
+    PACKAGES_DIR,
+    RUNTIMES,
+    UserError,
+)
 from trainwright.launch.rendezvous import Place
 
 FLIGHT_RECORDS = "flight-recorder"
@@ -42,6 +52,12 @@ def prepare(environment: MutableMapping[str, str], place: Place, attempt: int) -
         raise UserError(f"{ENV_RUNTIME}: {runtime!r} is not a runtime; it is one of {', '.join(RUNTIMES)}")
     environment.setdefault("USE_TORCH_XLA", "1" if runtime == "torch_xla" else "0")
     return _PREPARATIONS[runtime](environment, place, attempt)
+
+
+def import_packages(environment: MutableMapping[str, str]) -> None:
+    """Lets every rank import the packages of ``spec.script.requirements``, before those of the image."""
+    parts = [environment.get(ENV_PACKAGES_DIR, PACKAGES_DIR), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, parts))
 
 
 def _torchrun(environment: MutableMapping[str, str], place: Place, attempt: int) -> Place:
