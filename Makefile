@@ -12,11 +12,14 @@ TYPES := .venv-types
 BIN := $(CURDIR)/$(VENV)/bin
 CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
+DOCKER ?= docker
+TARGETS ?= cpu
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwright/__init__.py)
 TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
-	compat-env types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images clean
+	compat-env types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -199,6 +202,15 @@ cluster-status: setup ## what runs, and its memory
 
 kubeconfig: setup ## print the path of its kubeconfig
 	@$(CLUSTER) kubeconfig --provider kind --name $(NAME)
+
+push: ## build the images, tag and push them: REGISTRY=registry.example/team, TARGETS="cpu nvidia", DOCKER=podman, BUILD="--platform ..."
+	@test -n "$(REGISTRY)" || { echo "push: name the registry: make push REGISTRY=registry.example/team" >&2; exit 2; }
+	$(DOCKER) build $(BUILD) -f operator/Dockerfile -t $(REGISTRY)/operator:$(VERSION) .
+	@for target in $(TARGETS); do set -x; \
+	$(DOCKER) build $(BUILD) -f trainer_image/Dockerfile --target $$target -t $(REGISTRY)/trainer:$(VERSION)-$$target . || exit 1; done
+	$(DOCKER) push $(REGISTRY)/operator:$(VERSION)
+	@for target in $(TARGETS); do set -x; $(DOCKER) push $(REGISTRY)/trainer:$(VERSION)-$$target || exit 1; done
+	@echo "helm: --set image.repository=$(REGISTRY)/operator --set trainerImage=$(REGISTRY)/trainer:$(VERSION)-cpu"
 
 images: setup ## build the images again and bring them to the nodes; MORE=trainer-xla for that of PyTorch/XLA too
 	$(CLUSTER) images --name $(NAME) --more $(MORE)
