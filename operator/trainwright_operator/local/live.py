@@ -10,12 +10,12 @@ from typing import Any, Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from trainwright_operator.core import display
 from trainwright_operator.core.events import Event
 from trainwright_operator.core.policy import Phase
+from trainwright_operator.terminal import Columns
 
 Status = Mapping[str, Any]
 
@@ -30,6 +30,10 @@ COLUMNS = {
     "ENDS": "ends",
     "RESTARTS": "restarts",
 }
+BAR = ""
+"""The heading of the bar."""
+SPARE = (BAR, "TOK/S", "EVAL", "ENDS", "LOSS", "RESTARTS")
+"""What a narrow terminal can do without, the least important first."""
 _STYLES = {Phase.RUNNING: "cyan", Phase.SUCCEEDED: "green", Phase.FAILED: "red", Phase.RESTARTING: "yellow"}
 
 
@@ -100,11 +104,7 @@ class Table_:  # noqa: N801 - the name Table is rich's
         status = self._status
         progress = status.get("progress") or {}
         shown = {**status["display"], **display.ending(progress, datetime.now().astimezone())}
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("NAME")
-        for heading in COLUMNS:
-            table.add_column(heading)
         style = _STYLES.get(Phase(status["state"]) if status["state"] in set(Phase) else Phase.STARTING, "")
         cells = [Text(shown.get(key, ""), style=style if key == "state" else "") for key in COLUMNS.values()]
-        table.add_row(self._name, *cells)
+        table = Columns(("NAME", *COLUMNS), [[Text(self._name), *cells]], spare=SPARE)
         return Group(table, ProgressBar(total=100, completed=progress.get("percent", 0), width=60))

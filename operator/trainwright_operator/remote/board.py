@@ -9,16 +9,16 @@ from typing import Any, Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from trainwright_operator.api.names import Condition
 from trainwright_operator.core import display
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.policy import Phase
-from trainwright_operator.local.live import COLUMNS, Lines
+from trainwright_operator.local.live import BAR, COLUMNS, SPARE, Lines
 from trainwright_operator.remote.feed import Key
 from trainwright_operator.remote.states import UNSEEN, condition, status_of
+from trainwright_operator.terminal import Columns
 
 Object = Mapping[str, Any]
 STYLES = {
@@ -110,12 +110,9 @@ class LiveTable:
 
 
 def render(jobs: Mapping[Key, Object], now: datetime, namespaced: bool) -> RenderableType:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in (*(["NAMESPACE"] if namespaced else []), "NAME", *COLUMNS, ""):
-        table.add_column(heading, no_wrap=True)
-    for key, job in jobs.items():
-        table.add_row(*(key if namespaced else key[1:]), *_cells(status_of(job), now))
-    return Group(table, *_problems(jobs, namespaced))
+    headings = (*(["NAMESPACE"] if namespaced else []), "NAME", *COLUMNS, BAR)
+    rows = [[*map(Text, key if namespaced else key[1:]), *_cells(status_of(job), now)] for key, job in jobs.items()]
+    return Group(Columns(headings, rows, spare=SPARE), *_problems(jobs, namespaced))
 
 
 def _cells(status: Mapping[str, Any], now: datetime) -> list[RenderableType]:

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from trainwright_operator.terminal import Columns
+
 PROSE = frozenset({"WHY", "MESSAGE", "OBJECT"})
-"""Columns that may wrap; all others stay on one line."""
+"""Columns that may wrap, or go below their row; all others stay on one line while they fit."""
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        made.add_column(heading, overflow="fold", no_wrap=heading not in PROSE)
-    for row in rows:
-        made.add_row(*map(Text, row))
-    return made
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Columns:
+    return Columns(headings, [[Text(cell) for cell in row] for row in rows], prose=PROSE)
 
 
 def section(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[RenderableType]:
