@@ -21,7 +21,7 @@ MENDABLE = {
 SETS = {
     "all": programs.ALL,
     "control-plane": programs.CONTROL_PLANE,
-    "integration": (*programs.CONTROL_PLANE, "helm"),
+    "integration": (*programs.CONTROL_PLANE, "helm", "kueue"),
     "actionlint": ("actionlint",),
     "kind": programs.NODES,
 }

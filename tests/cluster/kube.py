@@ -36,6 +36,10 @@ API_VERSIONS = {
     "PodGroup": "scheduling.k8s.io/v1beta1",
     "TrainingJob": "trainwright.dev/v1alpha1",
     "AcceleratorPool": "trainwright.dev/v1alpha1",
+    **dict.fromkeys(
+        ("Workload", "LocalQueue", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass", "Topology"),
+        "kueue.x-k8s.io/v1beta2",
+    ),
 }
 FIELD_MANAGER = "tests"
 POLL_SECONDS = 0.1

@@ -105,12 +105,13 @@ MODULES = [
     ),
     Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}),
     Module("vegeta", "github.com/tsenart/vegeta/v12", {"vegeta": "github.com/tsenart/vegeta/v12"}),
+    Module("kueue", "sigs.k8s.io/kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
     Module("actionlint", "github.com/rhysd/actionlint", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}),
 ]
 _MODULE_OF = {program: module for module in MODULES for program in module.programs}
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-NODES = (*(p for p in _MODULE_OF if p not in {"etcd", "kwok", "helm", "vegeta", "actionlint"}), "etcd")
+NODES = (*(p for p in _MODULE_OF if p not in {"etcd", "kwok", "helm", "vegeta", "kueue", "actionlint"}), "etcd")
 ALL = tuple(_MODULE_OF)
 
 
@@ -143,12 +144,12 @@ def missing(names: tuple[str, ...]) -> list[str]:
     return [name for name in names if not program(name).exists()]
 
 
-def source(folder: str) -> Path:
-    """The files of the one module that ``tools/<folder>`` requires, downloaded by Go where they are not yet."""
+def source(folder: str, *module: str) -> Path:
+    """The files of ``module``, or of the one that ``tools/<folder>`` requires, downloaded by Go if necessary."""
     go = shutil.which("go")
     if go is None:
         raise ClusterError("Go is needed to fetch modules and is not on PATH: install Go 1.26 or newer")
-    command = [go, "mod", "download", "-json"]
+    command = [go, "mod", "download", "-json", *module]
     done = subprocess.run(command, cwd=TOOLS / folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ClusterError(f"go mod download of tools/{folder} failed:\n{_last_lines(done.stderr or done.stdout)}")
