@@ -39,6 +39,9 @@ ANNOTATION_HASH = f"{GROUP}/hash"
 ANNOTATION_MEETS_AT = f"{GROUP}/meets-at"
 """On Jobs whose pods report their rendezvous to the operator: the host name and port of node 0."""
 
+ANNOTATION_WORKLOAD = "kueue.x-k8s.io/workload"
+"""On pods that a Workload of Kueue admitted: its name."""
+
 ANNOTATION_CONTAINER = "kubectl.kubernetes.io/default-container"
 """The container whose log kubectl shows by default."""
 
@@ -87,6 +90,9 @@ class Reason:
     POOL_UNUSABLE = "PoolUnusable"
     ATTEMPT_INCOMPLETE = "AttemptIncomplete"
     GANG_INCOMPLETE = "GangIncomplete"
+    QUEUE_UNUSABLE = "QueueUnusable"
+    WORKLOAD_REPLACED = "WorkloadReplaced"
+    WORKLOAD_DELETED = "WorkloadDeleted"
     OUTPUT_NOT_SHARED = "OutputNotShared"
     REFUSED = "Refused"
     INVALID_SPEC = "InvalidSpec"

@@ -134,6 +134,10 @@ class Api:
                     raise
         raise AssertionError("unreachable")
 
+    async def check_list(self, resource: Resource, namespace: str | None = None) -> None:
+        """List at most one object; raises :class:`ApiError` if that is refused."""
+        await self._send("GET", resource.path(namespace), params={"limit": "1"})
+
     async def kinds(self, version: str) -> set[str]:
         """The kinds of ``group/version``; empty if it is not served."""
         try:

@@ -15,7 +15,7 @@ from trainwright_operator.cluster import logs
 from trainwright_operator.cluster.cache import ObjectKey, version_of
 from trainwright_operator.cluster.client import Api, ApiError, Object, Resource
 from trainwright_operator.cluster.health import BLIND_SECONDS, STUCK_SECONDS, Watches
-from trainwright_operator.cluster.informer import WATCHED, Stores
+from trainwright_operator.cluster.informer import Stores, watched
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
@@ -44,7 +44,16 @@ def utcnow() -> datetime:
 class Controller:
     """Feeds the reconciler: ``on_event`` and ``on_progress`` queue events and pushes, ``run`` processes them."""
 
-    def __init__(self, api: Api, stores: Stores, reconciler: Reconciler, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        api: Api,
+        stores: Stores,
+        reconciler: Reconciler,
+        settings: Settings,
+        metrics: Metrics,
+        queues: bool = False,
+    ) -> None:
+        self.watched = watched(queues)
         self._api, self._stores, self._reconciler = api, stores, reconciler
         self._settings, self._metrics = settings, metrics
         self._queue: KeyedQueue[ObjectKey] = KeyedQueue()
@@ -82,7 +91,7 @@ class Controller:
 
     async def prime(self) -> None:
         """List everything before the first worker starts; otherwise each job would be planned as a new one."""
-        for resource in WATCHED:
+        for resource in self.watched:
             self._primed |= await self._list(resource)
         for job in self._stores.training_jobs:
             self._queue.add((job["metadata"]["namespace"], job["metadata"]["name"]))
@@ -128,7 +137,7 @@ class Controller:
     async def _bridge(self, scope: Scope, version: int) -> None:
         """Watch from the first list until kopf does, because kopf misses deletions before its own list."""
         resource, namespace = scope
-        selector = WATCHED[resource]
+        selector = self.watched[resource]
         try:
             async for kind, obj in self._api.watch(resource, namespace, selector, version, BRIDGE_SECONDS):
                 self._take(resource, kind == "DELETED", obj)
@@ -143,7 +152,7 @@ class Controller:
         while True:
             interval = self._settings.relist_interval
             await asyncio.sleep(min(interval, BLIND_SECONDS) if self._watches.doubted else interval)
-            for resource in WATCHED:
+            for resource in self.watched:
                 await self._list_again(resource)
 
     async def _list_again(self, resource: Resource) -> None:
@@ -155,7 +164,7 @@ class Controller:
     async def _list(self, resource: Resource) -> dict[Scope, int]:
         """Store a full list; returns its version for each namespace."""
         namespaces = (self._settings.namespaces if resource.namespaced else ()) or (None,)
-        listings = [await self._api.list(resource, namespace, WATCHED[resource]) for namespace in namespaces]
+        listings = [await self._api.list(resource, namespace, self.watched[resource]) for namespace in namespaces]
         items = [item for listing in listings for item in listing.items]
         for key in self._stores.replace(resource, items, min(listing.version for listing in listings)):
             self._queue.add(key)

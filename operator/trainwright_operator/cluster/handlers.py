@@ -1,4 +1,4 @@
-"""The kopf handlers: watch five resources and pass on every event. Nothing is decided here.
+"""The kopf handlers: watch resources and pass on every event. Nothing is decided here.
 
 ``on.event`` handlers make kopf write nothing: no finalizer, no annotation, no status. kopf does not retry or coalesce
 them, so they only feed the cache and the queue, which do both.
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
 
-from trainwright_operator.api.names import LABEL_MANAGED_BY, MANAGED_BY
 from trainwright_operator.cluster.client import CHUNK, Object, Resource
-from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, SERVICES, TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 
 OnEvent = Callable[[Resource, str | None, Object], None]
@@ -57,11 +55,14 @@ class NothingBegun(kopf.ProgressStorage):
         return essence
 
 
-async def watch(settings: Settings, on_event: OnEvent, stop: asyncio.Event) -> None:
-    """Watch until ``stop``; raises if kopf stops by itself, so that the process exits and is restarted."""
+async def watch(settings: Settings, watched: Mapping[Resource, str], on_event: OnEvent, stop: asyncio.Event) -> None:
+    """Watch ``watched`` (resource: label selector) until ``stop``.
+
+    Raises if kopf stops by itself, so that the process exits and is restarted.
+    """
     await kopf.operator(
-        registry=_registry(on_event),
-        settings=_settings(),
+        registry=_registry(watched, on_event),
+        settings=_settings(watched),
         standalone=True,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
@@ -69,10 +70,10 @@ async def watch(settings: Settings, on_event: OnEvent, stop: asyncio.Event) -> N
     )
 
 
-def _registry(on_event: OnEvent) -> kopf.OperatorRegistry:
+def _registry(watched: Mapping[Resource, str], on_event: OnEvent) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
-    for resource in (TRAINING_JOBS, POOLS, JOBS, PODS, SERVICES):
+    for resource in watched:
         _subscribe(registry, resource, on_event)
     return registry
 
@@ -85,14 +86,19 @@ def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
 
 
 def _subscribe(registry: kopf.OperatorRegistry, resource: Resource, on_event: OnEvent) -> None:
-    group, _, version = resource.api_version.rpartition("/")
+    group, version = _group_version(resource)
 
     @kopf.on.event(group, version, resource.plural, registry=registry, id=f"watch-{resource.plural}")
     async def handle(event: kopf.RawEvent, **_: Any) -> None:
         on_event(resource, event["type"], dict(event["object"]))
 
 
-def _settings() -> kopf.OperatorSettings:
+def _group_version(resource: Resource) -> tuple[str, str]:
+    group, _, version = resource.api_version.rpartition("/")
+    return group, version
+
+
+def _settings(watched: Mapping[Resource, str]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -102,8 +108,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = IDLE_SECONDS
     settings.watching.chunk_size = CHUNK
     settings.watching.initial_streaming = False
-    selector = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
-    settings.watching.label_selectors["batch", "jobs"] = selector
-    for resource in (PODS, SERVICES):
-        settings.watching.label_selectors["", "v1", resource.plural] = selector
+    for resource, selector in watched.items():
+        if selector:
+            settings.watching.label_selectors[*_group_version(resource), resource.plural] = selector
     return settings

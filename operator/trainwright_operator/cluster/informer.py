@@ -9,11 +9,29 @@ from trainwright_operator.api.names import LABEL_JOB, LABEL_MANAGED_BY, MANAGED_
 from trainwright_operator.api.spec import AcceleratorPool, SpecError, parse_pool
 from trainwright_operator.cluster.cache import ObjectKey, Store, key_of
 from trainwright_operator.cluster.client import Object, Resource
-from trainwright_operator.cluster.resources import JOBS, PODS, POOLS, SERVICES, TRAINING_JOBS
+from trainwright_operator.cluster.resources import (
+    FLAVORS,
+    JOBS,
+    POD_PRIORITIES,
+    PODS,
+    POOLS,
+    QUEUE_PRIORITIES,
+    QUEUED,
+    SERVICES,
+    TRAINING_JOBS,
+    WORKLOADS,
+)
+from trainwright_operator.core.queues import kueue
+from trainwright_operator.core.queues.workload import Flavor, flavors_of, priorities_of
 
 SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
-WATCHED: dict[Resource, str] = {TRAINING_JOBS: "", POOLS: "", JOBS: SELECTOR, PODS: SELECTOR, SERVICES: SELECTOR}
-"""The watched resources, each with its label selector."""
+_OURS = frozenset({JOBS, PODS, SERVICES, WORKLOADS})
+
+
+def watched(queues: bool = False) -> dict[Resource, str]:
+    """The watched resources, each with its label selector; ``queues`` adds those of Kueue."""
+    resources = (TRAINING_JOBS, POOLS, JOBS, PODS, SERVICES, *(QUEUED if queues else ()))
+    return {resource: SELECTOR if resource in _OURS else "" for resource in resources}
 
 
 def owner_of(obj: Object) -> ObjectKey | None:
@@ -31,13 +49,21 @@ class Stores:
         self.jobs = Store(group_by=owner_of)
         self.pods = Store(group_by=owner_of)
         self.services = Store(group_by=owner_of)
+        self.workloads = Store(group_by=owner_of)
+        self._flavors, self._queue_priorities, self._pod_priorities = Store(), Store(), Store()
         self._parsed_pools: dict[str, AcceleratorPool] | None = None
+        self._parsed_flavors: dict[str, Flavor] | None = None
+        self._parsed_priorities: dict[str, int] | None = None
         self._of = {
             TRAINING_JOBS: self.training_jobs,
             POOLS: self.pools,
             JOBS: self.jobs,
             PODS: self.pods,
             SERVICES: self.services,
+            WORKLOADS: self.workloads,
+            FLAVORS: self._flavors,
+            QUEUE_PRIORITIES: self._queue_priorities,
+            POD_PRIORITIES: self._pod_priorities,
         }
 
     def take(self, resource: Resource, obj: Object, deleted: bool = False) -> list[ObjectKey]:
@@ -67,12 +93,29 @@ class Stores:
                     self._parsed_pools[pool["metadata"]["name"]] = parse_pool(pool)
         return self._parsed_pools
 
+    def flavors(self) -> dict[str, Flavor]:
+        """Every ResourceFlavor by name."""
+        if self._parsed_flavors is None:
+            self._parsed_flavors = flavors_of(self._flavors)
+        return self._parsed_flavors
+
+    def priorities(self) -> dict[str, int]:
+        """The value of each WorkloadPriorityClass by name, and of each PriorityClass by ``pod/<name>``."""
+        if self._parsed_priorities is None:
+            of_pods = {f"pod/{name}": value for name, value in priorities_of(self._pod_priorities).items()}
+            self._parsed_priorities = {**priorities_of(self._queue_priorities), **of_pods}
+        return self._parsed_priorities
+
     def _concerned(self, resource: Resource, objects: Iterable[Object]) -> list[ObjectKey]:
         if resource is TRAINING_JOBS:
             return [key_of(obj) for obj in objects]
         if resource is POOLS:
             self._parsed_pools = None
             return [key_of(job) for job in self.training_jobs if waits_for_attempt(job)] if list(objects) else []
+        if resource in (FLAVORS, QUEUE_PRIORITIES, POD_PRIORITIES):
+            self._parsed_flavors = self._parsed_priorities = None
+            queued = [one for one in self.training_jobs if kueue.LABEL_QUEUE in (one["metadata"].get("labels") or {})]
+            return [key_of(job) for job in queued if waits_for_attempt(job)] if list(objects) else []
         return [key for key in map(owner_of, objects) if key is not None]
 
 

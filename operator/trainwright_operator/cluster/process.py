@@ -19,7 +19,7 @@ from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.progress import ProgressEndpoint, RateLimit, TokenCheck
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.recorder import Recorder
-from trainwright_operator.cluster.resources import find_gangs
+from trainwright_operator.cluster.resources import find_gangs, find_queues
 from trainwright_operator.cluster.serving import Identity, mark_leader, serving
 from trainwright_operator.cluster.settings import Settings, SettingsError, from_environment
 
@@ -64,16 +64,21 @@ async def _lead(
         pulse.without.append(lambda: identity.trouble)
     endpoint = identity.endpoint if identity else lambda key: None
     gangs = await find_gangs(api, settings.gang_timeout)
+    queues = await find_queues(api, settings.kueue, settings.namespaces)
     recorder = Recorder(api, settings.pod_name)
-    reconciler = Reconciler(api, stores, settings, metrics, recorder, utcnow, endpoint, gangs)
-    controller = Controller(api, stores, reconciler, settings, metrics)
+    reconciler = Reconciler(api, stores, settings, metrics, recorder, utcnow, endpoint, gangs, queues)
+    controller = Controller(api, stores, reconciler, settings, metrics, queues.followed)
     with gc_tuning.spared():
         await controller.prime()
     pulse.primed = True
     pulse.still.append(controller.still)
     metrics.leading.set(1)
     async with AsyncExitStack() as stack:
-        parts = [controller.run(), recorder.run(), handlers.watch(settings, controller.on_event, stop)]
+        parts = [
+            controller.run(),
+            recorder.run(),
+            handlers.watch(settings, controller.watched, controller.on_event, stop),
+        ]
         stack.push_async_callback(recorder.flush)
         if identity:
             app = _endpoint(api, stores, metrics, settings, controller)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright_operator.api.names import Reason
+from trainwright_operator.api.names import LABEL_JOB_UID, Reason
 from trainwright_operator.api.spec import AcceleratorPool, SpecError, TrainingJob
 from trainwright_operator.cluster.cache import ObjectKey
 from trainwright_operator.cluster.client import Api, ApiError, Object
@@ -23,7 +23,17 @@ from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.patches import can_wait, merge_patch, only_counts_pods
 from trainwright_operator.cluster.rate_limit import Pace
 from trainwright_operator.cluster.recorder import Recorder
-from trainwright_operator.cluster.resources import CLAIMS, JOBS, SERVICES, TRAINING_JOBS, resource_of, unserved
+from trainwright_operator.cluster.resources import (
+    CLAIMS,
+    JOBS,
+    SERVICES,
+    TRAINING_JOBS,
+    UNFOLLOWED,
+    WORKLOADS,
+    Queues,
+    resource_of,
+    unserved,
+)
 from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.core.claims import output_claim, unshared
 from trainwright_operator.core.cleanup import Delete
@@ -32,6 +42,8 @@ from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.placement.pools import choose, image_of
 from trainwright_operator.core.plan import Plan, plan
 from trainwright_operator.core.pods import PushEndpoint
+from trainwright_operator.core.queues import kueue
+from trainwright_operator.core.queues.workload import Workload, owned, owner
 from trainwright_operator.core.setbacks import deletion_blocked, name_conflict, refused, unreadable
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.core.waiting import silent
@@ -83,10 +95,11 @@ class Reconciler:
         now: Callable[[], datetime],
         endpoint: Callable[[ObjectKey], PushEndpoint | None] = lambda key: None,
         gangs: Gangs = ONE_BY_ONE,
+        queues: Queues = UNFOLLOWED,
     ) -> None:
         self._api, self._stores, self._settings = api, stores, settings
         self._metrics, self._recorder = metrics, recorder
-        self._now, self._endpoint, self._gangs = now, endpoint, gangs
+        self._now, self._endpoint, self._gangs, self._queues = now, endpoint, gangs, queues
         self._warnings = Warnings(api)
         self._parser = JobParser()
         self._pushes: dict[ObjectKey, PendingPush] = {}
@@ -101,6 +114,7 @@ class Reconciler:
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Execute the plan for ``key``; returns the seconds until the next reconcile, None to wait for a change."""
         stored = self._stores.training_jobs.get(key)
+        await self._release_workloads(key, stored)
         if stored is None:
             self._forget(key)
             self._parser.forget(key)
@@ -128,12 +142,15 @@ class Reconciler:
     async def _planned(self, key: ObjectKey, job: TrainingJob, now: datetime) -> Plan:
         """The plan after creating and deleting children; or a plan that reports why that was refused."""
         observed, explained_in = await self._observed(key, job, now)
-        planned = plan(job, self._pool(job), observed, now, self._endpoint(key), self._gangs)
+        if kueue.queue_of(job):
+            self._queues = await self._queues.still(self._api)
+        planned = plan(job, self._pool(job), observed, now, self._endpoint(key), self._gangs, self._queue(key, job))
         try:
             if message := await self._unshared(job, planned):
                 return refused(job, observed, now, Reason.OUTPUT_NOT_SHARED, message, REFUSED_AGAIN)
             for child in planned.apply:
                 await self._create(child, job)
+            await self._follow(key, job, planned.queue)
             obstacles = [message for gone in planned.delete if (message := await self._delete(gone, job))]
             obstacles += [message for lost in planned.restore if (message := await self._restore(lost, job))]
         except NameConflict as error:
@@ -153,6 +170,50 @@ class Reconciler:
     def _pool(self, job: TrainingJob) -> AcceleratorPool | None:
         pool = choose(job, self._stores.accelerator_pools())
         return replace(pool, image=image_of(pool, self._settings.image)) if pool and not pool.image else pool
+
+    def _queue(self, key: ObjectKey, job: TrainingJob) -> kueue.Queue | None:
+        """What the job's quota depends on; None for a job that is in no queue, or that need not wait."""
+        wanted = bool(kueue.queue_of(job))
+        if not self._queues.followed:
+            return kueue.Queue(trouble=self._queues.trouble) if wanted and self._queues.trouble else None
+        workload = owned(self._stores.workloads.group(key), job.uid)
+        if workload is None and not wanted:
+            return None
+        return kueue.Queue(workload, self._stores.flavors(), self._stores.priorities())
+
+    async def _follow(self, key: ObjectKey, job: TrainingJob, changes: tuple[kueue.Change, ...]) -> None:
+        workload = owned(self._stores.workloads.group(key), job.uid)
+        if workload:
+            await self._change(workload, changes)
+
+    async def _change(self, workload: Workload, changes: tuple[kueue.Change, ...]) -> None:
+        """Patch a Workload; a conflict with Kueue raises, and the next reconcile sees what Kueue wrote."""
+        stored = workload.stored
+        for change in changes:
+            given = change.patch.get("metadata") or {}
+            meta = {**given, "resourceVersion": stored["metadata"]["resourceVersion"]}
+            body = {"status": change.patch} if change.of_status else change.patch
+            body = {**body, "metadata": meta}
+            send = self._api.patch_status if change.of_status else self._api.patch
+            try:
+                stored = await send(WORKLOADS, stored["metadata"]["namespace"], workload.name, body)
+            except ApiError as error:
+                if error.code != 404:
+                    raise
+                return
+            self._stores.take(WORKLOADS, stored)
+
+    async def _release_workloads(self, key: ObjectKey, stored: Object | None) -> None:
+        """Let go of Workloads whose TrainingJob is gone, as soon as none of its pods is left."""
+        current = stored["metadata"]["uid"] if stored else None
+        for one in self._stores.workloads.group(key):
+            uid = owner(one)
+            if uid == current or "deletionTimestamp" not in one["metadata"]:
+                continue
+            pods = [*self._stores.pods.group(key), *self._stores.jobs.group(key)]
+            if not any((pod["metadata"].get("labels") or {}).get(LABEL_JOB_UID) == uid for pod in pods):
+                workload = Workload(one)
+                await self._change(workload, kueue.released(workload).changes)
 
     async def _observed(self, key: ObjectKey, job: TrainingJob, now: datetime) -> tuple[Observed, float | None]:
         """The state in the cache, with Events of jobs that wait without a reason, or seconds until they are read."""
@@ -195,7 +256,7 @@ class Reconciler:
             meta = child["metadata"]
             made = await self._api.get(resource, meta["namespace"], meta["name"])
             _check_owner(made, job)
-        if resource in (JOBS, SERVICES):
+        if resource in (JOBS, SERVICES, WORKLOADS):
             self._stores.take(resource, made)
 
     async def _restore(self, lost: Object, job: TrainingJob) -> str:

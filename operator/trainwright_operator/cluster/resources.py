@@ -1,16 +1,19 @@
 """The resources that the operator reads and writes.
 
-Which of the gang schedulers a cluster has is discovered once at the start.
+Which gang schedulers and queues a cluster has is discovered once at the start.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from trainwright_operator.api.names import API_VERSION, JOB_KIND, JOB_PLURAL, POOL_KIND, POOL_PLURAL
-from trainwright_operator.cluster.client import Api, Resource
+from trainwright_operator.cluster.client import Api, ApiError, Resource
 from trainwright_operator.core.gangs import SCHEDULERS, Gangs, GangScheduler, OneByOne
+from trainwright_operator.core.queues import workload
 
 TRAINING_JOBS = Resource(API_VERSION, JOB_KIND, JOB_PLURAL)
 POOLS = Resource(API_VERSION, POOL_KIND, POOL_PLURAL, namespaced=False)
@@ -24,9 +27,17 @@ CORE_EVENTS = Resource("v1", "Event", "events")
 CLAIM_TEMPLATES = Resource("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates")
 CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 SECRETS = Resource("v1", "Secret", "secrets")
+WORKLOADS = Resource(workload.VERSION, workload.KIND, workload.PLURAL)
+FLAVORS = Resource(workload.VERSION, "ResourceFlavor", "resourceflavors", namespaced=False)
+QUEUE_PRIORITIES = Resource(workload.VERSION, "WorkloadPriorityClass", "workloadpriorityclasses", namespaced=False)
+POD_PRIORITIES = Resource("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", namespaced=False)
+
+QUEUED = (WORKLOADS, FLAVORS, QUEUE_PRIORITIES, POD_PRIORITIES)
+"""Watched only where Kueue is followed."""
 
 BY_KIND = {
-    resource.kind: resource for resource in (TRAINING_JOBS, POOLS, JOBS, PODS, SERVICES, CONFIG_MAPS, CLAIM_TEMPLATES)
+    resource.kind: resource
+    for resource in (TRAINING_JOBS, POOLS, JOBS, PODS, SERVICES, CONFIG_MAPS, CLAIM_TEMPLATES, WORKLOADS)
 }
 
 
@@ -53,6 +64,37 @@ def unserved(resource: Resource) -> str:
     return message
 
 
+LOOK_AGAIN = 30.0
+"""Seconds after which Kueue is looked for again, when a job in a queue is about to start without it."""
+
+
+@dataclass(frozen=True)
+class Queues:
+    """Whether this operator follows Kueue.
+
+    Attributes:
+        trouble: Why it cannot, although it should; then jobs in a queue wait. Empty if they start without quota.
+    """
+
+    followed: bool = False
+    trouble: str = ""
+    wanted: bool = False
+    """Whether Kueue is to be followed as soon as it is installed."""
+    looked: float = 0.0
+    """When it was looked for, on the monotonic clock."""
+
+    async def still(self, api: Api) -> Queues:
+        """The same; but if Kueue was installed meanwhile, jobs in a queue have to wait for a new process."""
+        now = time.monotonic()
+        if self.followed or self.trouble or not self.wanted or now < self.looked + LOOK_AGAIN:
+            return self
+        if workload.KIND not in await api.kinds(workload.VERSION):
+            return replace(self, looked=now)
+        return Queues(trouble="Kueue was installed after this operator started: restart the operator to follow it")
+
+
+UNFOLLOWED = Queues()
+
 logger = logging.getLogger(__name__)
 
 
@@ -72,3 +114,25 @@ async def _find(api: Api, scheduler: type[GangScheduler], patience: timedelta) -
             logger.info("gangs are started by the scheduler", extra={"kind": known.kind, "version": version})
             return scheduler(version, patience)
     return None
+
+
+async def find_queues(api: Api, wanted: str, namespaces: tuple[str, ...]) -> Queues:
+    """Whether Kueue is followed: ``wanted`` is ``auto``, ``on`` or ``off``."""
+    if wanted == "off":
+        return UNFOLLOWED
+    if workload.KIND not in await api.kinds(workload.VERSION):
+        missing = (
+            f"this cluster does not serve {workload.VERSION}: install Kueue 0.15 or newer, and restart the operator"
+        )
+        return Queues(trouble=missing) if wanted == "on" else Queues(wanted=True, looked=time.monotonic())
+    try:
+        for resource in QUEUED:
+            for namespace in (namespaces if resource.namespaced else ()) or (None,):
+                await api.check_list(resource, namespace)
+    except ApiError as error:
+        if error.code != 403:
+            raise
+        logger.error("Kueue cannot be followed: %s", error.message)
+        return Queues(trouble=f"the operator may not read what Kueue needs; upgrade the chart: {error.message}")
+    logger.info("queues are followed", extra={"version": workload.VERSION})
+    return Queues(followed=True)

@@ -52,6 +52,8 @@ class Settings:
     """Pushes per second of one pod, above which it gets 429."""
     gang_timeout: float = 300.0
     """How long a partially scheduled gang keeps its nodes; plus up to half of it, so that two gangs differ."""
+    kueue: str = "auto"
+    """Whether jobs with a queue wait for Kueue: ``auto`` (where it is installed), ``on`` or ``off``."""
     propagate_labels: tuple[str, ...] = ()
     """Labels of a TrainingJob that are copied to all its children."""
     http_port: int = 8080
@@ -69,6 +71,7 @@ class Settings:
         return self.progress_url or f"https://{self.progress_hosts[0]}:{self.progress_port}"
 
 
+_KUEUE = ("auto", "on", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _NUMBERS: Mapping[str, tuple[float, float]] = {
     "workers": (1, 1024),
@@ -106,6 +109,8 @@ def _problems(settings: Settings) -> Iterator[str]:
             yield f"{PREFIX}{name.upper()}={value:g}: takes {least:g} to {most:g}"
     if settings.log_level not in _LEVELS:
         yield f"{PREFIX}LOG_LEVEL={settings.log_level!r}: takes {', '.join(_LEVELS)}"
+    if settings.kueue not in _KUEUE:
+        yield f"{PREFIX}KUEUE={settings.kueue!r}: takes {', '.join(_KUEUE)}"
     if not settings.lease_period < settings.lease_renew_deadline < settings.lease_duration:
         yield (
             f"{PREFIX}LEASE_RENEW_DEADLINE={settings.lease_renew_deadline:g}: takes more than LEASE_PERIOD "

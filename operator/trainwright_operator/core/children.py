@@ -73,6 +73,11 @@ def gang_objects(job: TrainingJob, place: Placement, attempt: int, scheduler: Ga
     return tuple(map(hashed, scheduler.membership(gang).objects))
 
 
+def attempt_jobs(job: TrainingJob, place: Placement, attempt: int) -> tuple[Object, ...]:
+    """The Jobs of an attempt alone, as they would be without a gang scheduler and without an endpoint to push to."""
+    return tuple(_job(job, place, plan) for plan in _pod_plans(job, place, attempt, None, None, Membership()))
+
+
 def beside(pod_spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What the attempt of such pods has one of beside its Jobs: ``apiVersion``, kind and name of each."""
     if config_map := config_map_of(pod_spec):
@@ -132,7 +137,7 @@ def service(job: TrainingJob) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(job, service_name(job), _labels(job)),
+        "metadata": child_metadata(job, service_name(job)),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
@@ -221,6 +226,11 @@ def _labels(job: TrainingJob) -> dict[str, str]:
         names.LABEL_JOB: job.name,
         names.LABEL_JOB_UID: job.uid,
     }
+
+
+def child_metadata(job: TrainingJob, name: str) -> Object:
+    """The metadata of an object that the job has one of over all its attempts."""
+    return _metadata(job, name, _labels(job))
 
 
 def _metadata_of_attempt(job: TrainingJob, attempt: int) -> Object:

@@ -110,6 +110,8 @@ class Job:
     """Why the Job controller may create no pods: a quota, or an admission webhook."""
     resolved: str | None = None
     """What its pods are to train, as JSON, where it rides in their template."""
+    queued: bool = False
+    """Its pods were admitted by a queue, whose quota they use."""
 
     @property
     def finished(self) -> bool:
@@ -241,6 +243,7 @@ def _job(item: Object, attempt: int, warnings: Mapping[tuple[str, str], str]) ->
     final = conditions.get("Failed") or conditions.get("Complete") or {}
     failing = conditions.get("FailureTarget") or conditions.get("Failed") or {}
     template, completions = spec.get("template") or {}, spec.get("completions") or 1
+    annotations = (template.get("metadata") or {}).get("annotations") or {}
     wanted = min(spec.get("parallelism", completions), completions)
     active = _job_state(conditions) is JobState.ACTIVE
     return Job(
@@ -262,7 +265,8 @@ def _job(item: Object, attempt: int, warnings: Mapping[tuple[str, str], str]) ->
         meets_at=(metadata.get("annotations") or {}).get(names.ANNOTATION_MEETS_AT),
         pod_spec=template.get("spec") or {},
         refused=warnings.get(("Job", metadata["name"])),
-        resolved=((template.get("metadata") or {}).get("annotations") or {}).get(names.ANNOTATION_RESOLVED_JOB),
+        resolved=annotations.get(names.ANNOTATION_RESOLVED_JOB),
+        queued=names.ANNOTATION_WORKLOAD in annotations,
     )
 
 

@@ -9,9 +9,10 @@ again. The operator carries it out in a cluster, ``trainwright run`` carries it 
 1. ``policy`` decides: start an attempt, let the one at work go on, stop it, or call the job finished.
 2. For a new attempt ``placement`` says where its pods run, ``gangs`` how they start together, and ``children`` renders
    the objects.
-3. ``waiting`` finds out why pods do not run or do not train yet.
-4. ``status`` renders the status, and ``events`` what is new in it.
-5. ``cleanup`` lists the children that are no longer needed.
+3. ``queues`` lets it wait for quota, if the job is in a queue, and follows what becomes of that quota.
+4. ``waiting`` finds out why pods do not run or do not train yet.
+5. ``status`` renders the status, and ``events`` what is new in it.
+6. ``cleanup`` lists the children that are no longer needed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from trainwright_operator.core.placement.vendor import Placement, PoolError
 from trainwright_operator.core.pods import PushEndpoint
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, deadline_left, decide, soonest
 from trainwright_operator.core.progress import Status, merge_final_word
+from trainwright_operator.core.queues import kueue
 from trainwright_operator.core.status import render
 from trainwright_operator.core.waiting import Hold, hold, unmet, withheld
 
@@ -45,14 +47,16 @@ FORMER_OWNER = timedelta(seconds=2)
 
 @dataclass(frozen=True)
 class Plan:
-    """Carried out in this order: ``apply``, ``delete``, ``restore``, then ``status`` where it changed, then ``events``.
+    """Carried out in this order: ``apply``, ``queue``, ``delete``, ``restore``, then a changed ``status``, ``events``.
 
     A child in ``apply`` that cannot be created fails the whole plan; one in ``restore`` is what an attempt at work has
-    lost, and the rest of the plan holds without it. ``requeue_after`` is in seconds; None waits for the next change.
+    lost, and the rest of the plan holds without it. ``queue`` changes the job's Workload.
+    ``requeue_after`` is in seconds; None waits for the next change.
     """
 
     status: Status
     apply: tuple[Object, ...] = ()
+    queue: tuple[kueue.Change, ...] = ()
     restore: tuple[Object, ...] = ()
     delete: tuple[Delete, ...] = ()
     events: tuple[Event, ...] = field(default=())
@@ -66,22 +70,27 @@ def plan(
     now: datetime,
     endpoint: PushEndpoint | None = None,
     gangs: Gangs = ONE_BY_ONE,
+    queue: kueue.Queue | None = None,
 ) -> Plan:
     """The plan for ``job``, whose status is the one last written.
 
     ``pool`` is None when there is none of the name that the job asks for. ``endpoint`` is where pods push progress, if
-    anywhere. ``gangs`` is how the cluster starts pods together.
+    anywhere. ``gangs`` is how the cluster starts pods together. ``queue`` is None for a job that is in no queue.
     """
     now = now.replace(microsecond=0)
     if job.deletion_timestamp:
-        return _plan_for_deleted(job, observed, now)
-    inputs = _Inputs(job, pool, endpoint, gangs.of(job))
+        return _plan_for_deleted(job, observed, now, queue)
+    inputs = _Inputs(job, pool, endpoint, gangs.of(job), queue)
     history = adopt(job, History.of(job.status), observed, now)
     at_work = observed.attempt(history.open.number) if history.open else None
     before = merge_final_word(job.status, at_work) if at_work else dict(job.status)
-    decision = _Decision(decide(job, History.of(before), observed, now, inputs.scheduler))
+    withdrawn = kueue.withdrawal(at_work, queue) if queue and at_work else None
+    decision = _Decision(decide(job, History.of(before), observed, now, inputs.scheduler, withdrawn))
     if decision.verdict.start is not None:
         decision = _start(inputs, decision.verdict, history.renewed, observed, now).within_deadline(job, now)
+        if decision.held and decision.held.unheard:
+            wait = seconds(decision.held.again)
+            return Plan(dict(job.status), apply=decision.create, queue=decision.changes, requeue_after=wait)
     elif at_work and _half_created(at_work, decision.verdict):
         decision = _complete(inputs, decision.verdict, at_work, now)
     verdict = decision.verdict
@@ -90,12 +99,14 @@ def plan(
     held = decision.held or held
     status = render(before, job.generation, verdict, current, held, now, decision.pods)
     expired_children, expires_in = expired(job, observed, verdict, now)
+    followed = kueue.follow(job, queue, verdict, decision.placement, observed, now) if queue else kueue.Followed()
     existing = {each.name for attempt in observed.attempts for each in attempt.jobs}
     return Plan(
         status=status,
         apply=tuple(child for child in decision.create if child["metadata"]["name"] not in existing),
+        queue=(*decision.changes, *followed.changes),
         restore=_lost_service(job, current, observed, verdict),
-        delete=(*leftovers(observed, verdict, history), *expired_children),
+        delete=(*leftovers(observed, verdict, history), *expired_children, *followed.delete),
         events=events(job.status, status),
         requeue_after=seconds(verdict.again, held.again if held else None, look_again, expires_in),
     )
@@ -109,6 +120,17 @@ class _Inputs:
     pool: AcceleratorPool | None
     endpoint: PushEndpoint | None
     scheduler: GangScheduler
+    queue: kueue.Queue | None = None
+
+    @property
+    def queued(self) -> kueue.Queue | None:
+        """The queue that the job asks for; None if it asks for none any more."""
+        return self.queue if kueue.queue_of(self.job) else None
+
+    def place(self, pool: AcceleratorPool) -> Placement:
+        """Where an attempt that may start runs; raises :class:`PoolError`."""
+        found = place(self.job, pool)
+        return kueue.placed(found, self.queued) if self.queued and self.queued.workload else found
 
     def children(self, placement: Placement, number: int) -> tuple[Object, ...]:
         return children(self.job, placement, number, self.endpoint, self.scheduler)
@@ -116,11 +138,16 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class _Decision:
-    """A verdict with the children to create for it, and what holds an attempt up that may not start yet."""
+    """A verdict with the children to create for it, and what holds an attempt up that may not start yet.
+
+    ``placement`` is where an attempt would start, before a queue narrows that down.
+    """
 
     verdict: Verdict
     create: tuple[Object, ...] = ()
     held: Hold | None = None
+    placement: Placement | None = None
+    changes: tuple[kueue.Change, ...] = ()
 
     @property
     def pods(self) -> int:
@@ -147,6 +174,15 @@ def _start(inputs: _Inputs, verdict: Verdict, before: History, observed: Observe
         placement = place(job, inputs.pool)
     except PoolError as error:
         return _Decision(blocked(before, Reason.POOL_UNUSABLE, str(error)))
+    if inputs.queued:
+        if held := kueue.hold(job, placement, inputs.queued, now):
+            waiting = Verdict(Phase.STARTING, held.reason, held.message, replace(before, started=None))
+            return _Decision(waiting, kueue.missing(job, placement, inputs.queued), held, placement)
+        try:
+            placement = inputs.place(inputs.pool)
+        except PoolError as error:
+            ended = kueue.failed_to_start(inputs.queued, str(error), now)
+            return _Decision(blocked(before, Reason.POOL_UNUSABLE, str(error)), changes=ended)
     if held := inputs.scheduler.hold(job, observed, now):
         waiting = Verdict(Phase.STARTING, held.reason, held.message, before)
         return _Decision(waiting, gang_objects(job, placement, number, inputs.scheduler), held)
@@ -166,7 +202,7 @@ def _half_created(attempt: Attempt, verdict: Verdict) -> bool:
 def _complete(inputs: _Inputs, verdict: Verdict, attempt: Attempt, now: datetime) -> _Decision:
     """Create what is missing of a half-created attempt; give it up when its Jobs would be rendered otherwise today."""
     try:
-        create = inputs.children(place(inputs.job, inputs.pool), attempt.number) if inputs.pool else ()
+        create = inputs.children(inputs.place(inputs.pool), attempt.number) if inputs.pool else ()
     except PoolError:
         create = ()
     hashes = {child["metadata"]["name"]: child["metadata"]["annotations"][names.ANNOTATION_HASH] for child in create}
@@ -224,23 +260,24 @@ def _lost_service(
 _GARBAGE_COLLECTION = frozenset({"foregroundDeletion", "orphan"})
 
 
-def _plan_for_deleted(job: TrainingJob, observed: Observed, now: datetime) -> Plan:
+def _plan_for_deleted(job: TrainingJob, observed: Observed, now: datetime, queue: kueue.Queue | None) -> Plan:
     """Garbage collection deletes the children, but not while somebody's finalizer keeps the job.
 
     Nobody can take a deletion back, so the attempt is stopped at once: what it trains until then is lost anyway.
     """
+    let_go = kueue.of_deleted(queue, observed, now) if queue else ()
     holders = [one for one in job.finalizers if one not in _GARBAGE_COLLECTION]
     if not holders or "orphan" in job.finalizers:
-        return Plan(status=dict(job.status))
+        return Plan(status=dict(job.status), queue=let_go)
     message = f"it is being deleted, and waits for whoever set them to remove its finalizers: {', '.join(holders)}"
     history = History.of(job.status)
     if job.status.get("state") in FINISHED:
         shown = {**job.status["display"], "state": f"{job.status['state']} ({Reason.DELETING})", "why": message}
-        return Plan({**job.status, "observedGeneration": job.generation, "display": shown})
+        return Plan({**job.status, "observedGeneration": job.generation, "display": shown}, queue=let_go)
     current = observed.attempt(history.open.number) if history.open else None
     verdict = Verdict(Phase.STOPPING, Reason.DELETING, message, history)
     status = render(job.status, job.generation, verdict, current, Hold(Reason.DELETING, message), now)
-    return Plan(status, delete=tuple(stop_jobs(*observed.attempts)))
+    return Plan(status, queue=let_go, delete=tuple(stop_jobs(*observed.attempts)))
 
 
 def seconds(*times: timedelta | None) -> float | None:

@@ -82,7 +82,13 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     }
     return {
         "metadata": {
-            "labels": {**job.propagated, **template.labels, **plan.membership.labels, **plan.labels},
+            "labels": {
+                **job.propagated,
+                **template.labels,
+                **(place.labels or {}),
+                **plan.membership.labels,
+                **plan.labels,
+            },
             "annotations": {
                 names.ANNOTATION_CONTAINER: names.CONTAINER,
                 **(place.annotations or {}),
@@ -101,6 +107,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                 "serviceAccountName": template.service_account_name,
                 "priorityClassName": template.priority_class_name,
                 "schedulerName": template.scheduler_name,
+                "schedulingGates": [{"name": gate} for gate in place.gates] or None,
                 **plan.membership.pod_spec,
                 "runtimeClassName": place.runtime_class,
                 "nodeSelector": dict(place.node_selector or {}) or None,

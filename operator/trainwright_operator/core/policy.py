@@ -72,13 +72,21 @@ class Verdict:
 
 
 def decide(
-    job: TrainingJob, history: History, observed: Observed, now: datetime, scheduler: GangScheduler | None = None
+    job: TrainingJob,
+    history: History,
+    observed: Observed,
+    now: datetime,
+    scheduler: GangScheduler | None = None,
+    withdrawn: tuple[str, str] | None = None,
 ) -> Verdict:
-    """``scheduler`` starts the gangs of the job; by default its pods start one by one."""
+    """``scheduler`` starts the gangs of the job; by default its pods start one by one.
+
+    ``withdrawn`` is why the attempt at work lost its quota, as reason and message; None if it may go on.
+    """
     scheduler = scheduler or ONE_BY_ONE.of(job)
     history = adopt(job, history, observed, now)
     if history.open:
-        return _at_work(job, history, history.open, observed, now, scheduler)
+        return _at_work(job, history, history.open, observed, now, scheduler, withdrawn)
     verdict = _at_rest(job, history, max(observed.newest, history.last.number if history.last else 0), now)
     return _begin(job, verdict, verdict.start, now) if verdict.start else verdict
 
@@ -122,7 +130,13 @@ def target_raised(spec: JobSpec, record: Record) -> bool:
 
 
 def _at_work(
-    job: TrainingJob, history: History, record: Record, observed: Observed, now: datetime, scheduler: GangScheduler
+    job: TrainingJob,
+    history: History,
+    record: Record,
+    observed: Observed,
+    now: datetime,
+    scheduler: GangScheduler,
+    withdrawn: tuple[str, str] | None,
 ) -> Verdict:
     attempt = observed.attempt(record.number) or observe.Attempt(record.number)
     if not attempt.jobs and not attempt.pods and not record.cause and now < record.start + APPEAR:
@@ -134,7 +148,7 @@ def _at_work(
     kept = sidecars.left(attempt, now) if not attempt.ending else None
     if cause and kept == NOW:
         cause = _with(cause, sidecars.message_about(attempt))
-    stopping = _stopping(job, history, cause, now)
+    stopping = _stopping(job, history, cause, withdrawn, now)
     if stopping and record.cause is None and _only_deleted(attempt, cause):
         cause = stopping
     history = history.update(replace(record, cause=cause or stopping))
@@ -190,12 +204,16 @@ def _working(history: History, attempt: observe.Attempt, again: timedelta | None
     return Verdict(phase, reason, f"{why}attempt {number}: waiting for its pods", history, again=again)
 
 
-def _stopping(job: TrainingJob, history: History, cause: Cause | None, now: datetime) -> Cause | None:
+def _stopping(
+    job: TrainingJob, history: History, cause: Cause | None, withdrawn: tuple[str, str] | None, now: datetime
+) -> Cause | None:
     """Why the attempt at work has to stop; once it was told to, a change of mind comes too late."""
     if cause and cause.outcome is Outcome.STOPPED:
         return cause
     if job.spec.suspend:
         return Cause(Outcome.STOPPED, Reason.SUSPENDED, "spec.suspend is true", time=now)
+    if withdrawn:
+        return Cause(Outcome.STOPPED, *withdrawn, time=now)
     if (left := deadline_left(job, history, now)) is not None and left <= NOW:
         return Cause(Outcome.STOPPED, Reason.DEADLINE_EXCEEDED, _deadline_message(job), time=now)
     return None

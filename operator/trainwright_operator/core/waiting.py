@@ -44,13 +44,17 @@ _BACK_OFF = re.compile(r'^Back-off pulling image "[^"]*"(: ErrImagePull)?:? ?')
 
 @dataclass(frozen=True)
 class Hold:
-    """What holds an attempt up; ``queued`` means for room, ``stalled`` that only a person can help."""
+    """What holds an attempt up; ``queued`` means for room, ``stalled`` that only a person can help.
+
+    ``unheard`` means that who decides was asked a moment ago: the answer is waited for before anything is written.
+    """
 
     reason: str
     message: str
     queued: bool = False
     stalled: bool = False
     again: timedelta | None = None
+    unheard: bool = False
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from bench.operator.table import Row, show
 from builders import JobBuilder
 from scene import Scene
 from trainwright_operator.cluster.client import Object
-from trainwright_operator.cluster.informer import WATCHED
+from trainwright_operator.cluster.informer import watched
 from trainwright_operator.cluster.resources import TRAINING_JOBS
 
 
@@ -76,6 +76,6 @@ async def stored(stage: Stage, job: JobBuilder, status: Object) -> None:
 async def bare_lists(stage: Stage, namespace: str) -> float:
     """Seconds to list what the operator watches, in chunks as it does."""
     started = time.monotonic()
-    for resource, selector in WATCHED.items():
+    for resource, selector in watched().items():
         await stage.api.list(resource, namespace, selector)
     return time.monotonic() - started

@@ -149,6 +149,10 @@ class Placement:
     device_selectors: tuple[str, ...] = ()
     devices: int = 0
     annotations: Mapping[str, str] | None = None
+    labels: Mapping[str, str] | None = None
+    """Labels of the pods that a queue asks for."""
+    gates: tuple[str, ...] = ()
+    """Scheduling gates of the pods, which somebody else removes."""
     volumes: tuple[Object, ...] = ()
     volume_mounts: tuple[Object, ...] = ()
     runtime_class: str | None = None

@@ -1,0 +1,460 @@
+"""A TrainingJob in a queue of Kueue: one Workload for the life of the job, over all its attempts and slices.
+
+A TrainingJob with the label ``kueue.x-k8s.io/queue-name`` gets a Workload, and its pods are created when Kueue admits
+that. Restarts keep the quota. A Workload that is evicted stops the attempt after a checkpoint; only when no pod is left
+is its quota returned. ``spec.suspend`` remains the user's: a suspended job has no Workload.
+
+:func:`hold` says what a job without an attempt waits for, :func:`withdrawal` why an attempt must stop, :func:`placed`
+where an admitted one runs, and :func:`follow` what to write to the Workload. The protocol is Kueue's own for jobs that
+it does not know: its job reconciler, as of v0.19.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from trainwright.contract import MAX_MESSAGE, shorten
+from trainwright_operator.api import names
+from trainwright_operator.api.names import Reason
+from trainwright_operator.api.spec import TrainingJob
+from trainwright_operator.core.children import attempt_jobs, child_metadata
+from trainwright_operator.core.cleanup import Delete
+from trainwright_operator.core.observe import Attempt, Observed
+from trainwright_operator.core.placement.vendor import Placement, PoolError
+from trainwright_operator.core.policy import FINISHED, Phase, Verdict
+from trainwright_operator.core.queues.workload import FINALIZER, GROUP, KIND, VERSION, Flavor, On, Workload
+from trainwright_operator.core.times import remaining, write_time
+from trainwright_operator.core.waiting import Hold
+
+Object = dict[str, Any]
+
+LABEL_QUEUE = f"{GROUP}/queue-name"
+LABEL_PRIORITY = f"{GROUP}/priority-class"
+LABEL_MAX_SECONDS = f"{GROUP}/max-exec-time-seconds"
+LABEL_JOB_UID = f"{GROUP}/job-uid"
+LABEL_POD_SET = f"{GROUP}/podset"
+ANNOTATION_GATED_BY = f"{GROUP}/admission-gated-by"
+PROVISIONING = f"provreq.{GROUP}/"
+"""Annotations with this prefix are parameters of a ProvisioningRequest."""
+GATE = f"{GROUP}/topology"
+"""Removed from a pod by Kueue when it has chosen the pod's place in the topology."""
+POD_SET = "main"
+
+FIRST_ANSWER = timedelta(seconds=3)
+"""How long Kueue may take before a job says that it waits: most are admitted, or refused with a reason, at once."""
+
+UNSEEN = "PendingEvaluation"
+FAILED_TO_START = "FailedToStart"
+_NEEDS_A_PERSON = frozenset({"Inadmissible", "Misconfigured", "ExceedsMaxQuota", "NoMatchingFlavor"})
+_ASKS = ("resources", "restartPolicy", "image")
+_SCHEDULED_BY = (
+    "nodeSelector",
+    "tolerations",
+    "priorityClassName",
+    "runtimeClassName",
+    "schedulerName",
+)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What a job in a queue is planned with.
+
+    Attributes:
+        workload: The job's own, if it exists.
+        flavors: Every ResourceFlavor of the cluster.
+        priorities: The values of the WorkloadPriorityClasses, and of the PriorityClasses (key: ``pod/<name>``).
+        trouble: Why this operator cannot follow queues at all; empty if it can.
+    """
+
+    workload: Workload | None = None
+    flavors: Mapping[str, Flavor] = field(default_factory=dict)
+    priorities: Mapping[str, int] = field(default_factory=dict)
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A merge patch of the job's Workload, or of its status."""
+
+    patch: Object
+    of_status: bool = True
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What to write to the Workload, in this order, and whether to delete it."""
+
+    changes: tuple[Change, ...] = ()
+    delete: tuple[Delete, ...] = ()
+
+
+def queue_of(job: TrainingJob) -> str:
+    """The LocalQueue that the job asks for; empty if none."""
+    return job.labels.get(LABEL_QUEUE, "")
+
+
+def workload_name(job: TrainingJob) -> str:
+    """Different for a job of the same name that was deleted: its Workload may outlive it for a while."""
+    return f"trainingjob-{job.name}-{job.uid[:5]}"
+
+
+# The Workload
+
+
+def workload(job: TrainingJob, place: Placement, queue: Queue) -> Object:
+    """The Workload of ``job``. Nothing in it depends on an attempt."""
+    metadata = child_metadata(job, workload_name(job))
+    metadata["labels"] |= {LABEL_JOB_UID: job.uid}
+    metadata["finalizers"] = [FINALIZER]
+    copied = {
+        name: value
+        for name, value in job.annotations.items()
+        if name.startswith(PROVISIONING) or name == ANNOTATION_GATED_BY
+    }
+    spec = _spec(job, place)
+    metadata["annotations"] = {**copied, names.ANNOTATION_HASH: _digest(spec)}
+    return {"apiVersion": VERSION, "kind": KIND, "metadata": metadata, "spec": {**spec, **_priority(job, queue)}}
+
+
+def missing(job: TrainingJob, place: Placement, queue: Queue) -> tuple[Object, ...]:
+    """The Workload, if it is yet to be created."""
+    known = queue.workload or queue.trouble or job.labels.get(LABEL_PRIORITY, "") not in {"", *queue.priorities}
+    return () if known else (workload(job, place, queue),)
+
+
+def _spec(job: TrainingJob, place: Placement) -> Object:
+    """What Kueue keeps unchanged while quota is reserved."""
+    seconds = job.labels.get(LABEL_MAX_SECONDS, "")
+    return {
+        "queueName": queue_of(job),
+        "podSets": [{"name": POD_SET, "count": place.pods, "template": {"spec": _pod_spec(job, place)}}],
+        **({"maximumExecutionTimeSeconds": int(seconds)} if seconds.isascii() and seconds.isdigit() else {}),
+    }
+
+
+def _pod_spec(job: TrainingJob, place: Placement) -> Object:
+    """The fields of a pod by which quota is counted and flavors are chosen."""
+    full = attempt_jobs(job, place, 0)[0]["spec"]["template"]["spec"]
+    found = {name: full[name] for name in _SCHEDULED_BY if name in full}
+    if nodes := (full.get("affinity") or {}).get("nodeAffinity"):
+        found["affinity"] = {"nodeAffinity": nodes}
+    for kind in ("initContainers", "containers"):
+        if kind in full:
+            found[kind] = [_asks(container) for container in full[kind]]
+    return found
+
+
+def _asks(container: Mapping[str, Any]) -> Object:
+    return {"name": container["name"], **{name: container[name] for name in _ASKS if name in container}}
+
+
+def _digest(spec: Object) -> str:
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def _priority(job: TrainingJob, queue: Queue) -> Object:
+    if name := job.labels.get(LABEL_PRIORITY):
+        value = queue.priorities.get(name)
+        reference = {"group": GROUP, "kind": "WorkloadPriorityClass", "name": name}
+        return {} if value is None else {"priorityClassRef": reference, "priority": value}
+    name = job.spec.pod_template.priority_class_name or ""
+    value = queue.priorities.get(f"pod/{name}")
+    reference = {"group": "scheduling.k8s.io", "kind": "PriorityClass", "name": name}
+    return {} if value is None else {"priorityClassRef": reference, "priority": value}
+
+
+# A job without an attempt
+
+
+def hold(job: TrainingJob, place: Placement, queue: Queue, now: datetime) -> Hold | None:
+    """What the next attempt waits for; None when its pods may be created."""
+    if queue.trouble:
+        return Hold(Reason.QUEUE_UNUSABLE, queue.trouble, queued=True, stalled=True)
+    name = job.labels.get(LABEL_PRIORITY)
+    if name and name not in queue.priorities:
+        message = f"WorkloadPriorityClass {name} does not exist; create it, or change the label {LABEL_PRIORITY}"
+        return Hold(Reason.QUEUE_UNUSABLE, message, queued=True, stalled=True)
+    found = queue.workload
+    if found is None:
+        return replace(_waits(job, UNSEEN, "it is entered"), again=FIRST_ANSWER, unheard=True)
+    if found.deleting:
+        return _waits(job, Reason.WORKLOAD_REPLACED, f"Workload {found.name} is being deleted, a new one follows")
+    if found.digest != _digest(_spec(job, place)):
+        return _waits(job, Reason.WORKLOAD_REPLACED, "the job was changed, and with it what it asks Kueue for")
+    if found.finished:
+        return _after_the_end(job, found)
+    if not found.active:
+        return _deactivated(job, found)
+    if found.admitted:
+        return _without_flavor(job, found, queue)
+    return _not_admitted(job, found, now)
+
+
+def _waits(job: TrainingJob, reason: str, message: str, stalled: bool = False) -> Hold:
+    return Hold(reason, f"queue {queue_of(job)}: {message}", queued=True, stalled=stalled)
+
+
+def _after_the_end(job: TrainingJob, found: Workload) -> Hold:
+    condition = found.condition(On.FINISHED)
+    if condition.get("reason") == FAILED_TO_START:
+        return _waits(job, FAILED_TO_START, condition.get("message") or "", stalled=True)
+    return _waits(job, Reason.WORKLOAD_REPLACED, "it has ended before and waits for quota again")
+
+
+def _deactivated(job: TrainingJob, found: Workload) -> Hold:
+    why = found.condition(On.EVICTED)
+    cause = f" ({why['message'].rstrip('.')})" if why.get("message") else ""
+    command = f'kubectl -n {job.namespace} patch workload {found.name} --type merge -p \'{{"spec":{{"active":true}}}}\''
+    return _waits(job, "Deactivated", f"its Workload is deactivated{cause}; `{command}` lets it wait again", True)
+
+
+def _without_flavor(job: TrainingJob, found: Workload, queue: Queue) -> Hold | None:
+    missing = [name for name in found.flavors if name not in queue.flavors]
+    return _waits(job, "FlavorNotFound", f"ResourceFlavor {missing[0]} does not exist", True) if missing else None
+
+
+def _not_admitted(job: TrainingJob, found: Workload, now: datetime) -> Hold:
+    if found.evicted and found.reserved:
+        return _waits(job, _evicted(found)[0], f"{_evicted(found)[1]}; its quota is being returned")
+    if found.reserved:
+        checks = [f"{one['name']} is {one.get('state')}: {one.get('message') or '-'}" for one in found.checks]
+        waits = "; ".join(checks) or found.condition(On.ADMITTED).get("message") or "it is being admitted"
+        return _waits(job, "AdmissionChecks", f"quota in {found.cluster_queue} is reserved; {waits}")
+    pending = found.condition(On.QUOTA_RESERVED)
+    if not pending:
+        left = remaining(found.created or now, FIRST_ANSWER, now)
+        waits = _waits(job, UNSEEN, f"Kueue has not looked at Workload {found.name} yet; is its controller at work?")
+        return replace(waits, again=left or None, unheard=bool(left))
+    reason, message = pending.get("reason") or UNSEEN, (pending.get("message") or "it waits").rstrip(".")
+    if fix := _fix(job, message):
+        message = f"{message}; {fix}"
+    return _waits(job, reason, message, stalled=reason in _NEEDS_A_PERSON)
+
+
+def _fix(job: TrainingJob, message: str) -> str:
+    if "doesn't exist" in message and "LocalQueue" in message:
+        listing = f"kubectl -n {job.namespace} get localqueues"
+        return (
+            f"create that LocalQueue in namespace {job.namespace}, or set the label {LABEL_QUEUE} to one of `{listing}`"
+        )
+    if "ClusterQueue" in message and ("doesn't exist" in message or "inactive" in message):
+        return "its `kubectl describe clusterqueue` tells why; an admin of the queues can fix it"
+    return ""
+
+
+# An attempt at work
+
+
+def withdrawal(attempt: Attempt, queue: Queue) -> tuple[str, str] | None:
+    """Reason and message if an attempt that was admitted must stop; None if it may go on, or was never queued."""
+    if not any(one.queued for one in attempt.jobs):
+        return None
+    found = queue.workload
+    if found is None:
+        return Reason.WORKLOAD_DELETED, "its Workload was deleted, and with it its quota"
+    if found.evicted:
+        return _evicted(found)
+    if found.deleting:
+        return Reason.WORKLOAD_DELETED, f"Workload {found.name} is being deleted, and with it its quota"
+    if not found.active:
+        return "Deactivated", f"Workload {found.name} was deactivated"
+    if found.finished:
+        return Reason.WORKLOAD_DELETED, f"Workload {found.name} was declared finished, and its quota returned"
+    return None if found.admitted else (Reason.WORKLOAD_DELETED, f"Workload {found.name} is not admitted any more")
+
+
+def _evicted(found: Workload) -> tuple[str, str]:
+    condition = found.condition(On.EVICTED)
+    return condition.get("reason") or "Evicted", f"evicted by Kueue: {condition.get('message') or 'no reason given'}"
+
+
+# An admitted job
+
+
+def placed(place: Placement, queue: Queue) -> Placement:
+    """``place`` on the nodes whose quota was given.
+
+    Raises:
+        PoolError: What was given contradicts what the job or its pool asks for. Trying again would not help.
+    """
+    found = queue.workload
+    assert found is not None, "only an admitted job is placed"
+    result = replace(
+        place,
+        labels={LABEL_POD_SET: POD_SET},
+        annotations={**(place.annotations or {}), names.ANNOTATION_WORKLOAD: found.name},
+        gates=(GATE,) if found.assignment.get("topologyAssignment") else (),
+    )
+    for name in found.flavors:
+        flavor = queue.flavors.get(name)
+        if flavor is None:
+            raise PoolError(f"ResourceFlavor {name} does not exist")
+        result = _merged(result, f"ResourceFlavor {name}", {"nodeSelector": flavor.node_labels}, flavor.tolerations)
+    for check in found.checks:
+        for update in check.get("podSetUpdates") or ():
+            result = _merged(result, f"admission check {check['name']}", update, update.get("tolerations") or ())
+    return result
+
+
+def _merged(place: Placement, whose: str, update: Mapping[str, Any], tolerations: Any) -> Placement:
+    new = tuple(one for one in tolerations if one not in place.tolerations)
+    return replace(
+        place,
+        node_selector=_agreed(place.node_selector, update.get("nodeSelector"), f"{whose}: nodeSelector"),
+        labels=_agreed(place.labels, update.get("labels"), f"{whose}: label"),
+        annotations=_agreed(place.annotations, update.get("annotations"), f"{whose}: annotation"),
+        tolerations=(*place.tolerations, *new),
+    )
+
+
+def _agreed(known: Mapping[str, str] | None, new: Mapping[str, str] | None, what: str) -> dict[str, str]:
+    known, new = dict(known or {}), dict(new or {})
+    for name in known.keys() & new.keys():
+        if known[name] != new[name]:
+            raise PoolError(f"{what} {name}={new[name]} contradicts {name}={known[name]} of the job or its pool")
+    return {**known, **new}
+
+
+# What is written to the Workload
+
+
+def follow(
+    job: TrainingJob, queue: Queue, verdict: Verdict, place: Placement | None, observed: Observed, now: datetime
+) -> Followed:
+    """What the Workload must be told after ``verdict``; ``place`` is where the job would start now, if it can."""
+    found = queue.workload
+    if found is None:
+        return Followed()
+    in_use = _uses_quota(observed, now)
+    at_rest = verdict.history.open is None and verdict.start is None and not in_use
+    if found.deleting:
+        return released(found) if at_rest else Followed()
+    if verdict.phase in FINISHED and at_rest:
+        return _ended(found, verdict, now)
+    if (at_rest and job.spec.suspend) or (not queue_of(job) and not in_use):
+        return _withdrawn(found)
+    if at_rest and found.finished:
+        same = found.condition(On.FINISHED).get("reason") == FAILED_TO_START and _current(job, found, place)
+        return Followed() if same else _withdrawn(found)
+    if at_rest and place and not _current(job, found, place):
+        return _withdrawn(found) if found.reserved else Followed((_updated(job, found, place),))
+    if found.evicted and found.reserved and at_rest:
+        return Followed((_requeued(found, now),))
+    return Followed(tuple(_running(job, queue, verdict, observed, now)))
+
+
+def released(found: Workload) -> Followed:
+    """A deleted Workload goes, because no pod uses its quota any more."""
+    return Followed() if found.finalized else Followed((_without_finalizer(found),))
+
+
+def of_deleted(queue: Queue, observed: Observed, now: datetime) -> tuple[Change, ...]:
+    """What is written to the Workload of a job that is being deleted."""
+    found = queue.workload
+    return released(found).changes if found and found.deleting and not _uses_quota(observed, now) else ()
+
+
+def failed_to_start(queue: Queue, message: str, now: datetime) -> tuple[Change, ...]:
+    """Its quota is returned: what was given contradicts what the job asks for, now and at every other try."""
+    found = queue.workload
+    return (_with_condition(found, On.FINISHED, True, FAILED_TO_START, message, now),) if found else ()
+
+
+def _current(job: TrainingJob, found: Workload, place: Placement | None) -> bool:
+    return place is None or found.digest == _digest(_spec(job, place))
+
+
+def _uses_quota(observed: Observed, now: datetime) -> bool:
+    """Whether pods that a queue admitted may still run."""
+    queued = [attempt for attempt in observed.attempts if any(one.queued for one in attempt.jobs)]
+    return any(attempt.unfinished or any(pod.alive(now) for pod in attempt.pods) for attempt in queued)
+
+
+def _ended(found: Workload, verdict: Verdict, now: datetime) -> Followed:
+    changes = []
+    if not found.finished:
+        reason = "Succeeded" if verdict.phase is Phase.SUCCEEDED else "Failed"
+        changes.append(_with_condition(found, On.FINISHED, True, reason, verdict.message, now))
+    if not found.finalized:
+        changes.append(_without_finalizer(found))
+    return Followed(tuple(changes))
+
+
+def _withdrawn(found: Workload) -> Followed:
+    return Followed(released(found).changes, (Delete(VERSION, KIND, found.name),))
+
+
+def _updated(job: TrainingJob, found: Workload, place: Placement) -> Change:
+    """A Workload that waits asks for something else, and keeps its place in the queue."""
+    spec = _spec(job, place)
+    annotations = {names.ANNOTATION_HASH: _digest(spec)}
+    if "maximumExecutionTimeSeconds" in found.spec:
+        spec.setdefault("maximumExecutionTimeSeconds", None)
+    return Change({"metadata": {"annotations": annotations}, "spec": spec}, of_status=False)
+
+
+def _running(job: TrainingJob, queue: Queue, verdict: Verdict, observed: Observed, now: datetime) -> Iterator[Change]:
+    found = queue.workload
+    assert found is not None
+    wanted = _priority(job, queue)
+    if queue_of(job) and wanted and any(found.spec.get(name) != value for name, value in wanted.items()):
+        yield Change({"spec": wanted}, of_status=False)
+    if not found.admitted:
+        return
+    ready, known = verdict.phase is Phase.RUNNING, found.condition(On.PODS_READY)
+    if ready and known.get("status") != "True":
+        reason = "Recovered" if known.get("reason") in ("WaitForRecovery", "Recovered") else "Started"
+        yield _with_condition(found, On.PODS_READY, True, reason, "every pod is ready", now)
+    elif not ready and known.get("status") == "True":
+        yield _with_condition(found, On.PODS_READY, False, "WaitForRecovery", verdict.message, now)
+
+
+def _requeued(found: Workload, now: datetime) -> Change:
+    """The quota is returned, because no pod is left that uses it."""
+    reason, message = found.condition(On.EVICTED).get("reason") or "Evicted", found.condition(On.EVICTED)["message"]
+    at_once = reason in ("Preempted", "NodeFailures")
+    conditions = _conditions(found, On.REQUEUED, at_once, reason, message, now)
+    conditions = _set(conditions, found, On.QUOTA_RESERVED, False, "Pending", message, now)
+    conditions = _set(conditions, found, On.ADMITTED, False, "NoReservation", "The workload has no reservation", now)
+    status: Object = {"conditions": conditions, "admission": None}
+    if found.admitted_at:
+        before = found.status.get("accumulatedPastExecutionTimeSeconds") or 0
+        status["accumulatedPastExecutionTimeSeconds"] = before + int((now - found.admitted_at).total_seconds())
+    return Change(status)
+
+
+def _without_finalizer(found: Workload) -> Change:
+    kept = [one for one in found.stored["metadata"].get("finalizers") or () if one != FINALIZER]
+    return Change({"metadata": {"finalizers": kept}}, of_status=False)
+
+
+def _with_condition(found: Workload, kind: str, holds: bool, reason: str, message: str, now: datetime) -> Change:
+    return Change({"conditions": _conditions(found, kind, holds, reason, message, now)})
+
+
+def _conditions(found: Workload, kind: str, holds: bool, reason: str, message: str, now: datetime) -> list[Object]:
+    """All conditions: a merge patch replaces the list."""
+    return _set([dict(one) for one in found.conditions], found, kind, holds, reason, message, now)
+
+
+def _set(
+    conditions: list[Object], found: Workload, kind: str, holds: bool, reason: str, message: str, now: datetime
+) -> list[Object]:
+    status = "True" if holds else "False"
+    known = next((one for one in conditions if one["type"] == kind), {})
+    same = known.get("status") == status
+    condition = {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": shorten(message, MAX_MESSAGE),
+        "observedGeneration": found.stored["metadata"].get("generation") or 1,
+        "lastTransitionTime": known["lastTransitionTime"] if same else write_time(now),
+    }
+    return [*(one for one in conditions if one["type"] != kind), condition]

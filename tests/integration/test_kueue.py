@@ -1,0 +1,324 @@
+"""Jobs in a queue, with Kueue's own controller and webhooks: they wait, start, give way, return and are counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from cluster.fixtures import namespace  # noqa: F401
+from cluster.kube import Kube, condition_of
+from cluster.kueue import Kueue
+from cluster.paths import CHECKOUT
+from integration.conftest import started
+from integration.jobs import job, state
+from integration.operators import Operator
+
+Object = dict[str, Any]
+QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ControlPlane]:
+    """A control plane of its own: where Kueue is installed, operators watch its objects as well."""
+    yield from started(ControlPlane(f"kueue-{os.getpid()}"))
+
+
+@pytest.fixture(scope="module")
+def kube(cluster: ControlPlane) -> Kube:
+    for path in sorted((CHECKOUT / "crds").glob("*.yaml")):
+        for crd in cluster.kube.apply(path):
+            cluster.kube.wait_condition("CustomResourceDefinition", crd["metadata"]["name"], "Established", None)
+    return cluster.kube
+
+
+@pytest.fixture(scope="module")
+def kueue(cluster: ControlPlane, kube: Kube) -> Iterator[Kueue]:
+    running = Kueue(cluster, {})
+    running.up()
+    yield running
+    running.down()
+
+
+@pytest.fixture
+def operator(kueue: Kueue, kube: Kube, namespace: str, tmp_path: Path) -> Iterator[Operator]:  # noqa: F811
+    running = Operator(kube, namespace, tmp_path).start().wait_leading()
+    yield running
+    running.kill()
+
+
+def kueue_object(kind: str, name: str, spec: Object, where: str | None = None) -> Object:
+    meta = {"name": name} | ({"namespace": where} if where else {})
+    return {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": kind, "metadata": meta, "spec": spec}
+
+
+def team(kube: Kube, namespace: str, cpu: str, name: str = "team", **spec: Any) -> str:  # noqa: F811
+    """A LocalQueue with a ClusterQueue of its own that has ``cpu`` of quota; returns the latter's name."""
+    flavor, cluster_queue = f"nodes-{namespace}", f"{name}-{namespace}"
+    kube.apply(kueue_object("ResourceFlavor", flavor, {}))
+    quota = {
+        "coveredResources": ["cpu", "memory"],
+        "flavors": [
+            {
+                "name": flavor,
+                "resources": [{"name": "cpu", "nominalQuota": cpu}, {"name": "memory", "nominalQuota": "1Ti"}],
+            }
+        ],
+    }
+    kube.apply(
+        kueue_object("ClusterQueue", cluster_queue, {"namespaceSelector": {}, "resourceGroups": [quota], **spec})
+    )
+    kube.apply(kueue_object("LocalQueue", name, {"clusterQueue": cluster_queue}, namespace))
+    return cluster_queue
+
+
+def queued(name: str, queue: str = "team", nodes: int = 1, **annotations: str):
+    """A TrainingJob of pods with one CPU each that waits in ``queue``."""
+    resources = {"requests": {"cpu": "1", "memory": "1Gi"}}
+    made = job(name, nodes, **annotations).with_("spec.podTemplate.resources", resources)
+    return made.with_("metadata.labels", {QUEUE: queue})
+
+
+def workload_of(kube: Kube, namespace: str, name: str) -> Object:  # noqa: F811
+    found = [
+        one for one in kube.list("Workload", namespace) if one["metadata"]["labels"]["trainwright.dev/job"] == name
+    ]
+    return found[0] if found else {}
+
+
+def condition(obj: Object, kind: str) -> Object:
+    return next((one for one in obj.get("status", {}).get("conditions") or () if one["type"] == kind), {})
+
+
+def test_a_second_job_waits_for_the_quota_of_the_first(kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="2")
+    kube.apply(queued("first", nodes=2, run_for="forever").manifest(), namespace)
+    state(kube, namespace, "Running", "first")
+    kube.apply(queued("second", nodes=2, run_for="1s").manifest(), namespace)
+
+    waiting = kube.wait_for(
+        "TrainingJob",
+        "second",
+        namespace,
+        lambda obj: "insufficient unused quota" in condition(obj, "Queued").get("message", ""),
+        60,
+        "to say what it waits for",
+    )
+
+    assert waiting["status"]["display"]["state"].startswith("Queued (")
+    assert "queue team: couldn't assign flavors" in waiting["status"]["display"]["why"]
+    assert kube.list("Pod", namespace, "trainwright.dev/job=second") == []
+
+    kube.delete("TrainingJob", "first", namespace)
+    state(kube, namespace, "Succeeded", "second")
+
+    done = workload_of(kube, namespace, "second")
+    assert condition(done, "Finished")["reason"] == "Succeeded"
+    assert condition(done, "PodsReady")["reason"] == "Started"
+    assert workload_of(kube, namespace, "first") == {}, "a deleted job leaves no quota behind"
+
+
+def restarts(obj: Object) -> Object:
+    return obj["status"]["restarts"]
+
+
+def reserved(obj: Object) -> bool:
+    return condition_of(obj, "QuotaReserved") == "True"
+
+
+def wait_queued(kube: Kube, namespace: str, name: str, words: str, seconds: float = 60) -> Object:  # noqa: F811
+    return kube.wait_for(
+        "TrainingJob",
+        name,
+        namespace,
+        lambda obj: (
+            words in condition(obj, "Queued").get("message", "") and condition(obj, "Queued")["status"] == "True"
+        ),
+        seconds,
+        f"to be queued: {words}",
+    )
+
+
+def attempts(obj: Object) -> list[tuple[Any, ...]]:
+    return [(one["attempt"], one.get("outcome"), one.get("reason")) for one in obj["status"]["attempts"]]
+
+
+def test_a_higher_priority_stops_a_job_that_returns_later(kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="2", preemption={"withinClusterQueue": "LowerPriority"})
+    for name, value in (("low", 1), ("high", 100)):
+        made = kueue_object("WorkloadPriorityClass", f"{name}-{namespace}", {}) | {"value": value}
+        kube.apply({key: part for key, part in made.items() if key != "spec"})
+    priority = {
+        name: {QUEUE: "team", "kueue.x-k8s.io/priority-class": f"{name}-{namespace}"} for name in ("low", "high")
+    }
+    kube.apply(
+        queued("low", nodes=2, run_for="forever").with_("metadata.labels", priority["low"]).manifest(), namespace
+    )
+    state(kube, namespace, "Running", "low")
+
+    kube.apply(queued("high", nodes=2, run_for="2s").with_("metadata.labels", priority["high"]).manifest(), namespace)
+    state(kube, namespace, "Running", "high")
+    waits = wait_queued(kube, namespace, "low", "queue team: ")
+    left = kube.list("Pod", namespace, "trainwright.dev/job=low")
+
+    assert [pod for pod in left if pod["status"]["phase"] in ("Running", "Pending")] == []
+    assert attempts(waits) == [(1, "Stopped", "Preempted")]
+    assert restarts(waits)["total"] == 0, "a preempted job has not failed"
+
+    state(kube, namespace, "Succeeded", "high")
+    again = state(kube, namespace, "Running", "low")
+    assert attempts(again) == [(1, "Stopped", "Preempted"), (2, None, None)]
+    assert condition(workload_of(kube, namespace, "low"), "PodsReady")["status"] == "True"
+
+
+def test_a_restart_keeps_the_quota(kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="1")
+    made = queued("failing", run_for="1s", exit_code="1").with_("spec.maxRestarts", 1)
+    kube.apply(made.manifest(), namespace)
+    kube.wait_for(
+        "TrainingJob", "failing", namespace, lambda obj: len(obj.get("status", {}).get("attempts", ())) == 1, 60
+    )
+    first = workload_of(kube, namespace, "failing")
+    kube.apply(queued("other", run_for="1s").manifest(), namespace)
+
+    failed = state(kube, namespace, "Failed", "failing")
+    state(kube, namespace, "Succeeded", "other")
+    last = workload_of(kube, namespace, "failing")
+
+    assert restarts(failed)["counted"] == 1
+    assert last["metadata"]["uid"] == first["metadata"]["uid"]
+    assert condition(last, "Admitted")["lastTransitionTime"] == condition(first, "Admitted")["lastTransitionTime"]
+    assert condition(last, "Finished")["reason"] == "Failed"
+
+
+def test_a_suspended_job_returns_its_quota_and_waits_again(kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="1")
+    kube.apply(queued("first", run_for="forever").manifest(), namespace)
+    state(kube, namespace, "Running", "first")
+    kube.patch("TrainingJob", "first", {"spec": {"suspend": True}}, namespace)
+    state(kube, namespace, "Suspended", "first")
+
+    kube.apply(queued("second", run_for="forever").manifest(), namespace)
+    state(kube, namespace, "Running", "second")
+    kube.patch("TrainingJob", "first", {"spec": {"suspend": False}}, namespace)
+    wait_queued(kube, namespace, "first", "insufficient unused quota")
+
+    kube.delete("TrainingJob", "second", namespace)
+    state(kube, namespace, "Running", "first")
+
+
+@pytest.mark.parametrize("when", ["queued", "running", "finished"])
+def test_a_deleted_job_leaves_no_workload(kube, operator, namespace, when):  # noqa: F811
+    team(kube, namespace, cpu="0" if when == "queued" else "1")
+    kube.apply(queued("train", run_for="1s" if when == "finished" else "forever").manifest(), namespace)
+    if when == "queued":
+        wait_queued(kube, namespace, "train", "quota")
+    else:
+        state(kube, namespace, {"running": "Running", "finished": "Succeeded"}[when])
+    kube.delete("TrainingJob", "train", namespace)
+    kube.wait_list("Workload", namespace, lambda found: not found, 30)
+
+
+def test_an_admin_takes_a_job_out_and_lets_it_in_again(kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="1")
+    kube.apply(queued("train", run_for="forever").manifest(), namespace)
+    state(kube, namespace, "Running")
+    name = workload_of(kube, namespace, "train")["metadata"]["name"]
+
+    kube.patch("Workload", name, {"spec": {"active": False}}, namespace)
+    out = wait_queued(kube, namespace, "train", "deactivated")
+    kube.wait_for("Workload", name, namespace, lambda obj: not reserved(obj), 30, "to return its quota")
+    assert condition(out, "Stalled")["status"] == "True"
+    assert f"kubectl -n {namespace} patch workload {name}" in condition(out, "Queued")["message"]
+
+    kube.patch("Workload", name, {"spec": {"active": True}}, namespace)
+    assert attempts(state(kube, namespace, "Running"))[0][1:] == ("Stopped", "Deactivated")
+
+
+def test_a_queue_that_is_drained_and_opened(kube, operator, namespace):  # noqa: F811
+    queue = team(kube, namespace, cpu="1")
+    kube.apply(queued("train", run_for="forever").manifest(), namespace)
+    state(kube, namespace, "Running")
+    kube.patch("ClusterQueue", queue, {"spec": {"stopPolicy": "HoldAndDrain"}}, None)
+    wait_queued(kube, namespace, "train", "queue team: ")
+    kube.wait_list("Pod", namespace, lambda found: all(pod["status"]["phase"] != "Running" for pod in found), 30)
+    kube.patch("ClusterQueue", queue, {"spec": {"stopPolicy": "None"}}, None)
+    assert attempts(state(kube, namespace, "Running"))[0][1:] == ("Stopped", "ClusterQueueStopped")
+
+
+def test_a_queue_that_does_not_exist_yet(kube, operator, namespace):  # noqa: F811
+    kube.apply(queued("train", run_for="1s").manifest(), namespace)
+    waits = wait_queued(kube, namespace, "train", "doesn't exist")
+    assert f"create that LocalQueue in namespace {namespace}" in condition(waits, "Queued")["message"]
+    assert condition(waits, "Stalled")["status"] == "True"
+    team(kube, namespace, cpu="1")
+    state(kube, namespace, "Succeeded")
+
+
+def test_the_label_is_changed_and_removed_while_a_job_waits(kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="0")
+    team(kube, namespace, cpu="1", name="other")
+    for name in ("moved", "freed"):
+        kube.apply(queued(name, run_for="1s").manifest(), namespace)
+        wait_queued(kube, namespace, name, "queue team: ")
+    uid = workload_of(kube, namespace, "moved")["metadata"]["uid"]
+
+    kube.patch("TrainingJob", "moved", {"metadata": {"labels": {QUEUE: "other"}}}, namespace)
+    state(kube, namespace, "Succeeded", "moved")
+    assert workload_of(kube, namespace, "moved")["metadata"]["uid"] == uid
+
+    kube.patch("TrainingJob", "freed", {"metadata": {"labels": {QUEUE: None}}}, namespace)
+    state(kube, namespace, "Succeeded", "freed")
+    assert workload_of(kube, namespace, "freed") == {}
+
+
+def test_the_flavor_chooses_the_nodes(kube, operator, namespace):  # noqa: F811
+    queue = team(kube, namespace, cpu="1")
+    flavor = f"nodes-{namespace}"
+    taint = {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}
+    kube.apply(
+        kueue_object("ResourceFlavor", flavor, {"nodeLabels": {"kubernetes.io/os": "linux"}, "tolerations": [taint]})
+    )
+    kube.apply(queued("train", run_for="forever").manifest(), namespace)
+    state(kube, namespace, "Running")
+    pod = kube.list("Pod", namespace, "trainwright.dev/job=train")[0]
+    assert pod["spec"]["nodeSelector"]["kubernetes.io/os"] == "linux"
+    assert taint in pod["spec"]["tolerations"]
+    assert (
+        pod["metadata"]["annotations"]["kueue.x-k8s.io/workload"]
+        == workload_of(kube, namespace, "train")["metadata"]["name"]
+    )
+    assert workload_of(kube, namespace, "train")["status"]["admission"]["clusterQueue"] == queue
+
+
+def test_a_workload_that_is_deleted_stops_the_job_which_waits_again(kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="1")
+    kube.apply(queued("train", run_for="forever").manifest(), namespace)
+    state(kube, namespace, "Running")
+    first = workload_of(kube, namespace, "train")
+    kube.delete("Workload", first["metadata"]["name"], namespace)
+    again = kube.wait_for("TrainingJob", "train", namespace, lambda obj: len(obj["status"]["attempts"]) == 2, 60)
+    assert attempts(again)[0] == (1, "Stopped", "WorkloadDeleted")
+    assert workload_of(kube, namespace, "train")["metadata"]["uid"] != first["metadata"]["uid"]
+
+
+def test_quota_that_was_borrowed_is_reclaimed(kube, operator, namespace):  # noqa: F811
+    cohort = {"cohortName": namespace, "preemption": {"reclaimWithinCohort": "Any"}}
+    team(kube, namespace, cpu="1", name="lender", **cohort)
+    team(kube, namespace, cpu="1", name="borrower", **cohort)
+    kube.apply(queued("big", "borrower", nodes=2, run_for="forever").manifest(), namespace)
+    state(kube, namespace, "Running", "big")
+    kube.apply(queued("mine", "lender", run_for="forever").manifest(), namespace)
+    state(kube, namespace, "Running", "mine")
+    waits = wait_queued(kube, namespace, "big", "queue borrower: ")
+    assert attempts(waits) == [(1, "Stopped", "Preempted")]
+
+
+def test_a_job_without_a_queue_is_left_alone(kube, operator, namespace):  # noqa: F811
+    kube.apply(job(run_for="1s").manifest(), namespace)
+    state(kube, namespace, "Succeeded")
+    assert kube.list("Workload", namespace) == []
