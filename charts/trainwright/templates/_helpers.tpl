@@ -53,3 +53,10 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{- /* Whether the operator needs rights for Kueue; auto: where the cluster serves it now. */}}
+{{- define "trainwright.kueue" -}}
+{{- $wanted := .Values.queues.kueue -}}
+{{- $served := .Capabilities.APIVersions.Has "kueue.x-k8s.io/v1beta2/Workload" -}}
+{{- if and (eq $wanted "auto") (not $served) }}off{{ else }}{{ $wanted }}{{ end -}}
+{{- end }}
