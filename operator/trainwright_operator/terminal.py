@@ -24,6 +24,11 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
+def takes_lines_back(console: Console) -> bool:
+    """Whether lines can be overwritten: on no pipe, where notebooks and some CI force colors (FORCE_COLOR)."""
+    return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
+
+
 @dataclass(frozen=True)
 class Columns:
     """A table for any width: cells are wrapped, moved or left out, and never cut.

@@ -10,6 +10,12 @@ SEEN = {
     "0/3 nodes are available: 3 node(s) had untolerated taint {gpu: yes}.": "tolerate the taint gpu: podTemplate",
     'MountVolume.SetUp failed for volume "c" : configmap "settings" not found': "create the ConfigMap settings in",
     'secret "token" not found': "create the Secret token in this namespace",
+    'MountVolume.SetUp failed for volume "j" : configmap references non-existent config key: train.py': (
+        "add the key train.py, or name another"
+    ),
+    "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 node(s) were unschedulable.": "kubectl uncordon",
+    'pods "t" is forbidden: maximum memory usage per Container is 200Mi, but limit is 1Gi': "ask for less memory in",
+    'pods "t" is forbidden: minimum cpu usage per Container is 2, but request is 1': "ask for more cpu in",
     "couldn't find key token in Secret default/hub": "add the key token, or name another",
     'Error creating: pods "t-0-1-0-" is forbidden: exceeded quota: small, requested: pods=1': "have the quota small",
     'Error creating: pods "t" is forbidden: failed quota: q: must specify limits.cpu,limits.memory': (
@@ -35,6 +41,11 @@ SEEN = {
 def test_a_known_message_gets_its_fix(words):
     assert SEEN[words] in "; ".join(fixes_for(words))
     assert with_fixes(words) == f"{words.rstrip('. ')}; {'; '.join(fixes_for(words))}"
+
+
+@pytest.mark.parametrize("words", SEEN)
+def test_a_message_with_its_fix_has_the_same_fix(words):
+    assert fixes_for(with_fixes(words)) == fixes_for(words)
 
 
 def test_an_unknown_message_gets_no_fix():

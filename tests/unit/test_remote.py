@@ -40,6 +40,11 @@ def with_condition(kind: str, reason: str, message: str, state: str = "Queued", 
     }
 
 
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def printed(what, width: int = 160) -> str:
     console = Console(file=io.StringIO(), width=width)
     console.print(what)
@@ -132,8 +137,8 @@ def test_a_pipe_gets_a_line_for_each_change() -> None:
 
 
 def test_a_terminal_that_takes_no_line_back_gets_lines() -> None:
-    for kind, plain in (("dumb", True), ("xterm", False)):
-        console = Console(file=io.StringIO(), force_terminal=True, _environ={"TERM": kind})
+    for kind, file, plain in (("dumb", Tty(), True), ("xterm", Tty(), False), ("xterm", io.StringIO(), True)):
+        console = Console(file=file, _environ={"TERM": kind, "FORCE_COLOR": "1"})
         shown = board.board(console, namespaced=False)
         shown.close()
         assert isinstance(shown, board.PlainLines) is plain

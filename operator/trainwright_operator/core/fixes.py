@@ -28,10 +28,11 @@ _FIXES = (
         r"free ports for the requested pod ports",
         "pods on the host's network (podTemplate.hostNetwork) have a node each: wait for room, or add nodes",
     ),
+    (r"were unschedulable", "nodes are cordoned: kubectl uncordon them, or wait until others have room"),
     (r"Too many pods", "the nodes hold as many pods as they may: add nodes"),
     (r'configmap "([^"]+)" not found', "create the ConfigMap {0} in this namespace, or name another in a new run"),
     (r'secret "([^"]+)" not found', "create the Secret {0} in this namespace, or name another in a new run"),
-    (r"references non-existent (?:config|secret) key: (\S+)", "add the key {0}, or name another in a new run"),
+    (r"references non-existent (?:config|secret) key: ([\w.-]*\w)", "add the key {0}, or name another in a new run"),
     (r"couldn't find key (\S+) in", "add the key {0}, or name another in a new run"),
     (
         r'serviceaccount "([^"]+)" not found',
@@ -42,6 +43,14 @@ _FIXES = (
         "create the PriorityClass {0}, or leave podTemplate.priorityClassName out in a new run",
     ),
     (r"exceeded quota: ([\w.-]*\w)", "wait until other pods end, ask for less, or have the quota {0} raised"),
+    (
+        r"maximum ([\w.-]+) usage per (?:Container|Pod) is",
+        "ask for less {0} in podTemplate.resources of a new run, or have the namespace's LimitRange raised",
+    ),
+    (
+        r"minimum ([\w.-]+) usage per (?:Container|Pod) is",
+        "ask for more {0} in podTemplate.resources of a new run, or have the namespace's LimitRange lowered",
+    ),
     (r"must specify ([\w.,:-]*\w)", "set {0} in podTemplate.resources of a new run"),
     (
         r'violates PodSecurity .*"(IPC_LOCK)"',

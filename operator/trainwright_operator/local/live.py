@@ -15,7 +15,7 @@ from rich.text import Text
 from trainwright_operator.core import display
 from trainwright_operator.core.events import Event
 from trainwright_operator.core.policy import Phase
-from trainwright_operator.terminal import Columns
+from trainwright_operator.terminal import Columns, takes_lines_back
 
 Status = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ class Screen(Protocol):
 
 
 def screen(name: str, console: Console) -> Screen:
-    return Table_(name, console) if console.is_terminal and not console.is_dumb_terminal else Lines(name, console)
+    return Table_(name, console) if takes_lines_back(console) else Lines(name, console)
 
 
 class Lines:

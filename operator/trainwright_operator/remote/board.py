@@ -18,7 +18,7 @@ from trainwright_operator.core.policy import Phase
 from trainwright_operator.local.live import BAR, COLUMNS, SPARE, Lines
 from trainwright_operator.remote.feed import Key
 from trainwright_operator.remote.states import UNSEEN, condition, status_of
-from trainwright_operator.terminal import Columns
+from trainwright_operator.terminal import Columns, takes_lines_back
 
 Object = Mapping[str, Any]
 STYLES = {
@@ -45,8 +45,7 @@ class Board(Protocol):
 
 def board(console: Console, *, namespaced: bool) -> Board:
     """``namespaced`` shows the namespace beside the name. A dumb terminal cannot overwrite lines."""
-    live = console.is_terminal and not console.is_dumb_terminal
-    return LiveTable(console, namespaced) if live else PlainLines(console, namespaced)
+    return LiveTable(console, namespaced) if takes_lines_back(console) else PlainLines(console, namespaced)
 
 
 def label(key: Key, namespaced: bool) -> str:
