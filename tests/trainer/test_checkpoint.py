@@ -74,7 +74,7 @@ def test_a_torn_checkpoint_is_skipped_with_one_warning(damage: str, tmp_path: Pa
     harm, words = DAMAGES[damage]
     harm(store.path(10))
     with pytest.warns(UserWarning, match="checkpoint-10 is skipped") as caught:
-        assert store.newest() == store.path(5)
+        assert store.newest_intact() == store.path(5)
     assert words in str(caught[0].message)
     assert len(caught) == 1
 

@@ -21,7 +21,6 @@ from trainwright.checkpoint.part import Piece
 from trainwright.checkpoint.snapshot import Snapshot
 from trainwright.checkpoint.staging import Copy, Stager
 from trainwright.checkpoint.store import CheckpointStore
-from trainwright.distributed.ranks import Ranks
 
 FAILED_RUN_WAIT_SECONDS = 30.0
 """How long a failed run waits for its last checkpoint, which may need a peer that is gone."""
@@ -37,7 +36,6 @@ class BackgroundWriter:
     def __init__(self, store: CheckpointStore, take: Callable[[Copy], Snapshot]) -> None:
         self._store, self._take = store, take
         self._stager = Stager()
-        self._ranks: Ranks | None = None
         self._save: _Save | None = None
         self._boundaries = 0
         self._warming: threading.Thread | None = None
@@ -56,9 +54,7 @@ class BackgroundWriter:
 
     def _own_store(self) -> CheckpointStore:
         """The store for the writing thread, whose collectives are separate from those of the training."""
-        if self._ranks is None:
-            self._ranks = self._store.ranks.apart()
-        return self._store.seen_by(self._ranks)
+        return self._store.seen_by(self._store.apart())
 
     def is_due(self, step: int) -> bool:
         """Whether all ranks must call :meth:`settle` before ``step``, which begins now."""
@@ -124,8 +120,7 @@ class _Save:
                 self._part.open()
                 self._part.write(pieces)
         except Exception as error:
-            failure = error
-            self._later = [lambda _: _raise(failure)]
+            self._part.failure = error
 
     def _run(self) -> None:
         try:
@@ -151,7 +146,3 @@ class _Save:
         self.thread.join()
         if self._error is not None:
             raise self._error
-
-
-def _raise(error: BaseException) -> None:
-    raise error

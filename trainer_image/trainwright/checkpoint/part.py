@@ -23,11 +23,13 @@ class Part:
 
     Attributes:
         files: Name in the checkpoint -> path below ``folder``, size and checksum, once the file is on the disk.
+        failure: Why this rank could not write, if it must tell the others before they continue.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: dict[str, dict[str, Any]] = {}
+        self.failure: Exception | None = None
         self._pieces = 0
 
     def open(self) -> None:

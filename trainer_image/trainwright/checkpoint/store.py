@@ -55,6 +55,9 @@ class CheckpointStore:
         job: The name of the owner for messages.
         ranks: The ranks that train together; by default those of torch.distributed, or this process alone.
 
+    Attributes:
+        notes: What the manifest says besides, about the run that writes: its layout, for one.
+
     Whether the nodes share the output is detected, not configured. If they do not, every node keeps a full copy,
     because a run could not resume from less.
     """
@@ -71,7 +74,9 @@ class CheckpointStore:
         self.output = Path(output_dir)
         self.ranks = ranks or Ranks.current()
         self.fence = Fence(self.output, owner, attempt, job)
+        self.notes: dict[str, Any] = {}
         self._leader: int | None = None
+        self._apart: Ranks | None = None
 
     # -- who writes
 
@@ -92,6 +97,20 @@ class CheckpointStore:
         other = copy.copy(self)
         other._leader, other.ranks = self.leader, ranks
         return other
+
+    def apart(self) -> Ranks:
+        """The ranks with another process group, for collectives beside the training; all ranks make it together."""
+        if self._apart is None:
+            self._apart = self.ranks.apart()
+        return self._apart
+
+    def check_shared(self) -> None:
+        """Raises :class:`UserError` unless all ranks see the same output, as a checkpoint in shards requires."""
+        if any(self.ranks.gather(self.leader)):
+            raise UserError(
+                f"{self.output}: the nodes do not share this folder, and each would keep only its shards of a "
+                "checkpoint, from which no run could resume; choose an output that all nodes mount"
+            )
 
     def _choose_leader(self) -> int:
         if self.ranks.world_size == 1:
@@ -162,58 +181,87 @@ class CheckpointStore:
     def newest(self, foreign: bool = False) -> Path | None:
         """The newest complete checkpoint that every rank can read, with the same step on all ranks; None if none.
 
+        The files have the sizes of the manifest; see :meth:`newest_intact` for their contents.
+
         Args:
             foreign: Also accept folders without a manifest, as Hugging Face's Trainer writes them.
         """
-        if self.ranks.world_size == 1:
-            return self.newest_here(foreign)
-        mine = self._complete_steps(foreign) if self.is_leader else None
-        held = [steps for steps in self.ranks.gather(mine) if steps is not None]
-        common = set.intersection(*map(set, held))
-        return self.path(max(common)) if common else None
+        common = self._complete_steps(foreign)
+        return self.path(common[-1]) if common else None
+
+    def newest_intact(self, foreign: bool = False) -> Path | None:
+        """Like :meth:`newest`, but its files also have the checksums of the manifest; the ranks share the reading."""
+        for step in reversed(self._complete_steps(foreign)):
+            damaged = self.damaged(self.path(step))
+            if not damaged:
+                return self.path(step)
+            if self.ranks.rank == 0:
+                warnings.warn(f"{self.path(step)} is skipped: {_checksum_differs(damaged[0])}", stacklevel=2)
+        return None
 
     def newest_of(self, owner: str, adopted: bool = False) -> Path | None:
-        """Like :meth:`newest`, but None if another owner wrote it and ``adopted`` is false."""
-        newest = self.newest()
+        """Like :meth:`newest_intact`, but None if another owner wrote it and ``adopted`` is false."""
+        newest = self.newest_intact()
         if newest is None or adopted:
             return newest
         written_by = json.loads((newest / MANIFEST).read_text(encoding="utf-8")).get("owner")
         return newest if written_by == owner else None
 
     def newest_here(self, foreign: bool = False) -> Path | None:
-        """Like :meth:`newest`, for the output of this rank only, without collectives."""
-        return next((self.path(step) for step in reversed(self.steps()) if self._is_complete(step, foreign)), None)
+        """Like :meth:`newest_intact`, for the output of this rank only, without collectives."""
+        for step in reversed(self.steps()):
+            problems = self.problems(self.path(step), foreign)
+            if not problems:
+                return self.path(step)
+            warnings.warn(f"{self.path(step)} is skipped: {problems[0]}", stacklevel=3)
+        return None
 
     def _complete_steps(self, foreign: bool) -> list[int]:
-        return [step for step in self.steps() if self._is_complete(step, foreign)]
+        """The steps that are complete for every leader, ascending."""
+        steps = self.steps() if self.is_leader else []
+        problems = {step: self.problems(self.path(step), foreign, contents=False) for step in steps}
+        mine = {step for step in steps if not problems[step]} if self.is_leader else None
+        complete = sorted(set.intersection(*(held for held in self.ranks.gather(mine) if held is not None)))
+        for step in steps:
+            if problems[step] and step > max(complete, default=-1):
+                warnings.warn(f"{self.path(step)} is skipped: {problems[step][0]}", stacklevel=3)
+        return complete
 
-    def _is_complete(self, step: int, foreign: bool) -> bool:
-        problems = self.problems(self.path(step), foreign)
-        if problems:
-            warnings.warn(f"{self.path(step)} is skipped: {problems[0]}", stacklevel=3)
-        return not problems
+    def damaged(self, folder: Path) -> list[str]:
+        """The files of a complete checkpoint whose checksums differ. Ranks that see the same files share the reading.
+
+        All ranks call it together. Empty for a checkpoint of another library, which has no checksums.
+        """
+        leaders = self.ranks.gather(self.leader)
+        peers = [rank for rank, leader in enumerate(leaders) if leader == self.leader]
+        mine = _share(_files_of(folder), peers.index(self.ranks.rank), len(peers))
+        found = self.ranks.gather([name for name, entry in mine.items() if not _is_as_saved(folder / name, entry)])
+        return [name for names in found for name in names]
 
     def changes(self, folder: Path) -> tuple[list[str], list[str]]:
         """The files that are missing in a checkpoint, and those that have changed since the save.
+
+        All ranks call it together, and share the reading.
 
         Raises:
             UserError: The manifest cannot be read.
         """
         try:
-            files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-            missing = [name for name in files if not (folder / name).is_file()]
-            there = {name: entry for name, entry in files.items() if name not in missing}
-            return missing, [name for name, entry in there.items() if not _is_as_saved(folder / name, entry)]
-        except FileNotFoundError:
-            return [], []
+            files = _files_of(folder)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{folder}: its {MANIFEST} cannot be read ({error}); {how_to_accept(folder)}") from error
+        return [name for name in files if not (folder / name).is_file()], self.damaged(folder)
 
-    def problems(self, folder: Path, foreign: bool = True) -> list[str]:
-        """Why a checkpoint cannot be trusted; empty if every file has the size and the checksum of the manifest."""
+    def problems(self, folder: Path, foreign: bool = True, contents: bool = True) -> list[str]:
+        """Why a checkpoint cannot be trusted; empty if every file has the size and the checksum of the manifest.
+
+        Args:
+            foreign: Also accept a folder without a manifest.
+            contents: Also compare the checksums, for which every file is read.
+        """
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            return _compare(folder, manifest["files"])
+            return _compare(folder, manifest["files"], contents)
         except FileNotFoundError:
             return _foreign_problems(folder) if foreign else [f"it has no {MANIFEST}"]
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -239,7 +287,8 @@ class CheckpointStore:
         """
         part, leads = begun or self.part(step), self.is_leader
         try:
-            files = self.ranks.agree(lambda: self._write_part(step, part, pieces, is_new=begun is None))
+            self.ranks.agree(lambda: self._begin(step, part, is_new=begun is None))
+            files = self.ranks.agree(lambda: self._write_part(step, part, pieces))
             self.ranks.agree(lambda: self._commit(step, files) if leads else None)
         finally:
             part.remove()
@@ -248,10 +297,16 @@ class CheckpointStore:
     def _part(self, step: int, rank: int) -> Path:
         return self.output / f".{PREFIX}-{step}.part-{rank}"
 
-    def _write_part(self, step: int, part: Part, pieces: Sequence[Piece], is_new: bool) -> tuple[int, dict[str, Any]]:
-        with self.explained(f"save {PREFIX}-{step}"):
-            if is_new:
+    def _begin(self, step: int, part: Part, is_new: bool) -> None:
+        """Fail on all ranks before any of them waits for the others in a piece."""
+        if part.failure is not None:
+            raise part.failure
+        if is_new:
+            with self.explained(f"save {PREFIX}-{step}"):
                 part.open()
+
+    def _write_part(self, step: int, part: Part, pieces: Sequence[Piece]) -> tuple[int, dict[str, Any]]:
+        with self.explained(f"save {PREFIX}-{step}"):
             part.write(pieces)
             return self.leader, part.files
 
@@ -293,6 +348,7 @@ class CheckpointStore:
             "owner": self.fence.owner,
             "attempt": self.fence.attempt,
             "worldSize": self.ranks.world_size,
+            **self.notes,
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "files": files,
         }
@@ -367,11 +423,39 @@ def how_to_accept(folder: Path) -> str:
     return f"use another checkpoint, or delete {folder / MANIFEST} to use its files as they are"
 
 
+def _files_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Name -> size and checksum of each file in the manifest; empty if there is none."""
+    try:
+        files: dict[str, dict[str, Any]] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return {}
+    return files
+
+
+def _share(files: dict[str, dict[str, Any]], index: int, count: int) -> dict[str, dict[str, Any]]:
+    """One of ``count`` shares of the files, of about equally many bytes."""
+    shares: list[list[str]] = [[] for _ in range(count)]
+    sizes = [0] * count
+    for name in sorted(files, key=lambda name: (-files[name]["size"], name)):
+        smallest = sizes.index(min(sizes))
+        shares[smallest].append(name)
+        sizes[smallest] += files[name]["size"]
+    return {name: files[name] for name in shares[index]}
+
+
 def _is_as_saved(path: Path, entry: dict[str, Any]) -> bool:
-    return bool(path.stat().st_size == entry["size"] and crc32_of(path) == entry["crc32"])
+    """Whether a file has its size and checksum; a missing one counts as such, and is reported as missing."""
+    try:
+        return bool(path.stat().st_size == entry["size"] and crc32_of(path) == entry["crc32"])
+    except OSError as error:
+        return error.errno == errno.ENOENT
 
 
-def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+def _checksum_differs(name: str) -> str:
+    return f"{name} is damaged (its checksum differs)"
+
+
+def _compare(folder: Path, files: dict[str, dict[str, Any]], contents: bool) -> list[str]:
     """Compares the sizes first, because they cost nothing; the checksums only if all sizes match."""
     problems = []
     for name, entry in files.items():
@@ -382,11 +466,9 @@ def _compare(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
         else:
             if size != entry["size"]:
                 problems.append(f"{name} has {size} bytes of {entry['size']}")
-    return problems or [
-        f"{name} is damaged (its checksum differs)"
-        for name, entry in files.items()
-        if crc32_of(folder / name) != entry["crc32"]
-    ]
+    if problems or not contents:
+        return problems
+    return [_checksum_differs(name) for name, entry in files.items() if crc32_of(folder / name) != entry["crc32"]]
 
 
 def _foreign_problems(folder: Path) -> list[str]:

@@ -55,7 +55,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
         processing_class=parts.tokenizer,
         **tasks.metric_functions(parts.task, parts.tokenizer, args.predict_with_generate),
     )
-    newest = store.newest(foreign=job.adopt_output)
+    newest = store.newest_intact(foreign=job.adopt_output)
     result = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     trainer.save_model(str(output))
     results = {"train": dict(result.metrics)}
