@@ -6,6 +6,10 @@ The files are ``model.safetensors`` with ``config.json`` and the tokenizer, if a
 tokens, is written for scripts that read it; we never do. All files are read with ``weights_only=True``, so a checkpoint
 cannot run code.
 
+With a strategy that shards the model, weights and optimizer are in folders of shards instead
+(:mod:`trainwright.checkpoint.sharded`), or, if ``state_dict_type`` asks for it, in the files of a whole model. A run of
+any layout resumes from both.
+
 To resume, load the weights, then call :func:`load_training_state` when the optimizer and the scheduler exist. Call
 :func:`restore_position` last, just before the first batch is drawn, so that nothing in between (callbacks, an
 evaluation) changes the state of the generators.
@@ -30,20 +34,34 @@ import numpy as np
 import torch
 
 from trainwright.arguments.errors import hidden
+from trainwright.checkpoint.gathered import replace_whole, save_whole
 from trainwright.checkpoint.part import Piece
+from trainwright.checkpoint.sharded import MODEL_SHARDS, OPTIMIZER_SHARDS, is_in_shards, read_optimizer, save_shards
 from trainwright.checkpoint.staging import Copy, Stager, as_it_is
 from trainwright.checkpoint.store import MANIFEST
-from trainwright.checkpoint.weights import accepts_state_dict, save_weights
+from trainwright.checkpoint.weights import accepts_state_dict, save_config, save_weights
 from trainwright.contract import UserError
 from trainwright.data.epochs import Epochs
 from trainwright.data.place import draws_alike, has_own_shards
 from trainwright.devices.seeding import derived_seed, rng_state, seed_everything, set_rng_state
+from trainwright.distributed.named_state import (
+    model_state,
+    names_in_order,
+    numbered,
+    optimizer_state,
+    parameters_in_order,
+    parts_like,
+)
+from trainwright.integrations.peft import adapter_names
 
 OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
+NAMED_OPTIMIZER = "optimizer.bin"
+"""accelerate's file of a whole optimizer under FSDP, by the names of the parameters."""
 TRAINER_STATE = "trainer_state.json"
 TRAINING_ARGS, PICKLED_ARGS = "training_args.json", "training_args.bin"
 WRITING = threading.local()
-"""``keeps`` is set while a method of the Trainer writes a piece: whether this rank keeps the files. Per thread."""
+"""Set while a method of the Trainer writes a piece, per thread: ``keeps``, whether this rank keeps all files, and
+``own``, the names of those that it keeps in any case, because they hold its shards."""
 SAVERS = {
     "_save_optimizer_and_scheduler": (OPTIMIZER, SCHEDULER),
     "_save_scaler": (SCALER,),
@@ -71,21 +89,76 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
         copy = Stager().copy
     at_once: list[Piece] = []
     later: list[Piece] = []
+    meeting: list[Piece] = []
     own = [name for name in ("save_model", "_save", *SAVERS) if trainer._overrides(name)]
+    saves_model = not {"save_model", "_save"} & set(own)
+    taken = tuple(stem for name in own for stem in SAVERS.get(name, ()))
     if own:
-        (later if copy is as_it_is else at_once).append(partial(_save_by, _savers(trainer, own, leader)))
-    if leader and not {"save_model", "_save"} & set(own):
+        meeting.append(partial(_save_by, _savers(trainer, own, leader)))
+    if trainer._strategy.sharded:
+        if saves_model and not saves_shards(trainer):
+            meeting.append(partial(save_whole, trainer.model, ranks=trainer.checkpoints.ranks))
+        if leader and saves_model:
+            at_once.append(partial(save_config, trainer.model))
+    elif leader and saves_model:
         copies = copy is not as_it_is and accepts_state_dict(trainer.model)
         state = copy("model", trainer._strategy.state("model", trainer.model)) if copies else None
         (later if copies or copy is as_it_is else at_once).append(partial(save_weights, trainer.model, state=state))
-        at_once.append(partial(_save_small_files, trainer))
-    elif leader:
-        at_once.append(partial(_save_state, trainer))
+    if leader:
+        at_once.append(partial(_save_small_files if saves_model else _save_state, trainer))
     if not trainer.args.save_only_model:
-        taken = tuple(stem for name in own for stem in SAVERS.get(name, ()))
-        states = {name: s for name, s in _training_state(trainer, leader).items() if not name.startswith(taken)}
+        states = _training_state(trainer, leader, lambda name: not name.startswith(taken))
         later.append(partial(_save_all, {name: copy(name, state) for name, state in states.items()}))
-    return Snapshot(at_once, later)
+    shards = {
+        kind: copy(kind, state) for kind, state in shards_of(trainer, saves_model, OPTIMIZER not in taken).items()
+    }
+    meeting_later: list[Piece] = (
+        [partial(save_shards, shards, group=trainer.checkpoints.apart().group)] if shards else []
+    )
+    if copy is as_it_is:
+        meeting, meeting_later = [], [*meeting, *meeting_later]
+    return Snapshot([*_in_turn(meeting), *at_once], [*_in_turn(meeting_later), *later])
+
+
+def _in_turn(pieces: list[Piece]) -> list[Piece]:
+    """One piece that writes all ``pieces``, in which ranks may communicate, one after the other.
+
+    It comes first in its list, and so is written on the thread of the caller. If one fails, the others are written all
+    the same, because the other ranks wait in them.
+    """
+
+    def write(folder: Path) -> None:
+        errors = []
+        for piece in pieces:
+            try:
+                piece(folder)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    return [write] if pieces else []
+
+
+def saves_shards(trainer: Any) -> bool:
+    """Whether checkpoints hold the model in shards; a model alone, or adapters, are saved for ``from_pretrained``."""
+    strategy = trainer._strategy
+    is_for_use = trainer.args.save_only_model or adapter_names(trainer.model)
+    return strategy.sharded and not strategy.whole_checkpoints and not is_for_use
+
+
+def shards_of(trainer: Any, model: bool, optimizer: bool) -> dict[str, dict[str, Any]]:
+    """The states that a checkpoint holds in shards: of the model, of the optimizer, of both, or none."""
+    states: dict[str, dict[str, Any]] = {}
+    if model and saves_shards(trainer):
+        states[MODEL_SHARDS] = model_state(trainer.model)
+    if optimizer and not trainer.args.save_only_model and _optimizer_in_shards(trainer):
+        states[OPTIMIZER_SHARDS] = optimizer_state(trainer.model, trainer.optimizer)
+    return states
+
+
+def _optimizer_in_shards(trainer: Any) -> bool:
+    return trainer._strategy.sharded and not trainer._strategy.whole_checkpoints and trainer.optimizer is not None
 
 
 def _savers(trainer: Any, own: list[str], leader: bool) -> list[tuple[Callable[[str], None], bool]]:
@@ -102,33 +175,61 @@ def _savers(trainer: Any, own: list[str], leader: bool) -> list[tuple[Callable[[
 
 
 def _save_by(savers: list[tuple[Callable[[str], None], bool]], folder: Path) -> None:
+    own: set[str] = set()
     for save, keeps in savers:
-        WRITING.keeps = keeps
+        WRITING.keeps, WRITING.own = keeps, own
         try:
             save(str(folder))
         finally:
-            del WRITING.keeps
+            del WRITING.keeps, WRITING.own
         if not keeps:
             for path in folder.iterdir():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if path.name not in own:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def save_model_files(trainer: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
     """Write what is needed to use the model elsewhere (weights, configuration, tokenizer), and its arguments.
 
+    A sharded model is written by all ranks together.
+
     Args:
         weights: A ``state_dict`` to write instead of the model's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_weights(trainer.model, folder, weights)
-    _save_small_files(trainer, folder, state=False)
+    leads = trainer._may_write()
+    if weights is None and trainer._strategy.sharded:
+        _save_sharded_model(trainer, folder)
+        if leads:
+            save_config(trainer.model, folder)
+    elif leads:
+        save_weights(trainer.model, folder, weights)
+    if leads:
+        _save_small_files(trainer, folder, state=False)
+
+
+def _save_sharded_model(trainer: Any, folder: Path) -> None:
+    """Write the model for ``from_pretrained``; in a checkpoint, write it as the checkpoint does."""
+    own = getattr(WRITING, "own", None)
+    if own is None:
+        replace_whole(trainer.model, folder, trainer.checkpoints.ranks)
+    elif shards := shards_of(trainer, model=True, optimizer=False):
+        save_shards(shards, folder, trainer.checkpoints.apart().group)
+        own.update(shards)
+    else:
+        before = set(folder.iterdir())
+        save_whole(trainer.model, folder, trainer.checkpoints.ranks)
+        own.update(path.name for path in set(folder.iterdir()) - before)
 
 
 def save_training_state(trainer: Any, folder: Path, stems: tuple[str, ...], leader: bool) -> None:
     """Write the files of optimizer, schedule, scaler and generators whose names begin with one of ``stems``."""
     folder.mkdir(parents=True, exist_ok=True)
-    states = _training_state(trainer, leader)
-    _save_all({name: state for name, state in states.items() if name.startswith(stems)}, folder)
+    if OPTIMIZER in stems and (shards := shards_of(trainer, model=False, optimizer=True)):
+        save_shards(shards, folder, trainer.checkpoints.apart().group)
+        own: set[str] = getattr(WRITING, "own", set())
+        own.update(shards)
+    _save_all(_training_state(trainer, leader, lambda name: name.startswith(stems)), folder)
 
 
 def _save_small_files(trainer: Any, folder: Path, state: bool = True) -> None:
@@ -169,10 +270,20 @@ def _save_state(trainer: Any, folder: Path) -> None:
     trainer.state.save_to_json(folder / TRAINER_STATE)
 
 
-def _training_state(trainer: Any, leader: bool) -> dict[str, Any]:
-    """File name -> its contents."""
-    states = {name: _state_of(trainer, name, part) for name, part in _parts(trainer).items()} if leader else {}
-    states[_of_rank("rng_state", "pth", trainer)] = rng_state()
+def _training_state(trainer: Any, leader: bool, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """File name -> its contents, of the ``wanted`` files that this rank writes; without an optimizer in shards."""
+    parts = {name: part for name, part in _parts(trainer).items() if wanted(name)}
+    optimizer = None if _optimizer_in_shards(trainer) else parts.get(OPTIMIZER)
+    gathers = trainer._strategy.sharded and optimizer is not None  # all ranks take part in it
+    whole = trainer._strategy.state("optimizer", optimizer) if gathers or (leader and optimizer is not None) else None
+    states = {name: part.state_dict() for name, part in parts.items() if name != OPTIMIZER} if leader else {}
+    states |= {OPTIMIZER: whole} if leader and whole is not None else {}
+    states |= _states_of_rank(trainer)
+    return {name: state for name, state in states.items() if wanted(name)}
+
+
+def _states_of_rank(trainer: Any) -> dict[str, Any]:
+    states: dict[str, Any] = {_of_rank("rng_state", "pth", trainer): rng_state()}
     position = None if trainer._epochs is None else trainer._epochs.state_dict()
     if position is not None:
         horizon = getattr(getattr(trainer, "_loop", None), "horizon", None)
@@ -205,10 +316,6 @@ def _parts(trainer: Any) -> dict[str, Any]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def _state_of(trainer: Any, name: str, part: Any) -> Any:
-    return trainer._strategy.state("optimizer", part) if name == OPTIMIZER else part.state_dict()
-
-
 def _of_rank(stem: str, suffix: str, trainer: Any) -> str:
     args = trainer.args
     return f"{stem}.{suffix}" if args.world_size <= 1 else f"{stem}_{args.process_index}.{suffix}"
@@ -226,17 +333,46 @@ def missing_state(trainer: Any, folder: Path) -> list[str]:
     parts = {OPTIMIZER: "the optimizer", SCHEDULER: "the schedule", TRAINER_STATE: "the count of steps"}
     parts |= {} if scaler is None else {SCALER: "the scaler"}
     absent = [part for name, part in parts.items() if not (folder / name).is_file()]
+    if has_optimizer(folder):
+        absent = [part for part in absent if part != parts[OPTIMIZER]]
     return absent if any(folder.glob("rng_state*.pth")) else [*absent, "the random generators"]
 
 
 def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OPTIMIZER, SCHEDULER, SCALER)) -> None:
     """Load the optimizer, the scheduler and the scaler, if saved. The weights must be loaded before."""
     folder = Path(folder)
-    found = {name: part for name, part in _parts(trainer).items() if name in names and (folder / name).is_file()}
-    for name, part in found.items():
-        with _explained(folder / name):
-            state = _load(folder / name)
-            trainer._strategy.load("optimizer", part, state) if name == OPTIMIZER else part.load_state_dict(state)
+    for name, part in _parts(trainer).items():
+        if name == OPTIMIZER and name in names and has_optimizer(folder):
+            _load_optimizer(trainer, folder)
+        elif name in names and (folder / name).is_file():
+            with _explained(folder / name):
+                part.load_state_dict(_load(folder / name))
+
+
+def has_optimizer(folder: Path) -> bool:
+    """Whether a checkpoint holds the state of the optimizer, in any of the forms that are known."""
+    return is_in_shards(folder, OPTIMIZER_SHARDS) or any(
+        (folder / name).is_file() for name in (OPTIMIZER, NAMED_OPTIMIZER)
+    )
+
+
+def _load_optimizer(trainer: Any, folder: Path) -> None:
+    """Load the optimizer, or this rank's shards of it, whether the checkpoint holds it whole or in shards."""
+    model, optimizer = trainer.model, trainer.optimizer
+    if is_in_shards(folder, OPTIMIZER_SHARDS):
+        with _explained(folder / OPTIMIZER_SHARDS):
+            parameters = dict(zip(names_in_order(model, optimizer), parameters_in_order(optimizer), strict=True))
+            state = numbered(model, optimizer, read_optimizer(parameters, folder))
+            trainer._strategy.load("optimizer", optimizer, state)
+        return
+    file = folder / (OPTIMIZER if (folder / OPTIMIZER).is_file() else NAMED_OPTIMIZER)
+    with _explained(file):
+        state = _load(file, mapped=trainer._strategy.sharded)
+        if file.name == NAMED_OPTIMIZER:
+            state = numbered(model, optimizer, state)
+        if trainer._strategy.sharded:
+            state = parts_like(list(parameters_in_order(optimizer)), state)
+        trainer._strategy.load("optimizer", optimizer, state)
 
 
 def restore_position(
@@ -304,6 +440,15 @@ def world_size_of(folder: Path) -> int | None:
     return len(list(folder.glob("rng_state_*.pth"))) or None
 
 
+def data_size_of(folder: Path) -> int | None:
+    """How many parts the data had in the run that wrote a checkpoint; None if it has no random state."""
+    try:
+        size: int | None = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("dataSize")
+    except FileNotFoundError:
+        size = None
+    return size if size is not None else world_size_of(folder)  # older releases had as many parts as ranks
+
+
 def _reseed(trainer: Any, folder: Path, has_same_order: bool) -> None:
     args, before = trainer.args, world_size_of(folder)
     if args.full_determinism:
@@ -320,9 +465,10 @@ def _reseed(trainer: Any, folder: Path, has_same_order: bool) -> None:
     seed_everything(derived_seed(args.seed, trainer.state.global_step, trainer._strategy.data_rank))
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, mapped: bool = False) -> Any:
+    """Read a file. With ``mapped``, only what is used of its tensors gets into memory."""
     with torch.serialization.safe_globals(_numpy_types()):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _numpy_types() -> list[Any]:

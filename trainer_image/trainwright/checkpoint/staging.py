@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from trainwright.devices import xla
+from trainwright.distributed.named_state import held, is_sharded, with_part
 
 CHUNK_BYTES = 4 << 20
 MOST_THREADS = 8
@@ -52,6 +53,9 @@ class Stager:
         return copy.deepcopy(value)
 
     def _copy_tensor(self, path: tuple[Any, ...], tensor: torch.Tensor, seen: dict[Any, torch.Tensor]) -> torch.Tensor:
+        if is_sharded(tensor):
+            part = self._copy_tensor(path, held(tensor), seen)
+            return with_part(tensor, part)
         if tensor.is_meta or type(tensor) is not torch.Tensor:
             return tensor.clone().cpu() if not tensor.is_meta else tensor
         if tensor.device.type == "xla":  # XLA tensors have no address, and each transfer creates a new host tensor

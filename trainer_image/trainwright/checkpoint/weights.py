@@ -14,18 +14,22 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from trainwright.checkpoint.sharded import another_model, is_in_shards, read_model
 from trainwright.checkpoint.staging import Stager
+from trainwright.checkpoint.tensor_file import DTYPES
 from trainwright.contract import UserError
+from trainwright.distributed.named_state import held, is_sharded, model_state, part_of
 from trainwright.distributed.wrapping import unwrap
 from trainwright.integrations.peft import adapter_names, load_adapters
 
@@ -35,7 +39,7 @@ PICKLED = "pytorch_model.bin"
 EXTRA_STATE = "model_extra_state.pt"
 """The results of ``get_extra_state`` of a plain module that are not tensors."""
 
-_LISTED = 10
+_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def save_weights(model: nn.Module, folder: Path, state: dict[str, Any] | None = None) -> None:
@@ -56,6 +60,28 @@ def save_weights(model: nn.Module, folder: Path, state: dict[str, Any] | None = 
         save(folder, state_dict=state)
 
 
+def save_config(model: nn.Module, folder: Path) -> None:
+    """Write the configuration files, if the model has any, and the parts of a plain module that are no tensors.
+
+    What ``save_pretrained`` writes besides the weights. Adapters write their own.
+    """
+    model = unwrap(model)
+    config: Any = getattr(model, "config", None)
+    if not hasattr(model, "save_pretrained"):
+        values = {name: value for name, value in model.state_dict().items() if not isinstance(value, torch.Tensor)}
+        _save_extra(values, folder)
+    elif hasattr(config, "save_pretrained") and not adapter_names(model):
+        config.dtype = str(model.dtype).removeprefix("torch.")
+        config.architectures = [type(model).__name__.removeprefix("FSDP")]  # the prefix is torch's
+        if callable(custom := getattr(model, "is_remote_code", None)) and custom():
+            from transformers.dynamic_module_utils import custom_object_save
+
+            custom_object_save(model, folder, config=config)
+        config.save_pretrained(folder)
+        if callable(generates := getattr(model, "can_generate", None)) and generates():
+            cast(Any, model).generation_config.save_pretrained(folder)
+
+
 def accepts_state_dict(model: nn.Module) -> bool:
     """Whether a model can be saved from a copy of its ``state_dict``.
 
@@ -72,11 +98,15 @@ def accepts_state_dict(model: nn.Module) -> bool:
 def _save_plain(state: Mapping[str, Any], folder: Path) -> None:
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     extra = {name: value for name, value in state.items() if name not in tensors}
-    if extra:
-        torch.save(extra, folder / EXTRA_STATE)
+    _save_extra(extra, folder)
     aliases = _aliases(tensors)
     kept = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in aliases}
     save_file(_without_overlap(kept), folder / WEIGHTS, metadata={"format": "pt", **aliases})
+
+
+def _save_extra(extra: Mapping[str, Any], folder: Path) -> None:
+    if extra:
+        torch.save(dict(extra), folder / EXTRA_STATE)
 
 
 def _aliases(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -112,6 +142,12 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     if adapter_names(model):
         load_adapters(model, folder)
         return
+    if is_in_shards(folder):
+        model.load_state_dict(read_model(model_state(model), folder), strict=False)
+        return
+    if any(map(is_sharded, model.parameters())):
+        _load_parts(model, folder)
+        return
     state = read_weights(folder)
     if problems := _differences(model, state):
         if _has_custom_loading(model) and _loads_cleanly(model, state, problems):
@@ -120,9 +156,75 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
+def _load_parts(model: nn.Module, folder: Path) -> None:
+    """Load the parts of the weights that this rank holds, in place; a file that is read is not read whole."""
+    files = WeightFiles(folder)
+    state = model_state(model)
+    problems = _differences(model, files.forms)
+    converted = _converted(model, folder) or _refuse(folder, problems) if problems else {}
+    for name, value in state.items():
+        if is_sharded(value) or isinstance(value, torch.Tensor):
+            saved = converted[name][part_of(value)] if name in converted else files.read(name, part_of(value))
+            if saved is not None:
+                held(value).copy_(saved)
+    model.load_state_dict(files.extra, strict=False)
+
+
+class WeightFiles:
+    """The weights in a folder, of which a part of a tensor can be read; in any of the layouts that Hugging Face writes.
+
+    Attributes:
+        forms: Name -> a tensor on the meta device, of the shape and number format of the one in the files.
+        extra: The values of a plain module that are no tensors.
+
+    Raises:
+        UserError: There are no weights, or they cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.forms: dict[str, torch.Tensor] = {}
+        self.extra: dict[str, Any] = {}
+        self._open: dict[str, Any] = {}
+        with _readable(folder):
+            if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+                self._open_safetensors(folder)
+            elif (folder / PICKLED).is_file():
+                self._open = torch.load(folder / PICKLED, map_location="cpu", weights_only=True, mmap=True)
+                self.forms = {name: _form(value.shape, value.dtype) for name, value in self._open.items()}
+            else:
+                raise _no_weights(folder)
+            if (folder / EXTRA_STATE).is_file():
+                self.extra = torch.load(folder / EXTRA_STATE, weights_only=True)
+
+    def _open_safetensors(self, folder: Path) -> None:
+        is_single = (folder / WEIGHTS).is_file()
+        index = {} if is_single else json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        for path in [WEIGHTS] if is_single else sorted(set(index.values())):
+            file: Any = safe_open(folder / path, framework="pt")
+            for name in file.keys():  # noqa: SIM118
+                piece = file.get_slice(name)
+                self.forms[name] = _form(piece.get_shape(), _DTYPES[piece.get_dtype()])
+                self._open[name] = piece if piece.get_shape() else file.get_tensor(name)
+            aliases = {name: kept for name, kept in (file.metadata() or {}).items() if kept in self._open}
+            self._open |= {name: self._open[kept] for name, kept in aliases.items()}
+            self.forms |= {name: self.forms[kept] for name, kept in aliases.items()}
+
+    def read(self, name: str, part: tuple[slice, ...]) -> torch.Tensor | None:
+        """A part of a tensor; None if the files do not have it."""
+        piece = self._open.get(name)
+        if piece is None:
+            return None
+        value: torch.Tensor = piece[part] if part else piece
+        return value
+
+
+def _form(shape: Any, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device="meta")
+
+
 def read_weights(folder: Path) -> dict[str, Any]:
     """Every tensor of a checkpoint by name, on the CPU, from any of the layouts that Hugging Face writes."""
-    try:
+    with _readable(folder):
         if (folder / WEIGHTS).is_file():
             return _read_plain(folder)
         if (folder / INDEX).is_file():
@@ -131,10 +233,22 @@ def read_weights(folder: Path) -> dict[str, Any]:
         if (folder / PICKLED).is_file():
             pickled: dict[str, Any] = torch.load(folder / PICKLED, map_location="cpu", weights_only=True, mmap=True)
             return pickled
+    raise _no_weights(folder)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
         reason = _first_line(error)
         raise UserError(f"{folder}: the weights cannot be read ({reason}); use another checkpoint") from error
-    raise UserError(f"{folder}: holds no weights ({WEIGHTS}); give the path of a checkpoint-N folder")
+
+
+def _no_weights(folder: Path) -> UserError:
+    return UserError(f"{folder}: holds no weights ({WEIGHTS}); give the path of a checkpoint-N folder")
 
 
 def _read_plain(folder: Path) -> dict[str, Any]:
@@ -187,6 +301,7 @@ def _loads_cleanly(model: nn.Module, state: Mapping[str, Any], problems: list[st
 
 
 def _place(value: Any) -> Any:
+    value = held(value) if is_sharded(value) else value
     is_stored = isinstance(value, torch.Tensor) and value.numel() and value.device.type not in ("meta", "xla")
     return value.data_ptr() if is_stored else id(value)
 
@@ -213,11 +328,7 @@ def _converted(model: nn.Module, folder: Path) -> dict[str, Any] | None:
 
 
 def _refuse(folder: Path, problems: list[str]) -> Any:
-    more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-    raise UserError(
-        f"{folder}: is a checkpoint of another model: {'; '.join(problems[:_LISTED])}{more}; "
-        "create the model as it was trained, or train from the start in another output_dir"
-    )
+    raise another_model(folder, problems)
 
 
 def _first_line(error: BaseException) -> str:

@@ -54,6 +54,14 @@ def load_adapters(model: nn.Module, folder: Path) -> None:
         set_peft_model_state_dict(model, state if _is_wrapped(model) else _without_prefix(state), adapter_name=name)
 
 
+def adapter_state(model: nn.Module, name: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a ``state_dict`` an adapter's file holds, by the names in the file."""
+    from peft import get_peft_model_state_dict
+
+    found = get_peft_model_state_dict(cast(Any, model), state_dict=dict(state), adapter_name=name)
+    return found if _is_wrapped(model) else {f"{_OWN_PREFIX}{key}": value for key, value in found.items()}
+
+
 def _folder_of(model: nn.Module, name: str, folder: Path) -> Path:
     """The folder of an adapter. A model's own ``save_pretrained`` saves one adapter, without a subfolder."""
     return folder if name == "default" or not _is_wrapped(model) else folder / name

@@ -841,7 +841,10 @@ class Trainer:
     # -- saving and loading
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model for ``from_pretrained`` (or ``load_state_dict``), on the process that writes."""
+        """Save the model for ``from_pretrained`` (or ``load_state_dict``), on the process that writes.
+
+        A sharded model is written by all processes, so all of them must call this.
+        """
         self._save(output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -853,8 +856,11 @@ class Trainer:
         return bool(getattr(WRITING, "keeps", self.args.should_save))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Write the model, or ``state_dict``, with configuration and tokenizer, if this process writes."""
-        if self._may_write():
+        """Write the model, or ``state_dict``, with configuration and tokenizer, if this process writes.
+
+        All processes write a part of a sharded model.
+        """
+        if self._may_write() or (self._strategy.sharded and state_dict is None):
             session.save_model(self, output_dir or self.args.output_dir, state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

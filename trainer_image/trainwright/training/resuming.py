@@ -17,12 +17,12 @@ from typing import Any
 
 from trainwright.arguments.errors import shown
 from trainwright.checkpoint.snapshot import (
-    OPTIMIZER,
     TRAINER_STATE,
     TRAINING_ARGS,
     arguments_as_json,
+    data_size_of,
+    has_optimizer,
     saved_position,
-    world_size_of,
 )
 from trainwright.data.place import can_start_within, samples_a_round
 from trainwright.data.samplers import ShardedBatches
@@ -103,7 +103,7 @@ def _round_before(trainer: Any, folder: Path, loader: Any) -> int:
     size = trainer.state.train_batch_size or trainer._train_batch_size
     config = arguments_of(folder).get("accelerator_config")
     splits = isinstance(config, dict) and config.get("split_batches")  # older releases wrote a string
-    ranks = world_size_of(folder) or trainer._strategy.data_size
+    ranks = data_size_of(folder) or trainer._strategy.data_size
     return int(size) if splits else int(size) * ranks
 
 
@@ -159,7 +159,7 @@ def tell_differences(trainer: Any, folder: Path) -> None:
     before, now = _told(trainer, folder), json.loads(arguments_as_json(trainer.args))
     now |= {"train_dataset": length_of(trainer.train_dataset)}
     changed = {name: (value, now[name]) for name, value in before.items() if name in now and now[name] != value}
-    kept = {name: changed.pop(name) for name in _KEPT if name in changed} if (folder / OPTIMIZER).is_file() else {}
+    kept = {name: changed.pop(name) for name in _KEPT if name in changed} if has_optimizer(folder) else {}
     if changed:
         words = ", ".join(f"{name} {_word(name, old)} -> {_word(name, new)}" for name, (old, new) in changed.items())
         logger.warning("%s: this run goes on with other arguments than those it was written with: %s", folder, words)

@@ -18,13 +18,15 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from trainwright.arguments.errors import TrainerError
 from trainwright.callbacks.state import TrainerState, export_states, exports_state
 from trainwright.checkpoint.background import BackgroundWriter
+from trainwright.checkpoint.gathered import aliases_of
 from trainwright.checkpoint.snapshot import (
-    OPTIMIZER,
     SCHEDULER,
     TRAINER_STATE,
+    has_optimizer,
     missing_state,
     restore_position,
     save_model_files,
+    saves_shards,
     snapshot,
 )
 from trainwright.checkpoint.store import CheckpointStore, how_to_accept
@@ -97,6 +99,17 @@ def claim_output(trainer: Any) -> None:
     job = resolved_job()
     if job is not None or trainer.args.save_strategy != "no":
         trainer.checkpoints.claim(adopt=job is not None and job.adopt_output)
+        if saves_shards(trainer):
+            trainer.checkpoints.check_shared()
+    trainer.checkpoints.notes = notes_of(trainer)
+
+
+def notes_of(trainer: Any) -> dict[str, Any]:
+    """What the manifest of a checkpoint says about the layout of this run."""
+    strategy = trainer._strategy
+    layout = {"sharded": strategy.sharded, "mesh": dict(strategy.mesh)}
+    aliases = aliases_of(trainer.model) if saves_shards(trainer) else {}
+    return {"layout": layout, "dataSize": strategy.data_size, **({"aliases": aliases} if aliases else {})}
 
 
 def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] | None) -> TrainOutput:
@@ -112,7 +125,8 @@ def train_with_workers(trainer: Any, resume_from: str | bool | None, ignore_keys
     if checkpoint is not None:
         tell_differences(trainer, checkpoint)
         tell_afresh(trainer, checkpoint)
-        trainer._load_from_checkpoint(str(checkpoint))
+        if not trainer._strategy.sharded:
+            trainer._load_from_checkpoint(str(checkpoint))
         if trainer.args.auto_find_batch_size and (checkpoint / TRAINER_STATE).is_file():
             found = TrainerState.load_from_json(checkpoint / TRAINER_STATE).train_batch_size
             trainer._train_batch_size = found or trainer._train_batch_size
@@ -178,8 +192,7 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     horizon, place = begin_state(trainer, horizon, checkpoint, dataloader)
     model = prepare(trainer, horizon, dataloader)
     if checkpoint is not None:
-        trainer._load_optimizer_and_scheduler(str(checkpoint))
-        trainer._load_scaler(str(checkpoint))
+        load_state(trainer, str(checkpoint))
     averaging.begin(trainer.optimizer)
     trainer._background = make_background(trainer)
     loop = trainer._loop = loop_for(trainer)(trainer, model, epochs, horizon, ignore_keys)
@@ -195,6 +208,21 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
         loop.run(place.epoch, place.skip)
     loop.read_losses()
     return loop
+
+
+def load_state(trainer: Any, checkpoint: str) -> None:
+    """Load optimizer, schedule and scaler, and the weights if each rank holds only a part of them.
+
+    If one rank cannot read its part, all ranks raise its error.
+    """
+
+    def load() -> None:
+        if trainer._strategy.sharded:
+            trainer._load_from_checkpoint(checkpoint)
+        trainer._load_optimizer_and_scheduler(checkpoint)
+        trainer._load_scaler(checkpoint)
+
+    trainer.checkpoints.ranks.agree(load)
 
 
 def announce(trainer: Any, horizon: Horizon, place: Place) -> None:
@@ -243,7 +271,7 @@ def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None
     if resume_from is None or resume_from is False:
         return None
     if resume_from is True:
-        newest = trainer.checkpoints.newest(foreign=True)
+        newest = trainer.checkpoints.newest_intact(foreign=True)
         if newest is None:
             raise UserError(  # scripts match this message, and then train from the start
                 f"resume_from_checkpoint: No valid checkpoint found in output directory ({trainer.args.output_dir}); "
@@ -251,13 +279,17 @@ def find_checkpoint(trainer: Any, resume_from: str | bool | None) -> Path | None
             )
         return newest
     folder = Path(resume_from)
+    trainer.checkpoints.ranks.agree(lambda: check_is_there(folder))
+    check_files(trainer.checkpoints, folder)
+    return folder
+
+
+def check_is_there(folder: Path) -> None:
     if not folder.is_dir():
         raise NoCheckpointError(
             f"resume_from_checkpoint: Can't find a valid checkpoint at {folder}: it does not exist; give the path of a "
             "checkpoint-N folder"
         )
-    check_files(trainer.checkpoints, folder)
-    return folder
 
 
 def check_files(store: CheckpointStore, folder: Path) -> None:
@@ -288,7 +320,7 @@ def _reads_as_json(path: Path) -> bool:
 def tell_afresh(trainer: Any, checkpoint: Path) -> None:
     """Warn about missing parts of the checkpoint; with ``save_only_model`` it holds only the model."""
     if absent := missing_state(trainer, checkpoint):
-        has_state = (checkpoint / OPTIMIZER).is_file() or (checkpoint / SCHEDULER).is_file()
+        has_state = has_optimizer(checkpoint) or (checkpoint / SCHEDULER).is_file()
         what = "lacks files" if has_state else "holds the model alone (save_only_model)"
         warnings.warn(f"{checkpoint}: {what}; these start afresh: {', '.join(absent)}", stacklevel=2)
 
@@ -397,9 +429,19 @@ def tell_saved(trainer: Any, state: TrainerState) -> None:
 
 
 def save_model(trainer: Any, folder: str, weights: dict[str, Any] | None = None) -> None:
-    """Write weights (by default those of the model), configuration and tokenizer."""
-    try:
-        with averaging.averaged_weights(trainer.optimizer):
-            save_model_files(trainer, Path(folder), weights)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot save the model: {error.strerror or error}") from error
+    """Write weights (by default those of the model), configuration and tokenizer.
+
+    A sharded model is saved by all ranks together.
+    """
+
+    def save() -> None:
+        try:
+            with averaging.averaged_weights(trainer.optimizer):
+                save_model_files(trainer, Path(folder), weights)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot save the model: {error.strerror or error}") from error
+
+    if trainer._strategy.sharded and weights is None:
+        trainer.checkpoints.ranks.agree(save)
+    else:
+        save()

@@ -1,0 +1,307 @@
+"""Checkpoints in shards: written by two ranks, gone on from in any layout, and what damages them said in one line.
+
+Starting ranks takes far longer than these runs do, so each world makes all the runs of its size.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+from safetensors.torch import load_file
+from torch.distributed.checkpoint import filesystem
+
+from trainer import tiny
+from trainer.runs import logged, make, quiet
+from trainer.world import in_world
+from trainwright import Trainer, TrainerCallback
+from trainwright.arguments.refused import ENV_TEST_SHARDING
+from trainwright.checkpoint.sharded import DESCRIPTION, MODEL_SHARDS, OPTIMIZER_SHARDS
+from trainwright.checkpoint.store import MANIFEST, CheckpointStore
+from trainwright.contract import UserError
+from trainwright.distributed.named_state import model_state, optimizer_state, whole
+from trainwright_operator.cli import main
+
+STEPS, HALF = 6, 3
+BATCH = 8
+"""Over all ranks: every layout trains on the same batches."""
+SHARDED, WHOLE = {"fsdp": True}, {"fsdp": True, "fsdp_config": {"state_dict_type": "FULL_STATE_DICT"}}
+
+
+def trainer_of(folder: Path, world: int = 1, model: Any = None, **options: Any) -> Any:
+    """A Trainer of a tiny GPT-2, with AdamW and a schedule, that saves at half time."""
+    defaults: dict[str, Any] = {
+        "max_steps": STEPS, "save_strategy": "steps", "save_steps": HALF, "learning_rate": 1e-3,
+        "per_device_train_batch_size": BATCH // world, "lr_scheduler_type": "cosine", "weight_decay": 0.1,
+    }  # fmt: skip
+    model = quiet(tiny.gpt2()) if model is None else model
+    return make(folder, model, tiny.texts(64), trainer={"eval_dataset": tiny.texts(16)}, **(defaults | options))
+
+
+def run(folder: Path, world: int, resume: Path | None = None, **options: Any) -> dict[str, Any]:
+    """What a run ends with: weights, optimizer, losses; the same on every rank."""
+    trainer = trainer_of(folder, world, **options)
+    trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    return ending(trainer)
+
+
+def ending(trainer: Any) -> dict[str, Any]:
+    optimizer = optimizer_state(trainer.model, trainer.optimizer)["state"]
+    return {
+        "weights": {name: whole(value).clone() for name, value in model_state(trainer.model).items()},
+        "optimizer": {f"{n} {k}": whole(v).clone() for n, entry in optimizer.items() for k, v in entry.items()},
+        "loss": logged(trainer, "loss"),
+        "rate": logged(trainer, "learning_rate"),
+    }
+
+
+def distance(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """The largest difference of the endings of two runs."""
+    pairs = [(a[kind][name], b[kind][name]) for kind in ("weights", "optimizer") for name in a[kind]]
+    assert a["rate"][-1] == b["rate"][-1]
+    return max(float((x - y).abs().max()) for x, y in pairs)
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def two_ranks(folder: Path) -> dict[str, Any]:
+    """All that two ranks are asked for. Every run starts from the same weights and sees the same batches."""
+    seen: dict[str, Any] = {"unbroken": run(folder / "a", 2, **SHARDED)}
+    first = folder / "a" / f"checkpoint-{HALF}"
+    seen["same layout"] = run(folder / "b", 2, first, **SHARDED)
+    os.environ["TRAINWRIGHT_ASYNC_SAVE"] = "1"
+    seen["beside"] = run(folder / "beside", 2, **SHARDED)
+    os.environ["TRAINWRIGHT_ASYNC_SAVE"] = "0"
+    seen["data parallel"] = run(folder / "ddp", 2)
+    seen["shards to data parallel"] = run(folder / "c", 2, first)
+    seen["data parallel to shards"] = run(folder / "d", 2, folder / "ddp" / f"checkpoint-{HALF}", **SHARDED)
+    seen["whole"] = run(folder / "whole", 2, **WHOLE)
+    seen["whole to shards"] = run(folder / "e", 2, folder / "whole" / f"checkpoint-{HALF}", **SHARDED)
+    seen["best"] = best_of(folder / "best")
+    seen["alone"] = run(folder / "alone", 2, **SHARDED, save_only_model=True)
+    seen["best of alone"] = best_of(folder / "best alone", save_only_model=True)
+    seen["own savers"] = with_own_savers(folder / "own")
+    seen["refused"] = refused(folder)
+    return seen
+
+
+def best_of(folder: Path, **options: Any) -> dict[str, Any]:
+    """A run whose first evaluation counts as the best; it keeps only that checkpoint, and saves its model."""
+    trainer = trainer_of(
+        folder, 2, **SHARDED, **options, load_best_model_at_end=True, metric_for_best_model="loss",
+        greater_is_better=True, eval_strategy="steps", eval_steps=2, save_steps=2, save_total_limit=1,
+        learning_rate=1e-2,
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model(str(folder / "model"))
+    return ending(trainer)
+
+
+class OwnSavers(Trainer):
+    """Saves by methods of its own, as many scripts do."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        (Path(output_dir or self.args.output_dir) / "mine.txt").write_text("mine")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+
+
+def with_own_savers(folder: Path) -> dict[str, Any]:
+    trainer_of(folder, 2, **SHARDED, kind=OwnSavers).train()
+    again = trainer_of(folder, 2, **SHARDED, kind=OwnSavers)
+    again.train(resume_from_checkpoint=str(folder / f"checkpoint-{HALF}"))
+    return ending(again)
+
+
+def refused(folder: Path) -> dict[str, str]:
+    """What a run says of checkpoints that it cannot go on from, and of a disk that is full on one rank."""
+    first, bad = folder / "a" / f"checkpoint-{HALF}", folder / "bad"
+    if torch.distributed.get_rank() == 0:
+        spoil(first, bad)
+    torch.distributed.barrier()
+    said = {name: error_of(bad / "out", bad / name) for name in ("missing", "damaged", "code")}
+    said["another model"] = error_of(bad / "out", first, model=wider())
+    said["full"] = error_of(folder / "full", full=True)
+    os.environ["TRAINWRIGHT_ASYNC_SAVE"] = "1"
+    said["full beside"] = error_of(folder / "full beside", full=True)
+    os.environ["TRAINWRIGHT_ASYNC_SAVE"] = "0"
+    return said
+
+
+def spoil(checkpoint: Path, into: Path) -> None:
+    """Damaged copies, without the manifest that would tell at once."""
+    for name in ("missing", "damaged", "code"):
+        shutil.copytree(checkpoint, into / name)
+        (into / name / MANIFEST).unlink()
+    (into / "missing" / MODEL_SHARDS / "__1_0.distcp").unlink()
+    (into / "damaged" / OPTIMIZER_SHARDS / DESCRIPTION).write_bytes(b"")
+    (into / "code" / MODEL_SHARDS / DESCRIPTION).write_bytes(pickle.dumps(Path.cwd))
+
+
+def error_of(folder: Path, resume: Path | None = None, full: bool = False, model: Any = None) -> str:
+    """What this rank says; with ``full``, the disk of rank 1 is full after the first checkpoint."""
+    trainer = trainer_of(folder, 2, model, **SHARDED, save_steps=2)
+    with pytest.MonkeyPatch.context() as patch:
+        if full:
+            trainer.add_callback(FullDisk(patch))
+        with pytest.raises(UserError) as caught:
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    return str(caught.value)
+
+
+class FullDisk(TrainerCallback):
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch = patch
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if torch.distributed.get_rank() == 1:
+            self.patch.setattr(filesystem, "_write_item", no_space)
+
+
+def no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def wider() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=32, n_positions=16))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _allowed() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENV_TEST_SHARDING, "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shards")
+
+
+@pytest.fixture(scope="module")
+def two(output: Path) -> dict[str, Any]:
+    first, second = in_world(2, "trainer.test_sharded_checkpoint:two_ranks", output, longest=270)
+    assert all(distance(first[name], second[name]) == 0 for name in first if name != "refused")
+    return {**first, "refused": [first["refused"], second["refused"]]}
+
+
+def test_every_rank_writes_its_shards_and_nobody_the_whole(two, output):
+    names = files_of(output / "a" / f"checkpoint-{HALF}")
+    assert {name for name in names if "/" in name} == {
+        f"{folder}/{file}" for folder in (MODEL_SHARDS, OPTIMIZER_SHARDS)
+        for file in (".metadata", "__0_0.distcp", "__1_0.distcp")
+    }  # fmt: skip
+    assert not [name for name in names if name.endswith(".safetensors") or name == "optimizer.pt"]
+    assert {"config.json", "scheduler.pt", "rng_state_0.pth", "rng_state_1.pth", MANIFEST} <= set(names)
+
+
+def test_the_same_layout_goes_on_to_the_bit(two):
+    assert distance(two["same layout"], two["unbroken"]) == 0
+
+
+def test_a_save_beside_the_training_holds_what_one_at_once_does(two, output):
+    assert distance(two["beside"], two["unbroken"]) == 0
+    for name in ("a", "beside"):
+        assert files_of(output / name / f"checkpoint-{HALF}") == files_of(output / "a" / f"checkpoint-{HALF}")
+
+
+ENVELOPE = 1e-4
+"""AdamW over 3 steps at 1e-3: layouts sum gradients in another order."""
+
+
+@pytest.mark.parametrize("name", ["shards to data parallel", "data parallel to shards", "whole to shards"])
+def test_another_layout_goes_on_from_it(name, two):
+    assert distance(two[name], two["unbroken"]) < ENVELOPE
+
+
+def test_one_process_goes_on_from_shards(two, output, tmp_path):
+    with pytest.warns(UserWarning, match="written by 2 processes"):
+        seen = run(tmp_path, 1, output / "a" / f"checkpoint-{HALF}")
+    assert distance(seen, two["unbroken"]) < ENVELOPE
+
+
+# -- the model
+
+
+def saved(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights as ``from_pretrained`` reads them, and no other."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return dict(model.state_dict())
+
+
+def assert_same(saved: dict[str, torch.Tensor], ended: dict[str, torch.Tensor]) -> None:
+    assert saved.keys() == ended.keys()
+    assert all(torch.equal(saved[name], ended[name]) for name in saved)
+
+
+@pytest.mark.parametrize("name", ["best", "best of alone"])
+def test_the_best_model_is_loaded_and_saved_whole(name, two, output):
+    folder = output / {"best": "best", "best of alone": "best alone"}[name]
+    assert [path.name for path in sorted(folder.glob("checkpoint-*"))] == ["checkpoint-2"]
+    assert_same(saved(folder / "model"), two[name]["weights"])
+    assert "lm_head.weight" not in load_file(folder / "model" / "model.safetensors")
+
+
+def test_a_model_saved_alone_is_one_that_from_pretrained_reads(two, output):
+    folder = output / "alone" / f"checkpoint-{STEPS}"
+    assert_same(saved(folder), two["unbroken"]["weights"])
+    assert not [name for name in files_of(folder) if "optimizer" in name or MODEL_SHARDS in name]
+
+
+def test_a_checkpoint_in_shards_is_consolidated_without_a_process_group(two, output, tmp_path, capsys):
+    checkpoint = output / "a" / f"checkpoint-{STEPS}"
+    assert main(["consolidate", str(checkpoint), str(tmp_path / "model"), "--max-shard-size", "8KB"]) == 0
+    written = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    assert "model.safetensors.index.json" in written
+    assert len(written) > 3
+    assert_same(saved(tmp_path / "model"), two["unbroken"]["weights"])
+    assert main(["consolidate", str(checkpoint), str(tmp_path / "model")]) == 2
+    assert "holds a model; choose another folder" in capsys.readouterr().err
+
+
+def test_methods_of_a_subclass_save_shards_too(two, output):
+    assert distance(two["own savers"], two["unbroken"]) == 0
+    names = files_of(output / "own" / f"checkpoint-{HALF}")
+    assert {"mine.txt", f"{MODEL_SHARDS}/__1_0.distcp", f"{OPTIMIZER_SHARDS}/__1_0.distcp"} <= set(names)
+
+
+# -- what is wrong
+
+REFUSED = {
+    "missing": "__1_0.distcp is missing",
+    "damaged": "its description of the shards cannot be read",
+    "code": "which describes no shards",
+    "another model": "is a checkpoint of another model: transformer.wte.weight is (32, 16) there and (32, 32) here",
+    "full": "cannot save checkpoint-4: the disk is full",
+    "full beside": "cannot save checkpoint-4: the disk is full",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_error_is_one_line_on_every_rank(name, two):
+    for said in two["refused"]:
+        assert REFUSED[name] in said[name]
+        assert "\n" not in said[name]
+
+
+@pytest.mark.parametrize("name", ["full", "full beside"])
+def test_a_disk_full_on_one_rank_leaves_the_last_checkpoint(name, two, output):
+    store = CheckpointStore(output / name)
+    assert store.newest_intact() == store.path(2)
+    assert [path for path in os.listdir(output / name) if path.startswith((".", "checkpoint"))] == ["checkpoint-2"]
