@@ -72,6 +72,8 @@ def build_parser(*, whole: bool = True) -> argparse.ArgumentParser:
     _add_run(commands, whole)
     _add_convert(commands)
     _add_explain(commands)
+    _add_checkpoints(commands)
+    _add_consolidate(commands)
     _add_watch(commands)
     _add_logs(commands)
     _add_report(commands)
@@ -200,6 +202,39 @@ def _add_explain(commands: Commands) -> None:
         help="a field's name, in camelCase or snake_case, or its path",
     )
     parser.add_argument("-r", "--recursive", action="store_true", help="list all nested fields")
+
+
+def _add_checkpoints(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "checkpoints",
+        "commands.checkpoints:main",
+        "list the checkpoints of an output folder: complete or torn, best, layout and size",
+        "examples:\n  trainwright checkpoints output/\n  trainwright checkpoints output/ --verify\n"
+        "  trainwright checkpoints output/ -o json",
+    )
+    parser.add_argument("folder", metavar="DIR", help="the output folder of a run")
+    parser.add_argument("--verify", action="store_true", help="also compare checksums, which reads every file")
+    parser.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="output format (default: table)"
+    )
+
+
+def _add_consolidate(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "consolidate",
+        "commands.consolidating:main",
+        "make a model for from_pretrained of a checkpoint in shards",
+        "examples:\n  trainwright consolidate output/checkpoint-500 model/\n"
+        "  trainwright consolidate output/checkpoint-500 model/ --max-shard-size 5GB\n\n"
+        "needs no accelerator, and memory for about one layer",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint-N folder")
+    parser.add_argument("output", metavar="OUT", help="the folder to write model.safetensors into")
+    parser.add_argument(
+        "--max-shard-size", metavar="SIZE", default="50GB", help="the largest file, such as 5GB (default: 50GB)"
+    )
 
 
 def _add_watch(commands: Commands) -> None:
