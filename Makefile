@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 XLA := .venv-xla
 COMPAT := .venv-compat
+TRACKERS := .venv-trackers
 DOCS := .venv-docs
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
@@ -19,7 +20,7 @@ TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
-	compat-env types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
+	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -54,6 +55,18 @@ $(COMPAT)/.ready: $(VENV)/.ready pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(COMPAT)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(COMPAT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
 	$(COMPAT)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[compat]'
+	@touch $@
+
+trackers: $(TRACKERS)/.ready ## what trackers hold of a run beside transformers' callbacks, with their packages and a real MLflow server, in minutes
+	TRAINWRIGHT_MLFLOW=$(CURDIR)/$(TRACKERS)-mlflow/bin/mlflow $(TRACKERS)/bin/python -m pytest tests/trainer/test_trackers_alike.py -q
+
+# A layer over .venv as above. MLflow's server has an environment of its own, because it needs older packages.
+$(TRACKERS)/.ready: $(VENV)/.ready pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TRACKERS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(TRACKERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(TRACKERS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[trackers]'
+	$(PYTHON) -m venv $(TRACKERS)-mlflow
+	$(TRACKERS)-mlflow/bin/pip install --quiet --disable-pip-version-check mlflow
 	@touch $@
 
 quickstart: setup ## train a small GPT here, in two pods without a cluster
@@ -216,4 +229,4 @@ images: setup ## build the images again and bring them to the nodes; MORE=traine
 	$(CLUSTER) images --name $(NAME) --more $(MORE)
 
 clean: ## remove what setup and runs made
-	rm -rf $(VENV) $(XLA) $(COMPAT) $(DOCS) $(LOWEST) $(NEWEST) $(PACKAGE) $(TYPES) runs artefacts dist site
+	rm -rf $(VENV) $(XLA) $(COMPAT) $(TRACKERS) $(TRACKERS)-mlflow $(DOCS) $(LOWEST) $(NEWEST) $(PACKAGE) $(TYPES) runs artefacts dist site

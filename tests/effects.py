@@ -31,6 +31,7 @@ _EVALUATION = "tests/trainer/test_evaluation.py::test_one_process_agrees_with_tr
 _PRECISION = "tests/trainer/test_precision.py::"
 _PACKAGES = "tests/trainer/test_optimizer_packages.py::"
 _DEBUGGING = "tests/trainer/test_arguments_debugging.py::"
+_TRACKERS = "tests/trainer/test_trackers.py::"
 
 
 EFFECTS: dict[str, Effect] = {
@@ -117,7 +118,14 @@ EFFECTS: dict[str, Effect] = {
         "arguments/devices.py", _DEVICES + "test_two_nodes_save_and_log_as_the_arguments_of_each_node_say"
     ),
     "disable_tqdm": Effect("trainer/trainer.py", _EFFECTS + "test_without_a_bar_the_log_is_printed"),
-    "run_name": Effect(SCRIPTS, _VALUES + "test_what_scripts_read_is_set_and_carried"),
+    "report_to": Effect("integrations/trackers/__init__.py", _TRACKERS + "test_report_to_adds_the_trackers_it_names"),
+    "run_name": Effect("integrations/trackers/trackio.py", _TRACKERS + "test_trackio_gets_its_arguments"),
+    "project": Effect("integrations/trackers/trackio.py", _TRACKERS + "test_trackio_gets_its_arguments"),
+    "trackio_space_id": Effect("integrations/trackers/trackio.py", _TRACKERS + "test_trackio_gets_its_arguments"),
+    "trackio_bucket_id": Effect("integrations/trackers/trackio.py", _TRACKERS + "test_trackio_gets_its_arguments"),
+    "trackio_static_space_id": Effect(
+        "integrations/trackers/trackio.py", _TRACKERS + "test_trackio_gets_its_arguments"
+    ),
     "eval_strategy": Effect("callbacks/flow.py", _LOG + "[plain, evaluated]"),
     "eval_steps": Effect("callbacks/state.py", _LOG + "[plain, evaluated]"),
     "eval_delay": Effect("callbacks/flow.py", _LOG + "[plain, evaluated late]"),

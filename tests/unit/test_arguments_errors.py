@@ -243,11 +243,6 @@ ASKED_FOR: dict[str, Any] = {
     "hub_strategy": "end",
     "hub_always_push": True,
     "hub_revision": "main",
-    "report_to": ["wandb"],
-    "project": "mine",
-    "trackio_space_id": "me/space",
-    "trackio_bucket_id": "me/bucket",
-    "trackio_static_space_id": "me/space",
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
     "optim": "lomo",
@@ -293,9 +288,3 @@ def test_what_is_not_built_is_refused_by_name(name: str) -> None:
 def test_what_is_not_built_may_be_said_to_be_off(name: str) -> None:
     for value in (FIELDS[name].default, *REFUSED[name].built):
         Seq2SeqTrainingArguments(**{name: value})
-
-
-def test_every_tracker_is_refused_also_among_others() -> None:
-    for trackers in ("tensorboard", ["none", "wandb"], ["all", "wandb"]):
-        with pytest.raises(NotImplementedError, match="report_to"):
-            TrainingArguments(report_to=trackers)

@@ -156,11 +156,13 @@ def test_all_trackers_are_those_that_are_installed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("trainwright.arguments.machine.find_spec", lambda module: None)
     for everything in ("all", ["all"]):
         assert TrainingArguments(report_to=everything).report_to == []
-    monkeypatch.setattr("trainwright.arguments.machine.find_spec", lambda module: module == "mlflow" or None)
-    with pytest.raises(
-        NotBuiltError, match=r"report_to: \['mlflow'\] is not supported: no experiment tracker is built"
-    ):
-        TrainingArguments(report_to="all")
+    monkeypatch.setattr("trainwright.arguments.machine._found", lambda module: module in ("mlflow", "azureml.core.run"))
+    assert TrainingArguments(report_to="all").report_to == ["mlflow"]  # Azure ML has MLflow's interface too
+    monkeypatch.setenv("DISABLE_MLFLOW_INTEGRATION", "TRUE")
+    assert TrainingArguments(report_to="all").report_to == ["azure_ml"]
+    monkeypatch.setattr("trainwright.arguments.machine._found", lambda module: True)
+    monkeypatch.delenv("COMET_API_KEY", raising=False)
+    assert not {"comet_ml", "flyte"} & set(TrainingArguments(report_to="all").report_to)
     assert TrainingArguments(report_to=["kubeflow"]).report_to == ["kubeflow"]  # as transformers says in a pod of ours
 
 

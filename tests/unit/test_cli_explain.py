@@ -77,7 +77,7 @@ def test_an_argument_that_no_manifest_has_is_explained(
 WORDS = {
     "lora": "adapters need a script, with peft in its image: spec.script",
     "QLoRA": "adapters need a script, with peft in its image: spec.script",
-    "wandb": "trackers are not supported yet: spec.trainingArguments.reportTo",
+    "wandb": "name them in spec.trainingArguments.reportTo; their credentials come by spec.podTemplate.envFrom",
     "gpus": "see spec.accelerator: pool is the kind of device",
     "resume": "these fields mention it: ",
     "volume": "did you mean volumes?",

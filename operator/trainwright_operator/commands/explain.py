@@ -234,7 +234,7 @@ def _wrapped(text: str, width: int, first: str = "  ", rest: str | None = None) 
 
 _ADAPTERS = "adapters need a script, with peft in its image: spec.script"
 _LIBRARIES = "use a script with TRL on Trainwright's Trainer: spec.script.overlay"
-_TRACKERS = "trackers are not supported yet: spec.trainingArguments.reportTo"
+_TRACKERS = "name them in spec.trainingArguments.reportTo; their credentials come by spec.podTemplate.envFrom"
 _DEVICES = "see spec.accelerator: pool is the kind of device, perNode the devices per pod, nodes the number of pods"
 _QUANTIZED = "quantized weights need a script: spec.script"
 

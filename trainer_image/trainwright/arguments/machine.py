@@ -91,11 +91,21 @@ _CUDA_ALONE = frozenset({"galore_adamw_8bit", "galore_adamw_8bit_layerwise", "ad
 """Optimizers whose packages move their state to an NVIDIA or AMD GPU, regardless of the model's device."""
 
 _TRACKERS = {
-    "azure_ml": "azureml.core.run", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
-    "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "mlflow": "mlflow", "neptune": "neptune",
-    "swanlab": "swanlab", "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb",
-}  # fmt: skip
-"""Experiment tracker -> its module."""
+    "azure_ml": Package("azureml.core.run", "pip install azureml-core"),
+    "comet_ml": Package("comet_ml", "pip install comet-ml", least=(3, 43)),
+    "dagshub": Package("dagshub", "pip install dagshub mlflow", "dagshub"),
+    "dvclive": Package("dvclive", "pip install dvclive"),
+    "mlflow": Package("mlflow", "pip install mlflow"),
+    "neptune": Package("neptune", "pip install neptune"),
+    "tensorboard": Package("tensorboard", "pip install tensorboard"),
+    "wandb": Package("wandb", "pip install wandb"),
+    "codecarbon": Package("codecarbon", "pip install codecarbon"),
+    "clearml": Package("clearml", "pip install clearml"),
+    "swanlab": Package("swanlab", "pip install swanlab"),
+    "trackio": Package("trackio", "pip install trackio"),
+    "flyte": Package("flytekit", "pip install flytekit"),
+}
+"""Experiment tracker -> its package, in the order in which transformers adds those of ``report_to="all"``."""
 
 _BACKENDS = {"nccl": "cuda", "xccl": "xpu", "hccl": "npu", "cncl": "mlu", "mccl": "musa"}
 """Backend of torch.distributed -> its device type."""
@@ -109,8 +119,26 @@ _DEVICE_NAMES = {
 
 
 def installed_trackers() -> list[str]:
-    """The trackers of ``report_to="all"`` on this machine."""
-    return [name for name, module in _TRACKERS.items() if _found(module)]
+    """The trackers of ``report_to="all"`` on this machine, chosen as transformers does.
+
+    A Flyte task is not recognised by its package, Comet needs a key, and Azure ML has MLflow's interface too.
+    """
+    there = [name for name in _TRACKERS if name != "flyte" and _tracker_lacks(name) is None]
+    without = {"comet_ml"} if not os.environ.get("COMET_API_KEY") else set()
+    if os.environ.get("DISABLE_MLFLOW_INTEGRATION", "").upper() == "TRUE":
+        without.add("mlflow")
+    if "mlflow" in {*there} - without:
+        without.add("azure_ml")
+    return [name for name in there if name not in without]
+
+
+def _tracker_lacks(name: str) -> str | None:
+    """The message for the missing package of a tracker, or None."""
+    if name == "tensorboard" and _found("tensorboardX"):
+        return None
+    if name == "dagshub" and not _found("mlflow"):
+        return _TRACKERS["mlflow"].lacking()
+    return _TRACKERS[name].lacking()
 
 
 def _found(module: str) -> bool:
@@ -196,8 +224,16 @@ def _compiler(args: Any) -> Iterator[Problem]:
         yield Problem("torch_compile", "inductor compiles C++ here and finds no compiler; install g++, or leave it out")
 
 
+def _trackers(args: Any) -> Iterator[Problem]:
+    for name in args.report_to:
+        if name in ("all", "none"):
+            yield Problem("report_to", f"{name!r} stands alone; leave the others out, or leave it out")
+        elif name in _TRACKERS and (lack := _tracker_lacks(name)) is not None:
+            yield Problem("report_to", f"{name} {lack}, or leave it out", ImportError)
+
+
 _CHECKS: tuple[Callable[[Any], Iterator[Problem]], ...] = (
-    *(_optimizer, _bfloat16, _tf32, _compiler, _liger, _backend, _tpu),
+    *(_optimizer, _bfloat16, _tf32, _compiler, _liger, _backend, _tpu, _trackers),
 )
 
 

@@ -34,9 +34,7 @@ ENV_TEST_SHARDING = "TRAINWRIGHT_TEST_SHARDING"
 """Set to 1 in tests of sharding, which is not offered before its checkpoints are built."""
 
 _HUB = "uploading to the Hub is not built yet; upload the output folder after the run"
-_TRACKERS = "no experiment tracker is built yet; the log is in trainer_state.json and in the status"
 _UPLOAD = Refusal(_HUB, of="push_to_hub")
-_TRACKER = Refusal(_TRACKERS, of="report_to")
 _SHARDING = Refusal("sharding over processes is not built yet; train data parallel")
 
 REFUSED: dict[str, Refusal] = {
@@ -51,13 +49,6 @@ REFUSED: dict[str, Refusal] = {
     "hub_strategy": _UPLOAD,
     "hub_always_push": _UPLOAD,
     "hub_revision": _UPLOAD,
-    "report_to": Refusal(
-        _TRACKERS, ("none",), for_programs=("kubeflow",)
-    ),  # integrations/reporter.py does the reporting
-    "project": _TRACKER,
-    "trackio_space_id": _TRACKER,
-    "trackio_bucket_id": _TRACKER,
-    "trackio_static_space_id": Refusal(_TRACKERS, (False,), of="report_to"),
 }
 """Field, or setting of a field after a dot -> why it is refused unless it has its default."""
 

@@ -7,6 +7,7 @@ overrides are called; methods that it does not override add no cost.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 import logging
@@ -51,6 +52,7 @@ from trainwright.evaluation.sets import set_name
 from trainwright.integrations.device_metrics import callbacks_for
 from trainwright.integrations.model_card import write_card
 from trainwright.integrations.progress import PrinterCallback, ProgressCallback
+from trainwright.integrations.trackers import tracker_callbacks
 from trainwright.job import in_output
 from trainwright.outputs import BestRun, EvalLoopOutput, PredictionOutput, TrainOutput
 from trainwright.trainer import checks
@@ -200,8 +202,11 @@ class Trainer:
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
         args = self.args
+        trackers = tracker_callbacks(args)
+        for tracker in trackers:
+            tracker.save_model = functools.partial(self.save_model, _internal_call=True)
         self.callback_handler = CallbackHandler(
-            [DefaultFlowCallback, *callbacks_for(args), *callbacks],
+            [DefaultFlowCallback, *callbacks_for(args), *trackers, *callbacks],
             self.model,
             self.processing_class,
             self.optimizer,
