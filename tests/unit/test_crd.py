@@ -143,6 +143,7 @@ def test_every_optional_scalar_of_a_job_names_its_default() -> None:
     one_of |= {".podTemplate.tolerations[].value", ".task", ".podTemplate.envFrom[].prefix"}
     for beside in ("initContainers", "sidecars"):
         one_of |= {f".podTemplate.{beside}[].env[].value", f".podTemplate.{beside}[].envFrom[].prefix"}
+    one_of |= {f".accelerator.topology.{kind}" for kind in ("required", "preferred")}
     claim = ".podTemplate.resourceClaims[]"
     one_of |= {f"{claim}.resourceClaimName", f"{claim}.resourceClaimTemplateName"}
     accelerate = {path for path in silent if path.startswith(".trainingArguments.acceleratorConfig")}

@@ -295,3 +295,52 @@ def test_a_queue_that_cannot_be_followed_holds_the_job() -> None:
     planned = plan(job(), POOL, Observed(), NOW, queue=Queue(trouble="the operator may not read"))
     assert planned.apply == ()
     assert planned.status["display"]["state"] == "Queued (QueueUnusable)"
+
+
+# Topology
+
+
+def in_one(kind: str) -> TrainingJob:
+    return replace(make_job().nodes(2).with_("spec.accelerator.topology", {kind: "rack"}).build(), uid="0123456789")
+
+
+@pytest.mark.parametrize("kind", ["required", "preferred"])
+def test_a_topology_is_asked_of_kueue_by_the_indexes_of_the_pods(kind: str) -> None:
+    of = replace(in_one(kind), labels={LABEL_QUEUE: "team"})
+    request = kueue.workload(of, place(of, POOL), Queue())["spec"]["podSets"][0]["topologyRequest"]
+    assert request == {kind: "rack", "podIndexLabel": "batch.kubernetes.io/job-completion-index"}
+
+
+def test_slices_are_subgroups_of_the_topology() -> None:
+    pool = AcceleratorPool("v6e", "tpu", generation="v6e", topology="4x4", chips_per_host=4, slices=2)
+    of = make_job().with_("spec.accelerator.topology", {"required": "rack"}).build()
+    request = kueue.workload(of, place(of, pool), Queue())["spec"]["podSets"][0]["topologyRequest"]
+    assert (request["subGroupIndexLabel"], request["subGroupCount"]) == ("trainwright.dev/slice", 2)
+
+
+def test_pods_with_a_place_in_the_topology_wait_for_kueue_to_open_their_gate() -> None:
+    of = replace(in_one("required"), labels={LABEL_QUEUE: "team"})
+    assigned = {"levels": ["rack"], "slices": []}
+    admission = {
+        **ADMISSION,
+        "podSetAssignments": [{**ADMISSION["podSetAssignments"][0], "topologyAssignment": assigned}],
+    }
+    found = Queue(Workload(stored(of, *ADMITTED, admission=admission)), SPOT)
+    template = plan(of, POOL, Observed(), NOW, queue=found).apply[-1]["spec"]["template"]
+    spec = template["spec"]
+    assert template["metadata"]["annotations"]["kueue.x-k8s.io/podset-required-topology"] == "rack"
+    assert spec["schedulingGates"] == [{"name": "kueue.x-k8s.io/topology"}]
+    assert "affinity" not in spec, "Kueue has chosen the nodes"
+
+
+@pytest.mark.parametrize("kind", ["required", "preferred"])
+def test_without_a_queue_a_topology_is_an_affinity_among_the_pods_of_an_attempt(kind: str) -> None:
+    of = in_one(kind)
+    spec = plan(of, POOL, Observed(), NOW).apply[-1]["spec"]["template"]["spec"]
+    (term,) = spec["affinity"]["podAffinity"][f"{kind}DuringSchedulingIgnoredDuringExecution"]
+    term = term if kind == "required" else term["podAffinityTerm"]
+    assert term["topologyKey"] == "rack"
+    assert term["labelSelector"]["matchLabels"] == {
+        "trainwright.dev/job-uid": "0123456789",
+        "trainwright.dev/attempt": "1",
+    }

@@ -30,6 +30,25 @@ FIXED = "cannot change after creation; give the new run a new name"
 
 
 @dataclass(frozen=True)
+class Together:
+    """A node label of which all pods of an attempt share one value, such as a rack's.
+
+    In a queue of Kueue it is a level of the flavor's Topology; elsewhere it is a pod affinity.
+    """
+
+    required: Annotated[
+        str | None, string("The label; pods that find no room together wait.", 63, pattern=formats.KEY)
+    ] = None
+    preferred: Annotated[
+        str | None, string("The label; pods that find no room together are spread.", 63, pattern=formats.KEY)
+    ] = None
+
+    @staticmethod
+    def rules() -> list[Rule]:
+        return [exactly_one(("required", "preferred"), "give exactly one of required, preferred")]
+
+
+@dataclass(frozen=True)
 class Accelerator:
     """Where to train: a pool, and how much of it."""
 
@@ -48,6 +67,7 @@ class Accelerator:
         integer("Accelerators on each node; each has one rank.", 1, MAX_PER_NODE),
         Default("1; on a TPU pool the chips of a host"),
     ] = None
+    topology: Together = Together()
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ class _Inputs:
     def place(self, pool: AcceleratorPool) -> Placement:
         """Where an attempt that may start runs; raises :class:`PoolError`."""
         found = place(self.job, pool)
-        return kueue.placed(found, self.queued) if self.queued and self.queued.workload else found
+        return kueue.placed(self.job, found, self.queued) if self.queued and self.queued.workload else found
 
     def children(self, placement: Placement, number: int) -> tuple[Object, ...]:
         return children(self.job, placement, number, self.endpoint, self.scheduler)

@@ -111,9 +111,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                 **plan.membership.pod_spec,
                 "runtimeClassName": place.runtime_class,
                 "nodeSelector": dict(place.node_selector or {}) or None,
-                "affinity": affinity.affinity(
-                    template.affinity, plan.labels, place.vendor.affinity(place, plan.labels, plan.job_name)
-                ),
+                "affinity": _affinity(job, place, plan),
                 "topologySpreadConstraints": affinity.spread(template.topology_spread_constraints, plan.labels) or None,
                 "dnsConfig": template.dns_config,
                 **({"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if template.host_network else {}),
@@ -135,6 +133,16 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
             }
         ),
     }
+
+
+def _affinity(job: TrainingJob, place: Placement, plan: PodPlan) -> Object | None:
+    """The job's, the pool's, and that of its topology, unless a queue has chosen the nodes by it."""
+    stated = affinity.affinity(
+        job.spec.pod_template.affinity, plan.labels, place.vendor.affinity(place, plan.labels, plan.job_name)
+    )
+    if place.gates or place.pods == 1:
+        return stated
+    return affinity.affinity(stated or {}, plan.labels, affinity.together(job.spec.accelerator.topology, plan.labels))
 
 
 def _container(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:

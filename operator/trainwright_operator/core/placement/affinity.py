@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainwright_operator.api import names
+from trainwright_operator.api.job import Together
 
 Object = dict[str, Any]
 _REQUIRED, _PREFERRED = (f"{word}DuringSchedulingIgnoredDuringExecution" for word in ("required", "preferred"))
@@ -22,6 +23,16 @@ def affinity(stated: Mapping[str, Any], labels: Mapping[str, str], pools: Object
         if kind in stated:
             merged[kind] = _side_by_side((pools or {}).get(kind, {}), _about(stated[kind], labels))
     return merged or None
+
+
+def together(topology: Together, labels: Mapping[str, str]) -> Object | None:
+    """The affinity that keeps the pods of an attempt in one domain of a node label; None without a label."""
+    label = topology.required or topology.preferred
+    if not label:
+        return None
+    term = _selecting({"topologyKey": label}, labels)
+    wish = [term] if topology.required else [{"weight": 100, "podAffinityTerm": term}]
+    return {"podAffinity": {_REQUIRED if topology.required else _PREFERRED: wish}}
 
 
 def _about(stated: Mapping[str, Any], labels: Mapping[str, str]) -> Object:

@@ -24,7 +24,7 @@ from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import TrainingJob
 from trainwright_operator.core.children import attempt_jobs, child_metadata
 from trainwright_operator.core.cleanup import Delete
-from trainwright_operator.core.observe import Attempt, Observed
+from trainwright_operator.core.observe import COMPLETION_INDEX, Attempt, Observed
 from trainwright_operator.core.placement.vendor import Placement, PoolError
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict
 from trainwright_operator.core.queues.workload import FINALIZER, GROUP, KIND, VERSION, Flavor, On, Workload
@@ -131,11 +131,24 @@ def missing(job: TrainingJob, place: Placement, queue: Queue) -> tuple[Object, .
 def _spec(job: TrainingJob, place: Placement) -> Object:
     """What Kueue keeps unchanged while quota is reserved."""
     seconds = job.labels.get(LABEL_MAX_SECONDS, "")
+    pods = {"name": POD_SET, "count": place.pods, "template": {"spec": _pod_spec(job, place)}}
     return {
         "queueName": queue_of(job),
-        "podSets": [{"name": POD_SET, "count": place.pods, "template": {"spec": _pod_spec(job, place)}}],
+        "podSets": [pods | _topology(job, place)],
         **({"maximumExecutionTimeSeconds": int(seconds)} if seconds.isascii() and seconds.isdigit() else {}),
     }
+
+
+def _topology(job: TrainingJob, place: Placement) -> Object:
+    """By the indexes of pods and slices Kueue places neighbours in rank near one another."""
+    wanted = job.spec.accelerator.topology
+    if not (wanted.required or wanted.preferred):
+        return {}
+    request: Object = {"required": wanted.required} if wanted.required else {"preferred": wanted.preferred}
+    request["podIndexLabel"] = COMPLETION_INDEX
+    if place.slices > 1:
+        request |= {"subGroupIndexLabel": names.LABEL_SLICE, "subGroupCount": place.slices}
+    return {"topologyRequest": request}
 
 
 def _pod_spec(job: TrainingJob, place: Placement) -> Object:
@@ -277,7 +290,7 @@ def _evicted(found: Workload) -> tuple[str, str]:
 # An admitted job
 
 
-def placed(place: Placement, queue: Queue) -> Placement:
+def placed(job: TrainingJob, place: Placement, queue: Queue) -> Placement:
     """``place`` on the nodes whose quota was given.
 
     Raises:
@@ -285,11 +298,13 @@ def placed(place: Placement, queue: Queue) -> Placement:
     """
     found = queue.workload
     assert found is not None, "only an admitted job is placed"
+    in_topology = bool(found.assignment.get("topologyAssignment"))
+    annotations = {names.ANNOTATION_WORKLOAD: found.name, **(_topology_annotation(job) if in_topology else {})}
     result = replace(
         place,
         labels={LABEL_POD_SET: POD_SET},
-        annotations={**(place.annotations or {}), names.ANNOTATION_WORKLOAD: found.name},
-        gates=(GATE,) if found.assignment.get("topologyAssignment") else (),
+        annotations={**(place.annotations or {}), **annotations},
+        gates=(GATE,) if in_topology else (),
     )
     for name in found.flavors:
         flavor = queue.flavors.get(name)
@@ -300,6 +315,13 @@ def placed(place: Placement, queue: Queue) -> Placement:
         for update in check.get("podSetUpdates") or ():
             result = _merged(result, f"admission check {check['name']}", update, update.get("tolerations") or ())
     return result
+
+
+def _topology_annotation(job: TrainingJob) -> dict[str, str]:
+    """By which Kueue knows the pods that wait for their place; also those that were given one without asking."""
+    wanted = job.spec.accelerator.topology
+    kind = "required" if wanted.required else "preferred" if wanted.preferred else "unconstrained"
+    return {f"{GROUP}/podset-{kind}-topology": wanted.required or wanted.preferred or "true"}
 
 
 def _merged(place: Placement, whose: str, update: Mapping[str, Any], tolerations: Any) -> Placement:
