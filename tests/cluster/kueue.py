@@ -54,11 +54,18 @@ class Kueue:
             daemon.wait_ready(self._ready, PATIENCE_SECONDS)
             self._register_webhooks()
 
+    def reconfigure(self) -> None:
+        """Start it anew with this configuration, on the ports and with the certificates that it had."""
+        self.daemon().stop()
+        path = self.state / "configuration.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **self.configuration}))
+        self.again()
+
     def down(self) -> None:
         self.daemon().stop()
 
     def kill(self) -> None:
-        """As a node that vanishes."""
+        """End it as a node that vanishes would."""
         self.daemon().kill()
 
     def again(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from cluster.fixtures import namespace  # noqa: F401
 from cluster.kube import Kube, condition_of
 from cluster.kueue import Kueue
 from cluster.paths import CHECKOUT
+from cluster.simulated import simulated_node
 from integration.conftest import started
 from integration.jobs import job, state
 from integration.operators import Operator
+from integration.proxy import AFTER, BEFORE, Which, proxied
 
 Object = dict[str, Any]
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -322,3 +325,130 @@ def test_a_job_without_a_queue_is_left_alone(kube, operator, namespace):  # noqa
     kube.apply(job(run_for="1s").manifest(), namespace)
     state(kube, namespace, "Succeeded")
     assert kube.list("Workload", namespace) == []
+
+
+# Topology, time limits, and other configurations of Kueue
+
+
+def test_pods_are_placed_in_one_rack_by_kueue(cluster, kube, operator, namespace):  # noqa: F811
+    rack = f"rack.example.com/{namespace}"
+    for index in range(4):
+        cluster.add_node(
+            simulated_node(
+                f"{namespace}-{index}",
+                {"cpu": "1", "example.com/gpu": "1"},
+                {rack: f"r{index // 2}", "racks": namespace},
+            )
+        )
+    levels = {"levels": [{"nodeLabel": rack}, {"nodeLabel": "kubernetes.io/hostname"}]}
+    kube.apply(kueue_object("Topology", namespace, levels))
+    team(kube, namespace, cpu="4")
+    flavor = {"nodeLabels": {"racks": namespace}, "topologyName": namespace}
+    kube.apply(kueue_object("ResourceFlavor", f"racks-{namespace}", flavor))
+    quota = {
+        "coveredResources": ["cpu", "memory"],
+        "flavors": [
+            {
+                "name": f"racks-{namespace}",
+                "resources": [{"name": "cpu", "nominalQuota": "9"}, {"name": "memory", "nominalQuota": "1Ti"}],
+            }
+        ],
+    }
+    kube.apply(kueue_object("ClusterQueue", f"racks-{namespace}", {"namespaceSelector": {}, "resourceGroups": [quota]}))
+    kube.apply(kueue_object("LocalQueue", "racks", {"clusterQueue": f"racks-{namespace}"}, namespace))
+
+    made = queued("near", "racks", nodes=2, run_for="forever").with_("spec.accelerator.topology", {"required": rack})
+    kube.apply(made.manifest(), namespace)
+    state(kube, namespace, "Running", "near")
+
+    pods = kube.list("Pod", namespace, "trainwright.dev/job=near")
+    nodes = {kube.get("Node", pod["spec"]["nodeName"], None)["metadata"]["labels"][rack] for pod in pods}
+    assert len(pods) == 2
+    assert len(nodes) == 1, "both pods are in one rack"
+
+    wide = queued("wide", "racks", nodes=3, run_for="1s").with_("spec.accelerator.topology", {"required": rack})
+    kube.apply(wide.manifest(), namespace)
+    wait_queued(kube, namespace, "wide", "topology")
+
+
+def is_workload(verb: str, suffix: str = "", words: str = "") -> Which:
+    """A write to a Workload: its creation, or a patch of which the body holds ``words``."""
+    return lambda method, path, body: (
+        method == verb and "/workloads" in path and path.endswith(suffix) and words in json.dumps(body)
+    )
+
+
+def test_an_operator_killed_at_each_write_loses_no_quota_and_no_workload(kueue, kube, namespace, tmp_path):  # noqa: F811
+    team(kube, namespace, cpu="2")
+    with proxied(kube, tmp_path) as (proxy, through):
+        operator = Operator(through, namespace, tmp_path).start().wait_leading()
+
+        def strike(which: Which, cause=lambda: None) -> None:
+            """Kill the operator before and then after the API server has done the write that ``cause`` leads to."""
+            for when in (BEFORE, AFTER):
+                proxy.kill_at(which, when, operator.kill)
+                if when == BEFORE:
+                    cause()
+                else:
+                    operator.again()
+                assert proxy.struck.wait(60), "the write was never made"
+            operator.again()
+
+        made = queued("train", nodes=2, run_for="forever")
+        strike(is_workload("POST"), lambda: kube.apply(made.manifest(), namespace))
+        strike(is_workload("PATCH", "/status", '"PodsReady"'))
+        running = state(kube, namespace, "Running")
+        assert [one["attempt"] for one in running["status"]["attempts"]] == [1]
+
+        name = workload_of(kube, namespace, "train")["metadata"]["name"]
+        leave = {"spec": {"active": False}}
+        strike(
+            is_workload("PATCH", "/status", '"admission": null'), lambda: kube.patch("Workload", name, leave, namespace)
+        )
+        kube.wait_for("Workload", name, namespace, lambda obj: not reserved(obj), 60, "to return its quota")
+        kube.patch("Workload", name, {"spec": {"active": True}}, namespace)
+        again = kube.wait_for("TrainingJob", "train", namespace, lambda obj: obj["status"]["state"] == "Running", 60)
+        assert attempts(again) == [(1, "Stopped", "Deactivated"), (2, None, None)]
+
+        end = {"spec": {"activeDeadlineSeconds": 1}}
+        strike(
+            is_workload("PATCH", "/status", '"Finished"'), lambda: kube.patch("TrainingJob", "train", end, namespace)
+        )
+        done = kube.wait_for("Workload", name, namespace, lambda obj: not obj["metadata"].get("finalizers"), 60)
+        assert condition(done, "Finished")["reason"] == "Failed"
+        operator.kill()
+    assert [one["metadata"]["name"] for one in kube.list("Workload", namespace)] == [name]
+
+
+def test_kueue_that_manages_every_job_and_waits_for_pods(kueue, cluster, kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="4")
+    other = Kueue(
+        cluster,
+        {
+            "manageJobsWithoutQueueName": True,
+            "integrations": {
+                "frameworks": ["batch/job"],
+                "externalFrameworks": ["TrainingJob.v1alpha1.trainwright.dev"],
+            },
+            "waitForPodsReady": {"timeout": "5s", "requeuingStrategy": {"backoffBaseSeconds": 1}},
+        },
+    )
+    other.reconfigure()
+    kube.apply(queued("ready", nodes=2, run_for="2s").manifest(), namespace)
+    kube.apply(job("without", 1, run_for="1s").manifest(), namespace)
+    nowhere = queued("late", nodes=1, run_for="1s").with_("spec.podTemplate.nodeSelector", {"zone": "moon"})
+    kube.apply(nowhere.manifest(), namespace)
+
+    state(kube, namespace, "Succeeded", "ready")
+    state(kube, namespace, "Succeeded", "without")
+    evicted = kube.wait_for(
+        "TrainingJob",
+        "late",
+        namespace,
+        lambda obj: len(obj.get("status", {}).get("attempts", ())) > 1,
+        60,
+        "to return",
+    )
+
+    assert attempts(evicted)[0] == (1, "Stopped", "PodsReadyTimeout")
+    assert "not found" not in "".join(line for line in other.log.read_text().splitlines() if '"level":"error"' in line)
