@@ -14,11 +14,11 @@ from builders import make_job
 from scene import Scene, running
 from trainwright_operator.cli import main
 from trainwright_operator.commands.completion import commands
+from trainwright_operator.core.states import finished
 from trainwright_operator.remote import board, describing, diagnosis, loglines, rendering
 from trainwright_operator.remote.cluster import Absent, Expired, RemoteError, Unreachable, refusal
 from trainwright_operator.remote.diagnosis import Facts, diagnose
 from trainwright_operator.remote.loglines import Line, Source
-from trainwright_operator.remote.states import finished
 from trainwright_operator.remote.summary import summarize
 from trainwright_operator.remote.watching import Watch
 

@@ -15,9 +15,9 @@ from trainwright_operator.api.names import Condition
 from trainwright_operator.core import display
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.policy import Phase
+from trainwright_operator.core.states import UNSEEN, condition, status_of
 from trainwright_operator.local.live import BAR, COLUMNS, SPARE, Lines
 from trainwright_operator.remote.feed import Key
-from trainwright_operator.remote.states import UNSEEN, condition, status_of
 from trainwright_operator.terminal import Columns, takes_lines_back
 
 Object = Mapping[str, Any]

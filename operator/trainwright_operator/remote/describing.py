@@ -12,6 +12,7 @@ from rich.text import Text
 
 from trainwright_operator.api.names import API_VERSION, CONTAINER, POOL_PLURAL
 from trainwright_operator.core import display
+from trainwright_operator.core.states import Object, status_of
 from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.board import STYLES
 from trainwright_operator.remote.cluster import Cluster, Forbidden, RemoteError
@@ -19,7 +20,6 @@ from trainwright_operator.remote.command import DONE, command, show
 from trainwright_operator.remote.diagnosis import Facts, Finding, diagnose
 from trainwright_operator.remote.jobs import core_path, find_job, find_pods
 from trainwright_operator.remote.loglines import decisive_container
-from trainwright_operator.remote.states import Object, status_of
 from trainwright_operator.remote.tables import section
 
 MOST_EVENTS = 12

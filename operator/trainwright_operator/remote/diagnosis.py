@@ -15,8 +15,8 @@ from trainwright_operator.api.names import Condition, Reason
 from trainwright_operator.core import display
 from trainwright_operator.core.fixes import fixes_for
 from trainwright_operator.core.policy import Phase
+from trainwright_operator.core.states import condition, status_of, up_to_date
 from trainwright_operator.core.times import read_time
-from trainwright_operator.remote.states import condition, status_of, up_to_date
 
 Object = Mapping[str, Any]
 

@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Iterator
 
+from trainwright_operator.core.states import failed, finished
 from trainwright_operator.remote.cluster import Cluster, Object, RemoteError, Silent, Unreachable
 from trainwright_operator.remote.command import DONE, command
 from trainwright_operator.remote.jobs import find_job, find_pods
 from trainwright_operator.remote.loglines import Line, Source, chosen, lines, merged, printer, sources
-from trainwright_operator.remote.states import failed, finished
 
 
 @command

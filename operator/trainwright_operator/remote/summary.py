@@ -18,11 +18,11 @@ from typing import Any
 from trainwright_operator.core import display
 from trainwright_operator.core.history import Outcome, Record
 from trainwright_operator.core.policy import describe
+from trainwright_operator.core.states import condition, status_of
 from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.cluster import Cluster, Object, RemoteError
 from trainwright_operator.remote.jobs import find_pods
 from trainwright_operator.remote.loglines import lines, sources
-from trainwright_operator.remote.states import condition, status_of
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 from contextlib import closing
 
 from trainwright_operator.api.names import JOB_KIND
+from trainwright_operator.core.states import failed, finished
 from trainwright_operator.remote.board import Board, board
 from trainwright_operator.remote.cluster import Cluster, Object, RemoteError
 from trainwright_operator.remote.command import DONE, FAILED, command
 from trainwright_operator.remote.feed import Key, snapshots
 from trainwright_operator.remote.jobs import find_job, jobs_path
-from trainwright_operator.remote.states import failed, finished
 from trainwright_operator.terminal import Terminal
 
 
