@@ -10,6 +10,7 @@ LOWEST := .venv-lowest
 NEWEST := .venv-newest
 PACKAGE := .venv-package
 TYPES := .venv-types
+BROWSER := .browser
 BIN := $(CURDIR)/$(VENV)/bin
 CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
@@ -19,7 +20,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwri
 TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo xla compat quickstart test unit fake trainer local sweep integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
+.PHONY: help setup demo xla compat quickstart test browser unit fake trainer local sweep integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
 	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
@@ -79,6 +80,13 @@ test: ## every test that this machine can run; what it could not is said in one 
 	$(BIN)/pytest tests/unit tests/fake -q -n 2
 	$(BIN)/pytest tests/trainer tests/local -q -n 2
 	$(BIN)/pytest tests/cluster tests/integration tests/e2e -q
+
+browser: setup $(BROWSER)/.ready ## the report in headless Chromium (Debian: chromium), looked at by axe; needs node and npm
+	$(BIN)/pytest tests/browser -q -s
+
+$(BROWSER)/.ready:
+	npm install --silent --no-audit --no-fund --prefix $(BROWSER) axe-core@4 puppeteer-core@24
+	@touch $@
 
 unit: setup ## the pure rooms, in seconds
 	$(BIN)/pytest tests/unit -q -n 2

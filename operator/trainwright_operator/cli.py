@@ -277,11 +277,20 @@ def _add_report(commands: Commands) -> None:
         commands,
         "report",
         "remote.reporting:main",
-        "summarize a run: spec, losses, attempts, metrics and best checkpoint",
-        "examples:\n  trainwright report gpt-corpus\n  trainwright report gpt-corpus --format html > run.html",
+        "summarize a run, or write a page of its curves; several runs are compared",
+        "examples:\n  trainwright report gpt-corpus\n  trainwright report gpt-corpus --html run.html --watch\n"
+        "  trainwright report runs/base runs/high-rate --html compared.html --png figures",
     )
-    parser.add_argument("name", metavar="NAME")
-    parser.add_argument("--format", choices=("text", "md", "html", "json"), default="text", help="default: text")
+    parser.add_argument(
+        "names", metavar="NAME|DIR", nargs="+", help="a job in the cluster, or the output folder of a run"
+    )
+    parser.add_argument(
+        "--format", choices=("text", "md", "html", "json"), help="print a summary in this format (default: text)"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write one page that needs no network, with all curves")
+    parser.add_argument("--png", metavar="FOLDER", help="write a picture of each chart into this folder")
+    parser.add_argument("--svg", action="store_true", help="with --png: write SVG instead of PNG")
+    parser.add_argument("--watch", action="store_true", help="with --html: update the page until the runs finish")
     _add_cluster(parser)
 
 

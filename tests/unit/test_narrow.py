@@ -14,7 +14,7 @@ from scene import running
 from trainwright_operator.local.live import Table_
 from trainwright_operator.remote import board, describing, rendering
 from trainwright_operator.remote.diagnosis import Facts
-from trainwright_operator.remote.summary import summarize
+from trainwright_operator.report.summary import summarize
 
 NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
 LONG = "gpt-corpus-with-a-rather-long-name-abcde"
@@ -58,7 +58,7 @@ def test_a_narrow_table_leaves_out_what_matters_least(name: str, width: int, hea
 
 def test_prose_goes_below_its_row_where_there_is_no_room_beside_it() -> None:
     scene = running().exit_all(64).settle()
-    found = lines(rendering.to_screen(summarize({**scene.builder.manifest(), "status": scene.status}, NOW, {})))
+    found = lines(rendering.to_screen(summarize({**scene.builder.manifest(), "status": scene.status}, NOW)))
     row = next(index for index, line in enumerate(found) if line.startswith("1  "))
     assert "2026-01-01T00:00:05Z" in found[row]
     assert found[row + 1].strip() == "gpt-corpus-0-1-0 on node-a: BadConfiguration: exit code 64"

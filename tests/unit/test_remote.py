@@ -19,8 +19,8 @@ from trainwright_operator.remote import board, describing, diagnosis, loglines, 
 from trainwright_operator.remote.cluster import Absent, Expired, RemoteError, Unreachable, refusal
 from trainwright_operator.remote.diagnosis import Facts, diagnose
 from trainwright_operator.remote.loglines import Line, Source
-from trainwright_operator.remote.summary import summarize
 from trainwright_operator.remote.watching import Watch
+from trainwright_operator.report.summary import summarize
 
 NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
 

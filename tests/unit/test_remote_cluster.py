@@ -254,6 +254,6 @@ def test_a_token_file_may_end_its_line(stub: Stub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["watch", "logs", "report", "describe"])
 def test_a_job_without_a_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
-    for name in ("", "."):
+    for name in ("",) if command == "report" else ("", "."):  # a report may be of this folder
         assert main([command, name, "--kubeconfig", str(kubeconfig(tmp_path / "config"))]) == 2
         assert capsys.readouterr().err == "error: give the name of a TrainingJob\n"

@@ -184,8 +184,18 @@ def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: a
         setup = Setup(pool, output, Path(scratch), volumes, config_maps)
         if requirements := (job.spec.script or {}).get("requirements"):
             setup = replace(setup, packages=packages.install(job, setup, requirements))
+        folder.save_environment(pool.name)
         final, received = _train(job, setup, _Keeper(folder, document, job))
+    _report(job, output)
     return _conclude(job, final, output, received)
+
+
+def _report(job: TrainingJob, output: Path) -> None:
+    """Write the page of the run; where it is comes before the run's end is told, which stays the last line."""
+    from trainwright_operator.report.writing import write_beside
+
+    if (written := write_beside(output)) is not None:
+        print(f"{job.name}: report in {written}", file=sys.stderr)
 
 
 def _train(job: TrainingJob, setup: Setup, keeper: _Keeper) -> tuple[dict[str, Any], list[int]]:

@@ -7,7 +7,10 @@ checkpoints, and continues the attempt numbers, so that a leftover process of th
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import json
 import os
+import platform
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,10 +24,12 @@ from trainwright_operator.api.names import Reason
 from trainwright_operator.core.history import Outcome
 from trainwright_operator.core.policy import Phase
 from trainwright_operator.core.times import write_time
+from trainwright_operator.report.run import ENVIRONMENT
 
 Object = dict[str, Any]
 
 FILE = "trainingjob.yaml"
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "trainwright")
 _NAMESPACE = uuid.UUID("6f1f5f0e-63f5-4b0e-8d5e-7d2f3a3f5a11")
 _KEPT = ("progress", "metrics", "best", "checkpoint")
 
@@ -73,8 +78,22 @@ class OutputFolder:
         temporary.write_text(manifest.write({**content, "status": dict(status)}))
         temporary.replace(self.output / FILE)
 
+    def save_environment(self, pool: str) -> None:
+        """Write what the pods run on here, for a report; an earlier run's is replaced."""
+        (self.output / ENVIRONMENT).write_text(json.dumps(environment(pool), indent=1) + "\n")
+
     def holds_checkpoints(self) -> bool:
         return any(self.output.glob("checkpoint-*"))
+
+
+def environment(pool: str) -> dict[str, str]:
+    """Versions of this Python and its packages, and this machine."""
+    found = {"pool": pool, "Python": platform.python_version(), "system": platform.platform(terse=True)}
+    found |= {"machine": platform.machine(), "cores": str(os.cpu_count())}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def uid_of(job: Object, prior: Object | None, output: Path) -> str:

@@ -7,11 +7,10 @@ The losses come from the logs of rank 0, as long as its pods exist: the status h
 
 from __future__ import annotations
 
-import ast
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,9 +19,9 @@ from trainwright_operator.core.history import Outcome, Record
 from trainwright_operator.core.policy import describe
 from trainwright_operator.core.states import condition, status_of
 from trainwright_operator.core.times import read_time
-from trainwright_operator.remote.cluster import Cluster, Object, RemoteError
-from trainwright_operator.remote.jobs import find_pods
-from trainwright_operator.remote.loglines import lines, sources
+
+Curve = list[tuple[float, float]]
+"""Pairs of epoch and value, by increasing epoch."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,11 @@ class Summary:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def summarize(job: Object, now: datetime, curves: Mapping[str, Curve] | None = None) -> Summary:
+def with_curves(summary: Summary, curves: Mapping[str, Curve]) -> Summary:
+    return replace(summary, curves=dict(curves))
+
+
+def summarize(job: Mapping[str, Any], now: datetime) -> Summary:
     meta, spec, status = job["metadata"], job["spec"], status_of(job)
     started, completed = read_time(status.get("startTime")), read_time(status.get("completionTime"))
     return Summary(
@@ -84,11 +87,10 @@ def summarize(job: Object, now: datetime, curves: Mapping[str, Curve] | None = N
         checkpoint=dict(status.get("checkpoint") or {}),
         restarts=dict(status.get("restarts") or {}),
         attempts=[_attempt(Record.from_dict(entry), now) for entry in status.get("attempts") or ()],
-        curves=dict(curves or {}),
     )
 
 
-def _message(job: Object) -> str:
+def _message(job: Mapping[str, Any]) -> str:
     """The message of the condition that explains the state."""
     kinds = ("Stalled", "Queued", status_of(job)["state"], "Reconciling")
     return next((str(one["message"]) for kind in kinds if (one := condition(job, kind)) and one["message"]), "")
@@ -149,48 +151,9 @@ def duration(seconds: int | None) -> str:
     return display.duration(seconds) if seconds is not None else ""
 
 
-Curve = list[tuple[float, float]]
-"""Pairs of epoch and value, by increasing epoch."""
-
-NAMES = ("loss", "eval_loss")
-TOTALS = ("train_loss", "train_runtime")
+Rows = list[tuple[str, str]]
 BARS = "▁▂▃▄▅▆▇█"
 LOST = "×"
-
-
-def read_curves(cluster: Cluster, job: Object) -> dict[str, Curve]:
-    """Empty if the pods do not exist or their logs cannot be read."""
-    try:
-        leaders = [one for one in sources(find_pods(cluster, job)) if one.has(0) and one.started]
-        texts = [line.text for one in leaders for line in lines(cluster, one, tail=None) if line.rank == 0]
-    except RemoteError:
-        return {}
-    return curves(texts)
-
-
-def curves(texts: Iterable[str]) -> dict[str, Curve]:
-    """The losses in the lines of all attempts; epochs that are trained again replace earlier values."""
-    found: dict[str, Curve] = {name: [] for name in NAMES}
-    for logged in map(_logged, texts):
-        epoch = logged.get("epoch")
-        if epoch is None or any(name in logged for name in TOTALS):
-            continue
-        for name in NAMES:
-            if name in logged:
-                kept = [point for point in found[name] if point[0] < epoch]
-                found[name] = [*kept, (epoch, logged[name])]
-    return {name: curve for name, curve in found.items() if curve}
-
-
-def _logged(text: str) -> dict[str, float]:
-    """The metrics in a line logged by a trainer; empty for any other line."""
-    if not text.startswith("{'"):
-        return {}
-    try:
-        read = ast.literal_eval(text)
-        return {str(name): float(value) for name, value in read.items()}
-    except (ValueError, SyntaxError, TypeError, AttributeError, MemoryError, RecursionError):
-        return {}
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:
@@ -202,3 +165,81 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     low, high = min(known, default=0.0), max(known, default=0.0)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((value - low) * scale)] if math.isfinite(value) else LOST for value in shown)
+
+
+ATTEMPTS = ("ATTEMPT", "STARTED", "TOOK", "STEP", "ENDED", "WHY")
+
+
+def facts(summary: Summary) -> Rows:
+    """Pairs of name and value; unknown values are left out."""
+    restarts = summary.restarts
+    rows = [
+        ("state", summary.state + (f": {summary.message}" if summary.message else "")),
+        *summary.spec.items(),
+        ("arguments", ", ".join(f"{name} {_plain(value)}" for name, value in summary.arguments.items())),
+        ("created", summary.created or ""),
+        ("started", summary.started or ""),
+        ("finished", summary.completed or ""),
+        ("time", duration(summary.seconds)),
+        ("progress", _progress(summary.progress)),
+        *((name, _curve([value for _, value in curve])) for name, curve in summary.curves.items()),
+        ("restarts", f"{restarts['total']}, {restarts['counted']} counted" if restarts.get("total") else ""),
+        ("best", _best(summary.best)),
+        ("checkpoint", _checkpoint(summary.checkpoint)),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def attempts(summary: Summary) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(one.number),
+            one.start,
+            duration(one.seconds),
+            "" if one.steps is None else str(one.steps),
+            one.outcome,
+            one.why,
+        )
+        for one in summary.attempts
+    ]
+
+
+def metrics(summary: Summary) -> list[tuple[str, str]]:
+    left_out = summary.progress.get("metricsLeftOut")
+    return [
+        *summary.metrics.items(),
+        *([("...", f"and {left_out} more, which are not in the status")] if left_out else []),
+    ]
+
+
+def _plain(value: Any) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def _curve(values: Sequence[float]) -> str:
+    lost = sum(not math.isfinite(value) for value in values)
+    shown = f"{values[0]:.4g} {sparkline(values)} {values[-1]:.4g}" if len(values) > 1 else f"{values[0]:.4g}"
+    return f"{shown}  ({lost} of {len(values)} are not finite)" if lost else shown
+
+
+def _progress(progress: dict[str, Any]) -> str:
+    if "step" not in progress:
+        return f"{progress['percent']}%" if "percent" in progress else ""
+    of = f" of {progress['maxSteps']}" if "maxSteps" in progress else ""
+    epoch = f", epoch {progress['epoch']:g}" if "epoch" in progress else ""
+    rate = f", {progress['tokensPerSecond']:.3g} tokens/s" if "tokensPerSecond" in progress else ""
+    return f"step {progress['step']}{of}{epoch}{rate}"
+
+
+def _best(best: dict[str, Any]) -> str:
+    if "metric" not in best:
+        return ""
+    step = f" at step {best['step']}" if "step" in best else ""
+    place = f", {best['checkpoint']}" if "checkpoint" in best else ""
+    return f"{best['metric']} {best.get('value', '')}{step}{place}"
+
+
+def _checkpoint(checkpoint: dict[str, Any]) -> str:
+    if "path" not in checkpoint:
+        return ""
+    return str(checkpoint["path"]) + (f", {checkpoint['time']}" if "time" in checkpoint else "")
