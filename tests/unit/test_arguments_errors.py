@@ -235,7 +235,7 @@ ASKED_FOR: dict[str, Any] = {
     "fsdp": "full_shard",
     "fsdp_config": {"version": 2},
     "deepspeed": {"zero_optimization": {}},
-    "parallelism_config": object(),
+    "parallelism_config": {"dp_shard_size": 2},
     "push_to_hub": True,
     "hub_token": "hf_x",
     "hub_private_repo": True,

@@ -17,11 +17,18 @@ import pytest
 from hypothesis import assume, given, settings
 
 from argument_values import some_arguments
-from trainwright.arguments import AcceleratorConfig, ArgumentError, Seq2SeqTrainingArguments, TrainingArguments
+from trainwright.arguments import (
+    AcceleratorConfig,
+    ArgumentError,
+    Seq2SeqTrainingArguments,
+    TrainingArguments,
+    sharding,
+)
 from trainwright.arguments.enums import DebugOption, HubStrategy, IntervalStrategy
 from trainwright.arguments.errors import NotBuiltError
 from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.shapes import KINDS
+from trainwright.rules import AXES
 
 
 @given(some_arguments())
@@ -222,13 +229,11 @@ def test_names_in_descriptions_exist(info: FieldInfo) -> None:
         *("trainer_output", "compute_metrics", "min_lr", "num_cycles", "num_decay_steps", "eval_", "use_reentrant"),
         *(
             "local_process_index",
-            "cpu_offload",
-            "reshard_after_forward",
-            "auto_wrap_policy",
             "fused_linear_cross_entropy",
         ),
     }
     settings_of_accelerate = {field.name for field in dataclasses.fields(AcceleratorConfig)}
+    settings_of_accelerate |= {*sharding._KEYS, *sharding.STRATEGIES, *AXES}
     choices = {choice for other in FIELDS.values() for choice in other.choices or ()}
     assert words <= set(FIELDS) | elsewhere | settings_of_accelerate | choices
 

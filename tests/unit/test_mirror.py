@@ -57,11 +57,11 @@ def test_the_exceptions_to_the_mirror_are_these() -> None:
     """Printed by `trainwright explain trainingArguments`; changing it is changing the API."""
     forms = {mirror.camel(name): form for name, form in mirror.EXCEPTIONS.items()}
     assert {name: form for name, form in forms.items() if form.startswith("not in a manifest")}.keys() == {
-        *("outputDir", "localRank", "resumeFromCheckpoint", "parallelismConfig"),
+        *("outputDir", "localRank", "resumeFromCheckpoint"),
     }
     assert {name for name, form in forms.items() if form.startswith("an object")} == {
         *("lrSchedulerKwargs", "activationCheckpointingKwargs", "gradientCheckpointingKwargs", "ligerKernelConfig"),
-        *("acceleratorConfig", "fsdpConfig", "deepspeed", "generationConfig"),
+        *("acceleratorConfig", "parallelismConfig", "fsdpConfig", "deepspeed", "generationConfig"),
     }
     assert {name for name, form in forms.items() if form == "a list"} == {"optimTargetModules", "reportTo", "debug"}
     assert forms["hubToken"] == "a reference to a Secret: {secretKeyRef: {name, key}}"

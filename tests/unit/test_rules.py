@@ -151,6 +151,25 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{}, {"fp16": True}, {"optim": "adalomo"}, {"optim": "galore_adamw", "fp16": True}],
         [{"optim": "adalomo", "fp16": True}, {"optim": "apollo_adamw_layerwise", "fp16": True}],
     ),
+    "one-way-to-shard": (
+        [{}, {"fsdp": "full_shard"}, {"deepspeed": {"a": 1}}, {"fsdp": "", "deepspeed": {"a": 1}}],
+        [{"fsdp": "full_shard", "deepspeed": {"a": 1}}],
+    ),
+    "fsdp-settings-need-fsdp": (
+        [{}, {"fsdp": "full_shard", "fsdp_config": {"cpu_offload": True}}],
+        [{"fsdp_config": {"cpu_offload": True}}, {"fsdp": "", "fsdp_config": {"cpu_offload": True}}],
+    ),
+    "sizes-need-fsdp": (
+        [{}, {"fsdp": "full_shard", "parallelism_config": {"dp_replicate_size": 2}}],
+        [{"parallelism_config": {"dp_replicate_size": 2}}],
+    ),
+    "optimizers-that-take-shards": (
+        [{}, {"optim": "lomo"}, {"fsdp": "full_shard"}, {"fsdp": "", "optim": "adamw_8bit"}],
+        [
+            {"fsdp": "full_shard", "optim": optim}
+            for optim in ("lomo", "adamw_8bit", "galore_adamw", "apollo_adamw", "paged_lion_8bit")
+        ],
+    ),
     "liger-settings-need-liger": (
         [{}, {"use_liger_kernel": True}, {"use_liger_kernel": True, "liger_kernel_config": {"rope": True}}],
         [{"liger_kernel_config": {"rope": True}}, {"use_liger_kernel": False, "liger_kernel_config": {}}],

@@ -133,6 +133,21 @@ LOW_RANK = LAYERWISE | {"galore_adamw", "galore_adamw_8bit", "galore_adafactor",
 IN_BACKWARD = LAYERWISE | {"lomo", "adalomo"}
 """Optimizers that step within the backward pass."""
 
+BITSANDBYTES = frozenset(
+    {
+        "ademamix", "adamw_bnb_8bit", "adamw_8bit", "ademamix_8bit", "lion_8bit", "lion_32bit", "paged_adamw_32bit",
+        "paged_adamw_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "paged_lion_32bit", "paged_lion_8bit",
+        "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit",
+    }
+)  # fmt: skip
+"""Optimizers with kernels of bitsandbytes, which know no shards."""
+UNSHARDED = IN_BACKWARD | LOW_RANK | BITSANDBYTES
+"""Optimizers that cannot step on the shards of ``fsdp``."""
+AXES = ("dp_replicate_size", "dp_shard_size", "tp_size", "cp_size", "sp_size")
+"""The sizes in ``parallelism_config``."""
+_SHARDS = '(has({fsdp}) && {fsdp} != "")'
+
+
 EVALUATION_METRICS = {
     "CausalLM": ("loss",),
     "MaskedLM": ("loss",),
@@ -311,6 +326,34 @@ RULES: tuple[Rule, ...] = (
         lambda v: v["optim"] not in IN_BACKWARD or not v["fp16"],
         "!({optim} in " + _one_of(IN_BACKWARD) + ") || !{fp16}",
         "fp16 scales the gradients, and this optim steps before they are scaled back; use bf16",
+    ),
+    Rule(
+        "one-way-to-shard",
+        ("fsdp", "deepspeed"),
+        lambda v: not (v["fsdp"] and v["deepspeed"]),
+        f"!({_SHARDS} && has({{deepspeed}}))",
+        "fsdp and deepspeed exclude each other; keep one",
+    ),
+    Rule(
+        "fsdp-settings-need-fsdp",
+        ("fsdp_config", "fsdp"),
+        lambda v: v["fsdp_config"] is None or bool(v["fsdp"]),
+        f"!has({{fsdp_config}}) || {_SHARDS}",
+        "fsdp_config needs fsdp; set it, or leave both out",
+    ),
+    Rule(
+        "sizes-need-fsdp",
+        ("parallelism_config", "fsdp"),
+        lambda v: v["parallelism_config"] is None or bool(v["fsdp"]),
+        f"!has({{parallelism_config}}) || {_SHARDS}",
+        "parallelism_config sizes the mesh of fsdp; set fsdp, or leave it out",
+    ),
+    Rule(
+        "optimizers-that-take-shards",
+        ("optim", "fsdp"),
+        lambda v: not v["fsdp"] or v["optim"] not in UNSHARDED,
+        f"!{_SHARDS} || !({{optim}} in " + _one_of(UNSHARDED) + ")",
+        "optim cannot step on the shards of fsdp; choose one that torch computes, such as the default, or drop fsdp",
     ),
     Rule(
         "liger-settings-need-liger",

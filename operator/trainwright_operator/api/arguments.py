@@ -10,6 +10,7 @@ from typing import Any
 from trainwright.arguments.accelerator import AcceleratorConfig
 from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.refused import REFUSED
+from trainwright.rules import AXES
 from trainwright.rules import RULES as ARGUMENT_RULES
 from trainwright.rules import Rule as ArgumentRule
 from trainwright_operator.api import formats, mirror
@@ -140,6 +141,16 @@ _CHECKPOINTING = {
 }
 
 
+def _parallelism_config(about: str) -> Schema:
+    """Field names are those of accelerate; sizes that are not built may say 1."""
+    rest = "Default: what the other size leaves of the processes."
+    sizes = {"dp_replicate_size": f"Copies of the model. {rest}", "dp_shard_size": f"Processes of one copy. {rest}"}
+    built = {name: integer(text, 1, INT32_MAX) for name, text in sizes.items()}
+    return record(
+        about, {**built, **{name: integer("Not built yet. Default: 1.", 1, 1) for name in AXES if name not in sizes}}
+    )
+
+
 def _open(fields: Mapping[str, str]) -> Callable[[str], Schema]:
     return lambda about: open_record(about, fields)
 
@@ -147,6 +158,7 @@ def _open(fields: Mapping[str, str]) -> Callable[[str], Schema]:
 _SPECIAL: dict[str, Callable[[str], Schema]] = {
     mirror.HUB_TOKEN: _secret_reference,
     "accelerator_config": _accelerator_config,
+    "parallelism_config": _parallelism_config,
     "lr_scheduler_kwargs": _open(_CURVE),
     "activation_checkpointing_kwargs": _open(_CHECKPOINTING),
     "gradient_checkpointing_kwargs": _open(_CHECKPOINTING),

@@ -19,7 +19,6 @@ ABSENT = {
     "output_dir": "the operator mounts spec.output and sets it",
     "local_rank": "the launcher sets it",
     "resume_from_checkpoint": "an attempt always resumes from the latest complete checkpoint of its output",
-    "parallelism_config": "only Python can build it; use a script",
 }
 """Arguments that a manifest does not have, and why."""
 

@@ -159,7 +159,7 @@ def training_arguments(arguments: Mapping[str, Any], notes: Notes) -> Object:
         if _is_auto(name, value):
             notes.add(mirror.camel(name), "left out: auto; set true if the devices support it")
             continue
-        if _is_default(name, value, present) or (name in mirror.ABSENT and name != "parallelism_config"):
+        if _is_default(name, value, present) or name in mirror.ABSENT:
             continue
         try:
             found[mirror.camel(name)] = mirror.from_argument(name, _without_defaults(name, value))

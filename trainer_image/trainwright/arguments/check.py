@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 
 from trainwright import rules
 
+from . import sharding
 from .accelerator import AcceleratorConfig
 from .errors import ArgumentError, Mistake, NotBuiltError, Problem, UnknownArgumentError, hidden, refusal, shown
 from .fields import FIELDS, FieldInfo
 from .names import not_one_of, unknown
 from .refused import refusals
 from .shapes import KINDS
+from .sharding import is_on
 
 N = TypeVar("N", int, float)
 
@@ -205,11 +207,35 @@ def _accelerator_config(info: FieldInfo, value: Any) -> AcceleratorConfig:
     return AcceleratorConfig.of(value if isinstance(value, type) else _object_or_path(info, value))
 
 
+def _fsdp(info: FieldInfo, value: Any) -> Any:
+    """A list of words, as older versions of transformers take it, becomes one text."""
+    words = sharding.words(_bool_or_str(info, value) if not isinstance(value, list | tuple) else value)
+    return value if isinstance(value, bool) else is_on(value) and (" ".join(words) or True)
+
+
+def _fsdp_config(info: FieldInfo, value: Any) -> dict[str, Any] | None:
+    config = sharding.read_file(_object_or_path(info, value))
+    for key, setting in sharding.completed(None, config).items():
+        sharding.read_key(key, setting)
+    nothing = sharding.completed(None, None)
+    return config if any(key not in nothing or nothing[key] != setting for key, setting in config.items()) else None
+
+
+def _parallelism_config(info: FieldInfo, value: Any) -> Any:
+    is_larger = any(size > 1 for size in sharding.axes(value).values())
+    return (dict(value) if isinstance(value, Mapping) else value) if is_larger else None
+
+
 def _opaque(info: FieldInfo, value: Any) -> Any:
     return value
 
 
-_BY_FIELD: dict[str, Callable[[FieldInfo, Any], Any]] = {"accelerator_config": _accelerator_config}
+_BY_FIELD: dict[str, Callable[[FieldInfo, Any], Any]] = {
+    "accelerator_config": _accelerator_config,
+    "fsdp": _fsdp,
+    "fsdp_config": _fsdp_config,
+    "parallelism_config": _parallelism_config,
+}
 
 _BY_KIND: dict[str, Callable[[FieldInfo, Any], Any]] = {
     "bool": _bool,
@@ -262,7 +288,7 @@ def checked(values: Mapping[str, Any], across: bool = True) -> dict[str, Any]:
     unbuilt = refusals({name: value for name, value in taken.items() if name not in wrong})
     if across:
         sound = {name: value for name, value in taken.items() if name not in wrong}
-        problems += [*_broken_rules(taken, wrong), *_accumulation_conflict(sound)]
+        problems += [*_broken_rules(taken, wrong), *_accumulation_conflict(sound), *_recomputed_twice(sound)]
     if problems:
         raise refusal([*problems, *unbuilt])
     if unbuilt:
@@ -278,6 +304,16 @@ def _accumulation_conflict(values: Mapping[str, Any]) -> list[Problem]:
         return []
     message = f"{steps} here, and num_steps {num_steps} in accelerator_config.gradient_accumulation_kwargs; keep one"
     return [Problem("gradient_accumulation_steps", message)]
+
+
+def _recomputed_twice(values: Mapping[str, Any]) -> list[Problem]:
+    """A problem if both the model and FSDP should recompute activations, as in transformers."""
+    config = values.get("fsdp_config")
+    by_fsdp = str((config or {}).get("activation_checkpointing", False)).lower() == "true"
+    if not (by_fsdp and is_on(values.get("fsdp")) and values.get("activation_checkpointing")):
+        return []
+    message = "fsdp_config.activation_checkpointing does the same per unit; keep that one, which gathers weights once"
+    return [Problem("activation_checkpointing", message)]
 
 
 def refuse_unknown(values: Mapping[str, Any], known: Collection[str]) -> None:

@@ -10,14 +10,13 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from . import sharding
 from .errors import ArgumentError, Mistake, NotBuiltError, Problem
 
-_SHARDING = "sharding over processes is not built yet; train data parallel, without"
+_SHARDING = "not built yet; use --use_fsdp, or train data parallel, without"
 _UNBUILT = {
-    "ACCELERATE_USE_FSDP": f"{_SHARDING} --use_fsdp",
     "ACCELERATE_USE_DEEPSPEED": f"{_SHARDING} --use_deepspeed",
     "ACCELERATE_USE_MEGATRON_LM": f"{_SHARDING} --use_megatron_lm",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": f"{_SHARDING} --use_parallelism_config",
     "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "compiling block by block is not built yet; compile the whole model",
 }
 """Switches -> why they are refused when they are on. The variables with their details are ignored."""
@@ -40,7 +39,7 @@ def settings(values: Mapping[str, Any]) -> dict[str, Any]:
             raise NotBuiltError(unbuilt)
         _agree("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "gradient_accumulation_steps", values)
         _agree("ACCELERATE_GRADIENT_CLIPPING", "max_grad_norm", values)
-        return {**_device(), **_precision(values), **_compilation(values)}
+        return {**_device(), **_precision(values), **_compilation(values), **_sharding(values)}
     except Mistake as mistake:
         name, _, message = str(mistake).partition(": ")
         raise ArgumentError([Problem(name, message)]) from None
@@ -94,6 +93,19 @@ def _compilation(values: Mapping[str, Any]) -> dict[str, Any]:
     if backend in ("no", ""):
         return {}
     return {"torch_compile": True, "torch_compile_backend": backend, "torch_compile_mode": mode or "default"}
+
+
+def _sharding(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys that ``fsdp_config`` does not have come from the environment, as in accelerate."""
+    found: dict[str, Any] = {}
+    if is_on("ACCELERATE_USE_FSDP"):
+        given = sharding.read_file(values.get("fsdp_config"))
+        implied = sharding.completed(values.get("fsdp"), given)
+        own = {key: value for key, value in implied.items() if value or key in given}
+        found = {"fsdp": values.get("fsdp") or True, "fsdp_config": sharding.from_environment(os.environ) | own}
+    if is_on("ACCELERATE_USE_PARALLELISM_CONFIG") and values.get("parallelism_config") is None:
+        found["parallelism_config"] = sharding.sizes_from_environment(os.environ)
+    return found
 
 
 def _agree(name: str, field: str, values: Mapping[str, Any]) -> None:

@@ -39,9 +39,9 @@ _SHARDING = Refusal("sharding over processes is not built yet; train data parall
 
 REFUSED: dict[str, Refusal] = {
     "fsdp": Refusal(_SHARDING.reason, (False, "")),
-    "fsdp_config": _SHARDING,
+    "fsdp_config": Refusal(_SHARDING.reason, of="fsdp"),
     "deepspeed": _SHARDING,
-    "parallelism_config": _SHARDING,
+    "parallelism_config": Refusal(_SHARDING.reason, of="fsdp"),
     "push_to_hub": Refusal(_HUB),
     "hub_token": _UPLOAD,
     "hub_private_repo": _UPLOAD,

@@ -108,6 +108,7 @@ Optimizer = Annotated[OptimizerNames | str, Shape("enum", enum=OptimizerNames)]
 
 Object = Annotated[dict[str, Any] | str | None, Shape("object", optional=True)]
 ObjectOrPath = Annotated[dict[str, Any] | str | None, Shape("object|path", optional=True)]
+Sizes = Annotated[Any | None, Shape("object", optional=True)]
 Generation = Annotated[str | object | None, Shape("object|path", optional=True)]
 Opaque = Annotated[Any | None, Shape("opaque", optional=True)]
 

@@ -79,7 +79,7 @@ class Sizes(NamedTuple):
 
 def is_on(fsdp: Any) -> bool:
     """Whether ``fsdp`` asks for sharding."""
-    return bool(fsdp)
+    return bool(fsdp) and str(fsdp).lower() != "false"
 
 
 def words(fsdp: Any) -> list[str]:
@@ -87,6 +87,7 @@ def words(fsdp: Any) -> list[str]:
     if isinstance(fsdp, bool) or fsdp is None:
         return []
     items = fsdp.split() if isinstance(fsdp, str) else [str(getattr(item, "value", item)) for item in fsdp]
+    items = [part for item in items for part in item.replace(",", " ").split()]
     for item in items:
         if item == "no_shard":
             raise Mistake("no_shard shards nothing; leave fsdp out to train data parallel")
@@ -131,16 +132,62 @@ def read(fsdp: Any, config: Any) -> Fsdp:
     """The settings of a run with ``fsdp``. Raises :class:`Mistake` for a key or value that is not supported."""
     given: dict[str, Any] = {}
     for key, value in completed(fsdp, config).items():
-        if key not in _KEYS:
-            raise Mistake(f"{key}: {not_one_of(key, _KEYS)}")
-        try:
-            given |= _KEYS[key](value)
-        except Mistake as mistake:
-            raise Mistake(f"{key}: {mistake}", mistake.raised) from None
+        given |= read_key(key, value)
     settings = Fsdp(**given)
     if settings.auto_wrap_policy == "SIZE_BASED_WRAP" and not settings.min_num_params:
         raise Mistake("min_num_params: SIZE_BASED_WRAP needs it: the parameters of the smallest unit, above 0")
     return settings
+
+
+def read_key(key: str, value: Any, shown: str | None = None) -> dict[str, Any]:
+    """What one key of ``fsdp_config`` sets in :class:`Fsdp`. Raises :class:`Mistake` that names it, as ``shown``."""
+    if key not in _KEYS:
+        raise Mistake(f"{shown or key} {not_one_of(key, _KEYS)}")
+    try:
+        return _KEYS[key](value)
+    except Mistake as mistake:
+        raise Mistake(f"{shown or key}: {mistake}", mistake.raised) from None
+
+
+_ENVIRONMENT_KEYS = {"offload_params": "cpu_offload", "transformer_cls_to_wrap": "transformer_layer_cls_to_wrap"}
+_WITHOUT_MEANING = ("sharding_strategy", "backward_prefetch", "use_orig_params", "forward_prefetch")
+"""Variables that accelerate's launcher sets for FSDP 1 also where it starts FSDP 2, whose plugin drops them."""
+
+
+def from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    """``fsdp_config`` as accelerate's launcher writes it into ``FSDP_*``. Raises :class:`Mistake`."""
+    config: dict[str, Any] = {}
+    for name, text in sorted(variables.items()):
+        own = name.removeprefix("FSDP_").lower()
+        if own == name.lower() or own in _WITHOUT_MEANING:
+            continue
+        key, value = _ENVIRONMENT_KEYS.get(own, own), _value_of(own, text)
+        if key in _KEYS:
+            read_key(key, value, name)
+            config[key] = value
+    if str(config.get("auto_wrap_policy", "")).upper() != "SIZE_BASED_WRAP":
+        config.pop("min_num_params", None)  # the launcher sets it always
+    return config
+
+
+def _value_of(name: str, text: str) -> Any:
+    if name == "transformer_cls_to_wrap":
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return int(text) if text.isdecimal() else text
+
+
+def sizes_from_environment(variables: Mapping[str, str]) -> dict[str, int]:
+    """``parallelism_config`` as accelerate's launcher writes it. Raises :class:`Mistake`."""
+    prefix = "PARALLELISM_CONFIG_"
+    found = {}
+    for name in (*_AXES, *_UNBUILT_AXES):
+        if (text := variables.get(prefix + name.upper())) is not None:
+            found[name] = int(text) if text.isdecimal() else text
+    try:
+        return axes(found)
+    except Mistake as mistake:
+        axis, _, message = str(mistake).partition(": ")
+        raise Mistake(f"{prefix}{axis.upper()}: {message}", mistake.raised) from None
 
 
 def _flag(name: str) -> Callable[[Any], dict[str, Any]]:

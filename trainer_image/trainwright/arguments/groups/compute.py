@@ -11,8 +11,8 @@ from trainwright.arguments.shapes import (
     MaybeText,
     Object,
     ObjectOrPath,
-    Opaque,
     Seed,
+    Sizes,
     TextOrFlag,
     argument,
     group,
@@ -124,8 +124,11 @@ class Determinism:
         "How batches are dealt out to the processes, by name: split_batches, dispatch_batches, even_batches, "
         "use_seedable_sampler, non_blocking, gradient_accumulation_kwargs, use_configured_state.",
     )
-    parallelism_config: Opaque = argument(
-        None, "An accelerate ParallelismConfig: the sizes of tensor, context and data parallel groups."
+    parallelism_config: Sizes = argument(
+        None,
+        "The sizes of the mesh of fsdp by name: dp_shard_size processes share one copy of the model, and "
+        "dp_replicate_size copies are trained together; their product is the number of processes. An accelerate "
+        "ParallelismConfig is taken too.",
     )
 
 
@@ -163,11 +166,16 @@ class DistributedDataParallel:
 class Sharding:
     fsdp: TextOrFlag = argument(
         None,
-        "Spread weights, gradients and optimizer state over the processes (fully sharded data parallel).",
+        "Spread weights, gradients and optimizer state over the processes (fully sharded data parallel, FSDP 2): true "
+        "or full_shard; shard_grad_op keeps the weights gathered from forward to backward pass; hybrid_shard shards "
+        "within a node and keeps a copy on each; offload keeps the shards in host memory.",
         nargs="?",
         const=True,
     )
     fsdp_config: ObjectOrPath = argument(
-        None, "Settings of fsdp by name, for instance reshard_after_forward, cpu_offload or auto_wrap_policy."
+        None,
+        "Settings of fsdp by name: reshard_after_forward, cpu_offload, auto_wrap_policy, "
+        "transformer_layer_cls_to_wrap, min_num_params, activation_checkpointing, cpu_ram_efficient_loading, "
+        "sync_module_states, state_dict_type, ignored_modules, forward_prefetch, mixed_precision_policy.",
     )
     deepspeed: ObjectOrPath = argument(None, "A DeepSpeed configuration; giving one trains through DeepSpeed.")
