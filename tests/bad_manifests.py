@@ -116,7 +116,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "an effect that is not built": (
         argument("deepspeed: {zero_optimization: {stage: 3}}"),
-        [f"job.yaml:11: {ARGUMENTS}.deepspeed: sharding over processes is not built yet; train data parallel"],
+        [f"job.yaml:11: {ARGUMENTS}.deepspeed: DeepSpeed is not built yet; shard by fsdp, or train data parallel"],
     ),
     "a token in the open": (
         argument("hubToken: hf_secret"),

@@ -26,6 +26,7 @@ _ORDER = "tests/trainer/test_data_order.py::test_three_epochs_are_those_of_trans
 _LOADER = "tests/trainer/test_data_workers.py::test_settings_reach_torchs_loader"
 _LOOP, _HOOKS = "tests/trainer/test_loop.py::", "tests/trainer/test_loop_hooks.py::"
 _CALLBACKS, _RANKS = "tests/trainer/test_callbacks.py::", "tests/trainer/test_distributed.py::"
+_SHARDS = "tests/trainer/test_fsdp_features.py::"
 _EFFECTS = "tests/trainer/test_arguments_effects.py::"
 _EVALUATION = "tests/trainer/test_evaluation.py::test_one_process_agrees_with_transformers"
 _PRECISION = "tests/trainer/test_precision.py::"
@@ -201,6 +202,11 @@ EFFECTS: dict[str, Effect] = {
     "ddp_backend": Effect("arguments/devices.py", _DEVICES + "test_a_backend_that_is_not_available_is_refused"),
     "ddp_timeout": Effect(
         "arguments/devices.py", _DEVICES + "test_two_nodes_save_and_log_as_the_arguments_of_each_node_say"
+    ),
+    "fsdp": Effect("distributed/choice.py", _SHARDS + "test_gradients_are_reduced_once_a_step"),
+    "fsdp_config": Effect("distributed/choice.py", _SHARDS + "test_what_cannot_be_is_refused_in_one_line[a layer]"),
+    "parallelism_config": Effect(
+        "distributed/choice.py", _SHARDS + "test_what_cannot_be_is_refused_in_one_line[sizes]"
     ),
     "debug": Effect("training/session.py", _DEBUGGING + "TestOverflow::test_the_module_that_overflows_is_named"),
     "skip_memory_metrics": Effect(

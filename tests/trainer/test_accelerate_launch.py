@@ -34,10 +34,10 @@ VERDICTS = {
     "ACCELERATE_DYNAMO_USE_FULLGRAPH": OBEYED,
     "ACCELERATE_DYNAMO_USE_DYNAMIC": OBEYED,
     "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": REFUSED,
-    "ACCELERATE_USE_FSDP": REFUSED,
+    "ACCELERATE_USE_FSDP": OBEYED,
     "ACCELERATE_USE_DEEPSPEED": REFUSED,
     "ACCELERATE_USE_MEGATRON_LM": REFUSED,
-    "ACCELERATE_USE_PARALLELISM_CONFIG": REFUSED,
+    "ACCELERATE_USE_PARALLELISM_CONFIG": OBEYED,
     "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": REFUSED,
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": REFUSED,  # unless it says what the arguments do
     "ACCELERATE_GRADIENT_CLIPPING": REFUSED,
@@ -50,9 +50,9 @@ VERDICTS = {
     "ACCELERATE_CONFIG_DS_FIELDS": DETAIL,
     "ACCELERATE_DEEPSPEED_*": DETAIL,
     "ACCELERATE_FP8_*": DETAIL,
-    "FSDP_*": DETAIL,
+    "FSDP_*": OBEYED,  # test_arguments_sharding.py
     "MEGATRON_LM_*": DETAIL,
-    "PARALLELISM_CONFIG_*": DETAIL,
+    "PARALLELISM_CONFIG_*": OBEYED,
     "XLA_USE_BF16": SYSTEM,
     "XLA_DOWNCAST_BF16": SYSTEM,
     "PYTHONPATH": SYSTEM,
@@ -140,10 +140,8 @@ def make(request: Any, tmp_path: Path) -> Any:
 
 
 SWITCHES = {
-    "ACCELERATE_USE_FSDP": (["--use_fsdp"], "sharding over processes is not built yet"),
-    "ACCELERATE_USE_MEGATRON_LM": (["--use_megatron_lm"], "sharding over processes is not built yet"),
-    "ACCELERATE_USE_DEEPSPEED": ([], "sharding over processes is not built yet"),
-    "ACCELERATE_USE_PARALLELISM_CONFIG": ([], "sharding over processes is not built yet"),
+    "ACCELERATE_USE_MEGATRON_LM": (["--use_megatron_lm"], "not built yet; use --use_fsdp"),
+    "ACCELERATE_USE_DEEPSPEED": ([], "not built yet; use --use_fsdp"),
     "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": (
         ["--dynamo_backend", "eager", "--dynamo_use_regional_compilation"],
         "compiling block by block is not built yet",
@@ -156,7 +154,6 @@ SWITCHES = {
 }
 BY_HAND = {
     "ACCELERATE_USE_DEEPSPEED": {"ACCELERATE_USE_DEEPSPEED": "true"},  # the launcher wants the package
-    "ACCELERATE_USE_PARALLELISM_CONFIG": {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"},
     "ACCELERATE_MIXED_PRECISION": {"ACCELERATE_MIXED_PRECISION": "fp8"},
     "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": {
         "ACCELERATE_USE_SAGEMAKER": "true", "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": "DATA_PARALLEL",

@@ -16,7 +16,6 @@ from transformers import TrainingArguments as TheirArguments
 
 from trainwright import TrainingArguments
 from trainwright.arguments import ArgumentError, sharding
-from trainwright.arguments.refused import ENV_TEST_SHARDING
 from trainwright.contract import UserError
 
 KEYS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -60,8 +59,7 @@ REFUSED = {
 
 
 @pytest.fixture(autouse=True)
-def _built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(ENV_TEST_SHARDING, "1")
+def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")  # transformers sets it
 
 

@@ -17,7 +17,6 @@ from torch.distributed.tensor import DTensor
 from trainer import tiny
 from trainer.runs import logged, quiet, trained
 from trainer.world import in_world
-from trainwright.arguments.refused import ENV_TEST_SHARDING
 
 GPT2 = {"model": "gpt2", "data": "texts"}
 CASES: dict[str, dict[str, Any]] = {
@@ -63,9 +62,7 @@ def everything(_: None) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def two() -> list[dict[str, Any]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(ENV_TEST_SHARDING, "1")
-        return in_world(2, "trainer.test_fsdp:everything")
+    return in_world(2, "trainer.test_fsdp:everything")
 
 
 @pytest.mark.parametrize("name", CASES)

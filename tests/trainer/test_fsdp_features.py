@@ -24,7 +24,6 @@ from trainer.runs import logged, make, quiet
 from trainer.test_fsdp import whole
 from trainer.world import in_world
 from trainwright import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback
-from trainwright.arguments.refused import ENV_TEST_SHARDING
 
 SAMPLES = 64
 STEPS = {"max_steps": 4, "train_sampling_strategy": "sequential", "optim": "sgd", "learning_rate": 0.05}
@@ -297,35 +296,6 @@ def tied_and_resting() -> Any:
         }
 
 
-def moved_between_layouts() -> Any:
-    """A whole state goes from shards to shards."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(folder, optim="adamw_torch")
-        trainer.train()
-        strategy = trainer._strategy
-        states = {kind: strategy.state(kind, part) for kind, part in _parts(trainer).items()}
-        states = trainer._strategy.ranks.gather(states)[0]
-        other = trainer_of(folder, tiny.gpt2(seed=7), optim="adamw_torch", max_steps=1)
-        other.train()
-        for kind, part in _parts(other).items():
-            other._strategy.load(kind, part, states[kind])
-        again = {kind: other._strategy.state(kind, part) for kind, part in _parts(other).items()}
-        again = trainer._strategy.ranks.gather(again)[0]
-        flat = [(_tensors(states[kind]), _tensors(again[kind])) for kind in states]
-        return [len(a) for a, _ in flat], [all(map(torch.equal, a, b)) for a, b in flat]
-
-
-def _parts(trainer: Any) -> dict[Any, Any]:
-    return {"model": trainer.model, "optimizer": trainer.optimizer}
-
-
-def _tensors(nest: Any) -> list[torch.Tensor]:
-    if isinstance(nest, torch.Tensor):
-        return [nest]
-    values = nest.values() if isinstance(nest, dict) else nest if isinstance(nest, list | tuple) else ()
-    return [tensor for value in values for tensor in _tensors(value)]
-
-
 def refusals() -> dict[str, str]:
     optimizer = (torch.optim.SGD(tiny.gpt2().parameters()), None)
     cases: dict[str, dict[str, Any]] = {
@@ -350,7 +320,7 @@ def said(call: Callable[..., Any], **options: Any) -> str:
 
 SHOWN: list[Callable[[], Any]] = [
     once_a_step, with_every_batch, mixed_precision, scaled_gradients, noisy_embeddings, own_means, tied_and_resting,
-    moved_between_layouts, refusals,
+    refusals,
 ]  # fmt: skip
 
 
@@ -367,9 +337,7 @@ def attempted(function: Callable[[], Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def two() -> list[dict[str, Any]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(ENV_TEST_SHARDING, "1")
-        return in_world(2, "trainer.test_fsdp_features:everything")
+    return in_world(2, "trainer.test_fsdp_features:everything")
 
 
 @pytest.mark.parametrize("function", COMPARED, ids=lambda function: function.__name__)
@@ -429,13 +397,6 @@ def test_after_training_and_evaluation_all_parameters_are_shards_and_tied_ones_t
     size = sum(parameter.numel() for parameter in tiny.gpt2().parameters())
     expected = {"tied": True, "shards": True, "state": True, "enabled": True, "parameters": size, "units": 3}
     assert [seen["tied_and_resting"] for seen in two] == [expected] * 2
-
-
-def test_a_whole_state_is_dealt_out_again(two):
-    for seen in two:
-        counts, same = seen["moved_between_layouts"]
-        assert all(counts)
-        assert same == [True, True]
 
 
 REFUSED = {

@@ -22,7 +22,6 @@ from trainer import tiny
 from trainer.runs import logged, make, quiet
 from trainer.world import in_world
 from trainwright import Trainer, TrainerCallback
-from trainwright.arguments.refused import ENV_TEST_SHARDING
 from trainwright.checkpoint.sharded import DESCRIPTION, MODEL_SHARDS, OPTIMIZER_SHARDS
 from trainwright.checkpoint.store import MANIFEST, CheckpointStore
 from trainwright.contract import UserError
@@ -177,13 +176,6 @@ def wider() -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=32, n_positions=16))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _allowed() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(ENV_TEST_SHARDING, "1")
-        yield
 
 
 @pytest.fixture(scope="module")

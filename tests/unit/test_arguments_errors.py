@@ -151,9 +151,9 @@ def test_all_mistakes_come_at_once() -> None:
 
 def test_unknown_names_come_with_the_other_mistakes() -> None:
     with pytest.raises(TypeError) as error:
-        TrainingArguments(lerning_rate=1, max_steps=-7, fsdp=True)  # type: ignore[call-arg]
+        TrainingArguments(lerning_rate=1, max_steps=-7, deepspeed={"a": 1})  # type: ignore[call-arg]
     problems = error.value.problems  # type: ignore[attr-defined]
-    assert [problem.field for problem in problems] == ["lerning_rate", "max_steps", "fsdp"]
+    assert [problem.field for problem in problems] == ["lerning_rate", "max_steps", "deepspeed"]
 
 
 def test_a_mistake_is_an_error_of_the_user_and_a_value_error() -> None:
@@ -232,10 +232,7 @@ def test_a_chain_of_setters_may_pass_through_what_does_not_fit() -> None:
 
 
 ASKED_FOR: dict[str, Any] = {
-    "fsdp": "full_shard",
-    "fsdp_config": {"version": 2},
     "deepspeed": {"zero_optimization": {}},
-    "parallelism_config": {"dp_shard_size": 2},
     "push_to_hub": True,
     "hub_token": "hf_x",
     "hub_private_repo": True,

@@ -124,8 +124,10 @@ def test_yaml_is_read_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         ({"learning_rate": -1}, "learningRate: must be at least 0, not -1"),
         ({"learning_rate": "fast"}, 'learningRate: must be a number, not the text "fast"'),
-        ({"fsdp": True}, "fsdp: sharding over processes is not built yet; train data parallel"),
-        ({"fsdp": ["full_shard", "auto_wrap"]}, "fsdp: sharding over processes is not built yet; train data parallel"),
+        (
+            {"deepspeed": {"zero_optimization": {}}},
+            "deepspeed: DeepSpeed is not built yet; shard by fsdp, or train data parallel",
+        ),
     ],
 )
 def test_what_does_not_validate_is_told_by_the_exit_code(
@@ -137,6 +139,14 @@ def test_what_does_not_validate_is_told_by_the_exit_code(
     out, err = capsys.readouterr()
     assert err == f"{file}: spec.trainingArguments.{said}\n"
     assert out.startswith("apiVersion")  # to be mended
+
+
+def test_sharding_is_converted_without_what_transformers_fills_in() -> None:
+    filled = {"min_num_params": 0, "xla": False, "xla_fsdp_v2": False, "xla_fsdp_grad_ckpt": False}
+    assert training_arguments({"fsdp": [], "fsdp_config": filled}, Notes()) == {}
+    assert training_arguments({"fsdp": True, "fsdp_config": filled}, Notes()) == {"fsdp": "full_shard"}
+    given = {"fsdp": ["full_shard", "auto_wrap"], "fsdp_config": {**filled, "fsdp_cpu_offload": True}}
+    assert training_arguments(given, Notes()) == {"fsdp": "full_shard auto_wrap", "fsdpConfig": {"cpu_offload": True}}
 
 
 @pytest.mark.parametrize("value", [False, "", [], None])

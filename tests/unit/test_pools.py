@@ -74,6 +74,32 @@ def test_a_pools_per_node_is_the_default_and_the_limit():
         place(make_job().nodes(1, 8).build(), pool)
 
 
+SLICE = AcceleratorPool("slice", "tpu", generation="v6e", topology="4x4", chips_per_host=4)
+BIG = AcceleratorPool("big", "cpu")
+SHARDED = {
+    "one process": (BIG, 1, {}, "fsdp: shards over the processes of a run, and this one trains alone"),
+    "a TPU": (SLICE, None, {}, "fsdp: TPUs are sharded by their own compiler"),
+    "sizes": (BIG, 4, {"dp_replicate_size": 3, "dp_shard_size": 2}, "parallelismConfig: 3 x 2 does not make the 4"),
+    "a size": (BIG, 4, {"dp_replicate_size": 3}, "parallelismConfig: 3 does not make the 4 processes"),
+}
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_shards_that_do_not_fit_the_processes_are_refused(name):
+    pool, nodes, sizes, said = SHARDED[name]
+    job = make_job().training(fsdp="full_shard", **({"parallelismConfig": sizes} if sizes else {}))
+    job = job.nodes(nodes) if nodes else job
+    with pytest.raises(PoolError) as refused:
+        place(job.build(), pool)
+    assert str(refused.value).startswith(f"spec.trainingArguments.{said}")
+
+
+def test_shards_that_fit_the_processes_are_placed():
+    sizes = {"dp_replicate_size": 2, "dp_shard_size": 2}
+    job = make_job().nodes(4).training(fsdp="full_shard", parallelismConfig=sizes).build()
+    assert place(job, AcceleratorPool("big", "cpu")).nodes == 4
+
+
 def gpus(memory=None, **pool):
     job = make_job()
     if memory:

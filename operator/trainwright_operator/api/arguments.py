@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields as dataclass_fields
 from typing import Any
 
+from trainwright.arguments import sharding
 from trainwright.arguments.accelerator import AcceleratorConfig
 from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.refused import REFUSED
@@ -151,6 +152,50 @@ def _parallelism_config(about: str) -> Schema:
     )
 
 
+def _fsdp(about: str) -> Schema:
+    word = "|".join(sharding.STRATEGIES)
+    pattern = Pattern(rf"^\s*(({word})(\s+|$))*$", f"write some of {', '.join(sharding.STRATEGIES)}")
+    return string(about, 256, pattern=pattern)
+
+
+def _fsdp_config(about: str) -> Schema:
+    """Field names are those of transformers; what only says what FSDP 2 does anyway has no place in a manifest."""
+    formats = sorted({*sharding.DTYPES, *sharding.DTYPES.values()})
+    flags = {
+        "reshard_after_forward": "Free gathered weights after the forward pass, and gather them again. Default: true.",
+        "cpu_offload": "Keep the shards in host memory. Default: false.",
+        "activation_checkpointing": "Recompute the activations of every unit. Default: false.",
+        "cpu_ram_efficient_loading": "Read the weights on the first process only. Default: false.",
+        "sync_module_states": "Start with the weights of the first process. Default: true.",
+        "forward_prefetch": "Gather the next unit's weights ahead of time. Default: false.",
+    }
+    return record(
+        about,
+        {
+            "version": integer("FSDP's version. Default: 2.", 2, 2),
+            **{name: boolean(text) for name, text in flags.items()},
+            "auto_wrap_policy": string("How units are chosen. Default: by class.", among=sharding.POLICIES),
+            "transformer_layer_cls_to_wrap": list_of(
+                "Classes of the units. Default: those that the model calls indivisible.",
+                string("A class.", least=1),
+                32,
+            ),
+            "min_num_params": integer("Parameters of the smallest unit of SIZE_BASED_WRAP. Default: 0.", 0),
+            "state_dict_type": string(
+                "The form of checkpoints. Default: SHARDED_STATE_DICT.", among=sharding.STATE_DICTS
+            ),
+            "ignored_modules": string("A regular expression of modules not to shard. Default: none.", MAX_TEXT),
+            "mixed_precision_policy": record(
+                "The number formats of the units.",
+                {
+                    "param_dtype": string("To compute in. Default: by bf16 and fp16.", among=formats),
+                    "reduce_dtype": string("To sum gradients in. Default: float32.", among=formats),
+                },
+            ),
+        },
+    )
+
+
 def _open(fields: Mapping[str, str]) -> Callable[[str], Schema]:
     return lambda about: open_record(about, fields)
 
@@ -159,6 +204,8 @@ _SPECIAL: dict[str, Callable[[str], Schema]] = {
     mirror.HUB_TOKEN: _secret_reference,
     "accelerator_config": _accelerator_config,
     "parallelism_config": _parallelism_config,
+    "fsdp": _fsdp,
+    "fsdp_config": _fsdp_config,
     "lr_scheduler_kwargs": _open(_CURVE),
     "activation_checkpointing_kwargs": _open(_CHECKPOINTING),
     "gradient_checkpointing_kwargs": _open(_CHECKPOINTING),

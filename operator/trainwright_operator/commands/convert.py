@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainwright.arguments import Seq2SeqTrainingArguments
+from trainwright.arguments import Seq2SeqTrainingArguments, sharding
 from trainwright.arguments.fields import FIELDS
 from trainwright.arguments.names import FORMER
 from trainwright.nearest import did_you_mean
@@ -182,6 +182,8 @@ def _is_default(name: str, value: Any, arguments: Mapping[str, Any]) -> bool:
         return True
     if name == "fsdp" and not value:
         return True
+    if name == "fsdp_config" and isinstance(value, dict):
+        return not _without_defaults(name, value)
     return value is None or value in (FIELDS[name].default, _derived().get(name))
 
 
@@ -190,7 +192,10 @@ def _is_auto(name: str, value: Any) -> bool:
 
 
 def _without_defaults(name: str, value: Any) -> Any:
-    """The value; of accelerator_config only the settings that differ from the defaults."""
+    """The value; of accelerator_config and fsdp_config only the settings that differ from the defaults."""
+    if name == "fsdp_config" and isinstance(value, dict):
+        filled = sharding.completed(None, None)
+        return {key: setting for key, setting in sharding.read_file(value).items() if filled.get(key) != setting}
     if name != "accelerator_config" or not isinstance(value, dict):
         return value
     defaults = _derived()[name]

@@ -6,7 +6,6 @@ No argument is accepted and ignored. To build an effect, delete its line here an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,18 +29,11 @@ class Refusal:
     for_programs: tuple[Any, ...] = ()
 
 
-ENV_TEST_SHARDING = "TRAINWRIGHT_TEST_SHARDING"
-"""Set to 1 in tests of sharding, which is not offered before its checkpoints are built."""
-
 _HUB = "uploading to the Hub is not built yet; upload the output folder after the run"
 _UPLOAD = Refusal(_HUB, of="push_to_hub")
-_SHARDING = Refusal("sharding over processes is not built yet; train data parallel")
 
 REFUSED: dict[str, Refusal] = {
-    "fsdp": Refusal(_SHARDING.reason, (False, "")),
-    "fsdp_config": Refusal(_SHARDING.reason, of="fsdp"),
-    "deepspeed": _SHARDING,
-    "parallelism_config": Refusal(_SHARDING.reason, of="fsdp"),
+    "deepspeed": Refusal("DeepSpeed is not built yet; shard by fsdp, or train data parallel"),
     "push_to_hub": Refusal(_HUB),
     "hub_token": _UPLOAD,
     "hub_private_repo": _UPLOAD,
@@ -70,8 +62,6 @@ def _value(values: Mapping[str, Any], name: str) -> Any:
 
 
 def _built(name: str, values: Mapping[str, Any], refusal: Refusal) -> bool:
-    if name in ("fsdp", "fsdp_config", "parallelism_config") and os.environ.get(ENV_TEST_SHARDING) == "1":
-        return True
     value, built = _value(values, name), (*refusal.built, *refusal.for_programs)
     default = FIELDS[name].default if name in FIELDS else None
     if value is None or value == default or any(value == each for each in built):

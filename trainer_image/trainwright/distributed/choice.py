@@ -18,6 +18,8 @@ def choose(args: Any) -> Strategy:
     """Return the strategy for these arguments; ``args.device`` has already joined the process group."""
     device, ranks = args.device, Ranks.current()
     given = {"fp16": args.fp16, "exchanges_every_batch": exchanges_every_batch(args)}
+    if device.type in ("xla", "tpu") and sharding.is_on(args.fsdp):
+        raise UserError("fsdp: TPUs are sharded by their own compiler; leave fsdp out")
     if device.type == "xla":
         return Spmd(device, ranks, **given)
     if sharding.is_on(args.fsdp):

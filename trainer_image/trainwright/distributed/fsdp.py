@@ -256,52 +256,6 @@ class FullyShard(OneProcess):
         full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         return full.detach().cpu() if self.ranks.rank == 0 else None
 
-    def load(self, kind: Kind, part: Any, state: dict[str, Any]) -> None:
-        """Restore ``part`` from a whole state, which every rank has read, or from shards."""
-        if kind == "model":
-            load_whole(part, state)
-            return
-        like = dict(enumerate(_parameters_of(part)))
-        entries = {
-            number: {name: shard_like(value, like[int(number)]) for name, value in entry.items()}
-            for number, entry in state.get("state", {}).items()
-        }
-        super().load(kind, part, {**state, "state": entries})
-
-
-def load_whole(model: nn.Module, state: dict[str, Any]) -> None:
-    """Load whole tensors into a model with shards; names that ``state`` lacks stay as they are."""
-    own = model.state_dict()
-    with torch.no_grad():
-        for name, value in state.items():
-            if name in own and isinstance(own[name], torch.Tensor):
-                own[name].copy_(shard_like(value, own[name]))
-
-
-def shard_like(value: Any, target: torch.Tensor) -> Any:
-    """Return this rank's part of the whole tensor ``value``, if ``target`` of the same shape is sharded."""
-    is_whole = isinstance(value, torch.Tensor) and not isinstance(value, DTensor)
-    if not is_whole or not isinstance(target, DTensor) or value.shape != target.shape:
-        return value
-    local = target.to_local()
-    _, offsets = _local_slice(target)
-    index = tuple(slice(start, start + length) for start, length in zip(offsets, local.shape, strict=True))
-    part = value[index].to(local.device).contiguous()
-    return DTensor.from_local(
-        part, target.device_mesh, target.placements, run_check=False, shape=target.shape, stride=target.stride()
-    )
-
-
-def _local_slice(target: DTensor) -> tuple[Any, Any]:
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    return compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
-
-
-def _parameters_of(optimizer: Any) -> Iterator[torch.Tensor]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
-
 
 def _map_tensors(change: Callable[[torch.Tensor], Any], nest: Any) -> Any:
     if isinstance(nest, torch.Tensor):

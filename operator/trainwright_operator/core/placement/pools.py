@@ -52,6 +52,7 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
             f"spec.podTemplate.hostNetwork: pool {pool.name!r} does not allow it (allowHostNetwork); remove it, or "
             "choose another pool"
         )
+    _check_sharding(job, vendor, layout.slices * layout.nodes * layout.ranks)
     requests, limits = requests_and_limits(job, pool, vendor, layout)
     try:
         omp = threads(requests.get("cpu") or limits.get("cpu") or 1, layout.ranks)
@@ -83,3 +84,26 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
         runtime_class=template.runtime_class_name or pool.runtime_class_name,
         groups=pool.supplemental_groups,
     )
+
+
+def _check_sharding(job: TrainingJob, vendor: Vendor, processes: int) -> None:
+    """Raises :class:`PoolError` for ``fsdp`` where there is nothing to shard over, and for sizes of another run."""
+    arguments = job.spec.training_arguments
+    if not arguments.get("fsdp"):
+        return
+    field = "spec.trainingArguments.fsdp"
+    if vendor.name == tpu.VENDOR.name:
+        raise PoolError(f"{field}: TPUs are sharded by their own compiler; remove it, or choose a pool of GPUs")
+    if processes == 1:
+        raise PoolError(
+            f"{field}: shards over the processes of a run, and this one trains alone; raise spec.accelerator.nodes or "
+            "perNode, or remove it"
+        )
+    sizes = arguments.get("parallelism_config") or {}
+    replicate, shard = sizes.get("dp_replicate_size"), sizes.get("dp_shard_size")
+    product = (replicate or 1) * (shard or 1)
+    if (replicate and shard and product != processes) or processes % product:
+        raise PoolError(
+            f"spec.trainingArguments.parallelismConfig: {' x '.join(str(size) for size in (replicate, shard) if size)} "
+            f"does not make the {processes} processes of this job; let the product of the sizes be that"
+        )
