@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from sharding import table
 from trainer import tiny
 from trainer.runs import logged, quiet, trained
 from trainer.world import in_world
@@ -53,11 +54,16 @@ def units(model: nn.Module) -> list[str]:
     return sorted(type(module).__name__ for module in model.modules() if isinstance(module, FSDPModule))
 
 
+LONG = ("Llama", "T5")
+"""Kinds of ``make sharding``, which trains more of them in more ways."""
+
+
 def everything(_: None) -> dict[str, Any]:
     """All that two ranks are asked for."""
     rank = torch.distributed.get_rank()
     own = {"per_device_train_batch_size": 4, "weights": rank, "fsdp": True}  # ranks that begin apart come together
-    return {name: run({**options, **own}) for name, options in CASES.items()}
+    long = {f"{name}, 20 steps": table.run(name, "sgd", {"fsdp": True}) for name in LONG}
+    return {**{name: run({**options, **own}) for name, options in CASES.items()}, **long}
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +80,13 @@ def test_two_ranks_train_as_one_process_does_with_twice_the_batch(two, name):
         assert seen["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
         for mine, theirs in zip(seen["weights"], expected["weights"], strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_twenty_steps_are_those_of_one_process(two, name):
+    alone = table.run(name, "sgd", {})
+    for seen in two:
+        assert max(table.apart(seen[f"{name}, 20 steps"], alone).values()) < table.LIMITS["sgd"]
 
 
 @pytest.mark.parametrize("name", UNITS)

@@ -116,6 +116,22 @@ def words_of_older_versions() -> Any:
     return losses(**({"fsdp": "shard_grad_op auto_wrap offload"} if sharded() else {}))
 
 
+OPTIMIZERS = (
+    "adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop", "grokadamw", "schedule_free_radam",
+    "schedule_free_adamw", "schedule_free_sgd", "stable_adamw",
+)  # fmt: skip
+"""Those that step on shards, of what this environment has; ``rules.UNSHARDED`` has those that cannot."""
+
+
+def optimizers() -> Any:
+    return [loss for name in OPTIMIZERS for loss in _stepped(name)]
+
+
+def _stepped(optim: str) -> list[float]:
+    options = {"optim": optim, "lr_scheduler_type": "constant", "learning_rate": 1e-3}
+    return losses(tiny.classifier(), tiny.vectors(SAMPLES), **options)["loss"]
+
+
 def compiled() -> Any:
     return losses(torch_compile=True, torch_compile_backend="aot_eager", max_steps=2)
 
@@ -212,7 +228,7 @@ COMPARED: list[Callable[[], Any]] = [
     activations_recomputed_by_fsdp, kept_after_the_forward_pass, prefetched, wrapped_by_size, wrapped_as_one,
     words_of_older_versions, compiled, trained_twice_after_an_evaluation, batches_that_do_not_fit,
     evaluated_on_uneven_ranks, evaluated_with_nothing_for_one_rank, evaluated_in_half_precision, generated,
-    stopped_early, read_by_a_callback,
+    stopped_early, read_by_a_callback, optimizers,
 ]  # fmt: skip
 
 
