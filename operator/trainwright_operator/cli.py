@@ -78,6 +78,8 @@ def build_parser(*, whole: bool = True) -> argparse.ArgumentParser:
     _add_logs(commands)
     _add_report(commands)
     _add_describe(commands)
+    _add_queue(commands)
+    _add_pools(commands)
     _add_completion(commands)
     return parser
 
@@ -304,6 +306,34 @@ def _add_describe(commands: Commands) -> None:
     )
     parser.add_argument("name", metavar="NAME")
     _add_cluster(parser)
+
+
+def _add_queue(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "queue",
+        "remote.queueing:main",
+        "list who uses the quota of a queue of Kueue, and who waits for it",
+        "examples:\n  trainwright queue\n  trainwright queue research -n team-a",
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a LocalQueue (default: all of the namespace)")
+    _add_cluster(parser)
+
+
+def _add_pools(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "pools",
+        "commands.pools:main",
+        "print what Kueue needs for AcceleratorPools: ResourceFlavors and a ClusterQueue",
+        "examples:\n  trainwright pools --kueue pools.yaml | kubectl apply -f -\n"
+        "  kubectl get acceleratorpools -o yaml | trainwright pools --kueue -",
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="manifests of AcceleratorPools, or - for standard input"
+    )
+    parser.add_argument("--kueue", action="store_true", required=True, help="as objects of Kueue")
+    parser.add_argument("--name", default="accelerators", help="the ClusterQueue's name (default: accelerators)")
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,121 @@
+"""``trainwright queue``: who uses the quota of a LocalQueue of Kueue, who waits for it, in which order and why."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+from rich.console import Group, RenderableType
+
+from trainwright_operator.api.names import LABEL_JOB
+from trainwright_operator.core.queues.kueue import UNSEEN
+from trainwright_operator.core.queues.workload import PLURAL, VERSION, On, Workload
+from trainwright_operator.core.times import read_time
+from trainwright_operator.remote.cluster import Absent, Cluster, Object, RemoteError
+from trainwright_operator.remote.command import DONE, command, show
+from trainwright_operator.remote.tables import section
+
+VISIBILITY = "/apis/visibility.kueue.x-k8s.io/v1beta2"
+HEADINGS = ("PLACE", "JOB", "PRIORITY", "PODS", "SINCE", "STATE", "WHY")
+NO_KUEUE = f"this cluster does not serve {VERSION}: install Kueue 0.15 or newer"
+
+
+@command
+def main(cluster: Cluster, options: argparse.Namespace) -> int:
+    queues = _items(cluster, "localqueues")
+    if options.name:
+        queues = [one for one in queues if one["metadata"]["name"] == options.name]
+    if not queues:
+        wanted = f"LocalQueue named {options.name!r}" if options.name else "LocalQueue"
+        raise RemoteError(f"no {wanted} in namespace {cluster.namespace}; `kubectl get localqueues -A` lists all")
+    workloads = [Workload(one) for one in _items(cluster, PLURAL)]
+    now = datetime.now(UTC)
+    for queue in queues:
+        name = queue["metadata"]["name"]
+        mine = [one for one in workloads if one.queue == name and not one.finished]
+        show(Group(*_section(queue, mine, _places(cluster, name), now)))
+    return DONE
+
+
+def _items(cluster: Cluster, plural: str) -> list[Object]:
+    try:
+        return cluster.items(f"/apis/{VERSION}/namespaces/{cluster.namespace}/{plural}")
+    except Absent:
+        raise RemoteError(NO_KUEUE) from None
+
+
+def _places(cluster: Cluster, queue: str) -> Mapping[str, int]:
+    """The place of each waiting Workload, counted from 1; empty where Kueue's visibility API is not served."""
+    path = f"{VISIBILITY}/namespaces/{cluster.namespace}/localqueues/{queue}/pendingworkloads"
+    try:
+        found = cluster.items(path)
+    except RemoteError:
+        return {}
+    return {one["metadata"]["name"]: int(one.get("positionInLocalQueue") or 0) + 1 for one in found}
+
+
+def _section(
+    queue: Object, workloads: list[Workload], places: Mapping[str, int], now: datetime
+) -> Iterator[RenderableType]:
+    """A line about the queue, then those that hold its quota, then those that wait, in their order."""
+    holding = [one for one in workloads if one.reserved]
+    waiting = sorted((one for one in workloads if not one.reserved), key=lambda one: _order(one, places))
+    of = queue["spec"].get("clusterQueue", "")
+    yield f"queue {queue['metadata']['name']} (ClusterQueue {of}): {len(holding)} admitted, {len(waiting)} waiting"
+    ordered = [*sorted(holding, key=_created), *waiting]
+    yield from section(HEADINGS, [_row(one, places, now) for one in ordered])
+    yield ""
+
+
+def _order(workload: Workload, places: Mapping[str, int]) -> tuple[int, int, str]:
+    """Kueue's own order; else the higher priority first, then the older."""
+    return places.get(workload.name, len(places) + 1), -_priority(workload), _created(workload)
+
+
+def _row(workload: Workload, places: Mapping[str, int], now: datetime) -> list[str]:
+    place = str(places.get(workload.name, "-")) if not workload.reserved else ""
+    state, why, since = _state(workload)
+    pods = sum(int(one.get("count") or 1) for one in workload.spec.get("podSets") or ())
+    return [place, _job(workload), str(_priority(workload)), str(pods), _age(since, now), state, why]
+
+
+def _state(workload: Workload) -> tuple[str, str, datetime | None]:
+    if workload.evicted:
+        condition = workload.condition(On.EVICTED)
+        word = "Stopping" if workload.reserved else "Queued"
+        return word, f"{condition.get('reason')}: {condition.get('message')}", _time(condition)
+    if workload.admitted:
+        return "Admitted", ", ".join(workload.flavors), workload.admitted_at
+    condition = workload.condition(On.QUOTA_RESERVED)
+    if workload.reserved:
+        checks = [f"{one['name']} is {one.get('state')}" for one in workload.checks]
+        return "Reserved", "; ".join(checks), _time(condition)
+    return "Queued", condition.get("message") or condition.get("reason") or UNSEEN, workload.created
+
+
+def _job(workload: Workload) -> str:
+    """The TrainingJob's name; what else is in the queue by the name of its Workload."""
+    return str((workload.stored["metadata"].get("labels") or {}).get(LABEL_JOB) or workload.name)
+
+
+def _priority(workload: Workload) -> int:
+    return int(workload.spec.get("priority") or 0)
+
+
+def _created(workload: Workload) -> str:
+    return str(workload.stored["metadata"].get("creationTimestamp") or "")
+
+
+def _time(condition: Mapping[str, str]) -> datetime | None:
+    return read_time(condition.get("lastTransitionTime"))
+
+
+def _age(since: datetime | None, now: datetime) -> str:
+    if since is None:
+        return ""
+    seconds = max(0, int((now - since).total_seconds()))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
