@@ -20,7 +20,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwri
 TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo xla compat quickstart test browser unit fake trainer local sweep sharding integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
+.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
 	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
@@ -33,6 +33,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
+
+demo-queue: setup cluster-tools ## two teams share one quota by the real Kueue, on simulated nodes, in a minute
+	cd tests && $(BIN)/python -m demo_queue
 
 demo: setup ## the product on a real cluster in one command: chart, job, live table, trained model; leaves the cluster up
 	cd tests && $(BIN)/python -m demo --name $(NAME)
