@@ -31,6 +31,7 @@ QUIET_SECONDS = 3.0
 class Stage:
     """A control plane of one bench: two clients, and a folder for the logs."""
 
+    cluster: ControlPlane
     kube: Kube
     api: Api
     folder: Path
@@ -60,7 +61,7 @@ async def staged(name: str, nodes: int, apart: bool = False) -> AsyncIterator[St
                 cluster.kube.wait_condition("CustomResourceDefinition", crd["metadata"]["name"], "Established", None)
         with tempfile.TemporaryDirectory() as folder:
             async with Api(from_kubeconfig(cluster.kubeconfig)) as api:
-                yield Stage(cluster.kube, api, Path(folder))
+                yield Stage(cluster, cluster.kube, api, Path(folder))
     finally:
         cluster.down()
 
