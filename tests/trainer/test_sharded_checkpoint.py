@@ -22,6 +22,7 @@ from trainer import tiny
 from trainer.runs import logged, make, quiet
 from trainer.world import in_world
 from trainwright import Trainer, TrainerCallback
+from trainwright.checkpoint.deferred import deferred_weights, read_from
 from trainwright.checkpoint.sharded import DESCRIPTION, MODEL_SHARDS, OPTIMIZER_SHARDS
 from trainwright.checkpoint.store import MANIFEST, CheckpointStore
 from trainwright.contract import UserError
@@ -89,8 +90,19 @@ def two_ranks(folder: Path) -> dict[str, Any]:
     seen["alone"] = run(folder / "alone", 2, **SHARDED, save_only_model=True)
     seen["best of alone"] = best_of(folder / "best alone", save_only_model=True)
     seen["own savers"] = with_own_savers(folder / "own")
+    seen["made in shards"] = run(folder / "made", 2, **SHARDED, model=without_values())
+    read = without_values(seed=1)
+    assert read_from(read, folder / "best" / "model") == []
+    seen["read in shards"] = run(folder / "read", 2, **SHARDED, model=read, max_steps=1, learning_rate=0.0)
     seen["refused"] = refused(folder)
     return seen
+
+
+def without_values(seed: int = 0) -> Any:
+    with deferred_weights():
+        model = quiet(tiny.gpt2(seed))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    return model
 
 
 def best_of(folder: Path, **options: Any) -> dict[str, Any]:
@@ -271,6 +283,14 @@ def test_methods_of_a_subclass_save_shards_too(two, output):
     assert distance(two["own savers"], two["unbroken"]) == 0
     names = files_of(output / "own" / f"checkpoint-{HALF}")
     assert {"mine.txt", f"{MODEL_SHARDS}/__1_0.distcp", f"{OPTIMIZER_SHARDS}/__1_0.distcp"} <= set(names)
+
+
+def test_a_model_made_in_shards_is_the_one_made_whole_with_the_same_seed(two):
+    assert distance(two["made in shards"], two["unbroken"]) == 0
+
+
+def test_each_rank_reads_its_shards_of_a_saved_model(two):
+    assert_same(two["read in shards"]["weights"], two["best"]["weights"])
 
 
 # -- what is wrong

@@ -30,6 +30,7 @@ _HOMES = {
     "trainwright.callbacks.callback": ("CallbackHandler", "TrainerCallback"),
     "trainwright.callbacks.flow": ("DefaultFlowCallback", "EarlyStoppingCallback"),
     "trainwright.integrations.progress": ("PrinterCallback", "ProgressCallback"),
+    "trainwright.checkpoint.deferred": ("deferred_weights",),
     "trainwright.checkpoint.store": ("get_last_checkpoint",),
     "trainwright.data.collators": ("DataCollatorWithPadding", "DefaultDataCollator", "default_data_collator"),
     "trainwright.contract": ("DataError", "UserError"),

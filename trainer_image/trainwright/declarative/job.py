@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trainwright.arguments import sharding
 from trainwright.checkpoint.store import CheckpointStore
 from trainwright.contract import ResolvedJob, UserError, strict_json
 from trainwright.declarative import columns, tasks
@@ -85,7 +86,7 @@ def assemble(job: ResolvedJob, args: Any) -> Parts:
             columns.check_evaluation(assigned, splits.eval.column_names)
         labels = _labels(task, splits, assigned)
         set_seed(args.seed)
-        model = build_model(model_spec, config, task.name, tokenizer, labels)
+        model = build_model(model_spec, config, task.name, tokenizer, labels, sharding.is_on(args.fsdp))
         lengths = tasks.lengths(task, data_spec, tokenizer, positions(model))
         recipe = Recipe(tokenizer, assigned, **lengths, labels=labels, streaming=data_spec.streaming)
         train = tasks.prepare(task, splits.train, recipe, "spec.dataset.source")

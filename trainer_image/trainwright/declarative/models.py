@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trainwright.contract import UserError
@@ -38,9 +39,18 @@ def load_config(spec: ModelSpec, task: str) -> PreTrainedConfig:
 
 
 def build_model(
-    spec: ModelSpec, config: PreTrainedConfig, task: str, tokenizer: PreTrainedTokenizerBase, labels: Labels | None
+    spec: ModelSpec,
+    config: PreTrainedConfig,
+    task: str,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Labels | None,
+    in_shards: bool = False,
 ) -> PreTrainedModel:
-    """The model with its weights in float32, or in ``spec.dtype``; its embeddings hold every token of the tokenizer."""
+    """The model with its weights in float32, or in ``spec.dtype``; its embeddings hold every token of the tokenizer.
+
+    Args:
+        in_shards: Make it without values where possible, so that each rank reads or initialises only its shards.
+    """
     if labels is not None:
         config.id2label = dict(enumerate(labels.names))
         config.label2id = {name: index for index, name in enumerate(labels.names)}
@@ -49,7 +59,9 @@ def build_model(
     if fresh:
         _follow_tokenizer(config, tokenizer, spec.from_config)
     try:
-        model = _fresh(auto, config, spec) if fresh else _saved(auto, config, spec)
+        model = _without_values(auto, config, spec, len(tokenizer)) if in_shards else None
+        if model is None:
+            model = _fresh(auto, config, spec) if fresh else _saved(auto, config, spec)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise error_for(error, f"{CHANGES if fresh else SOURCE}: {first_line(error)}") from error
     if len(tokenizer) > cast(Any, model.get_input_embeddings()).num_embeddings:
@@ -199,3 +211,49 @@ def _saved(auto: Any, config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedMo
         ignore_mismatched_sizes=True,  # a head for another number of labels is initialised again
     )
     return saved
+
+
+def _without_values(auto: Any, config: PreTrainedConfig, spec: ModelSpec, tokens: int) -> PreTrainedModel | None:
+    """The model without the values of its parameters; None if it has to be made whole.
+
+    That is so if its embeddings must grow, its own code makes it, or its files hold other tensors than the model.
+    """
+    import torch
+
+    from trainwright.arguments.errors import ModelError
+    from trainwright.checkpoint.deferred import deferred_weights, read_from
+    from trainwright.checkpoint.gathered import conversion_of
+
+    saved = spec.from_config is None
+    if config.get_text_config().vocab_size < tokens or spec.trust_remote_code or (saved and spec.dtype == "auto"):
+        return None
+    generator = torch.get_rng_state()
+    try:
+        with deferred_weights():
+            model = _fresh(auto, config, spec)
+        if not saved:
+            return model
+        folder = _folder_of(spec)
+        if conversion_of(model) is None and not read_from(model, folder):
+            _take_generation_config(model, folder)
+            model.config.name_or_path = spec.source
+            return model
+    except (ModelError, UserError):
+        pass
+    torch.set_rng_state(generator)
+    return None
+
+
+def _folder_of(spec: ModelSpec) -> Path:
+    if os.path.isdir(spec.source):
+        return Path(spec.source)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(spec.source, revision=spec.revision, allow_patterns=["*.safetensors", "*.json"]))
+
+
+def _take_generation_config(model: PreTrainedModel, folder: Path) -> None:
+    from transformers import GenerationConfig
+
+    if model.can_generate() and (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)

@@ -27,6 +27,7 @@ from trainwright.arguments.sharding import is_on
 from trainwright.callbacks.callback import CallbackHandler, restore_states
 from trainwright.callbacks.flow import DefaultFlowCallback
 from trainwright.callbacks.state import TrainerControl, TrainerState, exports_state
+from trainwright.checkpoint.deferred import fill
 from trainwright.checkpoint.snapshot import (
     OPTIMIZER,
     SAVERS,
@@ -181,6 +182,8 @@ class Trainer:
         """Place a model on its device, and inspect once what its forward takes and returns."""
         args = self.args
         self.model = self.model_wrapped = model
+        if not self._strategy.sharded:
+            fill(model)
         self.is_model_parallel, self.place_model_on_device = prepare.spread(model), prepare.placed(model, args)
         if self.place_model_on_device:
             self._move_model_to_device(model, args.device)

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from trainwright.arguments.errors import ModelError
+from trainwright.checkpoint.deferred import is_deferred
 from trainwright.contract import DataError
 from trainwright.distributed.wrapping import base_model, class_name
 
@@ -72,7 +73,7 @@ def check_trainable(model: nn.Module, label_names: Iterable[str]) -> None:
             method = getattr(quantizer.quantization_config.quant_method, "value", "its method")
             raise ModelError(f"model: {name} is quantised by {method}, through which no gradient flows; choose another")
     meta = next((n for n, p in model.named_parameters() if p.is_meta), None)
-    if meta is not None:
+    if meta is not None and not is_deferred(model):
         raise ModelError(
             f"model: parameter {meta} is on the meta device and holds no values; load or initialise {name}"
         )

@@ -13,6 +13,7 @@ from torch import nn
 
 from trainwright.arguments.environment import compile_options
 from trainwright.arguments.sharding import is_on
+from trainwright.checkpoint.deferred import fill
 from trainwright.contract import UserError
 from trainwright.devices import tpu
 from trainwright.distributed.ddp import ddp_kwargs
@@ -110,8 +111,7 @@ def wrap_model(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
     """Return the module for training: with autocast, spread over the ranks, and compiled, each if enabled."""
     autocast_forward(model, args.device, training_dtype(args))
     if strategy.sharded:
-        _prepare_units(model, args, strategy)
-        return strategy.wrap(model)
+        return _sharded(model, args, strategy)
     model = strategy.wrap(model)
     return cast(nn.Module, _compiled(model, args)) if args.torch_compile else model
 
@@ -120,9 +120,16 @@ def wrap_for_evaluation(model: nn.Module, args: Any, strategy: Strategy) -> nn.M
     """Return the module for evaluation outside of training; its forward does not synchronise gradients."""
     autocast_forward(model, args.device, training_dtype(args))
     if strategy.sharded:
-        _prepare_units(model, args, strategy)
-        return strategy.wrap(model)
+        return _sharded(model, args, strategy)
     return cast(nn.Module, _compiled(model, args)) if args.torch_compile else model
+
+
+def _sharded(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
+    """Shard a model, and then give it the values that it was made without."""
+    _prepare_units(model, args, strategy)
+    wrapped = strategy.wrap(model)
+    fill(model, "cpu" if strategy.offloads else args.device)
+    return wrapped
 
 
 def _prepare_units(model: nn.Module, args: Any, strategy: Strategy) -> None:
