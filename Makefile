@@ -20,7 +20,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwri
 TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
+.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
 	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
@@ -196,6 +196,9 @@ chart: setup cluster-tools ## lint the chart and write charts/bundle from it
 
 sharding: setup ## models sharded over 2 and 4 processes beside one process, in minutes; ONLY="Llama T5" for some of them
 	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m sharding $(ONLY)
+
+layouts: setup ## resumes from the checkpoints of every layout in every other, and how far the ends are apart
+	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m sharding.layouts
 
 prove: setup ## let every process forget an argument, and demand that the test named for it fails
 	$(BIN)/python tests/prove.py
