@@ -5,6 +5,9 @@ Starting ranks takes far longer than these runs do, so all of them are made in o
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import tempfile
 import traceback
 from collections import Counter
@@ -312,6 +315,39 @@ def tied_and_resting() -> Any:
         }
 
 
+def preempted() -> Any:
+    """SIGTERM to one rank: all save the same step and leave, and go on from there."""
+    rank = torch.distributed.get_rank()
+
+    class Signal(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if rank == 1 and state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = trainer_folder()
+    options = {"save_strategy": "steps", "save_steps": 100, "enable_jit_checkpoint": True, "max_steps": 8}
+    trainer = trainer_of(folder, trainer={"callbacks": [Signal]}, **options)
+    try:
+        trainer.train()
+        left = None
+    except SystemExit as error:
+        left = error.code
+    stopped = trainer.state.global_step
+    again = trainer_of(folder, tiny.gpt2(seed=9), **options)
+    again.train(resume_from_checkpoint=True)
+    torch.distributed.barrier()
+    if rank == 0:
+        shutil.rmtree(folder)
+    return left, stopped, logged(trainer, "loss") + logged(again, "loss")[stopped:], again.state.global_step
+
+
+def trainer_folder() -> str:
+    """One folder for all ranks."""
+    folders = [tempfile.mkdtemp()]
+    torch.distributed.broadcast_object_list(folders, src=0)
+    return str(folders[0])
+
+
 def refusals() -> dict[str, str]:
     optimizer = (torch.optim.SGD(tiny.gpt2().parameters()), None)
     cases: dict[str, dict[str, Any]] = {
@@ -336,7 +372,7 @@ def said(call: Callable[..., Any], **options: Any) -> str:
 
 SHOWN: list[Callable[[], Any]] = [
     once_a_step, with_every_batch, mixed_precision, scaled_gradients, noisy_embeddings, own_means, tied_and_resting,
-    refusals,
+    preempted, refusals,
 ]  # fmt: skip
 
 
@@ -395,6 +431,15 @@ def test_all_ranks_skip_a_step_in_which_one_overflows(two):
         scales, largest = seen["scaled_gradients"]
         assert scales[0] == scales[1] == 2 * scales[2]
         assert all(value < 10 for value in largest)
+
+
+def test_a_signal_to_one_rank_saves_all_of_them_at_one_step(two):
+    whole_run = losses(max_steps=8)["loss"]
+    (left, stopped, seen, ended), other = two[0]["preempted"], two[1]["preempted"]
+    assert (left, stopped, ended) == (other[0], other[1], 8)
+    assert left not in (None, 0)
+    assert stopped in (2, 3, 4)
+    assert seen == pytest.approx(whole_run, rel=1e-5)
 
 
 def test_noise_reaches_the_embeddings(two):
