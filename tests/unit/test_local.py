@@ -143,6 +143,9 @@ def test_the_output_of_another_job_is_refused(tmp_path):
     folder, prior = left_behind(tmp_path)
     with pytest.raises(UserError, match="holds the run of gpt-corpus; choose another folder for other"):
         status_to_continue(document(make_job("other")), prior, folder, START)
+    adopting = make_job("other").with_("spec.output.adopt", True)
+    assert status_to_continue(document(adopting), prior, folder, START) == {}
+    assert uid_of(adopting.manifest(), prior, tmp_path) != prior["metadata"]["uid"]
 
 
 @pytest.mark.parametrize(("trained", "refused"), [(False, False), (True, True)])

@@ -99,22 +99,28 @@ def environment(pool: str) -> dict[str, str]:
 def uid_of(job: Object, prior: Object | None, output: Path) -> str:
     """The uid is the same for every run of a job with the same output, even if the folder was moved."""
     metadata = job["metadata"]
-    if prior and (uid := prior["metadata"].get("uid")):
+    same = prior and prior["metadata"].get("name", metadata["name"]) == metadata["name"]
+    if prior and same and (uid := prior["metadata"].get("uid")):
         return str(uid)
     return str(uuid.uuid5(_NAMESPACE, f"{metadata.get('namespace', 'default')}/{metadata['name']}@{output.resolve()}"))
 
 
 def status_to_continue(document: Document, prior: Object | None, folder: OutputFolder, now: datetime) -> Object:
-    """The status that a new run begins with.
+    """The status that a new run begins with; empty for the first, also if it continues from another job's checkpoints.
 
     Raises:
-        UserError: the output belongs to another job, or to a run of this job with a different spec.
+        UserError: the output belongs to another job that is not adopted, or to a run of this job with a different spec.
     """
     if prior is None:
         return {}
     name, before = document.content["metadata"]["name"], prior["metadata"]["name"]
     if name != before:
-        raise UserError(f"--output {folder.output}: holds the run of {before}; choose another folder for {name}")
+        if document.content["spec"]["output"].get("adopt"):
+            return {}
+        raise UserError(
+            f"--output {folder.output}: holds the run of {before}; choose another folder for {name}, or set "
+            "spec.output.adopt: true to continue from its checkpoints"
+        )
     status = prior.get("status") or {}
     finished = status.get("state") == Phase.SUCCEEDED
     if finished or folder.holds_checkpoints():
