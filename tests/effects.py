@@ -33,6 +33,7 @@ _PRECISION = "tests/trainer/test_precision.py::"
 _PACKAGES = "tests/trainer/test_optimizer_packages.py::"
 _DEBUGGING = "tests/trainer/test_arguments_debugging.py::"
 _TRACKERS = "tests/trainer/test_trackers.py::"
+_HUB = "tests/trainer/test_hub.py::"
 
 
 EFFECTS: dict[str, Effect] = {
@@ -119,6 +120,13 @@ EFFECTS: dict[str, Effect] = {
         "arguments/devices.py", _DEVICES + "test_two_nodes_save_and_log_as_the_arguments_of_each_node_say"
     ),
     "disable_tqdm": Effect("trainer/trainer.py", _EFFECTS + "test_without_a_bar_the_log_is_printed"),
+    "push_to_hub": Effect("trainer/trainer.py", _HUB + "test_each_strategy_uploads_what_it_says[end]"),
+    "hub_token": Effect("trainer/hub_pushes.py", _HUB + "test_each_strategy_uploads_what_it_says[end]"),
+    "hub_private_repo": Effect("trainer/hub_pushes.py", _HUB + "test_each_strategy_uploads_what_it_says[end]"),
+    "hub_model_id": Effect("trainer/hub_pushes.py", _HUB + "test_the_revision_and_the_name_are_those_of_the_arguments"),
+    "hub_strategy": Effect("trainer/trainer.py", _HUB + "test_each_strategy_uploads_what_it_says[checkpoint]"),
+    "hub_always_push": Effect("trainer/hub_pushes.py", _HUB + "test_a_save_is_skipped_while_an_upload_is_under_way"),
+    "hub_revision": Effect("trainer/hub_pushes.py", _HUB + "test_the_revision_and_the_name_are_those_of_the_arguments"),
     "report_to": Effect("integrations/trackers/__init__.py", _TRACKERS + "test_report_to_adds_the_trackers_it_names"),
     "run_name": Effect("integrations/trackers/trackio.py", _TRACKERS + "test_trackio_gets_its_arguments"),
     "project": Effect("integrations/trackers/trackio.py", _TRACKERS + "test_trackio_gets_its_arguments"),

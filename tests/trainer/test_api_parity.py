@@ -11,7 +11,6 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 import transformers
 import transformers.trainer_callback
 import transformers.trainer_pt_utils
@@ -123,7 +122,6 @@ PRIVATE = {
         "_prepare_context_parallel_inputs", "_sync_replicated_trainable_parameters", "_apply_legacy_fsdp_to_config",
         "_process_fsdp_args",
     },
-    "hub": {"_finish_current_push", "_push_from_checkpoint"},
     "a checkpoint for Ray Tune, which no search uses": {"_tune_save_checkpoint"},
 }  # fmt: skip
 """Reason -> what of their classes has a name with an underscore and is not here."""
@@ -248,12 +246,6 @@ def test_names_of_files_and_callbacks_are_importable_from_the_trainer() -> None:
             str(getattr(trainwright.trainer.trainer, name)).split(".")[-1]
             == (str(getattr(transformers.trainer, name)).split(".")[-1])
         )
-
-
-@pytest.mark.parametrize("name", ["push_to_hub", "init_hf_repo"])
-def test_what_is_not_built_says_so(name: str, tmp_path: Any) -> None:
-    with pytest.raises(NotImplementedError, match=f"Trainer.{name} is not built yet; "):
-        getattr(make(tmp_path), name)()
 
 
 def test_the_comparison_covers_the_public_and_the_private_api() -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from trainwright.arguments import (
     ArgumentError,
-    NotBuiltError,
     Seq2SeqTrainingArguments,
     TrainingArguments,
     UnknownArgumentError,
@@ -130,22 +129,21 @@ def test_all_mistakes_come_at_once() -> None:
             bf16=True,
             eval_strategy="epoch",
             load_best_model_at_end=True,
-            push_to_hub=True,
+            deepspeed={},
         )
     assert str(error.value).splitlines() == [
         "max_steps: must be at least -1, not -7",
         "learning_rate: must be a number, not the text '3e-4'; write 3.0e-4 without quotes (YAML wants the point)",
         "fp16 and bf16 exclude each other; keep bf16 where the hardware has it",
         'load_best_model_at_end needs save_strategy to be the same as eval_strategy, or "best"',
-        "push_to_hub: True is not supported: uploading to the Hub is not built yet; "
-        "upload the output folder after the run",
+        "deepspeed: {} is not supported: DeepSpeed is not built yet; shard by fsdp, or train data parallel",
     ]
     assert [problem.field for problem in error.value.problems] == [
         "max_steps",
         "learning_rate",
         "fp16",
         "load_best_model_at_end",
-        "push_to_hub",
+        "deepspeed",
     ]
 
 
@@ -194,9 +192,6 @@ def test_a_missing_file_of_arguments_is_refused() -> None:
 
 
 def test_a_token_is_never_printed() -> None:
-    with pytest.raises(NotBuiltError) as error:
-        TrainingArguments(hub_token="hf_secret", push_to_hub=True)
-    assert "hf_secret" not in str(error.value)
     with pytest.raises(ArgumentError) as wrong:
         TrainingArguments(hub_token=["hf_secret"])  # type: ignore[arg-type]
     assert "hf_secret" not in str(wrong.value)
@@ -233,13 +228,6 @@ def test_a_chain_of_setters_may_pass_through_what_does_not_fit() -> None:
 
 ASKED_FOR: dict[str, Any] = {
     "deepspeed": {"zero_optimization": {}},
-    "push_to_hub": True,
-    "hub_token": "hf_x",
-    "hub_private_repo": True,
-    "hub_model_id": "me/model",
-    "hub_strategy": "end",
-    "hub_always_push": True,
-    "hub_revision": "main",
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
     "optim": "lomo",

@@ -25,7 +25,6 @@ from trainwright.arguments import (
     sharding,
 )
 from trainwright.arguments.enums import DebugOption, HubStrategy, IntervalStrategy
-from trainwright.arguments.errors import NotBuiltError
 from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.shapes import KINDS
 from trainwright.rules import AXES
@@ -177,9 +176,6 @@ def test_a_setting_of_what_is_off_is_carried() -> None:
     """Scripts say where an upload would go and ask for none."""
     args = TrainingArguments(hub_model_id="me/model", hub_strategy="end", hub_private_repo=True, project="mine")
     assert (args.hub_model_id, args.hub_strategy, args.project) == ("me/model", HubStrategy.END, "mine")
-    with pytest.raises(NotBuiltError) as error:
-        TrainingArguments(hub_model_id="me/model", push_to_hub=True)
-    assert [problem.field for problem in error.value.problems] == ["push_to_hub", "hub_model_id"]
 
 
 def test_json_is_plain_and_ordered_as_the_fields() -> None:

@@ -29,18 +29,8 @@ class Refusal:
     for_programs: tuple[Any, ...] = ()
 
 
-_HUB = "uploading to the Hub is not built yet; upload the output folder after the run"
-_UPLOAD = Refusal(_HUB, of="push_to_hub")
-
 REFUSED: dict[str, Refusal] = {
     "deepspeed": Refusal("DeepSpeed is not built yet; shard by fsdp, or train data parallel"),
-    "push_to_hub": Refusal(_HUB),
-    "hub_token": _UPLOAD,
-    "hub_private_repo": _UPLOAD,
-    "hub_model_id": _UPLOAD,
-    "hub_strategy": _UPLOAD,
-    "hub_always_push": _UPLOAD,
-    "hub_revision": _UPLOAD,
 }
 """Field, or setting of a field after a dot -> why it is refused unless it has its default."""
 

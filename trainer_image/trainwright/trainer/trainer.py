@@ -51,12 +51,13 @@ from trainwright.distributed.collectives import gather_rows, pad_across_ranks, s
 from trainwright.evaluation import passes
 from trainwright.evaluation.sets import set_name
 from trainwright.integrations.device_metrics import callbacks_for
+from trainwright.integrations.hub import PATIENCE_SECONDS, HubCallback
 from trainwright.integrations.model_card import write_card
 from trainwright.integrations.progress import PrinterCallback, ProgressCallback
 from trainwright.integrations.trackers import tracker_callbacks
 from trainwright.job import in_output
 from trainwright.outputs import BestRun, EvalLoopOutput, PredictionOutput, TrainOutput
-from trainwright.trainer import checks
+from trainwright.trainer import checks, hub_pushes
 from trainwright.trainer.checks import checked_arguments, known_names
 from trainwright.training import best, losses, metrics, normalisation, prepare, session
 from trainwright.training.debugging import tell_tpu_metrics
@@ -124,6 +125,8 @@ class Trainer:
     control: TrainerControl
     hp_search_backend: Any
     _background: Any = None
+    _hub: Any = None
+    hub_model_id: str | None
     _loop: Any
 
     _epochs: Epochs | None = None
@@ -217,6 +220,9 @@ class Trainer:
         )
         self.add_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self._add_reporter()
+        if args.push_to_hub:
+            self.add_callback(HubCallback(self))
+            self.init_hf_repo()
         self.checkpoints = session.open_store(self._get_output_dir(trial=None))
         if args.should_save:
             prepare.check_output_folder(args)
@@ -854,6 +860,8 @@ class Trainer:
         A sharded model is written by all processes, so all of them must call this.
         """
         self._save(output_dir or self.args.output_dir)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with averaged_weights(self.optimizer):
@@ -1094,7 +1102,7 @@ class Trainer:
 
         start.report(self, trial, step, metrics)
 
-    # -- not built yet
+    # -- the Hub
 
     def push_to_hub(
         self,
@@ -1105,10 +1113,43 @@ class Trainer:
         private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        raise NotImplementedError("Trainer.push_to_hub is not built yet; save_model writes what can be uploaded")
+        """Save the model and its card into the output folder, and upload that folder, without checkpoints.
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> Any:
-        raise NotImplementedError("Trainer.init_hf_repo is not built yet; save_model writes what can be uploaded")
+        A Hub that refuses or cannot be reached never raises: one line says what was not uploaded, and how to do it.
+
+        Args:
+            commit_message: The message of the commit.
+            blocking: Wait for the upload; otherwise return a ``Future`` of the ``CommitInfo``.
+            token: Instead of ``hub_token``.
+            revision: Instead of ``hub_revision``.
+            private: Instead of ``hub_private_repo``, for a repository that does not exist yet.
+            kwargs: The arguments of :meth:`create_model_card`.
+
+        Returns:
+            The ``CommitInfo`` on world rank 0, or None.
+        """
+        self.control = self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        return hub_pushes.push(self, commit_message or "End of training", blocking, token, revision, kwargs)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository of ``hub_model_id`` (by default named after the output folder), unless it exists."""
+        if self.is_world_process_zero():
+            hub_pushes.create(self, token, private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload the model of a checkpoint, and the checkpoint itself, as ``hub_strategy`` says."""
+        if self.is_world_process_zero() and self.args.hub_strategy != "end":
+            hub_pushes.push_checkpoint(self, Path(checkpoint_folder))
+
+    def _finish_current_push(self) -> None:
+        """Wait for the uploads that are under way."""
+        if self._hub is not None:
+            self._hub.finish(PATIENCE_SECONDS)
 
 
 def _has_columns(dataset: Any) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any, ClassVar, Self
 
 from trainwright.callbacks.callback import TrainerCallback
 from trainwright.integrations import addresses
+from trainwright.integrations.staging import STAGED, remove, stage
 from trainwright.integrations.trackers.sender import Job, Sender, is_outage, one_line
 from trainwright.job import resolved_job
 
@@ -34,8 +34,6 @@ EXIT_SECONDS = 5.0
 SINGLE_VALUES = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos")
 RUNS_FILE = "_trackers.json"
 """In the output folder: the runs of a TrainingJob, for an attempt that finds no checkpoint."""
-STAGED = "_uploads"
-"""In the output folder: what is being uploaded, so that checkpoints can be deleted meanwhile."""
 TRUE = {"1", "ON", "YES", "TRUE"}
 
 
@@ -354,27 +352,6 @@ def _read_runs(folder: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
-
-
-def stage(source: Path, output: Path, name: str) -> Path:
-    """A second name for each file of ``source``: the source can be deleted while the copy is uploaded."""
-    target = output / STAGED / name
-    remove(target)
-    shutil.copytree(source, target, copy_function=_link)
-    return target
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # the last one
-        folder.parent.rmdir()
 
 
 def say(line: str) -> None:
