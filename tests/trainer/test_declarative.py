@@ -202,7 +202,7 @@ def test_the_environment_is_quiet_offline_and_has_a_cache_that_can_be_written(
     environ: dict[str, str] = {"TRANSFORMERS_VERBOSITY": "info"}
     prepare_environment(True, environ)
     assert environ["HF_HUB_OFFLINE"] == environ["HF_DATASETS_OFFLINE"] == "1"
-    assert environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] == "1"
+    assert environ["DATASETS_VERBOSITY"] == "error"
     assert environ["TRANSFORMERS_VERBOSITY"] == "info"
     assert environ["HF_HOME"].startswith(str(tmp_path))
     read_only = {"HF_HOME": "/home/models"}

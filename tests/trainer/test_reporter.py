@@ -2,12 +2,14 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from trainer.receiver import Receiver, make_certificate
 from trainwright.callbacks.state import TrainerControl, TrainerState
-from trainwright.contract import MAX_METRICS, UserError
+from trainwright.contract import ENV_PROGRESS_URL, MAX_METRICS, UserError
+from trainwright.integrations import waiting
 from trainwright.integrations.reporter import Meter, Reporter, merged
 from trainwright.launch import nodefiles
 from trainwright.launch.push import Endpoint, Poster, PushRefused
@@ -234,3 +236,22 @@ def test_the_first_step_does_not_count_for_the_speed():
 )
 def test_new_metrics_replace_known_ones_up_to_the_limit(known, new, expected):
     assert merged(known, new) == expected
+
+
+def test_rank_0_reports_what_it_does_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "_handed_over", False)
+    with Receiver() as receiver:
+        monkeypatch.setenv(ENV_PROGRESS_URL, receiver.url)
+        wait = waiting.Wait("tokenizing", 10, line=lambda text: None)
+        wait.update(3)
+        receiver.wait_for(lambda: "tokenizing 30%" in map(_activity, receiver.documents))
+        wait.close()
+        receiver.wait_for(lambda: _activity(receiver.documents[-1]) is None)
+        assert "step" not in receiver.documents[0]["trainwright"]
+    waiting.hand_over()
+
+
+def _activity(push: dict[str, Any]) -> str | None:
+    found: str | None = push["trainwright"].get("activity")
+    return found

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from builders import make_job
 from scene import START, Scene
-from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS, Progress, Termination
+from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS, Progress, Termination, activity_on_wire
 from trainwright_operator.api.crd import job_crd
 from trainwright_operator.api.names import Condition
 from trainwright_operator.core import display
@@ -197,7 +197,17 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = ["step", "maxSteps", "epoch", "samplesPerSecond", "tokensPerSecond", "checkpoint", "best", "attempt"]
+FIELDS = [
+    "step",
+    "maxSteps",
+    "epoch",
+    "samplesPerSecond",
+    "tokensPerSecond",
+    "checkpoint",
+    "best",
+    "attempt",
+    "activity",
+]
 TOLD = ["progressPercentage", "estimatedRemainingSeconds", "metrics"]
 METRICS = st.lists(st.fixed_dictionaries({"name": st.text(min_size=1, max_size=8), "value": JSON}), max_size=3)
 OWN = st.dictionaries(st.sampled_from(FIELDS), JSON) | st.fixed_dictionaries(
@@ -230,6 +240,18 @@ def test_metrics_are_bounded_and_the_newest_stay():
     assert {"name": "loss", "value": "1"} in status["metrics"]
     assert status["progress"]["metricsLeftOut"] == 1
     assert problems(status) == []
+
+
+def test_what_is_done_besides_steps_is_shown_until_it_is_over():
+    status = merge_progress(OPEN, activity_on_wire("tokenizing 34%"), START)
+    assert status["progress"]["activity"] == "tokenizing 34%"
+    assert status["display"]["step"] == "tokenizing 34%"
+    assert problems(status) == []
+    status = merge_progress(status, progress(step=3, max_steps=9, activity="saving checkpoint-3"), START)
+    assert status["progress"]["activity"] == "saving checkpoint-3"
+    assert status["display"]["step"] == "3/9"
+    assert "activity" not in merge_progress(status, progress(step=4, max_steps=9), START)["progress"]
+    assert "activity" not in merge_progress(OPEN, activity_on_wire(""), START)["progress"]
 
 
 def test_forty_metrics_arrive_whole():

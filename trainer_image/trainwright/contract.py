@@ -205,6 +205,8 @@ class Progress:
     best: dict[str, Any] | None = None
     """``{"metric": str, "value": float, "step": int, "checkpoint": str}``."""
     attempt: int | None = None
+    activity: str | None = None
+    """What rank 0 does besides steps, if it takes long: ``saving checkpoint-200 40%``."""
 
     def to_wire(self, now: str) -> dict[str, Any]:
         """The body of a push; ``now`` is an RFC 3339 time."""
@@ -225,6 +227,7 @@ class Progress:
             "checkpoint": self.checkpoint,
             "best": self.best,
             "attempt": self.attempt,
+            "activity": self.activity,
         }
         return {"trainerStatus": _present(standard), "trainwright": _present(own)}
 
@@ -232,6 +235,11 @@ class Progress:
 def gang_on_wire(waits: str = "") -> dict[str, Any]:
     """The body of a push of node 0's launcher: that all nodes have met, or one line about what it waits for."""
     return {"trainerStatus": {}, "trainwright": {"gang": {"waits": waits} if waits else {"met": True}}}
+
+
+def activity_on_wire(activity: str) -> dict[str, Any]:
+    """The body of a push of rank 0 before it trains: what it does, or empty when that is done."""
+    return {"trainerStatus": {}, "trainwright": {"activity": activity} if activity else {}}
 
 
 def strict_json(value: Any) -> Any:

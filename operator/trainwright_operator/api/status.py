@@ -14,9 +14,9 @@ from trainwright_operator.api.types import (
 )
 
 STATES = ("Pending", "Queued", "Starting", "Running", "Restarting", "Stopping", "Suspended", "Succeeded", "Failed")
-MAX_NAME, MAX_VALUE, MAX_PATH, MAX_REASON, MAX_WHY = 253, 64, 1024, 256, 512
-"""Maximum characters of a metric's name and value, a checkpoint's path, the reason why an attempt ended, and the column
-Why. The contract with the trainer has the limits of lists and messages."""
+MAX_NAME, MAX_VALUE, MAX_PATH, MAX_ACTIVITY, MAX_REASON, MAX_WHY = 253, 64, 1024, 128, 256, 512
+"""Maximum characters of a metric's name and value, a checkpoint's path, an activity, the reason why an attempt ended,
+and the column Why. The contract with the trainer has the limits of lists and messages."""
 
 DISPLAY = {
     "state": "The state, and in brackets what blocks the job: Starting (ImagePullBackOff).",
@@ -125,6 +125,7 @@ def _progress() -> Schema:
             "endTime": _time("When training is expected to end."),
             "samplesPerSecond": number("Samples per second, of all ranks together.", least=0),
             "tokensPerSecond": number("Tokens per second, of all ranks together.", least=0),
+            "activity": string("What rank 0 does besides steps: tokenizing, a download, saving.", MAX_ACTIVITY),
             "metricsLeftOut": integer("How many metrics were left out because the list is full.", 1, INT64_MAX),
             "lastUpdateTime": _time("When rank 0 last reported progress."),
         },

@@ -87,6 +87,8 @@ def restarts(counted: int, disruptions: int) -> str:
 
 
 def _step(progress: Mapping[str, Any]) -> str:
+    if "step" not in progress and "activity" in progress:
+        return str(progress["activity"])
     if "step" not in progress:
         return f"{progress['percent']}%" if "percent" in progress else ""
     step = str(progress["step"])

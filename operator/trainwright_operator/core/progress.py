@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from trainwright.contract import MAX_METRICS, Termination
-from trainwright_operator.api.status import MAX_NAME, MAX_PATH, MAX_VALUE, MAX_WHY
+from trainwright_operator.api.status import MAX_ACTIVITY, MAX_NAME, MAX_PATH, MAX_VALUE, MAX_WHY
 from trainwright_operator.core import display
 from trainwright_operator.core.observe import Attempt
 from trainwright_operator.core.times import read_time, write_time
@@ -53,7 +53,8 @@ def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: date
     stale = known.get("attempt") == current and report.progress.get("step", _INT64) < known.get("step", 0)
     if current is None or attempt != current or stale:
         return dict(status)
-    progress = {**_of_attempt(status, current), **report.progress, "lastUpdateTime": write_time(now)}
+    before = {key: value for key, value in _of_attempt(status, current).items() if key != "activity"}
+    progress = {**before, **report.progress, "lastUpdateTime": write_time(now)}
     if report.remaining_seconds is not None:
         progress["endTime"] = write_time(now + timedelta(seconds=report.remaining_seconds))
     return _merged(status, report, progress, now)
@@ -125,6 +126,7 @@ def _of_wire(standard: Mapping[str, Any], own: Mapping[str, Any]) -> Report:
         **{name: _integer(own.get(name)) for name in ("step", "maxSteps") if name in own},
         **{name: _number(own.get(name)) for name in ("epoch", "samplesPerSecond", "tokensPerSecond") if name in own},
         "metricsLeftOut": _integer(own.get("metricsLeftOut")) or None,
+        "activity": _word(own["activity"], MAX_ACTIVITY) if isinstance(own.get("activity"), str) else None,
     }
     return Report(
         progress=_known(progress),

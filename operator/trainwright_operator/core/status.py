@@ -95,7 +95,7 @@ def _completed(before: Mapping[str, Any], history: History, now: datetime) -> da
 
 def _progress(before: Mapping[str, Any], phase: Phase) -> Status:
     """What was told last; a rate and an expected end are told of a job at work alone."""
-    fleeting = () if phase is Phase.RUNNING else ("endTime", "samplesPerSecond", "tokensPerSecond")
+    fleeting = () if phase is Phase.RUNNING else ("endTime", "samplesPerSecond", "tokensPerSecond", "activity")
     return {key: value for key, value in (before.get("progress") or {}).items() if key not in fleeting}
 
 

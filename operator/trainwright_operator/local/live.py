@@ -79,6 +79,8 @@ def sentence(shown: Mapping[str, str]) -> str:
     parts = {"step": "step {}", "loss": "loss {}", "eval": "eval {}", "tokensPerSecond": "{} tokens/s"}
     if shown["state"] == Phase.RUNNING:
         parts["ends"] = "ends {}"
+    if not shown.get("step", "0")[0].isdigit():  # what is done before the first step
+        parts["step"] = "{}"
     return ", ".join([shown["state"], *(form.format(shown[key]) for key, form in parts.items() if shown.get(key))])
 
 

@@ -22,6 +22,7 @@ from trainwright.declarative.models import build_model, load_config, positions
 from trainwright.declarative.reading import Rows, read_splits
 from trainwright.declarative.sample import write_samples
 from trainwright.declarative.tokenizers import load_tokenizer
+from trainwright.integrations.waiting import follow_bars
 
 
 class Parts(NamedTuple):
@@ -41,6 +42,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
 
     quiet = {} if sys.stderr.isatty() else {"disable_tqdm": True}  # no progress bars in a log
     args = Seq2SeqTrainingArguments.from_dict({**quiet, **job.training_arguments, "output_dir": str(output)})
+    follow_bars(sys.stderr.isatty())
     sample = view(SampleSpec, job.sample, "spec.sample") if job.sample else None
     args.device  # noqa: B018  # joins the ranks
     store = CheckpointStore(output, owner=job.uid, attempt=job.attempt, job=f"{job.namespace}/{job.name}")

@@ -169,6 +169,7 @@ def prepare(task: Task, rows: Rows, recipe: Recipe, place: str) -> Rows:
     """Features of ``rows``, computed once and cached: equal recipes have equal names in all ranks and attempts."""
     options = {"batched": True, "remove_columns": list(rows.column_names)}
     if not recipe.streaming:
+        options["desc"] = f"tokenizing {place}"
         options["new_fingerprint"] = fingerprint(rows._fingerprint, task.name, _identity(recipe))
     prepared = rows.map(task.featurize(recipe), **options)
     if not recipe.streaming and len(prepared) == 0:

@@ -23,13 +23,11 @@ from trainwright.callbacks.callback import TrainerCallback
 from trainwright.contract import (
     ENV_JOB_FILE,
     ENV_OUTPUT_DIR,
-    ENV_PROGRESS_CA,
-    ENV_PROGRESS_TOKEN,
-    ENV_PROGRESS_URL,
     MAX_METRICS,
     Progress,
     UserError,
 )
+from trainwright.integrations import waiting
 from trainwright.launch import nodefiles
 from trainwright.launch.push import Endpoint, Poster, Publisher
 
@@ -130,6 +128,7 @@ class Reporter(TrainerCallback):
         self._known = replace(self._known, **changes)
         self._source = (args, state)
         if self._publisher is None:
+            waiting.hand_over()
             self._publisher = Publisher(self._collect, self._deliver, _log_failure, self._interval)
             atexit.register(self.close)
         self._publisher.publish_soon()
@@ -138,7 +137,8 @@ class Reporter(TrainerCallback):
 
     def _collect(self, urgent: bool) -> dict[str, Any] | None:
         progress = self._progress()
-        if not urgent and self._reported is not None and progress.step == self._reported.step:
+        last = self._reported
+        if not urgent and last is not None and (progress.step, progress.activity) == (last.step, last.activity):
             return None
         self._reported = progress
         self._write(progress)
@@ -153,6 +153,7 @@ class Reporter(TrainerCallback):
             max_steps=state.max_steps if state.max_steps and state.max_steps > 0 else None,
             epoch=state.epoch,
             best=_best(args, state),
+            activity=waiting.activity(),
             **self._meter.read(args, state, time.monotonic(), self._training, self.data_size),
         )
 
@@ -172,11 +173,8 @@ def _heartbeat(folder: Path | None) -> Callable[[int], None]:
 
 
 def _endpoint() -> Endpoint | None:
-    url = os.environ.get(ENV_PROGRESS_URL)
-    if not url:
-        return None
     try:
-        return Endpoint(url, os.environ.get(ENV_PROGRESS_CA), os.environ.get(ENV_PROGRESS_TOKEN))
+        return Endpoint.from_environment()
     except UserError as error:
         _log_failure(str(error))
         return None

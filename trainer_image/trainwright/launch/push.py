@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import threading
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainwright.contract import UserError
+from trainwright.contract import ENV_PROGRESS_CA, ENV_PROGRESS_TOKEN, ENV_PROGRESS_URL, UserError
 
 TIMEOUT_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -39,6 +40,12 @@ class Endpoint:
             raise UserError(f"progress URL {self.url!r}: must be https://HOST[:PORT]/PATH")
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             raise UserError(f"progress URL {self.url!r}: http would send the token in the clear; use https")
+
+    @staticmethod
+    def from_environment() -> Endpoint | None:
+        """The operator's endpoint of this process; None outside of a job. Raises :class:`UserError` for a bad URL."""
+        url = os.environ.get(ENV_PROGRESS_URL)
+        return Endpoint(url, os.environ.get(ENV_PROGRESS_CA), os.environ.get(ENV_PROGRESS_TOKEN)) if url else None
 
     def connect(self) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)

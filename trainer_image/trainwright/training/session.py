@@ -36,6 +36,7 @@ from trainwright.data import fork_server
 from trainwright.data.epochs import Epochs
 from trainwright.data.workers import needs_server
 from trainwright.evaluation.sets import check_sets
+from trainwright.integrations import waiting
 from trainwright.integrations.liger import liger_kernels
 from trainwright.integrations.neftune import add_noise
 from trainwright.job import first_training, resolved_job, warn_if_arguments_unread, warn_if_ephemeral
@@ -418,9 +419,26 @@ def save_checkpoint(trainer: Any) -> None:
         as_saved.log_history = list(state.log_history)
         background.start(state.global_step, then=rotate, done=lambda: tell_saved(trainer, as_saved))
         return
-    pieces = snapshot(trainer, store.is_leader)
-    store.write(state.global_step, [*pieces.later, *pieces.at_once])
+    with shown(trainer):
+        pieces = snapshot(trainer, store.is_leader)
+        store.write(state.global_step, [*pieces.later, *pieces.at_once])
     rotate()
+
+
+def shown(trainer: Any) -> AbstractContextManager[None]:
+    """Show on rank 0 how much of a checkpoint is written, if that takes long; the one before tells how large it is."""
+    if not trainer.is_world_process_zero():
+        return nullcontext()
+    store, step = trainer.checkpoints, trainer.state.global_step
+
+    def expected() -> int | None:
+        steps = [other for other in store.steps() if other != step]
+        return waiting.bytes_below([store.path(steps[-1])]) if steps else None
+
+    def written() -> int:
+        return waiting.bytes_below(list(store.output.glob(f".checkpoint-{step}.*")))
+
+    return waiting.growing(f"saving checkpoint-{step}", written, expected)
 
 
 def tell_saved(trainer: Any, state: TrainerState) -> None:
