@@ -158,7 +158,7 @@ def peak(name: str) -> float:
     peaks: list[float] = []
     run = RUNNERS[name]
     run(
-        llama(1024, 6),
+        llama(768, 6),
         Watch(4, lambda: Path("/proc/self/clear_refs").write_text("5"), lambda: peaks.append(_status("VmHWM"))),
     )
     return peaks[0] - before

@@ -50,12 +50,17 @@ REFUSED = {
     "auto_wrap_policy": ("SOME", "'SOME' is not one of TRANSFORMER_BASED_WRAP, SIZE_BASED_WRAP, NO_WRAP"),
     "state_dict_type": ("LOCAL_STATE_DICT", "is not one of FULL_STATE_DICT, SHARDED_STATE_DICT"),
     "cpu_offload": ("maybe", "cpu_offload: must be true or false, not 'maybe'"),
+    "cpu_ram_efficient_loading": (True, "needs sync_module_states"),
     "min_num_params": (-1, "min_num_params: must be a whole number of parameters, not -1"),
     "mixed_precision_policy": ({"buffer_dtype": "bf16"}, "'buffer_dtype' is not one of param_dtype, reduce_dtype"),
     "param_init_fn": (print, "it is an object of accelerate's plugin, which does not prepare the model here"),
     "reshard_after_forwards": (True, "reshard_after_forwards is not a choice; did you mean reshard_after_forward?"),
 }
 """Key -> a value, and what is said of it."""
+
+
+BESIDE: dict[str, dict[str, Any]] = {"cpu_ram_efficient_loading": {"sync_module_states": False}}
+"""What is given with a key."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +79,7 @@ def test_a_key_sets_what_it_says(key: str) -> None:
 def test_a_key_that_cannot_be_honoured_is_refused_with_the_reason(key: str) -> None:
     value, said = REFUSED[key]
     with pytest.raises(ArgumentError) as error:
-        TrainingArguments(fsdp=True, fsdp_config={key: value})
+        TrainingArguments(fsdp=True, fsdp_config={key: value, **BESIDE.get(key, {})})
     assert str(error.value).startswith("fsdp_config: ")
     assert said in str(error.value)
 

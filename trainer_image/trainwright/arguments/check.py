@@ -215,8 +215,7 @@ def _fsdp(info: FieldInfo, value: Any) -> Any:
 
 def _fsdp_config(info: FieldInfo, value: Any) -> dict[str, Any] | None:
     config = sharding.read_file(_object_or_path(info, value))
-    for key, setting in sharding.completed(None, config).items():
-        sharding.read_key(key, setting)
+    sharding.read(None, config)
     nothing = sharding.completed(None, None)
     return config if any(key not in nothing or nothing[key] != setting for key, setting in config.items()) else None
 

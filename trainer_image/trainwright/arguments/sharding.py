@@ -134,6 +134,8 @@ def read(fsdp: Any, config: Any) -> Fsdp:
     for key, value in completed(fsdp, config).items():
         given |= read_key(key, value)
     settings = Fsdp(**given)
+    if settings.cpu_ram_efficient_loading and not settings.sync_module_states:
+        raise Mistake("cpu_ram_efficient_loading: needs sync_module_states, by which the others get the weights")
     if settings.auto_wrap_policy == "SIZE_BASED_WRAP" and not settings.min_num_params:
         raise Mistake("min_num_params: SIZE_BASED_WRAP needs it: the parameters of the smallest unit, above 0")
     return settings
