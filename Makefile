@@ -20,7 +20,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwri
 TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
+.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts footprints integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
 	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
@@ -108,6 +108,9 @@ integration: setup cluster-tools ## the real API server, controllers and schedul
 
 sweep: setup ## the Trainer's promise on every architecture of the table, in minutes; ONLY="causal T5" for some of them
 	cd tests && $(BIN)/python -m sweep $(ONLY)
+
+footprints: setup ## the estimate of plan --memory against measured peaks of training, in minutes
+	TRAINWRIGHT_FOOTPRINTS=all $(BIN)/pytest tests/trainer/test_footprint.py -q -s
 
 mutations: setup cluster-tools ## ask validate and the API server about 10,000 mutated manifests, in minutes
 	TRAINWRIGHT_MUTATIONS=10000 $(BIN)/pytest tests/integration/test_validation.py -q --timeout 1800 \

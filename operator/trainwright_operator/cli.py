@@ -130,7 +130,8 @@ def _add_plan(commands: Commands) -> None:
         "print what the operator would create for a job, as YAML for kubectl",
         "examples:\n  trainwright plan job.yaml\n  trainwright plan job.yaml --pools pools.yaml -o json\n"
         "  trainwright plan job.yaml --diff former.yaml\n"
-        "  trainwright plan job.yaml --pools pools.yaml --pool mi300x --diff h100",
+        "  trainwright plan job.yaml --pools pools.yaml --pool mi300x --diff h100\n"
+        "  trainwright plan job.yaml --pools pools.yaml --memory",
     )
     parser.add_argument("file", metavar="FILE", help="the manifest, or - for standard input")
     parser.add_argument(
@@ -140,6 +141,11 @@ def _add_plan(commands: Commands) -> None:
         "-o", "--output", choices=("yaml", "json"), default="yaml", help="output format (default: yaml)"
     )
     parser.add_argument("--pool", metavar="NAME", help="plan for this pool instead of spec.accelerator.pool")
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="print the memory that each rank needs, and what would make the job fit; exit code 1 if it does not",
+    )
     parser.add_argument(
         "--diff",
         metavar="OTHER",

@@ -393,3 +393,19 @@ def test_a_kubeconfig_that_leads_nowhere_is_one_line_of_error(
 
 def test_a_job_is_completed_to_no_file() -> None:
     assert {one.name: one.choices for one in commands()}["watch"] == ()
+
+
+def test_describe_shows_the_peak_memory_beside_that_of_the_accelerator() -> None:
+    job = stored(running())
+    job["status"]["metrics"] = [{"name": "peak_memory_gib", "value": "61.2"}]
+    job["spec"]["accelerator"] = {"pool": "h100"}
+    pool = {
+        "apiVersion": job["apiVersion"],
+        "kind": "AcceleratorPool",
+        "metadata": {"name": "h100"},
+        "spec": {"vendor": "nvidia", "memoryPerAccelerator": "80Gi"},
+    }
+    assert "peak memory of an accelerator: 61.2 GiB of 80.0 GiB" in printed(
+        describing.render(Facts(job, NOW, pools=[pool]), [])
+    )
+    assert "61.2 GiB;" in printed(describing.render(Facts(job, NOW), []))

@@ -42,6 +42,11 @@ class AcceleratorPool:
         integer("Accelerators in each node: the default and the maximum of a job's perNode.", 1, 64),
         Default("1"),
     ] = None
+    memory_per_accelerator: Annotated[
+        str | None,
+        formats.quantity("Memory of each accelerator, such as 80Gi, for plan --memory and describe."),
+        Default("that of the product in nodeSelector, if it is known"),
+    ] = None
     node_selector: Annotated[Mapping[str, str], formats.label_map("Labels that only the nodes of the pool have.")] = (
         field(default_factory=dict)
     )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trainwright.contract import UserError
 from trainwright_operator.api import crd, manifest, names
 from trainwright_operator.api.manifest import Document
 from trainwright_operator.api.names import Condition
@@ -20,7 +21,7 @@ from trainwright_operator.core.observe import Observed
 from trainwright_operator.core.placement.pools import BUILTIN, choose
 from trainwright_operator.core.plan import Plan, plan
 
-DONE, INVALID = 0, 2
+DONE, DOES_NOT_FIT, INVALID = 0, 1, 2
 Object = dict[str, Any]
 
 
@@ -29,6 +30,8 @@ def main(options: Namespace) -> int:
         loaded = load([options.file], options.pools)
         if options.pool:
             loaded = on_pool(loaded, options.pool)
+        if options.memory:
+            return _print_memory(loaded)
         objects = planned(loaded)
         if options.diff:
             for other in options.diff:
@@ -40,6 +43,25 @@ def main(options: Namespace) -> int:
         return INVALID
     _print(objects, options.output)
     return DONE
+
+
+def _print_memory(loaded: Loaded) -> int:
+    from rich.text import Text
+
+    from trainwright_operator.commands.memory import Report
+    from trainwright_operator.terminal import Terminal
+
+    console, fits = Terminal(highlight=False), True
+    for job, document in zip(loaded.jobs, loaded.documents, strict=True):
+        pool = pool_of(job, document, loaded.pools)
+        try:
+            report = Report(job, pool)
+            for part in report.parts():
+                console.print(part, soft_wrap=not console.is_terminal and isinstance(part, Text))
+        except UserError as error:
+            raise InvalidManifests([f"{document.source}: {error}"]) from None
+        fits = fits and report.fits
+    return DONE if fits else DOES_NOT_FIT
 
 
 def planned(loaded: Loaded) -> list[Object]:

@@ -10,8 +10,11 @@ from datetime import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from trainwright.footprint import gib
 from trainwright_operator.api.names import API_VERSION, CONTAINER, POOL_PLURAL
+from trainwright_operator.api.spec import parse_pool
 from trainwright_operator.core import display
+from trainwright_operator.core.placement.memory import memory_of
 from trainwright_operator.core.states import Object, status_of
 from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.board import STYLES
@@ -87,6 +90,8 @@ def _parts(facts: Facts, findings: list[Finding]) -> Iterator[RenderableType]:
             yield Text(f"  -> {finding.fix}", style="bold")
     if not findings:
         yield Text(_well(facts))
+    if memory := _memory(facts):
+        yield Text(memory)
     yield from _conditions(facts)
     yield from _pods(facts)
     yield from _events(facts)
@@ -104,6 +109,19 @@ def _well(facts: Facts) -> str:
         "Succeeded": "it has succeeded",
     }
     return notes.get(state, "no problem found")
+
+
+def _memory(facts: Facts) -> str:
+    """The peak that the trainer reported, beside the memory of an accelerator if the pool is known."""
+    metrics = {one["name"]: one["value"] for one in status_of(facts.job).get("metrics") or ()}
+    peak = metrics.get("peak_memory_gib")
+    if peak is None:
+        return ""
+    wanted = (facts.job["spec"].get("accelerator") or {}).get("pool")
+    pool = next((one for one in facts.pools or () if one["metadata"]["name"] == wanted), None)
+    room = memory_of(parse_pool(pool)) if pool else None
+    of = f" of {gib(room)}" if room else ""
+    return f"peak memory of an accelerator: {peak} GiB{of}; trainwright plan --memory estimates it from the manifest"
 
 
 def _conditions(facts: Facts) -> Iterator[RenderableType]:

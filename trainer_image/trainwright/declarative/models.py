@@ -57,7 +57,7 @@ def build_model(
     auto = _auto_class(task)
     fresh = spec.from_config is not None
     if fresh:
-        _follow_tokenizer(config, tokenizer, spec.from_config)
+        follow_tokenizer(config, tokenizer, spec.from_config)
     try:
         model = _without_values(auto, config, spec, len(tokenizer)) if in_shards else None
         if model is None:
@@ -173,7 +173,7 @@ def _check_task(config: PreTrainedConfig, task: str, spec: ModelSpec) -> None:
         raise UserError(f"spec.task: a model of type {config.model_type!r} does not support {task}; {can}")
 
 
-def _follow_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, stated: Any) -> None:
+def follow_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, stated: Any) -> None:
     """Sets the vocabulary size and the special tokens of new weights from the tokenizer, unless the manifest does."""
     text = config.get_text_config()
     if "vocab_size" not in stated:
@@ -189,6 +189,11 @@ def _follow_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBa
     if config.is_encoder_decoder and "decoder_start_token_id" not in stated:
         start = None if starts_with_pad else tokenizer.bos_token_id
         config.decoder_start_token_id = tokenizer.pad_token_id if start is None else start
+
+
+def new_model(spec: ModelSpec, config: PreTrainedConfig, task: str) -> PreTrainedModel:
+    """The model of ``config`` with new weights, even where the job loads saved ones."""
+    return _fresh(_auto_class(task), config, spec)
 
 
 def _fresh(auto: Any, config: PreTrainedConfig, spec: ModelSpec) -> PreTrainedModel:

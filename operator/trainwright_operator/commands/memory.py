@@ -1,0 +1,193 @@
+"""``trainwright plan --memory``: the memory that a job needs on each rank, and what would make it fit.
+
+Parameters, gradients and optimizer state are exact. Activations come from one traced step of the job's own model, which
+allocates nothing; torch and transformers must be installed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from trainwright import extras
+from trainwright.arguments import sharding
+from trainwright.arguments.refused import REFUSED
+from trainwright.contract import UserError
+from trainwright.footprint import Estimate, Figures, Layout, estimate, gib, with_adapters
+from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
+from trainwright_operator.core.placement.memory import memory_of
+from trainwright_operator.core.placement.pools import place
+from trainwright_operator.core.quantities import amount
+from trainwright_operator.terminal import Columns
+
+if TYPE_CHECKING:
+    from trainwright.declarative.footprint import Subject
+
+HEADINGS = ("MODEL", "PARAMETERS", "GRADIENTS", "OPTIMIZER", "ACTIVATIONS", "BUFFERS", "TOTAL", "VERDICT")
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train: what decides the memory of a rank."""
+
+    batch_size: int
+    accumulates: bool
+    recompute: bool
+    layout: Layout
+    adapters: bool = False
+
+
+class Report:
+    """The report about one job on its pool. Raises :class:`UserError` for a job whose model cannot be made here."""
+
+    def __init__(self, job: TrainingJob, pool: AcceleratorPool) -> None:
+        if job.spec.script is not None:
+            raise UserError("a script brings its own model, so its memory cannot be estimated; describe shows the peak")
+        if line := extras.missing("torch", "transformers", "datasets"):
+            raise UserError(line)
+        from trainwright.declarative.footprint import Subject
+
+        self._job, self._pool, self._placed = job, pool, place(job, pool)
+        self._arguments: Mapping[str, Any] = job.spec.training_arguments
+        self._optim = str(self._arguments.get("optim", "adamw_torch_fused"))
+        self._subject: Subject = Subject(job.spec.model or {}, job.spec.dataset or {}, job.spec.task or "")
+        self._known: dict[tuple[int, bool], Figures] = {}
+        self.way = self._stated()
+        self.room = self._room()
+
+    @property
+    def fits(self) -> bool:
+        return self.room is None or self.of(self.way).total <= self.room
+
+    def of(self, way: Way) -> Estimate:
+        figures = self._figures(way)
+        if way.adapters:
+            figures = with_adapters(figures)
+        return estimate(figures, way.layout, self._optim, str(self._arguments.get("optim_args", "")), way.accumulates)
+
+    def parts(self) -> Iterator[RenderableType]:
+        """For a terminal: the figures of the job as it is, of other layouts, and of what would make it fit."""
+        figures, way = self._figures(self.way), self.way
+        yield Text(
+            f"{self._job.name}: {figures.elements:,} parameters, {_precision(self._arguments)}, {self._optim}, batch "
+            f"{way.batch_size} x {self._subject.tokens} tokens on each rank, pool {self._pool.name}: "
+            f"{self._pool_memory()}"
+        )
+        ways = [way, *(replace(way, layout=one) for one in self._layouts())]
+        yield Columns(HEADINGS, [self._row(one) for one in ways], spare=("BUFFERS", "GRADIENTS", "PARAMETERS"))
+        if self.fits:
+            return
+        yield Text("\nWhat would make it fit, each on top of those before:")
+        for name, one in self._remedies():
+            total = self.of(one).total
+            yield Text(f"  {gib(total):>10}  {self._verdict(total):12}  {name}")
+
+    def _row(self, way: Way) -> list[RenderableType]:
+        found = self.of(way)
+        sizes = (found.parameters, found.gradients, found.optimizer, found.activations, found.buffers, found.total)
+        return [
+            Text(way.layout.name),
+            *(Text(gib(size), justify="right") for size in sizes),
+            Text(self._verdict(found.total)),
+        ]
+
+    def _verdict(self, total: float) -> str:
+        return "unknown" if self.room is None else "fits" if total <= self.room else "does not fit"
+
+    def _pool_memory(self) -> str:
+        if self.room is not None:
+            return f"{gib(self.room)} for each rank"
+        if self._pool.vendor == "cpu":
+            return "no memory limit (podTemplate.resources.limits.memory)"
+        return "its memory is not known (memoryPerAccelerator)"
+
+    def _room(self) -> float | None:
+        if self._pool.vendor == "cpu":
+            limit = self._placed.limits.get("memory")
+            return amount(limit) / self._placed.per_node if limit else None
+        return memory_of(self._pool)
+
+    def _stated(self) -> Way:
+        given = self._arguments
+        recompute = bool(given.get("activation_checkpointing") or given.get("gradient_checkpointing"))
+        return Way(
+            int(given.get("per_device_train_batch_size", 8)),
+            int(given.get("gradient_accumulation_steps", 1)) > 1,
+            recompute,
+            self._layout(given),
+        )
+
+    @property
+    def _ranks(self) -> int:
+        return self._placed.nodes * self._placed.slices * self._placed.per_node
+
+    def _layout(self, given: Mapping[str, Any]) -> Layout:
+        if self._ranks == 1 or not sharding.is_on(given.get("fsdp")):
+            return Layout(self._ranks)
+        settings = sharding.read(given["fsdp"], given.get("fsdp_config"))
+        sizes = sharding.sizes(settings, given.get("parallelism_config"), self._ranks, self._placed.per_node)
+        return Layout(self._ranks, sizes.shard, not settings.reshard_after_forward, settings.cpu_offload)
+
+    def _layouts(self) -> list[Layout]:
+        """The other ways to spread the model."""
+        ranks, per_node = self._ranks, self._placed.per_node
+        if ranks == 1 or "fsdp" in REFUSED:
+            return []
+        found = [Layout(ranks), Layout(ranks, ranks), Layout(ranks, ranks, keeps_gathered=True)]
+        if 1 < per_node < ranks:
+            found.append(Layout(ranks, per_node))
+        return [one for one in found if one != self.way.layout]
+
+    def _remedies(self) -> Iterator[tuple[str, Way]]:
+        """Until one fits: shard, recompute, accumulate, offload; and adapters, which train less."""
+        way = self.way
+        for name, changed in (
+            (f"fsdp: full_shard, over {self._ranks} ranks", self._sharded),
+            ("gradientCheckpointing: true", lambda one: replace(one, recompute=True)),
+            (self._smaller_batch_name(), lambda one: replace(one, batch_size=1, accumulates=True)),
+            ("fsdp: full_shard offload", self._offloaded),
+            ("LoRA of rank 16, by a script", lambda one: replace(one, adapters=True)),
+        ):
+            after = changed(way)
+            if after == way or self.of(after).total >= self.of(way).total:
+                continue
+            way = after
+            yield name, way
+            if self.room is not None and self.of(way).total <= self.room:
+                return
+
+    def _sharded(self, way: Way) -> Way:
+        if self._ranks == 1 or way.layout.shard == self._ranks or "fsdp" in REFUSED:
+            return way
+        return replace(way, layout=Layout(self._ranks, self._ranks))
+
+    def _offloaded(self, way: Way) -> Way:
+        return way if way.layout.shard == 1 else replace(way, layout=replace(way.layout, offload=True))
+
+    def _smaller_batch_name(self) -> str:
+        steps = self.way.batch_size * int(self._arguments.get("gradient_accumulation_steps", 1))
+        return f"perDeviceTrainBatchSize: 1, gradientAccumulationSteps: {steps}"
+
+    def _figures(self, way: Way) -> Figures:
+        from trainwright.declarative.footprint import Step
+
+        key = (way.batch_size, way.recompute)
+        if key not in self._known:
+            kwargs = self._arguments.get("gradient_checkpointing_kwargs")
+            step = Step(way.batch_size, _dtype(self._arguments), way.recompute, kwargs)
+            self._known[key] = self._subject.figures(step)
+        return self._known[key]
+
+
+def _dtype(arguments: Mapping[str, Any]) -> Any:
+    import torch
+
+    return torch.bfloat16 if arguments.get("bf16") else torch.float16 if arguments.get("fp16") else None
+
+
+def _precision(arguments: Mapping[str, Any]) -> str:
+    return "bf16" if arguments.get("bf16") else "fp16" if arguments.get("fp16") else "float32"

@@ -1,0 +1,106 @@
+"""The estimate of ``plan --memory`` against what training takes here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from trainer.measured import CASES, GPT2
+from trainwright import TrainingArguments
+from trainwright.declarative.footprint import Step, Subject
+from trainwright.footprint import Estimate, Layout, estimate, gib
+from trainwright_operator.cli import main
+
+SOME = ["gpt2, recomputed", "llama, bf16"]
+"""Those of every run; `make footprints` compares all."""
+NAMES = CASES if os.environ.get("TRAINWRIGHT_FOOTPRINTS") == "all" else SOME
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def estimated(name: str) -> Estimate:
+    model, task, tokens, arguments = CASES[name]
+    args = TrainingArguments("unused", use_cpu=True, report_to="none", **arguments)
+    packs = {"blockSize": tokens} if task == "CausalLM" else {"maxLength": tokens}
+    subject = Subject({**model, "tokenizer": "bytes"}, {"source": "x", **packs}, task)
+    dtype = torch.bfloat16 if args.bf16 else None
+    figures = subject.figures(Step(args.per_device_train_batch_size, dtype, args.activation_checkpointing))
+    accumulates = args.gradient_accumulation_steps > 1
+    return estimate(figures, Layout(), str(args.optim.value), accumulates=accumulates)
+
+
+def measured(name: str) -> dict[str, int]:
+    script = Path(__file__).with_name("measured.py")
+    command, environment = [sys.executable, str(script), name], {**os.environ, **MALLOC, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_estimate_is_what_training_takes(name: str) -> None:
+    told, seen = estimated(name), measured(name)
+    assert told.parameters == seen["parameters"]
+    assert told.optimizer == seen["optimizer"]
+    print(f"{name}: {gib(told.total)} estimated, {gib(seen['peak'])} measured")
+    assert told.total == pytest.approx(seen["peak"], rel=0.25)
+
+
+POOL = {
+    "apiVersion": "trainwright.dev/v1alpha1",
+    "kind": "AcceleratorPool",
+    "metadata": {"name": "small"},
+    "spec": {"vendor": "nvidia", "perNode": 4, "memoryPerAccelerator": "1Gi"},
+}
+
+
+def planned(folder: Path, capsys: pytest.CaptureFixture[str], **spec: Any) -> tuple[int, str, str]:
+    """Exit code and output of ``plan --memory`` for a GPT-2 on four small GPUs."""
+    stated = {
+        "model": {**GPT2, "tokenizer": "bytes"},
+        "dataset": {"source": "/data/*.txt", "blockSize": 256},
+        "task": "CausalLM",
+        "accelerator": {"pool": "small"},
+        "output": {"emptyDir": {}},
+    }
+    job = {
+        "apiVersion": "trainwright.dev/v1alpha1",
+        "kind": "TrainingJob",
+        "metadata": {"name": "gpt"},
+        "spec": spec if "script" in spec else {**stated, **spec},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump_all([POOL, job]))
+    code = main(["plan", str(folder / "job.yaml"), "--memory"])
+    done = capsys.readouterr()
+    return code, done.out, done.err
+
+
+def test_plan_says_that_a_job_does_not_fit_and_what_would_make_it_fit(tmp_path, capsys) -> None:
+    code, out, _ = planned(tmp_path, capsys, accelerator={"pool": "small", "perNode": 1})
+    assert code == 1
+    assert "21,143,552 parameters" in out
+    assert "1.0 GiB for each rank" in out
+    *_, heading, recomputed = out.splitlines()
+    assert heading == "What would make it fit, each on top of those before:"
+    assert re.search(r"5\d\d MiB  fits +gradientCheckpointing: true$", recomputed)
+
+
+def test_plan_says_that_a_job_fits(tmp_path, capsys) -> None:
+    code, out, _ = planned(tmp_path, capsys, trainingArguments={"gradientCheckpointing": True})
+    assert (code, "does not fit" in out) == (0, False)
+    assert "DDP over 4 ranks" in out or "one rank" in out
+
+
+def test_a_script_has_no_estimate(tmp_path, capsys) -> None:
+    code, _, err = planned(tmp_path, capsys, script={"inline": "pass"}, output={"emptyDir": {}})
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "a script brings its own model" in err

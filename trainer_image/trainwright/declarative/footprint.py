@@ -1,0 +1,191 @@
+"""Measures what one training step of a declarative job needs, without allocating it.
+
+The model is made of tensors without storage (torch's FakeTensorMode), and one forward and backward pass is traced: each
+operation counts what it creates and frees. So attention, activation checkpointing and mixed precision are those of the
+model's own code, and not of a formula.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from trainwright.contract import UserError
+from trainwright.declarative import tasks
+from trainwright.declarative.manifest import DatasetSpec, ModelSpec, view
+from trainwright.declarative.models import follow_tokenizer, load_config, new_model, positions
+from trainwright.declarative.tokenizers import load_tokenizer
+from trainwright.distributed.wrapping import layers_of
+from trainwright.footprint import Figures, Point, peaks
+from trainwright.training.activation_checkpointing import recompute_activations
+from trainwright.training.precision import autocast_forward
+
+
+@dataclass(frozen=True)
+class Step:
+    """What of the arguments decides the memory of a step on one rank."""
+
+    batch_size: int = 8
+    dtype: torch.dtype | None = None
+    """Of autocast; None computes in the format of the weights."""
+    recompute: bool = False
+    recompute_kwargs: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The shape of a batch: ``tokens`` of each row, and which labels a row has."""
+
+    tokens: int
+    labels: str
+    """``tokens`` for one of each token, ``row`` for one of each row."""
+
+
+class Subject:
+    """The model of a job, and how long its rows are.
+
+    Raises:
+        UserError: the job has a script, or its configuration or its tokenizer cannot be read here.
+    """
+
+    def __init__(self, model: Mapping[str, Any], dataset: Mapping[str, Any], task: str) -> None:
+        self._spec = view(ModelSpec, dict(model), "spec.model")
+        data = view(DatasetSpec, dict(dataset), "spec.dataset")
+        self._task = tasks.task_named(task)
+        self._config = load_config(self._spec, task)
+        tokenizer = load_tokenizer(self._spec, self._task.template)
+        if self._spec.from_config is not None:
+            follow_tokenizer(self._config, tokenizer, self._spec.from_config)
+        with _without_storage():
+            longest = positions(new_model(self._spec, self._config, task))
+        lengths = tasks.lengths(self._task, data, tokenizer, longest)
+        self.tokens = int(lengths["block_size"] or lengths["max_length"] or 1)
+
+    def figures(self, step: Step) -> Figures:
+        """The figures of one step, traced."""
+        with _without_storage():
+            model = new_model(self._spec, self._config, self._task.name)
+            kind = "row" if self._task.name == "SequenceClassification" else "tokens"
+            return trace(model, step, Sample(self.tokens, kind))
+
+
+def trace(model: nn.Module, step: Step, sample: Sample) -> Figures:
+    """The figures of ``model``; it must have been made without storage, as everything that it computes is."""
+    model.train()
+    if step.recompute:
+        recompute_activations(model, dict(step.recompute_kwargs or {}) or None)
+    autocast_forward(model, torch.device("cpu"), step.dtype)
+    inputs = _inputs(step.batch_size, sample)
+    parameters = list(model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    live = Live([*parameters, *model.buffers(), *inputs.values()], trained)
+    with live:
+        loss = model(**inputs)["loss"]
+        loss.backward()
+    return Figures(
+        elements=sum(parameter.numel() for parameter in parameters),
+        parameters=sum(map(_size, parameters)),
+        trainable=sum(parameter.numel() for parameter in trained),
+        gradients=sum(map(_size, trained)),
+        factored=sum(map(_factored, trained)),
+        largest_unit=max((sum(map(_size, unit)) for unit in _units(model)), default=0),
+        buffers=sum(map(_size, model.buffers())),
+        points=peaks(live.points),
+    )
+
+
+class Live(TorchDispatchMode):
+    """Counts the memory of tensors that are made while it is on; ``points`` are the moments of its growth."""
+
+    def __init__(self, known: list[torch.Tensor], trained: list[nn.Parameter]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.points: list[Point] = []
+        self._alive = {tensor.untyped_storage()._cdata for tensor in known}
+        self._total = self._gradients = 0
+        for parameter in trained:
+            parameter.register_post_accumulate_grad_hook(self._accumulated)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._made(tensor.untyped_storage())
+        return made
+
+    def _made(self, storage: torch.UntypedStorage) -> None:
+        name, size = storage._cdata, storage.nbytes()
+        if name in self._alive:
+            return
+        self._alive.add(name)
+        self._total += size
+        self._note()
+        weakref.finalize(storage, self._freed, name, size)
+
+    def _freed(self, name: int, size: int) -> None:
+        self._alive.discard(name)
+        self._total -= size
+
+    def _accumulated(self, parameter: torch.Tensor) -> None:
+        self._gradients += _size(parameter)
+        self._note()
+
+    def _note(self) -> None:
+        self.points.append(Point(max(0, self._total - self._gradients), self._gradients))
+
+
+def _size(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _factored(parameter: torch.Tensor) -> int:
+    """Rows and columns of the last two dimensions, in float32; a vector is kept whole."""
+    if parameter.dim() < 2:
+        return 4 * parameter.numel()
+    *rest, rows, columns = parameter.shape
+    return 4 * int(torch.Size(rest).numel()) * (rows + columns)
+
+
+def _units(model: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """The parameters of each layer, and those that are in no layer."""
+    inside: set[int] = set()
+    for layer in layers_of(model):
+        parameters = list(layer.parameters())
+        inside |= set(map(id, parameters))
+        yield parameters
+    yield [parameter for parameter in model.parameters() if id(parameter) not in inside]
+
+
+def _inputs(batch_size: int, sample: Sample) -> dict[str, torch.Tensor]:
+    shape = (batch_size, sample.tokens)
+    tokens = torch.ones(shape, dtype=torch.long)
+    labels = tokens.clone() if sample.labels == "tokens" else torch.zeros(batch_size, dtype=torch.long)
+    return {"input_ids": tokens, "attention_mask": torch.ones(shape, dtype=torch.long), "labels": labels}
+
+
+@contextmanager
+def _without_storage() -> Iterator[None]:
+    """Everything that is made inside has a shape and no memory."""
+    former = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
+            warnings.simplefilter("ignore")
+            yield
+    except (RuntimeError, NotImplementedError) as error:
+        line = str(error).splitlines()[0]
+        raise UserError(
+            f"spec.model: its memory cannot be estimated, as it does not run without data: {line}"
+        ) from error
+    finally:
+        logging.disable(former)

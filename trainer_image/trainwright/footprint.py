@@ -1,0 +1,157 @@
+"""How much memory a rank needs for training: pure arithmetic over figures of a model, its sharding and its optimizer.
+
+:func:`estimate` adds up what is exact (weights, gradients, optimizer state) and the peak of one traced step. The
+tracing itself, which needs torch, is in ``trainwright.declarative.footprint``. Sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+GIB = 2**30
+
+_EIGHT_BIT, _FOUR_BIT = 2.0 + 2 * 4 / 256, 1.0 + 2 * 4 / 128
+_PER_ELEMENT: dict[str, float] = {
+    "adamw_torch_4bit": _FOUR_BIT, "adamw_torch_8bit": _EIGHT_BIT,
+    "adamw_bnb_8bit": _EIGHT_BIT, "adamw_8bit": _EIGHT_BIT, "ademamix": 12, "ademamix_8bit": 1.5 * _EIGHT_BIT,
+    "lion_8bit": _EIGHT_BIT / 2, "lion_32bit": 4, "rmsprop": 4, "rmsprop_bnb": 4, "rmsprop_bnb_8bit": _EIGHT_BIT / 2,
+    "rmsprop_bnb_32bit": 4, "sgd": 0, "adagrad": 4, "lomo": 0, "grokadamw": 12, "schedule_free_sgd": 4,
+}  # fmt: skip
+"""Bytes of state for a float32 parameter; the other optimizers keep two moments in float32."""
+_TWO_MOMENTS = 8.0
+_FACTORED = ("adafactor", "galore_adafactor", "galore_adafactor_layerwise", "adalomo")
+_IN_PLACE = ("lomo", "adalomo")
+"""Optimizers that use up each gradient as soon as it is computed."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment of a step: live activations (with temporaries), and live gradients."""
+
+    activations: int
+    gradients: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a model needs on one device that holds all of it."""
+
+    elements: int
+    """The number of parameters."""
+    parameters: int
+    trainable: int
+    """The number of parameters that are trained."""
+    gradients: int
+    factored: int
+    """State of an optimizer that keeps rows and columns (Adafactor)."""
+    largest_unit: int
+    """The parameters of the largest unit that FSDP gathers at once."""
+    buffers: int
+    points: tuple[Point, ...]
+    """The moments of a step that can be its peak."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model is spread: over how many ranks each part is divided; 1 is a whole copy on each rank."""
+
+    ranks: int = 1
+    shard: int = 1
+    keeps_gathered: bool = False
+    """Whether gathered parameters stay until the backward pass (shard_grad_op)."""
+    offload: bool = False
+    """Whether parameters, gradients and optimizer state are in host memory."""
+
+    @property
+    def name(self) -> str:
+        if self.ranks == 1:
+            return "one rank"
+        if self.shard == 1:
+            return f"DDP over {self.ranks} ranks"
+        kind = "shard_grad_op" if self.keeps_gathered else "full_shard"
+        within = f", {self.ranks // self.shard} replicas" if self.shard < self.ranks else ""
+        return f"FSDP {kind} over {self.shard} ranks{within}{', offloaded' if self.offload else ''}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The peak memory of one rank, by its parts."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    buffers: float
+    """Of the model, and of the exchange with other ranks."""
+
+    @property
+    def total(self) -> float:
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.buffers
+
+
+def estimate(figures: Figures, layout: Layout, optim: str, optim_args: str = "", accumulates: bool = False) -> Estimate:
+    """The peak of one rank. ``accumulates``: gradients of earlier micro-batches are there in every forward pass."""
+    shard = layout.shard
+    on_device = 0 if layout.offload else 1
+    parameters = figures.parameters / shard * on_device
+    state = optimizer_state(figures, optim, optim_args) / shard * on_device
+    whole = 0 if optim.removesuffix("_layerwise") in _IN_PLACE else figures.gradients
+    peak = max((_at(point, whole, layout, accumulates) for point in figures.points), default=0.0)
+    kept = whole / shard * on_device
+    return Estimate(parameters, kept, state, max(0.0, peak - kept), figures.buffers + _exchange(figures, layout))
+
+
+def _at(point: Point, whole: int, layout: Layout, accumulates: bool) -> float:
+    gradients = whole if accumulates else min(point.gradients, whole)
+    return point.activations + gradients / layout.shard * (0 if layout.offload else 1)
+
+
+def _exchange(figures: Figures, layout: Layout) -> float:
+    """DDP copies gradients into buckets; FSDP gathers two units at a time, and has the gradients of one."""
+    if layout.ranks == 1:
+        return 0.0
+    if layout.shard == 1:
+        return float(figures.gradients)
+    share = figures.gradients / figures.parameters if figures.parameters else 0
+    gathered = figures.parameters if layout.keeps_gathered else 2 * figures.largest_unit
+    return gathered + figures.largest_unit * share
+
+
+def optimizer_state(figures: Figures, optim: str, optim_args: str = "") -> float:
+    """The state that the optimizer keeps on the device. Paged optimizers keep theirs in host memory when it is full."""
+    name = optim.removeprefix("paged_").removesuffix("_layerwise")
+    if name in _FACTORED:
+        return float(figures.factored)
+    if name == "sgd" and "momentum" in (optim_args or ""):
+        return 4.0 * figures.trainable
+    return _PER_ELEMENT.get(name, _TWO_MOMENTS) * figures.trainable
+
+
+def peaks(points: Iterable[Point]) -> tuple[Point, ...]:
+    """Those of ``points`` that no other one exceeds in both, with the most activations first."""
+    found: list[Point] = []
+    for point in sorted(set(points), key=lambda one: (-one.activations, -one.gradients)):
+        if not found or point.gradients > found[-1].gradients:
+            found.append(point)
+    return tuple(found)
+
+
+def with_adapters(figures: Figures, rank: int = 16) -> Figures:
+    """Roughly the same model with LoRA: about 1 % of its parameters are trained, the others have no gradients."""
+    share = min(1.0, rank / 16 * 0.01)
+    points = tuple(replace(point, gradients=int(point.gradients * share)) for point in figures.points)
+    return replace(
+        figures,
+        trainable=int(figures.trainable * share),
+        gradients=int(figures.gradients * share),
+        factored=int(figures.factored * share),
+        points=points,
+    )
+
+
+def gib(size: float) -> str:
+    """``61.2 GiB``, ``840 MiB``."""
+    if size < GIB:
+        return f"{size / 2**20:.0f} MiB"
+    return f"{size / GIB:.1f} GiB"
