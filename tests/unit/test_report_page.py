@@ -17,6 +17,7 @@ import pytest
 from builders import make_job
 from trainwright.contract import UserError
 from trainwright_operator import cli
+from trainwright_operator.local.output import OutputFolder
 from trainwright_operator.report import charts, images, writing
 from trainwright_operator.report.page import Live, differences, page
 from trainwright_operator.report.reading import StateReader, rows_of_lines
@@ -148,6 +149,20 @@ def test_arguments_and_versions_come_from_the_files_of_a_run(tmp_path: Path) -> 
     assert read_folder(tmp_path).environment == {"Pytorch": "2.15.0"}
     (tmp_path / "training_args.json").write_text('{"learning_rate": 0.2}')
     assert read_folder(tmp_path).arguments == {"learning_rate": 0.2}
+
+
+def test_the_throughput_of_a_local_run_is_noted_and_drawn(tmp_path: Path) -> None:
+    folder = OutputFolder(saved(tmp_path, falling(40)))
+    (tmp_path / "logs").mkdir()
+    for step in (10, 10, 20, 30):
+        folder._note_at = 0.0
+        folder.note_speed({"step": step, "epoch": step / 100, "tokensPerSecond": 100.0 * step})
+    folder.note_speed({"step": 40, "epoch": 0.4, "tokensPerSecond": 1.0})
+    with (tmp_path / "logs" / "speed.jsonl").open("a") as file:
+        file.write('{"step": 35, "tok')
+    run = read_folder(tmp_path)
+    assert run.curves.series["tokens_per_second"].points() == [(10.0, 1000.0), (20.0, 2000.0), (30.0, 3000.0)]
+    assert "Tokens per second" in Parts(page([run], NOW)).texts
 
 
 def test_a_folder_without_a_run_says_so(tmp_path: Path) -> None:

@@ -230,6 +230,7 @@ class _Keeper:
 
     def on_status(self, status: dict[str, Any], events: Any) -> None:
         self._screen.show(status, events)
+        self._folder.note_speed(status.get("progress") or {})
         news = (status["state"], status.get("attempts"), status.get("checkpoint"))
         if news != self._saved:
             self._folder.save(self._content, status)

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,11 +25,18 @@ from trainwright_operator.api.names import Reason
 from trainwright_operator.core.history import Outcome
 from trainwright_operator.core.policy import Phase
 from trainwright_operator.core.times import write_time
-from trainwright_operator.report.run import ENVIRONMENT
+from trainwright_operator.report.run import ENVIRONMENT, SPEED
 
 Object = dict[str, Any]
 
 FILE = "trainingjob.yaml"
+SPEED_SECONDS = 5.0
+_SPEED = {
+    "step": "step",
+    "epoch": "epoch",
+    "samples_per_second": "samplesPerSecond",
+    "tokens_per_second": "tokensPerSecond",
+}
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "trainwright")
 _NAMESPACE = uuid.UUID("6f1f5f0e-63f5-4b0e-8d5e-7d2f3a3f5a11")
 _KEPT = ("progress", "metrics", "best", "checkpoint")
@@ -40,6 +48,7 @@ class OutputFolder:
     def __init__(self, output: Path) -> None:
         self.output = output
         self._lock: int | None = None
+        self._noted, self._note_at = -1, 0.0
 
     def __enter__(self) -> OutputFolder:
         try:
@@ -81,6 +90,15 @@ class OutputFolder:
     def save_environment(self, pool: str) -> None:
         """Write what the pods run on here, for a report; an earlier run's is replaced."""
         (self.output / ENVIRONMENT).write_text(json.dumps(environment(pool), indent=1) + "\n")
+
+    def note_speed(self, progress: Mapping[str, Any]) -> None:
+        """Append the speed at a step to a file for a report, at most every :data:`SPEED_SECONDS`: no log has it."""
+        row = {ours: progress[theirs] for ours, theirs in _SPEED.items() if theirs in progress}
+        if len(row) < 3 or row["step"] == self._noted or time.monotonic() < self._note_at:
+            return
+        self._noted, self._note_at = row["step"], time.monotonic() + SPEED_SECONDS
+        with contextlib.suppress(OSError), (self.output / SPEED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
     def holds_checkpoints(self) -> bool:
         return any(self.output.glob("checkpoint-*"))

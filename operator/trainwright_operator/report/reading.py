@@ -127,3 +127,15 @@ def _row(line: str) -> dict[str, Any]:
 def rows_of_file(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", errors="replace") as file:
         yield from rows_of_lines(file)
+
+
+def rows_of_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """One object a line; a line that is torn is left out."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row

@@ -13,13 +13,13 @@ from typing import Any
 
 from trainwright.contract import UserError
 from trainwright_operator.api import manifest, mirror
-from trainwright_operator.report.reading import StateReader, rows_of_file
+from trainwright_operator.report.reading import StateReader, rows_of_file, rows_of_json_lines
 from trainwright_operator.report.series import BUCKETS, Curves
 from trainwright_operator.report.summary import Summary, summarize
 
 STATE, ARGUMENTS, CARD, JOB = "trainer_state.json", "training_args.json", "README.md", "trainingjob.yaml"
-ENVIRONMENT = "logs/environment.json"
-"""Written by ``trainwright run``."""
+ENVIRONMENT, SPEED = "logs/environment.json", "logs/speed.jsonl"
+"""Written by ``trainwright run``: versions and machine, and the throughput at some steps."""
 _POD_LOG = re.compile(r"-0-(\d+)-0\.log$")
 """The log of the first pod of an attempt: slice 0, the attempt, index 0."""
 _BULLET = re.compile(r"^- ([\w .+-]+): (.+)$")
@@ -69,6 +69,9 @@ def read_folder(folder: Path, axis: str = "step", buckets: int = BUCKETS, now: d
     for log in logs:
         for row in rows_of_file(log):
             run.curves.add(row, after)
+    with suppress(OSError):
+        for row in rows_of_json_lines(folder / SPEED):
+            run.curves.add(row)
     _take_arguments(run, folder, state)
     _take_card(run, folder)
     with suppress(OSError, ValueError):
