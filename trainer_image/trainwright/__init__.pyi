@@ -23,6 +23,7 @@ from trainwright.callbacks.flow import EarlyStoppingCallback as EarlyStoppingCal
 from trainwright.callbacks.state import ExportableState as ExportableState
 from trainwright.callbacks.state import TrainerControl as TrainerControl
 from trainwright.callbacks.state import TrainerState as TrainerState
+from trainwright.checkpoint.deferred import deferred_weights as deferred_weights
 from trainwright.checkpoint.store import get_last_checkpoint as get_last_checkpoint
 from trainwright.compat.helpers import denumpify_detensorize as denumpify_detensorize
 from trainwright.compat.helpers import find_executable_batch_size as find_executable_batch_size
