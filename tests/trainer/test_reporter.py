@@ -9,7 +9,7 @@ import pytest
 from trainer.receiver import Receiver, make_certificate
 from trainwright.callbacks.state import TrainerControl, TrainerState
 from trainwright.contract import ENV_PROGRESS_URL, MAX_METRICS, UserError
-from trainwright.integrations import waiting
+from trainwright.integrations import addresses, waiting
 from trainwright.integrations.reporter import Meter, Reporter, merged
 from trainwright.launch import nodefiles
 from trainwright.launch.push import Endpoint, Poster, PushRefused
@@ -43,6 +43,8 @@ def test_a_run_is_told_as_it_goes(reporters, tmp_path):
     state = make_state()
     with Receiver() as receiver:
         reporter = reporters(folder=tmp_path, endpoint=Endpoint(receiver.url), attempt=3)
+        addresses.announce("mlflow", "http://me:secret@mlflow:5000/#/experiments/1/runs/2")
+        addresses.announce(addresses.HUB, "https://huggingface.co/me/model")
         reporter.on_train_begin(ARGS, state, CONTROL)
         receiver.wait_for(lambda: bool(receiver.documents))
         state.global_step, state.epoch = 50, 0.5
@@ -53,6 +55,9 @@ def test_a_run_is_told_as_it_goes(reporters, tmp_path):
         reporter.on_save(ARGS, state, CONTROL)
         receiver.wait_for(lambda: "checkpoint" in receiver.documents[-1]["trainwright"])
         last = receiver.documents[-1]
+        addresses.forget()
+    assert last["trainwright"]["runs"] == [{"tracker": "mlflow", "url": "http://mlflow:5000/#/experiments/1/runs/2"}]
+    assert last["trainwright"]["model"] == {"url": "https://huggingface.co/me/model"}
     assert last["trainerStatus"]["progressPercentage"] == 50
     assert last["trainerStatus"]["metrics"] == [
         {"name": "loss", "value": "2.5"},

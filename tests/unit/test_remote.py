@@ -210,6 +210,16 @@ def test_an_unschedulable_job_is_told_what_would_help(message: str) -> None:
     assert HELD[message] in finding.fix
 
 
+def test_describe_says_where_the_run_and_the_model_can_be_seen() -> None:
+    job = stored(running())
+    assert "ADDRESS" not in printed(describing.render(Facts(job, NOW), []))
+    page, model = "https://mlflow.example.com/#/experiments/1/runs/2", "https://huggingface.co/me/model"
+    job["status"] |= {"runs": [{"tracker": "mlflow", "url": page}], "model": {"url": model}}
+    shown = [line.split() for line in printed(describing.render(Facts(job, NOW), [])).splitlines()]
+    assert ["mlflow", page] in shown
+    assert ["hub", model] in shown
+
+
 def test_a_missing_pool_is_answered_with_the_pools_there_are() -> None:
     pools = [{"metadata": {"name": "h100"}}]
     job = with_condition("Stalled", "PoolNotFound", "no pool x", "Pending", output={"emptyDir": {}})

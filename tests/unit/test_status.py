@@ -126,6 +126,22 @@ def test_a_push_of_our_trainer_becomes_progress():
     }
 
 
+def test_the_pages_of_runs_and_model_are_kept_over_attempts_and_pushes():
+    page = {"tracker": "mlflow", "url": "https://mlflow.example.com/#/experiments/1/runs/2"}
+    status = merge_progress(OPEN, progress(step=1, runs=[page], model="https://huggingface.co/me/model"), START)
+    status = merge_progress(status, progress(step=2, runs=[{"tracker": "comet_ml", "url": "https://c.example"}]), START)
+    assert status["runs"] == [{"tracker": "comet_ml", "url": "https://c.example"}, page]
+    assert status["model"] == {"url": "https://huggingface.co/me/model"}
+    assert problems(status) == []
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "https://a b", "https://a\x1b[31m", "x" * 3000, 3, None, ["a"]])
+def test_an_address_that_no_browser_opens_is_left_out(url):
+    own = {"step": 1, "runs": [{"tracker": "mlflow", "url": url}], "model": {"url": url}}
+    status = merge_progress(OPEN, {"trainwright": own}, START)
+    assert not {"runs", "model"} & status.keys()
+
+
 def test_a_push_of_the_kubeflow_callback_becomes_progress():
     told = {
         "lastUpdatedTime": "2026-01-01T00:00:00+00:00",
@@ -207,6 +223,8 @@ FIELDS = [
     "best",
     "attempt",
     "activity",
+    "runs",
+    "model",
 ]
 TOLD = ["progressPercentage", "estimatedRemainingSeconds", "metrics"]
 METRICS = st.lists(st.fixed_dictionaries({"name": st.text(min_size=1, max_size=8), "value": JSON}), max_size=3)
@@ -214,6 +232,7 @@ OWN = st.dictionaries(st.sampled_from(FIELDS), JSON) | st.fixed_dictionaries(
     {
         "checkpoint": st.fixed_dictionaries({"path": st.text(max_size=8), "step": JSON, "time": JSON}),
         "best": st.fixed_dictionaries({"metric": st.text(max_size=8), "value": JSON}),
+        "runs": st.lists(st.fixed_dictionaries({"tracker": JSON, "url": JSON | st.just("https://a")}), max_size=3),
     }
 )
 

@@ -54,6 +54,8 @@ MAX_TERMINATION_BYTES = 4096
 
 # What a status keeps: the trainer sends no more, the CRD allows no more, the operator writes no more.
 MAX_METRICS = 64
+MAX_RUNS = 16
+"""Runs of trackers, by their addresses."""
 MAX_ATTEMPTS = 20
 """Older ones live on in the counts of restarts."""
 MAX_MESSAGE = MAX_TERMINATION_BYTES
@@ -207,6 +209,10 @@ class Progress:
     attempt: int | None = None
     activity: str | None = None
     """What rank 0 does besides steps, if it takes long: ``saving checkpoint-200 40%``."""
+    runs: list[dict[str, str]] = field(default_factory=list)
+    """``{"tracker": str, "url": str}`` of each tracker that has a page of this run; at most :data:`MAX_RUNS`."""
+    model: str | None = None
+    """The page of the model on the Hub."""
 
     def to_wire(self, now: str) -> dict[str, Any]:
         """The body of a push; ``now`` is an RFC 3339 time."""
@@ -228,6 +234,8 @@ class Progress:
             "best": self.best,
             "attempt": self.attempt,
             "activity": self.activity,
+            "runs": self.runs or None,
+            "model": self.model and {"url": self.model},
         }
         return {"trainerStatus": _present(standard), "trainwright": _present(own)}
 

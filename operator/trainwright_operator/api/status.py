@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS
+from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS, MAX_RUNS
 from trainwright_operator.api.types import (
     INT64_MAX,
     Schema,
@@ -14,9 +14,9 @@ from trainwright_operator.api.types import (
 )
 
 STATES = ("Pending", "Queued", "Starting", "Running", "Restarting", "Stopping", "Suspended", "Succeeded", "Failed")
-MAX_NAME, MAX_VALUE, MAX_PATH, MAX_ACTIVITY, MAX_REASON, MAX_WHY = 253, 64, 1024, 128, 256, 512
+MAX_NAME, MAX_VALUE, MAX_PATH, MAX_ACTIVITY, MAX_REASON, MAX_WHY, MAX_URL = 253, 64, 1024, 128, 256, 512, 2048
 """Maximum characters of a metric's name and value, a checkpoint's path, an activity, the reason why an attempt ended,
-and the column Why. The contract with the trainer has the limits of lists and messages."""
+the column Why, and an address. The contract with the trainer has the limits of lists and messages."""
 
 DISPLAY = {
     "state": "The state, and in brackets what blocks the job: Starting (ImagePullBackOff).",
@@ -74,6 +74,10 @@ def job_status() -> Schema:
             ),
             "best": _best(),
             "checkpoint": _checkpoint("The latest complete checkpoint."),
+            "runs": list_of(
+                "The run in each experiment tracker of reportTo that has a page of it.", _run(), MAX_RUNS, key="tracker"
+            ),
+            "model": record("The model on the Hugging Face Hub, with pushToHub.", {"url": _url("Its page.")}),
             "attempts": list_of(
                 f"The last {MAX_ATTEMPTS} attempts, and why each one ended.", _attempt(), MAX_ATTEMPTS, key="attempt"
             ),
@@ -163,6 +167,21 @@ def _checkpoint(about: str) -> Schema:
             "step": integer("Optimizer steps done when it was written.", 0, INT64_MAX),
             "time": _time("When it was complete."),
         },
+    )
+
+
+def _url(about: str) -> Schema:
+    return string(about, MAX_URL)
+
+
+def _run() -> Schema:
+    return record(
+        "A run in an experiment tracker.",
+        {
+            "tracker": string("The tracker, as reportTo names it.", MAX_VALUE, least=1),
+            "url": _url("The page of the run."),
+        },
+        required=["tracker", "url"],
     )
 
 

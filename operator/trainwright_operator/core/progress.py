@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from trainwright.contract import MAX_METRICS, Termination
-from trainwright_operator.api.status import MAX_ACTIVITY, MAX_NAME, MAX_PATH, MAX_VALUE, MAX_WHY
+from trainwright.contract import MAX_METRICS, MAX_RUNS, Termination
+from trainwright_operator.api.status import MAX_ACTIVITY, MAX_NAME, MAX_PATH, MAX_URL, MAX_VALUE, MAX_WHY
 from trainwright_operator.core import display
 from trainwright_operator.core.observe import Attempt
 from trainwright_operator.core.times import read_time, write_time
@@ -34,6 +34,9 @@ class Report:
     metrics: Mapping[str, str] = field(default_factory=dict)
     best: Mapping[str, Any] | None = None
     checkpoint: Mapping[str, Any] | None = None
+    runs: Mapping[str, str] = field(default_factory=dict)
+    """Tracker -> URL."""
+    model: str | None = None
 
 
 def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: datetime) -> Status:
@@ -96,6 +99,11 @@ def _merged(status: Mapping[str, Any], report: Report, progress: Status, now: da
         merged["best"] = dict(report.best)
     if report.checkpoint:
         merged["checkpoint"] = _with_time(report.checkpoint, status.get("checkpoint") or {})
+    if report.runs:
+        known = {one["tracker"]: one["url"] for one in status.get("runs") or ()} | dict(report.runs)
+        merged["runs"] = [{"tracker": name, "url": url} for name, url in sorted(known.items())][:MAX_RUNS]
+    if report.model:
+        merged["model"] = {"url": report.model}
     shown = display.training(merged) | (display.ending(progress, now) if now else {})
     merged["display"] = {**(status.get("display") or {}), **shown}
     return merged
@@ -134,6 +142,8 @@ def _of_wire(standard: Mapping[str, Any], own: Mapping[str, Any]) -> Report:
         metrics=metrics,
         best=_best(own.get("best")),
         checkpoint=_checkpoint(own.get("checkpoint")),
+        runs=_runs(own.get("runs")),
+        model=_url(_mapping(own.get("model")).get("url")),
     )
 
 
@@ -186,6 +196,23 @@ def _best(value: Any) -> Status | None:
             "checkpoint": _word(path, MAX_PATH) if isinstance(path, str) else None,
         }
     )
+
+
+def _runs(listed: Any) -> dict[str, str]:
+    found = {}
+    for one in map(_mapping, listed[:MAX_RUNS] if isinstance(listed, list) else ()):
+        given, url = one.get("tracker"), _url(one.get("url"))
+        name = _word(given, MAX_VALUE) if isinstance(given, str) else ""
+        if name and url is not None:
+            found[name] = url
+    return found
+
+
+def _url(value: Any) -> str | None:
+    """An address that a browser opens: a terminal or a page may make a link of it."""
+    if not isinstance(value, str) or len(value) > MAX_URL or display.plain(value) != value or " " in value:
+        return None
+    return value if value.startswith(("https://", "http://")) else None
 
 
 def _known(values: Mapping[str, Any]) -> Status:

@@ -53,7 +53,7 @@ def render(
     finished = phase in FINISHED
     started, completed = history.started, _completed(before, history, now) if finished else None
     status: Status = {
-        **{key: before[key] for key in ("metrics", "best", "checkpoint") if key in before},
+        **{key: before[key] for key in ("metrics", "best", "checkpoint", "runs", "model") if key in before},
         "gang": _gang(before, history),
         "observedGeneration": generation,
         "state": _state(phase, hold),

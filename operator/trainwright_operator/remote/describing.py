@@ -93,6 +93,7 @@ def _parts(facts: Facts, findings: list[Finding]) -> Iterator[RenderableType]:
     if memory := _memory(facts):
         yield Text(memory)
     yield from _conditions(facts)
+    yield from _addresses(facts)
     yield from _pods(facts)
     yield from _events(facts)
     for failed in facts.unread:
@@ -128,6 +129,14 @@ def _conditions(facts: Facts) -> Iterator[RenderableType]:
     holding = [one for one in status_of(facts.job).get("conditions") or () if one["status"] == "True"]
     rows = [(one["type"], _ago(one["lastTransitionTime"], facts.now), one["reason"], one["message"]) for one in holding]
     yield from section(("CONDITION", "SINCE", "REASON", "MESSAGE"), rows)
+
+
+def _addresses(facts: Facts) -> Iterator[RenderableType]:
+    """Where the run and its model can be seen."""
+    status = status_of(facts.job)
+    rows = [(one["tracker"], one["url"]) for one in status.get("runs") or ()]
+    rows += [("hub", url)] if (url := (status.get("model") or {}).get("url")) else []
+    yield from section(("SEEN IN", "ADDRESS"), rows)
 
 
 def _pods(facts: Facts) -> Iterator[RenderableType]:

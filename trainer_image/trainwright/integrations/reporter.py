@@ -24,10 +24,11 @@ from trainwright.contract import (
     ENV_JOB_FILE,
     ENV_OUTPUT_DIR,
     MAX_METRICS,
+    MAX_RUNS,
     Progress,
     UserError,
 )
-from trainwright.integrations import waiting
+from trainwright.integrations import addresses, waiting
 from trainwright.launch import nodefiles
 from trainwright.launch.push import Endpoint, Poster, Publisher
 
@@ -154,6 +155,8 @@ class Reporter(TrainerCallback):
             epoch=state.epoch,
             best=_best(args, state),
             activity=waiting.activity(),
+            runs=addresses.runs()[:MAX_RUNS],
+            model=addresses.model(),
             **self._meter.read(args, state, time.monotonic(), self._training, self.data_size),
         )
 
