@@ -104,3 +104,12 @@ def test_a_script_has_no_estimate(tmp_path, capsys) -> None:
     assert code == 2
     assert err.count("\n") == 1
     assert "a script brings its own model" in err
+
+
+def test_sharding_is_advised_first_and_what_is_sharded_is_counted_so(tmp_path, capsys) -> None:
+    code, out, _ = planned(tmp_path, capsys)
+    assert (code, "DDP over 4 ranks" in out) == (1, True)
+    assert out.splitlines()[-2].endswith("fsdp: full_shard, over 4 ranks")
+    sharded = {"fsdp": "full_shard", "fsdpConfig": {"activation_checkpointing": True}}
+    code, out, _ = planned(tmp_path, capsys, trainingArguments=sharded)
+    assert (code, out.splitlines()[2].startswith("FSDP full_shard over 4 ranks")) == (0, True)

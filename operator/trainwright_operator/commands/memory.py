@@ -114,6 +114,8 @@ class Report:
     def _stated(self) -> Way:
         given = self._arguments
         recompute = bool(given.get("activation_checkpointing") or given.get("gradient_checkpointing"))
+        if sharding.is_on(given.get("fsdp")):
+            recompute |= sharding.read(given["fsdp"], given.get("fsdp_config")).activation_checkpointing
         return Way(
             int(given.get("per_device_train_batch_size", 8)),
             int(given.get("gradient_accumulation_steps", 1)) > 1,
