@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 
+PIPE_WIDTH = 240
 GAP = 2
 """Between two columns."""
 LITTLE = 24
@@ -22,6 +23,18 @@ class Terminal(Console):
     def on_broken_pipe(self) -> None:
         self.quiet = True
         raise BrokenPipeError
+
+
+def show(what: RenderableType) -> None:
+    """Print; in a pipe with wide lines for `grep`, and without trailing blanks."""
+    console = Terminal(highlight=False)
+    if console.is_terminal:
+        console.print(what)
+        return
+    console = Terminal(highlight=False, width=PIPE_WIDTH)
+    with console.capture() as captured:
+        console.print(what)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def takes_lines_back(console: Console) -> bool:

@@ -17,6 +17,7 @@ MODEL = Figures(
     trainable=ELEMENTS,
     gradients=4000,
     factored=80,
+    gathered=4000,
     largest_unit=400,
     buffers=16,
     points=(Point(9000, 0), Point(3000, 3000), Point(100, 4000)),

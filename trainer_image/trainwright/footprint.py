@@ -45,8 +45,10 @@ class Figures:
     gradients: int
     factored: int
     """State of an optimizer that keeps rows and columns (Adafactor)."""
+    gathered: int
+    """All parameters in the format in which FSDP gathers them."""
     largest_unit: int
-    """The parameters of the largest unit that FSDP gathers at once."""
+    """Those of the largest unit that FSDP gathers at once."""
     buffers: int
     points: tuple[Point, ...]
     """The moments of a step that can be its peak."""
@@ -113,9 +115,9 @@ def _exchange(figures: Figures, layout: Layout) -> float:
         return 0.0
     if layout.shard == 1:
         return float(figures.gradients)
-    share = figures.gradients / figures.parameters if figures.parameters else 0
-    gathered = figures.parameters if layout.keeps_gathered else 2 * figures.largest_unit
-    return gathered + figures.largest_unit * share
+    trained = figures.trainable / figures.elements if figures.elements else 0
+    gathered = figures.gathered if layout.keeps_gathered else 2 * figures.largest_unit
+    return gathered + figures.largest_unit * trained
 
 
 def optimizer_state(figures: Figures, optim: str, optim_args: str = "") -> float:

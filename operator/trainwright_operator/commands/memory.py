@@ -55,7 +55,7 @@ class Report:
         self._arguments: Mapping[str, Any] = job.spec.training_arguments
         self._optim = str(self._arguments.get("optim", "adamw_torch_fused"))
         self._subject: Subject = Subject(job.spec.model or {}, job.spec.dataset or {}, job.spec.task or "")
-        self._known: dict[tuple[int, bool], Figures] = {}
+        self._known: dict[tuple[int, bool, bool], Figures] = {}
         self.way = self._stated()
         self.room = self._room()
 
@@ -177,10 +177,11 @@ class Report:
     def _figures(self, way: Way) -> Figures:
         from trainwright.declarative.footprint import Step
 
-        key = (way.batch_size, way.recompute)
+        sharded = way.layout.shard > 1
+        key = (way.batch_size, way.recompute, sharded)
         if key not in self._known:
             kwargs = self._arguments.get("gradient_checkpointing_kwargs")
-            step = Step(way.batch_size, _dtype(self._arguments), way.recompute, kwargs)
+            step = Step(way.batch_size, _dtype(self._arguments), way.recompute, kwargs, sharded)
             self._known[key] = self._subject.figures(step)
         return self._known[key]
 

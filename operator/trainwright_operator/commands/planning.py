@@ -46,18 +46,17 @@ def main(options: Namespace) -> int:
 
 
 def _print_memory(loaded: Loaded) -> int:
-    from rich.text import Text
+    from rich.console import Group
 
     from trainwright_operator.commands.memory import Report
-    from trainwright_operator.terminal import Terminal
+    from trainwright_operator.terminal import show
 
-    console, fits = Terminal(highlight=False), True
+    fits = True
     for job, document in zip(loaded.jobs, loaded.documents, strict=True):
         pool = pool_of(job, document, loaded.pools)
         try:
             report = Report(job, pool)
-            for part in report.parts():
-                console.print(part, soft_wrap=not console.is_terminal and isinstance(part, Text))
+            show(Group(*report.parts()))
         except UserError as error:
             raise InvalidManifests([f"{document.source}: {error}"]) from None
         fits = fits and report.fits

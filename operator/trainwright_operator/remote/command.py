@@ -7,13 +7,12 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
-from rich.console import RenderableType
-
 from trainwright_operator.remote.cluster import Cluster, RemoteError, connect
-from trainwright_operator.terminal import Terminal
+from trainwright_operator.terminal import show
+
+__all__ = ["DONE", "FAILED", "INVALID", "command", "show"]
 
 DONE, FAILED, INVALID = 0, 1, 2
-PIPE_WIDTH = 240
 
 Command = Callable[[Cluster, argparse.Namespace], int]
 
@@ -30,15 +29,3 @@ def command(run: Command) -> Callable[[argparse.Namespace], int]:
             return INVALID
 
     return main
-
-
-def show(what: RenderableType) -> None:
-    """Print; in a pipe with wide lines for `grep`, and without trailing blanks."""
-    console = Terminal(highlight=False)
-    if console.is_terminal:
-        console.print(what)
-        return
-    console = Terminal(highlight=False, width=PIPE_WIDTH)
-    with console.capture() as captured:
-        console.print(what)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -41,6 +41,8 @@ class Step:
     """Of autocast; None computes in the format of the weights."""
     recompute: bool = False
     recompute_kwargs: Mapping[str, Any] | None = None
+    sharded: bool = False
+    """Whether FSDP gathers the weights in ``dtype``, so that autocast makes no copies of them."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,25 @@ def trace(model: nn.Module, step: Step, sample: Sample) -> Figures:
     inputs = _inputs(step.batch_size, sample)
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    kept, gradients = sum(map(_size, parameters)), sum(map(_size, trained))
+    if step.sharded and step.dtype is not None:
+        for parameter in parameters:
+            parameter.data = parameter.data.to(step.dtype)
+    scale = gradients / max(1, sum(map(_size, trained)))  # a shard of a gradient has the format of its weight
     live = Live([*parameters, *model.buffers(), *inputs.values()], trained)
     with live:
         loss = model(**inputs)["loss"]
         loss.backward()
     return Figures(
         elements=sum(parameter.numel() for parameter in parameters),
-        parameters=sum(map(_size, parameters)),
+        parameters=kept,
         trainable=sum(parameter.numel() for parameter in trained),
-        gradients=sum(map(_size, trained)),
+        gradients=gradients,
         factored=sum(map(_factored, trained)),
+        gathered=sum(map(_size, parameters)),
         largest_unit=max((sum(map(_size, unit)) for unit in _units(model)), default=0),
         buffers=sum(map(_size, model.buffers())),
-        points=peaks(live.points),
+        points=peaks(Point(one.activations, int(one.gradients * scale)) for one in live.points),
     )
 
 
