@@ -150,9 +150,8 @@ def _status(key: str) -> float:
 
 def peak(name: str) -> float:
     """MiB that a rank held at most while it stepped, beyond what it held before the model was made."""
-    from trainwright import Trainer  # noqa: F401 - so that both pay for the imports before
-
-    llama(64, 1)
+    for warm_up in RUNNERS.values():  # both pay for the imports before
+        warm_up(llama(64, 1), Watch(1, time.time, time.time))
     gc.collect()
     before = _status("VmRSS")
     peaks: list[float] = []
