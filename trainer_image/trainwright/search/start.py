@@ -23,10 +23,13 @@ def backend_of(trainer: Any, backend: Any) -> HPSearchBackend:
         chosen = HPSearchBackend.OPTUNA if backend is None else HPSearchBackend(backend)
     except ValueError as error:
         raise TrainerError(f"backend: it must be 'optuna', not {backend!r}") from error
+    if chosen is not HPSearchBackend.OPTUNA:
+        install = f"pip install '{extras.EXTRAS['search'][0]}'"
+        raise TrainerError(
+            f"backend: searches with {chosen.value} are not supported; use backend='optuna', which comes by {install}"
+        )
     if line := extras.missing("optuna"):
         raise MissingPackageError([Problem("backend", line)])
-    if chosen is not HPSearchBackend.OPTUNA:
-        raise TrainerError(f"backend: searches with {chosen.value} are not supported; use backend='optuna'")
     if trainer.model_init is None:
         raise TrainerError("model_init: every trial needs a new model; give the Trainer model_init instead of model")
     if trainer.eval_dataset is None and not trainer._overrides("get_eval_dataloader"):
