@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainwright.arguments.errors import ModelError
 from trainwright.checkpoint.gathered import aliases_of
+from trainwright.checkpoint.staging import return_memory
 from trainwright.checkpoint.weights import WeightFiles
 from trainwright.distributed.named_state import held, part_of
 from trainwright.distributed.wrapping import unwrap
@@ -43,6 +44,21 @@ class Step(NamedTuple):
     generator: torch.Tensor | None
 
 
+class Scratch:
+    """Memory for one tensor at a time. Allocating each anew would scatter them over much more."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def tensor(self, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor whose values are those that were left there."""
+        elements = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) if 0 not in shape else 0
+        needed = elements * dtype.itemsize
+        if self._bytes.numel() < needed:
+            self._bytes = torch.empty(needed, dtype=torch.uint8)
+        return self._bytes[:needed].view(dtype).as_strided(shape, stride)
+
+
 class Recipe:
     """How the values of one parameter come about: from its first value, by some steps."""
 
@@ -57,9 +73,9 @@ class Recipe:
             self.first, self.steps = None, []
         self.steps.append(step)
 
-    def value(self) -> torch.Tensor:
-        """The whole parameter, on the CPU."""
-        value = torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
+    def value(self, scratch: Scratch) -> torch.Tensor:
+        """The whole parameter, on the CPU, until the next one is made in the same memory."""
+        value = scratch.tensor(self.shape, self.stride, self.dtype)
         if self.first is not None:
             value.copy_(self.first)
         before = torch.get_rng_state()
@@ -114,6 +130,7 @@ def deferred_weights() -> Iterator[None]:
             yield
     finally:
         module.register_parameter, module.__init__ = register, initialise
+    return_memory()
     within = {id(child) for module in made for child in module.children()}
     for one in made:
         if id(one) not in within:
@@ -148,14 +165,14 @@ class Deferred:
         self.files: WeightFiles | None = None
         self.names: dict[str, str] = {}
 
-    def value(self, name: str, part: tuple[slice, ...]) -> torch.Tensor:
+    def value(self, name: str, part: tuple[slice, ...], scratch: Scratch) -> torch.Tensor:
         """A part of a parameter."""
         if name in self.names:
             assert self.files is not None
             saved = self.files.read(self.names[name], part)
             assert saved is not None
             return saved
-        return self.recipes[name].value()[part]
+        return self.recipes[name].value(scratch)[part]
 
 
 class _Recorder(TorchDispatchMode):
@@ -166,6 +183,7 @@ class _Recorder(TorchDispatchMode):
         self._recipes: dict[int, Recipe] = {}
         self._of_parameters: dict[int, Recipe] = {}
         self._kept: list[torch.Tensor] = []
+        self._scratch = Scratch()
 
     def without_values(self, parameter: nn.Parameter) -> nn.Parameter:
         if parameter.is_meta:
@@ -191,7 +209,7 @@ class _Recorder(TorchDispatchMode):
         if not tensor.is_meta:
             return function(tensor, *args, **kwargs)
         recipe, generator = self._recipes.get(_storage(tensor)), torch.get_rng_state()
-        function(torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype), *args, **kwargs)
+        function(self._like(tensor), *args, **kwargs)
         if recipe is not None:
             view = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
             recipe.add(Step(function, view, args, kwargs, generator), tensor.numel() == recipe.shape.numel())
@@ -209,12 +227,15 @@ class _Recorder(TorchDispatchMode):
         generator = torch.get_rng_state() if draws else None
         self._check(func, args[1:], kwargs)
         if draws:  # the next parameter gets the numbers that it would get otherwise
-            func(torch.empty_strided(target.shape, target.stride(), dtype=target.dtype), *args[1:], **kwargs)
+            func(self._like(target), *args[1:], **kwargs)
         if recipe is not None:
             view = (tuple(target.shape), target.stride(), target.storage_offset())
             is_whole = target.numel() == recipe.shape.numel()
             recipe.add(Step(func, view, args[1:], kwargs, generator), is_whole)
         return target
+
+    def _like(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self._scratch.tensor(tensor.shape, tensor.stride(), tensor.dtype)
 
     def _check(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         values = [*args, *kwargs.values()]
@@ -279,7 +300,7 @@ def fill(model: nn.Module, device: torch.device | str = "cpu") -> None:
     deferred: Deferred | None = vars(model).pop(_ATTRIBUTE, None)
     if deferred is None:
         return
-    aliases = aliases_of(model)
+    aliases, scratch = aliases_of(model), Scratch()
 
     def allocate(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor
@@ -289,7 +310,8 @@ def fill(model: nn.Module, device: torch.device | str = "cpu") -> None:
         _tie(model, name, kept)
     for name, parameter in model.named_parameters():
         if name in deferred.recipes:
-            held(parameter).copy_(deferred.value(name, part_of(parameter)))
+            held(parameter).copy_(deferred.value(name, part_of(parameter), scratch))
+    return_memory()
 
 
 def _tie(model: nn.Module, name: str, kept: str) -> None:

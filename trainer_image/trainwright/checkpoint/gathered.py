@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from trainwright.checkpoint.diskio import flush_tree
+from trainwright.checkpoint.staging import return_memory
 from trainwright.checkpoint.tensor_file import TensorFile
 from trainwright.checkpoint.weights import save_weights
 from trainwright.distributed.named_state import model_state, whole
@@ -131,6 +132,7 @@ def save_whole(model: nn.Module, folder: Path, ranks: Ranks) -> None:
 def replace_whole(model: nn.Module, folder: Path, ranks: Ranks) -> None:
     """Like :func:`save_whole`, into one folder that all ranks share; the files of an earlier save are replaced."""
     aside = folder / f".weights-{ranks.rank}"
+    return_memory()
 
     def write() -> list[str]:
         shutil.rmtree(aside, ignore_errors=True)

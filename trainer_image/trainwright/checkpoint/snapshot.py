@@ -37,7 +37,7 @@ from trainwright.arguments.errors import hidden
 from trainwright.checkpoint.gathered import replace_whole, save_whole
 from trainwright.checkpoint.part import Piece
 from trainwright.checkpoint.sharded import MODEL_SHARDS, OPTIMIZER_SHARDS, is_in_shards, read_optimizer, save_shards
-from trainwright.checkpoint.staging import Copy, Stager, as_it_is
+from trainwright.checkpoint.staging import Copy, Stager, as_it_is, return_memory
 from trainwright.checkpoint.store import MANIFEST
 from trainwright.checkpoint.weights import accepts_state_dict, save_config, save_weights
 from trainwright.contract import UserError
@@ -96,6 +96,7 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
     if own:
         meeting.append(partial(_save_by, _savers(trainer, own, leader)))
     if trainer._strategy.sharded:
+        return_memory()  # what a step needed, before a layer is put together
         if saves_model and not saves_shards(trainer):
             meeting.append(partial(save_whole, trainer.model, ranks=trainer.checkpoints.ranks))
         if leader and saves_model:

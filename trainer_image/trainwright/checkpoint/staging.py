@@ -10,6 +10,7 @@ import copy
 import ctypes
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -111,3 +112,9 @@ def _copy_bytes(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
 def _place_for(tensor: torch.Tensor) -> torch.Tensor:
     """Host memory for a tensor like this one; pinned if it is filled from an accelerator."""
     return torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type != "cpu")
+
+
+def return_memory() -> None:
+    """Give the memory of freed tensors back to the system; the C library keeps that of tensors of middling size."""
+    with suppress(AttributeError, OSError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
