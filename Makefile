@@ -20,7 +20,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwri
 TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts footprints integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
+.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts bench-shards footprints integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
 	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
@@ -202,6 +202,9 @@ sharding: setup ## models sharded over 2 and 4 processes beside one process, in 
 
 layouts: setup ## resumes from the checkpoints of every layout in every other, and how far the ends are apart
 	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m sharding.layouts
+
+bench-shards: setup ## memory and saves of a sharded model of 1 GB on 4 ranks, in minutes; FOLDER=/mnt/disk for another disk
+	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m bench.bench_shards $(if $(FOLDER),--folder $(FOLDER))
 
 prove: setup ## let every process forget an argument, and demand that the test named for it fails
 	$(BIN)/python tests/prove.py
