@@ -164,6 +164,7 @@ bench: setup ## speed and memory of the Trainer, as ratios
 	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m bench.bench_step
 	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m bench.bench_fsdp
 	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m bench.bench_eval
+	cd tests && OMP_NUM_THREADS=1 $(BIN)/python -m bench.bench_trackers
 	cd tests && $(BIN)/python -m bench.bench_save
 	cd tests && $(BIN)/python -m bench.bench_import
 

@@ -154,6 +154,25 @@ def test_a_run_that_cannot_be_continued_is_replaced_with_one_line(made: Any, cap
     assert Recording.runs[-1][1] is None
 
 
+def test_the_rows_before_a_checkpoint_are_sent_before_training_goes_on(made: Any) -> None:
+    """A process that is killed later resumes after them."""
+    sent: list[int] = []
+
+    class Costly(Recording):
+        def send(self, facts: Facts, rows: list[Row]) -> None:
+            end = time.thread_time() + 0.03  # the thread then rests for its share of a processor
+            while time.thread_time() < end:
+                pass
+            super().send(facts, rows)
+
+        def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            super().on_save(args, state, control, **more)  # type: ignore[no-untyped-call]
+            sent.append(len(self.rows))
+
+    made(Costly(), max_steps=6, save_steps=3).train()
+    assert sent == [3, 6]
+
+
 def test_a_refusal_costs_one_line(made: Any, capsys: Any) -> None:
     class Refusing(Recording):
         def begin(self, facts: Facts) -> str | None:

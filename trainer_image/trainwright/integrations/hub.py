@@ -20,8 +20,8 @@ from typing import Any
 
 from trainwright.callbacks.callback import TrainerCallback
 from trainwright.integrations import addresses
+from trainwright.integrations.failures import is_outage, one_line
 from trainwright.integrations.staging import remove, stage
-from trainwright.integrations.trackers.sender import is_outage, one_line
 
 START_SECONDS = 15.0
 """How long the start of a run waits for the repository."""

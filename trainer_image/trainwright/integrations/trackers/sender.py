@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from trainwright.integrations.failures import is_outage, one_line
+
 LIMIT = 20_000
 """Jobs that may wait; the rows beyond are dropped, and counted."""
 JOINED = 200
@@ -22,9 +24,6 @@ SHARE = 0.01
 LONGEST_REST_SECONDS = 2.0
 TRIES = 3
 LONGEST_PAUSE_SECONDS = 30.0
-_OUTAGE_NAMES = (
-    *("Connect", "Timeout", "Network", "Transport", "ServiceUnavailable", "ProtocolError", "RetryError", "CommError"),
-)
 
 
 @dataclass
@@ -52,6 +51,7 @@ class Sender:
         self._stopping = self._hurries = False
         self._busy = False
         self._done = 0
+        self._stalled_at: int | None = None
         self._said: set[str] = set()
         self.lost = 0
         """Rows that were dropped."""
@@ -79,6 +79,19 @@ class Sender:
             return event.wait(seconds)
         finally:
             self._hurry(False)
+
+    def drain(self, seconds: float) -> None:
+        """Wait until the queue is empty. A job that takes longer is waited for once."""
+        if self._thread is None or self.trouble is not None or self._stalled_at == self._done:
+            return
+        self._hurry(True)
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while (self._jobs or self._busy) and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(min(left, 0.01))
+            if self._jobs or self._busy:
+                self._stalled_at = self._done
+        self._hurry(False)
 
     def stop(self, idle_seconds: float, most_seconds: float) -> None:
         """Send what is queued and end the thread. Gives up after ``idle_seconds`` without progress."""
@@ -188,25 +201,3 @@ class Sender:
         with self._changed:
             while self._thread is me and not (wakes and self._hurries) and (left := end - time.monotonic()) > 0:
                 self._changed.wait(left)
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether a later try may succeed: the connection failed, or the server was busy."""
-    seen: BaseException | None = error
-    while seen is not None:
-        status = getattr(getattr(seen, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status == 429 or status >= 500
-        if isinstance(seen, ConnectionError | TimeoutError):
-            return True
-        if any(name in type(seen).__name__ for name in _OUTAGE_NAMES):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
-def one_line(error: BaseException, most: int = 300) -> str:
-    """An error as one line: its first line with its type, shortened."""
-    text = " ".join(str(error).split()) or "no message"
-    text = text if len(text) <= most else text[:most] + " ..."
-    return f"{type(error).__name__}: {text}"

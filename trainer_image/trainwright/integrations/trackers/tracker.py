@@ -20,14 +20,17 @@ from typing import Any, ClassVar, Self
 
 from trainwright.callbacks.callback import TrainerCallback
 from trainwright.integrations import addresses
+from trainwright.integrations.failures import is_outage, one_line
 from trainwright.integrations.staging import STAGED, remove, stage
-from trainwright.integrations.trackers.sender import Job, Sender, is_outage, one_line
+from trainwright.integrations.trackers.sender import Job, Sender
 from trainwright.job import resolved_job
 
 START_SECONDS = 10.0
 """How long training waits for a run to begin, so that ``wandb.run`` and the like are there in the first step."""
 IDLE_SECONDS, END_SECONDS = 10.0, 120.0
 """The end of training gives up on a tracker that takes longer than this for one request, or for all of them."""
+SAVE_SECONDS = 1.0
+"""The same at a checkpoint, once."""
 EXIT_SECONDS = 5.0
 """The same when the process ends early: a preempted one has little time."""
 
@@ -188,7 +191,10 @@ class Tracker(TrainerCallback):
             self._put(Row(dict(metrics), state.global_step, state.epoch, predicted=True))
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        if not self._sends(state) or self._tried is None or not self.keeps_checkpoints():
+        if not self._sends(state) or self._tried is None:
+            return
+        self._sender.drain(SAVE_SECONDS)  # a process that is killed now resumes after these rows, and never sends them
+        if not self.keeps_checkpoints():
             return
         name, facts = f"checkpoint-{state.global_step}", self._known()
         row = Row({}, state.global_step, state.epoch)
