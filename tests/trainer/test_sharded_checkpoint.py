@@ -10,11 +10,14 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed
+from accelerate import PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin, fsdp_utils
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import filesystem
 
@@ -94,8 +97,33 @@ def two_ranks(folder: Path) -> dict[str, Any]:
     read = without_values(seed=1)
     assert read_from(read, folder / "best" / "model") == []
     seen["read in shards"] = run(folder / "read", 2, **SHARDED, model=read, max_steps=1, learning_rate=0.0)
+    seen |= with_accelerate(folder / "accelerate", first)
     seen["refused"] = refused(folder)
     return seen
+
+
+def with_accelerate(folder: Path, ours: Path) -> dict[str, Any]:
+    """Accelerate loads our shards into another model and saves them, and a run goes on from its."""
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="SHARDED_STATE_DICT")
+    rank = torch.distributed.get_rank()
+    accelerator = SimpleNamespace(
+        wait_for_everyone=torch.distributed.barrier, is_fsdp2=True, num_processes=2, process_index=rank,
+        is_main_process=rank == 0, state=PartialState(),
+    )  # fmt: skip
+    other = trainer_of(folder / "other", 2, quiet(tiny.gpt2(seed=5)), **SHARDED, max_steps=1, save_strategy="no")
+    other.train()
+    fsdp_utils.load_fsdp_model(plugin, accelerator, other.model, str(ours))
+    fsdp_utils.load_fsdp_optimizer(plugin, accelerator, other.optimizer, other.model, str(ours))
+    theirs = folder / ours.name
+    theirs.mkdir(parents=True, exist_ok=True)
+    fsdp_utils.save_fsdp_model(plugin, accelerator, other.model, str(theirs))
+    fsdp_utils.save_fsdp_optimizer(plugin, accelerator, other.optimizer, other.model, str(theirs))
+    for file in ours.glob("*.pt*") if rank == 0 else ():
+        shutil.copy(file, theirs)
+    if rank == 0:
+        shutil.copy(ours / "trainer_state.json", theirs)
+    torch.distributed.barrier()
+    return {"by accelerate": run(folder / "again", 2, theirs, **SHARDED)}
 
 
 def without_values(seed: int = 0) -> Any:
@@ -214,6 +242,10 @@ def test_every_rank_writes_its_shards_and_nobody_the_whole(two, output):
 
 def test_the_same_layout_goes_on_to_the_bit(two):
     assert distance(two["same layout"], two["unbroken"]) == 0
+
+
+def test_accelerate_reads_our_shards_and_we_read_its(two):
+    assert distance(two["by accelerate"], two["unbroken"]) == 0
 
 
 def test_a_save_beside_the_training_holds_what_one_at_once_does(two, output):
