@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ _FIXES = {
     errno.ENOTDIR: "it is a file, or lies below one; choose a folder as output_dir",
     errno.EEXIST: "it is a file; choose a folder as output_dir",
 }
+_CHECKSUM_LOCK = threading.Lock()
+_writing, _checksum_before = 0, True
 _RUST_ENOSPC = ("os error 28", "os error 122")
 
 
@@ -82,6 +85,29 @@ def write_durably(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     os.replace(aside, path)
     flush_folder(path.parent)
+
+
+@contextmanager
+def single_checksum() -> Iterator[None]:
+    """Disable torch's checksum, which takes half of its time, because the manifest has one of every file.
+
+    The setting is the process's, so it is restored when the last thread that writes has finished.
+    """
+    import torch
+
+    global _writing, _checksum_before
+    with _CHECKSUM_LOCK:
+        if _writing == 0:
+            _checksum_before = torch.serialization.get_crc32_options()
+            torch.serialization.set_crc32_options(False)
+        _writing += 1
+    try:
+        yield
+    finally:
+        with _CHECKSUM_LOCK:
+            _writing -= 1
+            if _writing == 0:
+                torch.serialization.set_crc32_options(_checksum_before)
 
 
 @contextmanager

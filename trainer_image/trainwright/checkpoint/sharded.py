@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from trainwright.checkpoint.diskio import single_checksum
 from trainwright.contract import UserError
 from trainwright.distributed.named_state import is_sharded, with_part
 
@@ -61,7 +62,7 @@ def save_shards(states: Mapping[str, Mapping[str, Any]], folder: Path, group: An
 
     for kind, state in states.items():
         writer = FileSystemWriter(folder / kind, sync_files=False)  # flushed with the other files
-        with _errors_of_ranks():
+        with _errors_of_ranks(), single_checksum():
             save({_ROOTS[kind]: state}, storage_writer=writer, process_group=group)
 
 

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 
 from trainwright.arguments.errors import hidden
+from trainwright.checkpoint.diskio import single_checksum
 from trainwright.checkpoint.gathered import replace_whole, save_whole
 from trainwright.checkpoint.part import Piece
 from trainwright.checkpoint.sharded import MODEL_SHARDS, OPTIMIZER_SHARDS, is_in_shards, read_optimizer, save_shards
@@ -294,20 +295,9 @@ def _states_of_rank(trainer: Any) -> dict[str, Any]:
 
 
 def _save_all(states: dict[str, Any], folder: Path) -> None:
-    with _single_checksum():
+    with single_checksum():
         for name, state in states.items():
             _save(state, folder / name)
-
-
-@contextmanager
-def _single_checksum() -> Iterator[None]:
-    """Disable torch's checksum, which takes half of its time, because the manifest has one of every file."""
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        yield
-    finally:
-        torch.serialization.set_crc32_options(before)
 
 
 def _parts(trainer: Any) -> dict[str, Any]:
