@@ -109,6 +109,7 @@ class Around:
                 around.end()
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
+                return_memory()  # what the step freed is the loop's
                 around.begin(last)
 
         self.callback, self._into = Callback(), into
@@ -184,6 +185,7 @@ def speeds(argument: tuple[Path, int, int]) -> dict[str, list[float]]:
     background: BackgroundWriter = make_background(trainer)
     background.start(2, lambda: None, lambda: None)
     background.settle()
+    store.rotate(1)
     found: dict[str, list[float]] = {"plain": [], "save": [], "stall": []}
 
     def timed(name: str, do: Callable[[], Any]) -> None:
@@ -199,6 +201,7 @@ def speeds(argument: tuple[Path, int, int]) -> dict[str, list[float]]:
         timed("save", lambda: store.write(3, in_turn(snapshot(trainer, store.is_leader))))
         timed("stall", lambda number=number: background.start(4 + number, lambda: None, lambda: None))
         background.settle()
+        store.rotate(1)
     return found
 
 
