@@ -17,8 +17,8 @@ from trainwright.integrations.failures import is_outage, one_line
 
 LIMIT = 20_000
 """Jobs that may wait; the rows beyond are dropped, and counted."""
-JOINED = 200
-"""Rows that are sent together, where the tracker can."""
+JOINED = 50
+"""Rows that are sent together, where the tracker can: few, so that the rest after a burst pays for it."""
 SHARE = 0.01
 """The share of a processor that the thread takes while training runs: both compete for Python's interpreter lock."""
 LONGEST_REST_SECONDS = 2.0
