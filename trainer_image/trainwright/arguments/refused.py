@@ -16,17 +16,10 @@ from .fields import FIELDS
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a field's effect is not built, and which values besides its default are built (for lists: elements).
-
-    If a field only sets details of another field, ``of``, a program may set it while that field is off, because it has
-    no effect then. In a manifest it is always refused. The values ``for_programs`` are built too, but have no meaning
-    in a manifest.
-    """
+    """Why a field's effect is not built, and which values besides its default are built (for lists: elements)."""
 
     reason: str
     built: tuple[Any, ...] = ()
-    of: str | None = None
-    for_programs: tuple[Any, ...] = ()
 
 
 REFUSED: dict[str, Refusal] = {
@@ -39,9 +32,7 @@ def refusals(values: Mapping[str, Any]) -> list[Problem]:
     """A problem for each of ``values`` (field -> value) whose effect is not built."""
     asked = {name: _value(values, name) for name, refusal in REFUSED.items() if not _built(name, values, refusal)}
     return [
-        Problem(name, f"{shown(name, value)} is not supported: {REFUSED[name].reason}")
-        for name, value in asked.items()
-        if REFUSED[name].of is None or REFUSED[name].of in asked
+        Problem(name, f"{shown(name, value)} is not supported: {REFUSED[name].reason}") for name, value in asked.items()
     ]
 
 
@@ -52,7 +43,7 @@ def _value(values: Mapping[str, Any], name: str) -> Any:
 
 
 def _built(name: str, values: Mapping[str, Any], refusal: Refusal) -> bool:
-    value, built = _value(values, name), (*refusal.built, *refusal.for_programs)
+    value, built = _value(values, name), refusal.built
     default = FIELDS[name].default if name in FIELDS else None
     if value is None or value == default or any(value == each for each in built):
         return True
