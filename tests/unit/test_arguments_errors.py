@@ -253,18 +253,12 @@ ASKED_FOR: dict[str, Any] = {
 """For each field that was ever refused, a value that asks for its effect."""
 
 
-def _switched_on(name: str) -> dict[str, Any]:
-    """What ``name`` settles the details of."""
-    of = REFUSED[name].of
-    return {} if of is None else {of: ASKED_FOR[of]}
-
-
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_built_is_refused_by_name(name: str) -> None:
     field, _, setting = name.partition(".")
     value = {setting: ASKED_FOR[name]} if setting else ASKED_FOR[name]
     with pytest.raises(NotImplementedError) as error:
-        Seq2SeqTrainingArguments(**{field: value} | _switched_on(name))
+        Seq2SeqTrainingArguments(**{field: value})
     problem = next(each for each in error.value.problems if each.field == name)  # type: ignore[attr-defined]
     assert problem.message.endswith(REFUSED[name].reason)
 
