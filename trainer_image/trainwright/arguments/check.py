@@ -210,7 +210,9 @@ def _accelerator_config(info: FieldInfo, value: Any) -> AcceleratorConfig:
 def _fsdp(info: FieldInfo, value: Any) -> Any:
     """A list of words, as older versions of transformers take it, becomes one text."""
     words = sharding.words(_bool_or_str(info, value) if not isinstance(value, list | tuple) else value)
-    return value if isinstance(value, bool) else is_on(value) and (" ".join(words) or True)
+    if isinstance(value, bool) or value == "":
+        return value
+    return is_on(value) and (" ".join(words) or True)
 
 
 def _fsdp_config(info: FieldInfo, value: Any) -> dict[str, Any] | None:
