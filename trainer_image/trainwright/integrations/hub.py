@@ -226,16 +226,13 @@ class Hub:
 
 
 class HubCallback(TrainerCallback):
-    """Uploads at each save and at the end of training, by the methods of the Trainer that subclasses may override."""
+    """Uploads at each save, by the method of the Trainer that subclasses may override."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
 
     def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self._trainer._push_from_checkpoint(str(self._trainer.checkpoints.path(state.global_step)))
-
-    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-        self._trainer._finish_current_push()
 
 
 def is_of_model(name: str) -> bool:

@@ -388,6 +388,7 @@ def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
     if args.save_total_limit == 1 and state.best_model_checkpoint is not None:
         keep_only_best(trainer)
     loop.event("on_train_end")
+    trainer._finish_current_push()
     return TrainOutput(state.global_step, loss, metrics)
 
 
@@ -427,7 +428,7 @@ def save_checkpoint(trainer: Any) -> None:
 
 def shown(trainer: Any) -> AbstractContextManager[None]:
     """Show on rank 0 how much of a checkpoint is written, if that takes long; the one before tells how large it is."""
-    if not trainer.is_world_process_zero():
+    if not trainer.state.is_world_process_zero:
         return nullcontext()
     store, step = trainer.checkpoints, trainer.state.global_step
 
