@@ -22,6 +22,8 @@ from trainer.world import in_world
 from trainwright import UserError
 from trainwright.arguments.enums import HPSearchBackend
 
+TESTS = str(Path(__file__).parents[1])
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -183,7 +185,9 @@ trainer.hyperparameter_search(rate, n_trials=20, **stored(folder, **drawn(0)))
 
 
 def test_a_killed_search_goes_on_from_its_storage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=200)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     before = study(tmp_path).trials
     assert len(before) == 8
