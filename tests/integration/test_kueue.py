@@ -20,6 +20,7 @@ from integration.conftest import started
 from integration.jobs import job, state
 from integration.operators import Operator
 from integration.proxy import AFTER, BEFORE, Which, proxied
+from trainwright_operator.api.manifest import read
 
 Object = dict[str, Any]
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -321,6 +322,12 @@ def test_quota_that_was_borrowed_is_reclaimed(kube, operator, namespace):  # noq
     assert attempts(waits) == [(1, "Stopped", "Preempted")]
 
 
+def test_the_example_of_two_teams_is_accepted(kueue, kube):
+    path = CHECKOUT / "examples" / "queues.yaml"
+    kinds = [kube.apply(one.content, dryRun="All")[0]["kind"] for one in read(path.read_text(), path.name)]
+    assert kinds == ["ResourceFlavor", *["ClusterQueue"] * 2, *["LocalQueue"] * 2, "TrainingJob"]
+
+
 def test_a_job_without_a_queue_is_left_alone(kube, operator, namespace):  # noqa: F811
     kube.apply(job(run_for="1s").manifest(), namespace)
     state(kube, namespace, "Succeeded")
@@ -451,4 +458,3 @@ def test_kueue_that_manages_every_job_and_waits_for_pods(kueue, cluster, kube, o
     )
 
     assert attempts(evicted)[0] == (1, "Stopped", "PodsReadyTimeout")
-    assert "not found" not in "".join(line for line in other.log.read_text().splitlines() if '"level":"error"' in line)
