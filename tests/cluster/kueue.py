@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import subprocess
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -26,6 +27,20 @@ _START = (
     f'cp "$2" {_CERTIFICATES}/tls.key && shift 2 && exec "$@"'
 )
 """Gives the process an /etc of its own, so that no file of this machine is written."""
+
+
+_NAMESPACE = ["unshare", "--map-root-user", "--mount"]
+
+
+def obstacle() -> str:
+    """Why Kueue cannot run on this machine; empty if it can."""
+    if programs.missing(("kueue",)):
+        return "Kueue is not built yet: make cluster-tools"
+    try:
+        tried = subprocess.run([*_NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/etc"], capture_output=True, check=False)
+    except OSError as error:
+        return f"Kueue needs a mount namespace: {error}"
+    return f"Kueue needs a mount namespace: {tried.stderr.decode().strip()}" if tried.returncode else ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ class Kueue:
     def daemon(self) -> Daemon:
         certificate = [str(self.state / f"webhook.{end}") for end in ("crt", "key")]
         kueue = [str(programs.program("kueue")), f"--config={self.state / 'configuration.yaml'}"]
-        command = ["unshare", "--map-root-user", "--mount", "sh", "-c", _START, "sh", *certificate, *kueue]
+        command = [*_NAMESPACE, "sh", "-c", _START, "sh", *certificate, *kueue]
         return Daemon("kueue", [*command, f"--kubeconfig={self.cluster.kubeconfig}"], self.state)
 
     def _install_crds(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cluster.control_plane import ControlPlane
 from cluster.fixtures import namespace  # noqa: F401
 from cluster.kube import Kube, condition_of
-from cluster.kueue import Kueue
+from cluster.kueue import Kueue, obstacle
 from cluster.paths import CHECKOUT
 from cluster.simulated import simulated_node
 from integration.conftest import started
@@ -24,6 +24,13 @@ from trainwright_operator.api.manifest import read
 
 Object = dict[str, Any]
 QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def possible() -> None:
+    """Skip where Kueue cannot run, and say why."""
+    if why := obstacle():
+        pytest.skip(why)
 
 
 @pytest.fixture(scope="module")
