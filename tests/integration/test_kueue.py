@@ -124,13 +124,13 @@ def test_a_second_job_waits_for_the_quota_of_the_first(kube, operator, namespace
     assert "queue team: couldn't assign flavors" in waiting["status"]["display"]["why"]
     assert kube.list("Pod", namespace, "trainwright.dev/job=second") == []
 
-    kube.delete("TrainingJob", "first", namespace)
+    kube.patch("TrainingJob", "first", {"spec": {"suspend": True}}, namespace)
     state(kube, namespace, "Succeeded", "second")
 
     done = workload_of(kube, namespace, "second")
     assert condition(done, "Finished")["reason"] == "Succeeded"
     assert condition(done, "PodsReady")["reason"] == "Started"
-    assert workload_of(kube, namespace, "first") == {}, "a deleted job leaves no quota behind"
+    assert workload_of(kube, namespace, "first") == {}, "a suspended job leaves no quota behind"
 
 
 def restarts(obj: Object) -> Object:
