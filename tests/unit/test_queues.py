@@ -297,6 +297,13 @@ def test_a_queue_that_cannot_be_followed_holds_the_job() -> None:
     assert planned.status["display"]["state"] == "Queued (QueueUnusable)"
 
 
+def test_a_running_job_goes_on_while_its_queue_cannot_be_followed() -> None:
+    of, observed = running(job())
+    planned = plan(of, POOL, observed, NOW, queue=Queue(trouble="the operator may not read"))
+    assert planned.status["state"] == "Running"
+    assert planned.delete == ()
+
+
 # Topology
 
 

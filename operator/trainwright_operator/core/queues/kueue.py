@@ -257,7 +257,7 @@ def _fix(job: TrainingJob, message: str) -> str:
             f"create that LocalQueue in namespace {job.namespace}, or set the label {LABEL_QUEUE} to one of `{listing}`"
         )
     if "ClusterQueue" in message and ("doesn't exist" in message or "inactive" in message):
-        return "its `kubectl describe clusterqueue` tells why; an admin of the queues can fix it"
+        return "`kubectl describe clusterqueue` says why; an administrator of the queues can fix it"
     return ""
 
 
@@ -265,8 +265,11 @@ def _fix(job: TrainingJob, message: str) -> str:
 
 
 def withdrawal(attempt: Attempt, queue: Queue) -> tuple[str, str] | None:
-    """Reason and message if an attempt that was admitted must stop; None if it may go on, or was never queued."""
-    if not any(one.queued for one in attempt.jobs):
+    """Reason and message if an attempt that was admitted must stop; None if it may go on, or was never queued.
+
+    An operator that cannot read Workloads stops nothing: it does not know whether the quota is still there.
+    """
+    if queue.trouble or not any(one.queued for one in attempt.jobs):
         return None
     found = queue.workload
     if found is None:
