@@ -36,6 +36,12 @@ class Operator:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self, ready: float = 60) -> Operator:
+        self.spawn()
+        self._until(lambda: self.metrics() is not None, ready)
+        return self
+
+    def spawn(self) -> Operator:
+        """Its process, of which nothing was heard yet."""
         self.http_port = free_port()
         own = {
             "NAMESPACES": self.namespace,
@@ -50,7 +56,6 @@ class Operator:
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "trainwright_operator.main"]
             self.process = subprocess.Popen(command, env=environment, cwd=CHECKOUT, stdout=log, stderr=log)
-        self._until(lambda: self.metrics() is not None, ready)
         return self
 
     def wait_leading(self, seconds: float = 60) -> Operator:
@@ -65,9 +70,11 @@ class Operator:
         """As a node that vanishes: no time to hand anything over."""
         self._stop(signal.SIGKILL)
 
-    def again(self) -> Operator:
+    def again(self, leading: bool = True) -> Operator:
         """Another process in the place of one that was killed, as if the time of its Lease had passed."""
         self.kube.delete("Lease", "trainwright-operator", self.namespace)
+        if not leading:
+            return self.spawn()
         return self.start().wait_leading()
 
     def stop(self) -> int:
