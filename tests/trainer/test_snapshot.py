@@ -51,6 +51,14 @@ def gpt2() -> Any:
     )
 
 
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+@pytest.mark.parametrize("model", [Tied, gpt2])
+def test_weights_can_be_read_by_all_who_may_read_the_folder(model: Any, mode: int, tmp_path: Path) -> None:
+    tmp_path.chmod(mode)
+    save_weights(model(), tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode & 0o666
+
+
 def test_tied_weights_are_stored_once_and_come_back_tied(tmp_path: Path) -> None:
     model = Tied()
     model.note = "kept"

@@ -58,6 +58,18 @@ def save_weights(model: nn.Module, folder: Path, state: dict[str, Any] | None = 
         save(folder)
     else:
         save(folder, state_dict=state)
+    _open_to_readers(folder)
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Give weights the folder's read and write bits.
+
+    safetensors leaves its files to their owner alone (0600): a server that runs as another user could not load them.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for pattern in ("*.safetensors", "*/adapter_model.safetensors"):
+        for path in folder.glob(pattern):
+            path.chmod(mode)
 
 
 def save_config(model: nn.Module, folder: Path) -> None:
