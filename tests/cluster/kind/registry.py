@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import urllib.request
 from contextlib import AbstractContextManager
+from http.client import HTTPException
 from pathlib import Path
 
 from cluster import locks, paths, programs
 from cluster.kind.archive import Image
 from cluster.kind.engine import Engine
-from cluster.say import timed
+from cluster.say import ClusterError, timed
 
 DOMAIN = "trainwright.test"
 PORT = 5000
@@ -29,22 +31,46 @@ http: {{addr: ":{PORT}"}}
 """
 TAGS = "docker/registry/v2/repositories/*/_manifests/tags/*"
 JUST_NOW_SECONDS = 3600
+START_SECONDS = 60
 IMAGE = f"{DOMAIN}/registry:{programs.version(programs.module_of('registry'))}"
 
 
 def start(docker: Engine, cluster: str) -> None:
-    """Start the cluster's registry, where it does not run, on the cluster's network."""
-    name = container(cluster)
-    if docker.succeeds("container", "inspect", name):
-        docker.run("start", name)
-        return
+    """Start the cluster's registry, where it does not run, on the cluster's network; it answers when this returns."""
+    if docker.succeeds("container", "inspect", container(cluster)):
+        docker.run("start", container(cluster))
+    else:
+        _create(docker, cluster)
+    _wait_until_it_answers(docker, cluster)
+
+
+def _create(docker: Engine, cluster: str) -> None:
     _load_image(docker)
     storage = _storage()
     storage.mkdir(parents=True, exist_ok=True)
     volume = f"--volume={storage}:/var/lib/registry"
     user = f"--user={os.getuid()}:{os.getgid()}"  # what it writes into the cache belongs to who owns the cache
     port = f"--publish=127.0.0.1::{PORT}"
-    docker.run("run", "--detach", f"--name={name}", f"--net={cluster}", port, volume, user, IMAGE)
+    docker.run("run", "--detach", f"--name={container(cluster)}", f"--net={cluster}", port, volume, user, IMAGE)
+
+
+def _wait_until_it_answers(docker: Engine, cluster: str) -> None:
+    """Docker takes connections to the published port before the registry listens behind it, and closes them."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{_address(docker, cluster)}/v2/", timeout=5):
+                return
+        except (OSError, HTTPException) as error:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the registry {container(cluster)} does not answer: {error}") from error
+            time.sleep(0.1)
+
+
+def _address(docker: Engine, cluster: str) -> str:
+    """Where Docker reaches it."""
+    port = docker.run("port", container(cluster), str(PORT)).splitlines()[0].rpartition(":")[2]
+    return f"127.0.0.1:{port}"
 
 
 def remove(docker: Engine, cluster: str) -> None:
@@ -72,8 +98,7 @@ def push(docker: Engine, cluster: str, image: str) -> str:
     """Push a local image; returns the name that the nodes know it by, whose tag is the image's own digest."""
     digest = docker.run("image", "inspect", "--format={{.Id}}", image).removeprefix("sha256:")[:12]
     path = f"{_repository(image)}:{digest}"
-    port = docker.run("port", container(cluster), str(PORT)).splitlines()[0].rpartition(":")[2]
-    local = f"127.0.0.1:{port}/{path}"
+    local = f"{_address(docker, cluster)}/{path}"
     docker.run("tag", image, local)
     with timed(f"bringing {path} to the registry"), _alone():
         docker.run("push", "--quiet", local)
