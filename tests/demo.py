@@ -110,8 +110,8 @@ def trainwright(*arguments: str) -> int:
     return subprocess.run([sys.executable, "-m", "trainwright_operator.cli", *arguments], check=False).returncode
 
 
-def in_a_pod(kube: Kube, namespace: str, image: str, script: str) -> str:
-    """What a script prints that sees the job's output."""
+def in_a_pod(kube: Kube, namespace: str, image: str, script: str, name: str = NAME) -> str:
+    """What a script prints that sees the output of the job ``name``."""
     restricted = {
         "runAsNonRoot": True,
         "runAsUser": 1000,
@@ -125,7 +125,7 @@ def in_a_pod(kube: Kube, namespace: str, image: str, script: str) -> str:
         "command": ["python", "-c", script],
         "env": [{"name": "HOME", "value": "/tmp"}, {"name": "HF_HUB_DISABLE_PROGRESS_BARS", "value": "1"}],
         "securityContext": restricted,
-        "volumeMounts": [{"name": "runs", "mountPath": "/output", "subPath": NAME}],
+        "volumeMounts": [{"name": "runs", "mountPath": "/output", "subPath": name}],
     }
     volumes = [{"name": "runs", "persistentVolumeClaim": {"claimName": "runs"}}]
     spec = {"restartPolicy": "Never", "containers": [container], "volumes": volumes}
