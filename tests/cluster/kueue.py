@@ -15,6 +15,7 @@ import yaml
 
 from cluster import programs
 from cluster.control_plane import PATIENCE_SECONDS, ControlPlane, free_ports
+from cluster.kind.provider import Kind
 from cluster.pki import Authority
 from cluster.process import Daemon
 from cluster.say import timed
@@ -45,10 +46,14 @@ def obstacle() -> str:
 
 @dataclass(frozen=True)
 class Kueue:
-    """Kueue on a control plane that is up; ``configuration`` is merged into its Configuration."""
+    """Kueue on a cluster that is up; ``configuration`` is merged into its Configuration.
 
-    cluster: ControlPlane
+    Without ``webhooks`` none are registered: an API server in a container does not reach them on loopback.
+    """
+
+    cluster: ControlPlane | Kind
     configuration: dict[str, Any]
+    webhooks: bool = True
 
     @property
     def state(self) -> Path:
@@ -67,7 +72,8 @@ class Kueue:
             daemon = self.daemon()
             daemon.start()
             daemon.wait_ready(self._ready, PATIENCE_SECONDS)
-            self._register_webhooks()
+            if self.webhooks:
+                self._register_webhooks()
 
     def reconfigure(self) -> None:
         """Start it anew with this configuration, on the ports and with the certificates that it had."""
@@ -95,9 +101,14 @@ class Kueue:
         command = [*_NAMESPACE, "sh", "-c", _START, "sh", *certificate, *kueue]
         return Daemon("kueue", [*command, f"--kubeconfig={self.cluster.kubeconfig}"], self.state)
 
+    def remove_crds(self) -> None:
+        """Remove every trace of it from a cluster that goes on."""
+        for path in _crds():
+            (name,) = (one["metadata"]["name"] for one in yaml.safe_load_all(path.read_text()))
+            self.cluster.kube.delete("CustomResourceDefinition", name, None)
+
     def _install_crds(self) -> None:
-        folder = _source() / "config" / "components" / "crd" / "bases"
-        for path in sorted(folder.glob("*.yaml")):
+        for path in _crds():
             for crd in self.cluster.kube.apply(path):
                 self.cluster.kube.wait_condition(
                     "CustomResourceDefinition", crd["metadata"]["name"], "Established", None
@@ -150,6 +161,10 @@ def _is_served(webhook: dict[str, Any]) -> bool:
     """Of Kueue's own kinds, and of the one framework that is switched on."""
     groups = {group for rule in webhook["rules"] for group in rule["apiGroups"]}
     return groups <= {"kueue.x-k8s.io", "batch"}
+
+
+def _crds() -> list[Path]:
+    return sorted((_source() / "config" / "components" / "crd" / "bases").glob("*.yaml"))
 
 
 def _source() -> Path:
