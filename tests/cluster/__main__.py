@@ -114,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--nodes", type=int, default=3, metavar="N")
         command.add_argument("--gangs", action="store_true", help="control-plane: serve PodGroup")
         if name == "images":
-            command.add_argument("--more", nargs="*", default=[], choices=["trainer-xla"], help="images beside these")
+            command.add_argument(
+                "--more", nargs="*", default=[], choices=["trainer-xla", "trainer-mlflow"], help="images beside these"
+            )
     build = commands.add_parser("build", help="build the programs into the cache, where they are not built yet")
     build.set_defaults(run=_build)
     build.add_argument("--programs", choices=SETS, default="all")

@@ -16,7 +16,10 @@ IMAGES = {
     "trainer": ("trainer_image/Dockerfile", "cpu"),
     "operator": ("operator/Dockerfile", ""),
     "trainer-xla": ("trainer_image/Dockerfile", "tpu-xla"),
+    "trainer-mlflow": ("tests/e2e/mlflow/Dockerfile", ""),
 }
+EXTENDED = {"trainer-mlflow": "trainer"}
+"""Those that begin from another one of these instead of a plain Python."""
 USUAL = ("trainer", "operator")
 """What every cluster has; the others take gigabytes of downloads, and come where they are asked for."""
 
@@ -60,6 +63,7 @@ def local_name(name: str) -> str:
 def _build(docker: Engine, name: str, base: str) -> str:
     dockerfile, target = IMAGES[name]
     tag = local_name(name)
+    base = local_name(EXTENDED[name]) if name in EXTENDED else base
     options = [f"--build-arg=BASE={base}", f"--tag={tag}", *([f"--target={target}"] if target else [])]
     with timed(f"building the {name} image"):
         docker.run("build", "--network=host", f"--file={paths.CHECKOUT / dockerfile}", *options, str(paths.CHECKOUT))
