@@ -64,11 +64,13 @@ $(COMPAT)/.ready: $(VENV)/.ready pyproject.toml constraints.txt
 trackers: $(TRACKERS)/.ready ## what trackers hold of a run beside transformers' callbacks, with their packages and a real MLflow server, in minutes
 	TRAINWRIGHT_MLFLOW=$(CURDIR)/$(TRACKERS)-mlflow/bin/mlflow $(TRACKERS)/bin/python -m pytest tests/trainer/test_trackers_alike.py -q
 
-# A layer over .venv as above. MLflow's server has an environment of its own, because it needs older packages.
+# A layer over .venv as above, but for pillow, of which trackio takes no new one. MLflow's server has an environment of its
+# own, because it needs older packages.
 $(TRACKERS)/.ready: $(VENV)/.ready pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TRACKERS)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(TRACKERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
-	$(TRACKERS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[trackers]'
+	grep -v '^pillow==' constraints.txt > $(TRACKERS)/constraints.txt
+	$(TRACKERS)/bin/pip install --quiet --disable-pip-version-check --constraint $(TRACKERS)/constraints.txt --editable '.[trackers]'
 	$(PYTHON) -m venv $(TRACKERS)-mlflow
 	$(TRACKERS)-mlflow/bin/pip install --quiet --disable-pip-version-check mlflow
 	@touch $@

@@ -31,7 +31,7 @@ SCRIPT = """
 import sys, json, os, warnings
 warnings.simplefilter("ignore")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-name, how, folder = sys.argv[1:4]
+name, folder, how = sys.argv[1], sys.argv[2], os.environ["HOW"]  # arguments are logged, too
 import torch, transformers
 from trainer import tiny
 from trainwright import Trainer, TrainingArguments
@@ -59,9 +59,9 @@ ROOT = Path(__file__).parents[2]
 def run(name: str, how: str, folder: Path, environment: dict[str, str]) -> None:
     folder.mkdir()
     path = os.pathsep.join([str(ROOT / "trainer_image"), str(ROOT / "tests")])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "HOW": how, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name, how, str(folder)], env=env, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", SCRIPT, name, str(folder)], env=env, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "training goes on" not in done.stderr
