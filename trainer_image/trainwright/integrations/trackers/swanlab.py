@@ -25,7 +25,7 @@ class SwanLabCallback(Tracker):
         run_id, resume = os.environ.get("SWANLAB_RUN_ID") or facts.run_id, os.environ.get("SWANLAB_RESUME")
         if run_id is not None:
             more |= {"id": run_id, "resume": resume or "allow"}
-        if self._swanlab.get_run() is None:
+        if self._current() is None:
             self._swanlab.init(project=os.environ.get("SWANLAB_PROJECT"), **more)
         self._swanlab.config["FRAMEWORK"] = "🤗transformers"
         self._swanlab.config.update(facts.parameters)
@@ -33,12 +33,19 @@ class SwanLabCallback(Tracker):
             self._swanlab.config.update({"model_num_parameters": count})
         return self._id()
 
+    def _current(self) -> Any:
+        """The run that is open, or None: newer releases raise an error instead."""
+        try:
+            return self._swanlab.get_run()
+        except RuntimeError:
+            return None
+
     def _id(self) -> str | None:
-        public = getattr(self._swanlab.get_run(), "public", None)
-        return getattr(public, "run_id", None) or getattr(self._swanlab.get_run(), "id", None)
+        run = self._current()
+        return getattr(getattr(run, "public", None), "run_id", None) or getattr(run, "id", None)
 
     def page(self) -> str | None:
-        run = self._swanlab.get_run()
+        run = self._current()
         cloud = getattr(getattr(run, "public", None), "cloud", None)
         return getattr(cloud, "experiment_url", None) or getattr(run, "url", None)
 

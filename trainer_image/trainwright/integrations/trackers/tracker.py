@@ -278,7 +278,8 @@ class Tracker(TrainerCallback):
         try:
             self._begin_or_replace(facts)
             self._begun = True
-            addresses.announce(self.name, self.page())
+            with suppress(Exception):  # a run without a page, such as an offline one, is a run
+                addresses.announce(self.name, self.page())
             self._write_runs(facts)
         except Exception as error:
             if is_outage(error):
