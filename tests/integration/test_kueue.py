@@ -12,7 +12,7 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from cluster.fixtures import namespace  # noqa: F401
-from cluster.kube import Kube, condition_of
+from cluster.kube import Kube
 from cluster.kueue import Kueue, obstacle
 from cluster.paths import CHECKOUT
 from cluster.simulated import simulated_node
@@ -20,10 +20,20 @@ from integration.conftest import started
 from integration.jobs import job, state
 from integration.operators import Operator
 from integration.proxy import AFTER, BEFORE, Which, proxied
+from integration.queued import (
+    QUEUE,
+    attempts,
+    condition,
+    kueue_object,
+    queued,
+    reserved,
+    team,
+    wait_queued,
+    workload_of,
+)
 from trainwright_operator.api.manifest import read
 
 Object = dict[str, Any]
-QUEUE = "kueue.x-k8s.io/queue-name"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,49 +72,6 @@ def operator(kueue: Kueue, kube: Kube, namespace: str, tmp_path: Path) -> Iterat
     running.kill()
 
 
-def kueue_object(kind: str, name: str, spec: Object, where: str | None = None) -> Object:
-    meta = {"name": name} | ({"namespace": where} if where else {})
-    return {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": kind, "metadata": meta, "spec": spec}
-
-
-def team(kube: Kube, namespace: str, cpu: str, name: str = "team", **spec: Any) -> str:  # noqa: F811
-    """A LocalQueue with a ClusterQueue of its own that has ``cpu`` of quota; returns the latter's name."""
-    flavor, cluster_queue = f"nodes-{namespace}", f"{name}-{namespace}"
-    kube.apply(kueue_object("ResourceFlavor", flavor, {}))
-    quota = {
-        "coveredResources": ["cpu", "memory"],
-        "flavors": [
-            {
-                "name": flavor,
-                "resources": [{"name": "cpu", "nominalQuota": cpu}, {"name": "memory", "nominalQuota": "1Ti"}],
-            }
-        ],
-    }
-    kube.apply(
-        kueue_object("ClusterQueue", cluster_queue, {"namespaceSelector": {}, "resourceGroups": [quota], **spec})
-    )
-    kube.apply(kueue_object("LocalQueue", name, {"clusterQueue": cluster_queue}, namespace))
-    return cluster_queue
-
-
-def queued(name: str, queue: str = "team", nodes: int = 1, **annotations: str):
-    """A TrainingJob of pods with one CPU each that waits in ``queue``."""
-    resources = {"requests": {"cpu": "1", "memory": "1Gi"}}
-    made = job(name, nodes, **annotations).with_("spec.podTemplate.resources", resources)
-    return made.with_("metadata.labels", {QUEUE: queue})
-
-
-def workload_of(kube: Kube, namespace: str, name: str) -> Object:  # noqa: F811
-    found = [
-        one for one in kube.list("Workload", namespace) if one["metadata"]["labels"]["trainwright.dev/job"] == name
-    ]
-    return found[0] if found else {}
-
-
-def condition(obj: Object, kind: str) -> Object:
-    return next((one for one in obj.get("status", {}).get("conditions") or () if one["type"] == kind), {})
-
-
 def test_a_second_job_waits_for_the_quota_of_the_first(kube, operator, namespace):  # noqa: F811
     team(kube, namespace, cpu="2")
     kube.apply(queued("first", nodes=2, run_for="forever").manifest(), namespace)
@@ -135,27 +102,6 @@ def test_a_second_job_waits_for_the_quota_of_the_first(kube, operator, namespace
 
 def restarts(obj: Object) -> Object:
     return obj["status"]["restarts"]
-
-
-def reserved(obj: Object) -> bool:
-    return condition_of(obj, "QuotaReserved") == "True"
-
-
-def wait_queued(kube: Kube, namespace: str, name: str, words: str, seconds: float = 60) -> Object:  # noqa: F811
-    return kube.wait_for(
-        "TrainingJob",
-        name,
-        namespace,
-        lambda obj: (
-            words in condition(obj, "Queued").get("message", "") and condition(obj, "Queued")["status"] == "True"
-        ),
-        seconds,
-        f"to be queued: {words}",
-    )
-
-
-def attempts(obj: Object) -> list[tuple[Any, ...]]:
-    return [(one["attempt"], one.get("outcome"), one.get("reason")) for one in obj["status"]["attempts"]]
 
 
 def test_a_higher_priority_stops_a_job_that_returns_later(kube, operator, namespace):  # noqa: F811

@@ -1,0 +1,75 @@
+"""LocalQueues with quota, jobs in them, and what becomes of their Workloads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.kube import Kube, condition_of
+from integration.jobs import job
+
+Object = dict[str, Any]
+QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+def kueue_object(kind: str, name: str, spec: Object, where: str | None = None) -> Object:
+    meta = {"name": name} | ({"namespace": where} if where else {})
+    return {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": kind, "metadata": meta, "spec": spec}
+
+
+def team(kube: Kube, namespace: str, cpu: str, name: str = "team", **spec: Any) -> str:
+    """A LocalQueue with a ClusterQueue of its own that has ``cpu`` of quota; returns the latter's name."""
+    flavor, cluster_queue = f"nodes-{namespace}", f"{name}-{namespace}"
+    kube.apply(kueue_object("ResourceFlavor", flavor, {}))
+    quota = {
+        "coveredResources": ["cpu", "memory"],
+        "flavors": [
+            {
+                "name": flavor,
+                "resources": [{"name": "cpu", "nominalQuota": cpu}, {"name": "memory", "nominalQuota": "1Ti"}],
+            }
+        ],
+    }
+    kube.apply(
+        kueue_object("ClusterQueue", cluster_queue, {"namespaceSelector": {}, "resourceGroups": [quota], **spec})
+    )
+    kube.apply(kueue_object("LocalQueue", name, {"clusterQueue": cluster_queue}, namespace))
+    return cluster_queue
+
+
+def queued(name: str, queue: str = "team", nodes: int = 1, **annotations: str):
+    """A TrainingJob of pods with one CPU each that waits in ``queue``."""
+    resources = {"requests": {"cpu": "1", "memory": "1Gi"}}
+    made = job(name, nodes, **annotations).with_("spec.podTemplate.resources", resources)
+    return made.with_("metadata.labels", {QUEUE: queue})
+
+
+def workload_of(kube: Kube, namespace: str, name: str) -> Object:
+    found = [
+        one for one in kube.list("Workload", namespace) if one["metadata"]["labels"]["trainwright.dev/job"] == name
+    ]
+    return found[0] if found else {}
+
+
+def condition(obj: Object, kind: str) -> Object:
+    return next((one for one in obj.get("status", {}).get("conditions") or () if one["type"] == kind), {})
+
+
+def reserved(obj: Object) -> bool:
+    return condition_of(obj, "QuotaReserved") == "True"
+
+
+def wait_queued(kube: Kube, namespace: str, name: str, words: str, seconds: float = 60) -> Object:
+    return kube.wait_for(
+        "TrainingJob",
+        name,
+        namespace,
+        lambda obj: (
+            words in condition(obj, "Queued").get("message", "") and condition(obj, "Queued")["status"] == "True"
+        ),
+        seconds,
+        f"to be queued: {words}",
+    )
+
+
+def attempts(obj: Object) -> list[tuple[Any, ...]]:
+    return [(one["attempt"], one.get("outcome"), one.get("reason")) for one in obj["status"]["attempts"]]
