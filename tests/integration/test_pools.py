@@ -281,6 +281,63 @@ def finish(kube, namespace, seconds):
     return name
 
 
+# Schedulers that a job names
+
+
+def group_crd(group: str, version: str):
+    """The CRD of a scheduler's PodGroup, with the fields that are written, and no other."""
+    numbers, texts = (
+        {"minMember": {"type": "integer"}},
+        {"queue": {"type": "string"}, "priorityClassName": {"type": "string"}},
+    )
+    spec = {"type": "object", "properties": {**numbers, **texts}}
+    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec, "status": {"type": "object"}}}}
+    names = {"kind": "PodGroup", "plural": "podgroups", "singular": "podgroup", "listKind": "PodGroupList"}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"podgroups.{group}"},
+        "spec": {
+            "group": group,
+            "names": names,
+            "scope": "Namespaced",
+            "versions": [{"name": version, "served": True, "storage": True, "schema": schema}],
+        },
+    }
+
+
+NAMED = {
+    "volcano": ("scheduling.volcano.sh", "v1beta1", "scheduling.volcano.sh/queue-name", "scheduling.k8s.io/group-name"),
+    "kai-scheduler": ("scheduling.run.ai", "v2alpha2", "kai.scheduler/queue", "pod-group-name"),
+}
+
+
+def test_each_attempt_has_a_group_of_the_scheduler_that_the_job_names(kube, namespace, crds, cluster, tmp_path):
+    for group, version, _, _ in NAMED.values():
+        for made in kube.apply(group_crd(group, version)):
+            kube.wait_condition("CustomResourceDefinition", made["metadata"]["name"], "Established", None)
+    running = Operator(kube, namespace, tmp_path).start().wait_leading()
+    try:
+        for scheduler, (group, version, queue, annotation) in NAMED.items():
+            made = make_job(scheduler).nodes(2).with_("spec.podTemplate.schedulerName", scheduler)
+            made = made.with_("metadata.labels", {queue: "research"}).with_("spec.output", {"emptyDir": {}})
+            kube.apply(made.without("metadata.uid").without("metadata.namespace").manifest(), namespace)
+            labels = f"trainwright.dev/job={scheduler}"
+            pods = kube.wait_list("Pod", namespace, lambda found: len(found) == 2, labels=labels, seconds=30)
+            found = kube.get(f"{group}/{version}/PodGroup", f"tj-{scheduler}-1", namespace)
+            assert found["spec"] == {"minMember": 2, "queue": "research"}
+            assert [pod["metadata"]["annotations"][annotation] for pod in pods] == [f"tj-{scheduler}-1"] * 2
+            for pod, node in zip(pods, sorted(PLAIN), strict=False):
+                bind(kube, namespace, pod["metadata"]["name"], node)
+            state(kube, namespace, "Running", scheduler)
+            kube.delete("TrainingJob", scheduler, namespace)
+            kube.wait_list(f"{group}/{version}/PodGroup", namespace, lambda found: not found, 30)
+    finally:
+        running.kill()
+        for group, *_ in NAMED.values():
+            kube.delete("CustomResourceDefinition", f"podgroups.{group}", None)
+
+
 # The scheduler's own gangs
 
 

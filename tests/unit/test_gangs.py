@@ -11,8 +11,8 @@ from builders import make_job
 from pool_cases import pool_manifest
 from scene import Scene
 from trainwright_operator.api.spec import parse_pool
-from trainwright_operator.core.children import children
-from trainwright_operator.core.gangs import Gangs, GangScheduler, OneByOne, PodGroup
+from trainwright_operator.core.children import beside, children
+from trainwright_operator.core.gangs import Gangs, GangScheduler, Kai, OneByOne, PodGroup, Volcano
 from trainwright_operator.core.gangs.gang import Membership, jitter
 from trainwright_operator.core.placement.pools import BUILTIN, place
 from trainwright_operator.core.plan import plan
@@ -65,6 +65,59 @@ def test_a_job_that_needs_no_gang_has_no_pod_group(job, gangs):
     found = planned(job, gangs=gangs)
     assert "PodGroup" not in {child["kind"] for child in found.values()}
     assert "schedulingGroup" not in pod_of(found["gpt-corpus-0-3"])
+
+
+# Schedulers that a job or its pool names
+
+OTHERS = Gangs(
+    (
+        PodGroup("scheduling.k8s.io/v1beta1"),
+        Volcano("scheduling.volcano.sh/v1beta1"),
+        Kai("scheduling.run.ai/v2alpha2"),
+        OneByOne(),
+    )
+)
+NAMED = {
+    "volcano": ("scheduling.volcano.sh/v1beta1", "scheduling.volcano.sh/queue-name", "scheduling.k8s.io/group-name"),
+    "kai-scheduler": ("scheduling.run.ai/v2alpha2", "kai.scheduler/queue", "pod-group-name"),
+}
+
+
+@pytest.mark.parametrize("where", ["job", "pool"])
+@pytest.mark.parametrize("scheduler", NAMED)
+def test_a_scheduler_that_is_named_gets_a_group_of_its_own_kind_in_the_queue_of_the_label(scheduler, where):
+    version, queue, annotation = NAMED[scheduler]
+    job, pool = ON_TWO_SLICES.with_("metadata.labels", {queue: "research"}), TWO_SLICES
+    if where == "job":
+        job = job.with_("spec.podTemplate.schedulerName", scheduler)
+    else:
+        pool = replace(pool, scheduler_name=scheduler)
+    built = job.with_("spec.podTemplate.priorityClassName", "high").build()
+    found = children(built, place(built, pool), 3, scheduler=OTHERS.of(built, pool))
+    (group,) = [child for child in found if child["kind"] == "PodGroup"]
+    assert group["apiVersion"] == version
+    assert group["spec"] == {"minMember": 8, "queue": "research", "priorityClassName": "high"}
+    for one in [child for child in found if child["kind"] == "Job"]:
+        assert one["spec"]["template"]["metadata"]["annotations"][annotation] == group["metadata"]["name"]
+        assert pod_of(one)["schedulerName"] == scheduler
+        assert "schedulingGroup" not in pod_of(one)
+
+
+@pytest.mark.parametrize("scheduler", NAMED)
+def test_the_group_of_an_attempt_is_deleted_with_it_and_one_that_the_job_brings_is_not(scheduler):
+    version, _, annotation = NAMED[scheduler]
+    job = make_job().nodes(2).with_("spec.podTemplate.schedulerName", scheduler)
+    template = planned(job, gangs=OTHERS)["gpt-corpus-0-3"]["spec"]["template"]
+    assert list(beside(template)) == [(version, "PodGroup", "tj-gpt-corpus-3")]
+    brought = job.with_("spec.podTemplate.metadata.annotations", {annotation: "mine"})
+    found = planned(brought, gangs=OTHERS)
+    assert "PodGroup" not in {child["kind"] for child in found.values()}
+    assert list(beside(found["gpt-corpus-0-3"]["spec"]["template"])) == []
+
+
+def test_a_named_scheduler_without_its_kind_starts_the_pods_one_by_one():
+    job = make_job().nodes(2).with_("spec.podTemplate.schedulerName", "volcano").build()
+    assert isinstance(GANGS.of(job), OneByOne)
 
 
 # Without them
@@ -282,7 +335,7 @@ class Queue(GangScheduler):
 
     admits: bool = False
 
-    def takes(self, job):
+    def takes(self, job, scheduler):
         return "queue" in job.labels
 
     def membership(self, gang):

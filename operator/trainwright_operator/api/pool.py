@@ -130,6 +130,11 @@ class AcceleratorPool:
     runtime_class_name: Annotated[
         str | None, formats.object_name("The RuntimeClass of the pods, such as nvidia."), Default("the node's")
     ] = None
+    scheduler_name: Annotated[
+        str | None,
+        formats.object_name("The scheduler of the pods, such as volcano or kai-scheduler; a job's own goes before it."),
+        Default("default-scheduler"),
+    ] = None
     allow_host_network: Annotated[bool, boolean("Whether jobs may use the host network (podTemplate.hostNetwork).")] = (
         False
     )

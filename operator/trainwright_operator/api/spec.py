@@ -62,6 +62,14 @@ class TrainingJob:
 def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
     """The job of a manifest or of an object from the API server; raises :class:`SpecError` with all problems."""
     manifest = _accepted(manifest, names.JOB_KIND)
+    def asked(self, key: str) -> str:
+        """What a label or annotation of the job, or of its pods, says; empty if none is set."""
+        pods = self.spec.pod_template
+        return next(
+            (found[key] for found in (self.labels, self.annotations, pods.labels, pods.annotations) if found.get(key)),
+            "",
+        )
+
     return job_with_spec(manifest, _job_spec(manifest["spec"], _name(manifest)))
 
 

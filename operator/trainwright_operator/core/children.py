@@ -78,13 +78,19 @@ def attempt_jobs(job: TrainingJob, place: Placement, attempt: int) -> tuple[Obje
     return tuple(_job(job, place, plan) for plan in _pod_plans(job, place, attempt, None, None, Membership()))
 
 
-def beside(pod_spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """What the attempt of such pods has one of beside its Jobs: ``apiVersion``, kind and name of each."""
+def beside(template: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """What the attempt of such pods has one of beside its Jobs: ``apiVersion``, kind and name of each.
+
+    A group of another name was brought by the job itself.
+    """
+    pod_spec = template.get("spec") or {}
+    labels = (template.get("metadata") or {}).get("labels") or {}
+    own = f"tj-{labels.get(names.LABEL_JOB)}-{labels.get(names.LABEL_ATTEMPT)}"
     if config_map := config_map_of(pod_spec):
         yield "v1", "ConfigMap", config_map
     for scheduler in SCHEDULERS:
-        if scheduler.KIND and (group := scheduler.group_of(pod_spec)):
-            yield scheduler.KIND.versions[0], scheduler.KIND.kind, group
+        if scheduler.KIND and scheduler.group_of(template) == own:
+            yield scheduler.KIND.versions[0], scheduler.KIND.kind, own
     for claim in pod_spec.get("resourceClaims") or ():
         if claim["name"] == names.CLAIM:
             yield CLAIM_TEMPLATE_VERSION, "ResourceClaimTemplate", claim["resourceClaimTemplateName"]

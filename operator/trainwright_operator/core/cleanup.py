@@ -55,7 +55,7 @@ def _all_of(attempt: Attempt) -> Iterator[Delete]:
     for job in attempt.jobs:
         if not job.deleting and job not in attempt.unfinished:
             yield Delete("batch/v1", "Job", job.name)
-    for api_version, kind, name in dict.fromkeys(each for job in attempt.jobs for each in beside(job.pod_spec)):
+    for api_version, kind, name in dict.fromkeys(each for job in attempt.jobs for each in beside(job.template)):
         yield Delete(api_version, kind, name)
 
 

@@ -104,8 +104,8 @@ class Job:
     """The hash of what was planned."""
     meets_at: str | None = None
     """Name and port of node 0, where the pods tell when they have met."""
-    pod_spec: Object = field(default_factory=dict, compare=False, repr=False)
-    """The spec of its pods, as it was created."""
+    template: Object = field(default_factory=dict, compare=False, repr=False)
+    """Metadata and spec of its pods, as they were created."""
     refused: str | None = None
     """Why the Job controller may create no pods: a quota, or an admission webhook."""
     resolved: str | None = None
@@ -263,7 +263,7 @@ def _job(item: Object, attempt: int, warnings: Mapping[tuple[str, str], str]) ->
         slices=_number(item, names.LABEL_SLICES) or 1,
         digest=(metadata.get("annotations") or {}).get(names.ANNOTATION_HASH),
         meets_at=(metadata.get("annotations") or {}).get(names.ANNOTATION_MEETS_AT),
-        pod_spec=template.get("spec") or {},
+        template=template,
         refused=warnings.get(("Job", metadata["name"])),
         resolved=annotations.get(names.ANNOTATION_RESOLVED_JOB),
         queued=names.ANNOTATION_WORKLOAD in annotations,

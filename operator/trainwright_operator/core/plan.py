@@ -80,7 +80,7 @@ def plan(
     now = now.replace(microsecond=0)
     if job.deletion_timestamp:
         return _plan_for_deleted(job, observed, now, queue)
-    inputs = _Inputs(job, pool, endpoint, gangs.of(job), queue)
+    inputs = _Inputs(job, pool, endpoint, gangs.of(job, pool), queue)
     history = adopt(job, History.of(job.status), observed, now)
     at_work = observed.attempt(history.open.number) if history.open else None
     before = merge_final_word(job.status, at_work) if at_work else dict(job.status)

@@ -106,7 +106,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
                 "enableServiceLinks": False,
                 "serviceAccountName": template.service_account_name,
                 "priorityClassName": template.priority_class_name,
-                "schedulerName": template.scheduler_name,
+                "schedulerName": template.scheduler_name or place.scheduler,
                 "schedulingGates": [{"name": gate} for gate in place.gates] or None,
                 **plan.membership.pod_spec,
                 "runtimeClassName": place.runtime_class,

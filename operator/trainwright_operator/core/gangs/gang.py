@@ -70,16 +70,16 @@ class GangScheduler(ABC):
     """How long a gang of which only a part found room may wait for the rest."""
 
     @abstractmethod
-    def takes(self, job: TrainingJob) -> bool:
-        """Whether it starts the gangs of this job."""
+    def takes(self, job: TrainingJob, scheduler: str) -> bool:
+        """Whether it starts the gangs of this job, whose pods name ``scheduler``; empty for the cluster's default."""
 
     @abstractmethod
     def membership(self, gang: Gang) -> Membership:
         """What makes the pods of an attempt a gang; nothing where the gang is a single pod that needs no help."""
 
     @classmethod
-    def group_of(cls, pod_spec: Mapping[str, Any]) -> str | None:
-        """The name of the object of ``KIND`` that pods of this spec belong to; the inverse of ``membership``."""
+    def group_of(cls, template: Mapping[str, Any]) -> str | None:
+        """The name of the object of ``KIND`` that pods of this template belong to; the inverse of ``membership``."""
         return None
 
     def hold(self, job: TrainingJob, observed: Observed, now: datetime) -> Hold | None:

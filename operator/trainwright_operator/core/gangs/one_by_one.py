@@ -11,8 +11,8 @@ from trainwright_operator.core.gangs.gang import Gang, GangScheduler, Membership
 
 
 class OneByOne(GangScheduler):
-    def takes(self, job: TrainingJob) -> bool:
-        """Every job, also one that names a scheduler in ``podTemplate`` and brings what that needs itself."""
+    def takes(self, job: TrainingJob, scheduler: str) -> bool:
+        """Every job, also one that names a scheduler of which no file here knows, and brings what that needs itself."""
         return True
 
     def membership(self, gang: Gang) -> Membership:

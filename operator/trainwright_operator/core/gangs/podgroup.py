@@ -14,8 +14,8 @@ class PodGroup(GangScheduler):
         "PodGroup", "podgroups", ("scheduling.k8s.io/v1beta1", "scheduling.k8s.io/v1alpha3")
     )
 
-    def takes(self, job: TrainingJob) -> bool:
-        return not job.spec.pod_template.scheduler_name
+    def takes(self, job: TrainingJob, scheduler: str) -> bool:
+        return not scheduler
 
     def membership(self, gang: Gang) -> Membership:
         """The group is disrupted as a whole, because an attempt that lost a pod is lost."""
@@ -35,6 +35,6 @@ class PodGroup(GangScheduler):
         return Membership((group,), pod_spec={"schedulingGroup": {"podGroupName": gang.metadata["name"]}})
 
     @classmethod
-    def group_of(cls, pod_spec: Mapping[str, Any]) -> str | None:
-        name = (pod_spec.get("schedulingGroup") or {}).get("podGroupName")
+    def group_of(cls, template: Mapping[str, Any]) -> str | None:
+        name = ((template.get("spec") or {}).get("schedulingGroup") or {}).get("podGroupName")
         return str(name) if name else None

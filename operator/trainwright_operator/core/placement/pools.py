@@ -83,6 +83,7 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
         volume_mounts=pool.volume_mounts,
         runtime_class=template.runtime_class_name or pool.runtime_class_name,
         groups=pool.supplemental_groups,
+        scheduler=pool.scheduler_name,
     )
 
 

@@ -156,6 +156,8 @@ class Placement:
     volumes: tuple[Object, ...] = ()
     volume_mounts: tuple[Object, ...] = ()
     runtime_class: str | None = None
+    scheduler: str | None = None
+    """Of the pool; a job that names one goes before it."""
     groups: tuple[int, ...] = ()
 
     @property
