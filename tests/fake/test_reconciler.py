@@ -124,6 +124,26 @@ def test_a_new_job_takes_three_writes_and_looking_again_takes_none():
     play(scene)
 
 
+@pytest.mark.parametrize("ready", [True, False])
+def test_the_start_of_a_job_in_a_queue_is_written_if_its_pods_are_not_ready_at_once(ready):
+    async def scene(world, server):
+        assert await world.reconcile() == 2
+        assert world.status == {}
+        server.objects[JOB_PATH]["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+        world.restart()  # what is not written yet is known by the Job
+        if ready:
+            for index in range(2):
+                world.stores.pods.put(ready_pod(server, index))
+        else:
+            world.now += timedelta(seconds=2)
+        await world.reconcile()
+        assert world.status["state"] == ("Running" if ready else "Starting")
+        assert [one["attempt"] for one in world.status["attempts"]] == [1]
+        assert world.count("PATCH", "trainingjobs") == 1
+
+    play(scene, make_job("train").nodes(2).with_("metadata.labels", {"kueue.x-k8s.io/queue-name": "team"}))
+
+
 def test_a_deleted_job_of_this_name_is_waited_for_until_its_service_is_gone():
     async def scene(world, server):
         owner = {"kind": "TrainingJob", "name": "train", "uid": "former", "controller": True}

@@ -7,7 +7,7 @@ retried with the queue's backoff.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -46,6 +46,7 @@ from trainwright_operator.core.queues import kueue
 from trainwright_operator.core.queues.workload import Workload, owned, owner
 from trainwright_operator.core.setbacks import deletion_blocked, name_conflict, refused, unreadable
 from trainwright_operator.core.status import merge_progress
+from trainwright_operator.core.times import read_time
 from trainwright_operator.core.waiting import silent
 
 REFUSED_AGAIN = 30.0
@@ -56,6 +57,8 @@ UNEXPLAINED_AGAIN = 1.0
 """The same while there are none; a kubelet takes a second or two to report what is missing."""
 UNEXPLAINED_FOR = timedelta(seconds=5)
 """After this time without Events the job is only slow."""
+STARTING_SECONDS = 2.0
+"""How long the first attempt of a job in a queue may take to be ready before the status says that it starts."""
 GANG_SECONDS = 3.0
 """How long a change of only the ready pods waits for the rest of the gang."""
 
@@ -300,6 +303,8 @@ class Reconciler:
         body = {"metadata": {"resourceVersion": stored["metadata"]["resourceVersion"]}, "status": patch}
         try:
             written = await self._api.patch_status(TRAINING_JOBS, *key, body)
+        if (left := _passes(stored, planned.status, now)) > 0:
+            return left
         except ApiError as error:
             if error.code == 404:
                 return None
@@ -334,3 +339,16 @@ def _check_owner(obj: Object, job: TrainingJob) -> None:
 
 def _soonest(*seconds: float | None) -> float | None:
     return min((one for one in seconds if one is not None), default=None)
+def _passes(stored: Object, planned: Mapping[str, Any], now: datetime) -> float:
+    """Seconds for which the start of an admitted job need not be written: its quota was given, so its pods are often
+    ready at once. An operator that dies meanwhile adopts the attempt from its Job.
+    """
+    before = stored.get("status") or {}
+    if kueue.LABEL_QUEUE not in (stored["metadata"].get("labels") or {}):
+        return 0.0
+    if before.get("attempts") or before.get("state") not in (None, "Queued") or planned.get("state") != "Starting":
+        return 0.0
+    started = read_time(planned["attempts"][-1]["startTime"]) if planned.get("attempts") else None
+    return (started - now).total_seconds() + STARTING_SECONDS if started else 0.0
+
+
