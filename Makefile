@@ -20,7 +20,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwri
 TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts bench-shards footprints integration mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
+.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts bench-shards footprints integration multikueue mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
 	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
@@ -107,6 +107,9 @@ local: setup ## jobs without a cluster: real processes and signals
 
 integration: setup cluster-tools ## the real API server, controllers and scheduler
 	$(BIN)/pytest tests/cluster tests/integration -q
+
+multikueue: setup cluster-tools ## jobs that Kueue sends to another cluster: two control planes, two Kueues, in two minutes
+	TRAINWRIGHT_MULTIKUEUE=1 $(BIN)/pytest tests/integration/test_multikueue.py -q
 
 sweep: setup ## the Trainer's promise on every architecture of the table, in minutes; ONLY="causal T5" for some of them
 	cd tests && $(BIN)/python -m sweep $(ONLY)

@@ -37,7 +37,10 @@ API_VERSIONS = {
     "TrainingJob": "trainwright.dev/v1alpha1",
     "AcceleratorPool": "trainwright.dev/v1alpha1",
     **dict.fromkeys(
-        ("Workload", "LocalQueue", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass", "Topology"),
+        (
+            *("Workload", "LocalQueue", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass", "Topology"),
+            *("AdmissionCheck", "MultiKueueCluster", "MultiKueueConfig"),
+        ),
         "kueue.x-k8s.io/v1beta2",
     ),
 }

@@ -10,6 +10,7 @@ from trainwright import rules
 from trainwright_operator.api import declare, formats, trained
 from trainwright_operator.api.arguments import training_arguments
 from trainwright_operator.api.declare import Default, Missing, Mutable
+from trainwright_operator.api.names import MULTIKUEUE
 from trainwright_operator.api.pods import PodTemplate
 from trainwright_operator.api.types import (
     Rule,
@@ -152,6 +153,11 @@ class JobSpec:
     suspend: Annotated[
         bool, boolean("Stop after writing a checkpoint and release the nodes; false resumes from it."), Mutable
     ] = False
+    managed_by: Annotated[
+        str | None,
+        string("Who runs the job: MultiKueue, in another cluster that it chooses.", among=(MULTIKUEUE,)),
+        Default("the operator of this cluster"),
+    ] = None
     max_restarts: Annotated[
         int, integer("Restarts after failures before the job fails; evictions do not count.", 0, 1000), Mutable
     ] = 3

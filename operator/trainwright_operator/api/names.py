@@ -39,6 +39,13 @@ ANNOTATION_HASH = f"{GROUP}/hash"
 ANNOTATION_MEETS_AT = f"{GROUP}/meets-at"
 """On Jobs whose pods report their rendezvous to the operator: the host name and port of node 0."""
 
+MULTIKUEUE = "kueue.x-k8s.io/multikueue"
+"""``spec.managedBy`` of a job that trains in another cluster."""
+ANNOTATION_ORIGIN = f"{GROUP}/origin-uid"
+"""On the Workload of such a job, which Kueue copies: the uid of the job, which its checkpoints belong to."""
+ANNOTATION_ATTEMPTS = f"{GROUP}/attempts"
+"""On the same: the number of the last attempt in the clusters that had the job before."""
+
 ANNOTATION_WORKLOAD = "kueue.x-k8s.io/workload"
 """On pods that a Workload of Kueue admitted: its name."""
 
@@ -93,6 +100,7 @@ class Reason:
     QUEUE_UNUSABLE = "QueueUnusable"
     WORKLOAD_REPLACED = "WorkloadReplaced"
     WORKLOAD_DELETED = "WorkloadDeleted"
+    WORKLOAD_DIFFERS = "WorkloadDiffers"
     OUTPUT_NOT_SHARED = "OutputNotShared"
     REFUSED = "Refused"
     INVALID_SPEC = "InvalidSpec"

@@ -53,15 +53,15 @@ class TrainingJob:
     annotations: Mapping[str, str] = field(default_factory=dict)
     propagated: Mapping[str, str] = field(default_factory=dict)
     """The labels of the job that all its children get, by the operator's settings."""
+    origin: str = ""
+    """The uid of the job of which MultiKueue has made this one as a copy; checkpoints belong to that."""
+    attempts_elsewhere: int = 0
+    """The number of the last attempt in the clusters that had the job before."""
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     finalizers: tuple[str, ...] = ()
     status: Mapping[str, Any] = field(default_factory=dict)
 
-
-def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
-    """The job of a manifest or of an object from the API server; raises :class:`SpecError` with all problems."""
-    manifest = _accepted(manifest, names.JOB_KIND)
     def asked(self, key: str) -> str:
         """What a label or annotation of the job, or of its pods, says; empty if none is set."""
         pods = self.spec.pod_template
@@ -70,6 +70,10 @@ def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
             "",
         )
 
+
+def parse_job(manifest: Mapping[str, Any]) -> TrainingJob:
+    """The job of a manifest or of an object from the API server; raises :class:`SpecError` with all problems."""
+    manifest = _accepted(manifest, names.JOB_KIND)
     return job_with_spec(manifest, _job_spec(manifest["spec"], _name(manifest)))
 
 

@@ -42,8 +42,8 @@ from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.placement.pools import choose, image_of
 from trainwright_operator.core.plan import Plan, plan
 from trainwright_operator.core.pods import PushEndpoint
-from trainwright_operator.core.queues import kueue
-from trainwright_operator.core.queues.workload import Workload, owned, owner
+from trainwright_operator.core.queues import kueue, multikueue
+from trainwright_operator.core.queues.workload import Workload, owner
 from trainwright_operator.core.setbacks import deletion_blocked, name_conflict, refused, unreadable
 from trainwright_operator.core.status import merge_progress
 from trainwright_operator.core.times import read_time
@@ -125,7 +125,7 @@ class Reconciler:
         now = self._now()
         pending = self._pushes.get(key)
         try:
-            job = self._with_push(self._bearing(self._parser.parse(stored)), pending)
+            job = self._with_push(self._of_origin(key, self._bearing(self._parser.parse(stored))), pending)
         except SpecError as error:
             planned = unreadable(stored, str(error), self._stores.jobs.group(key), self._stores.pods.group(key), now)
         else:
@@ -138,6 +138,9 @@ class Reconciler:
     def _bearing(self, job: TrainingJob) -> TrainingJob:
         chosen = {name: job.labels[name] for name in self._settings.propagate_labels if name in job.labels}
         return replace(job, propagated=chosen) if chosen else job
+
+    def _of_origin(self, key: ObjectKey, job: TrainingJob) -> TrainingJob:
+        return kueue.of_origin(job, self._workload(key, job)) if kueue.prebuilt(job) else job
 
     def _with_push(self, job: TrainingJob, pending: PendingPush | None) -> TrainingJob:
         return replace(job, status=merge_progress(job.status, pending.push, pending.received)) if pending else job
@@ -176,18 +179,22 @@ class Reconciler:
 
     def _queue(self, key: ObjectKey, job: TrainingJob) -> kueue.Queue | None:
         """What the job's quota depends on; None for a job that is in no queue, or that need not wait."""
-        wanted = bool(kueue.queue_of(job))
+        wanted = bool(kueue.queue_of(job) or job.spec.managed_by)
         if not self._queues.followed:
-            return kueue.Queue(trouble=self._queues.trouble) if wanted and self._queues.trouble else None
-        workload = owned(self._stores.workloads.group(key), job.uid)
+            trouble = self._queues.trouble or (multikueue.NO_KUEUE if job.spec.managed_by else "")
+            return kueue.Queue(trouble=trouble) if wanted and trouble else None
+        workload = self._workload(key, job)
         if workload is None and not wanted:
             return None
         return kueue.Queue(workload, self._stores.flavors(), self._stores.priorities())
 
     async def _follow(self, key: ObjectKey, job: TrainingJob, changes: tuple[kueue.Change, ...]) -> None:
-        workload = owned(self._stores.workloads.group(key), job.uid)
+        workload = self._workload(key, job)
         if workload:
             await self._change(workload, changes)
+
+    def _workload(self, key: ObjectKey, job: TrainingJob) -> Workload | None:
+        return kueue.workload_of(job, self._stores.workloads.group(key))
 
     async def _change(self, workload: Workload, changes: tuple[kueue.Change, ...]) -> None:
         """Patch a Workload; a conflict with Kueue raises, and the next reconcile sees what Kueue wrote."""
@@ -296,6 +303,8 @@ class Reconciler:
         patch = merge_patch(before, planned.status)
         if not patch:
             return None
+        if (left := _passes(stored, planned.status, now)) > 0:
+            return left
         linger = GANG_SECONDS if only_counts_pods(patch) else 0.0
         if can_wait(patch, before) and (wait := self._pace.wait(key, now, linger)) > 0:
             return wait
@@ -303,8 +312,6 @@ class Reconciler:
         body = {"metadata": {"resourceVersion": stored["metadata"]["resourceVersion"]}, "status": patch}
         try:
             written = await self._api.patch_status(TRAINING_JOBS, *key, body)
-        if (left := _passes(stored, planned.status, now)) > 0:
-            return left
         except ApiError as error:
             if error.code == 404:
                 return None
@@ -337,8 +344,6 @@ def _check_owner(obj: Object, job: TrainingJob) -> None:
     raise NameConflict(f"{obj['kind']} {obj['metadata']['name']}", holder)
 
 
-def _soonest(*seconds: float | None) -> float | None:
-    return min((one for one in seconds if one is not None), default=None)
 def _passes(stored: Object, planned: Mapping[str, Any], now: datetime) -> float:
     """Seconds for which the start of an admitted job need not be written: its quota was given, so its pods are often
     ready at once. An operator that dies meanwhile adopts the attempt from its Job.
@@ -352,3 +357,5 @@ def _passes(stored: Object, planned: Mapping[str, Any], now: datetime) -> float:
     return (started - now).total_seconds() + STARTING_SECONDS if started else 0.0
 
 
+def _soonest(*seconds: float | None) -> float | None:
+    return min((one for one in seconds if one is not None), default=None)

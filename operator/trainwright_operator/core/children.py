@@ -105,7 +105,7 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
     return ResolvedJob(
         name=job.name,
         namespace=job.namespace,
-        uid=job.uid,
+        uid=job.origin or job.uid,
         attempt=attempt,
         nodes=place.pods,
         per_node=place.per_node,

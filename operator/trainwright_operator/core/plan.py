@@ -35,7 +35,7 @@ from trainwright_operator.core.placement.vendor import Placement, PoolError
 from trainwright_operator.core.pods import PushEndpoint
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, deadline_left, decide, soonest
 from trainwright_operator.core.progress import Status, merge_final_word
-from trainwright_operator.core.queues import kueue
+from trainwright_operator.core.queues import kueue, multikueue
 from trainwright_operator.core.status import render
 from trainwright_operator.core.waiting import Hold, hold, unmet, withheld
 
@@ -80,6 +80,8 @@ def plan(
     now = now.replace(microsecond=0)
     if job.deletion_timestamp:
         return _plan_for_deleted(job, observed, now, queue)
+    if job.spec.managed_by and queue:
+        return _plan_of_manager(job, pool, queue, now)
     inputs = _Inputs(job, pool, endpoint, gangs.of(job, pool), queue)
     history = adopt(job, History.of(job.status), observed, now)
     at_work = observed.attempt(history.open.number) if history.open else None
@@ -108,7 +110,7 @@ def plan(
         restore=_lost_service(job, current, observed, verdict),
         delete=(*leftovers(observed, verdict, history), *expired_children, *followed.delete),
         events=events(job.status, status),
-        requeue_after=seconds(verdict.again, held.again if held else None, look_again, expires_in),
+        requeue_after=seconds(verdict.again, held.again if held else None, look_again, expires_in, followed.again),
     )
 
 
@@ -166,14 +168,10 @@ def _start(inputs: _Inputs, verdict: Verdict, before: History, observed: Observe
     """Create the attempt of ``verdict``, or say why it cannot start; ``before`` is the history without it."""
     job, number = inputs.job, verdict.start
     assert number is not None
-    if inputs.pool is None:
-        wanted = job.spec.accelerator.pool
-        message = f"accelerator pool {wanted!r} does not exist; `kubectl get {names.POOL_PLURAL}` lists those that do"
-        return _Decision(blocked(before, Reason.POOL_NOT_FOUND, message))
-    try:
-        placement = place(job, inputs.pool)
-    except PoolError as error:
-        return _Decision(blocked(before, Reason.POOL_UNUSABLE, str(error)))
+    placement = _placement(job, inputs.pool, before)
+    if isinstance(placement, Verdict):
+        return _Decision(placement)
+    assert inputs.pool
     if inputs.queued:
         if held := kueue.hold(job, placement, inputs.queued, now):
             waiting = Verdict(Phase.STARTING, held.reason, held.message, replace(before, started=None))
@@ -191,6 +189,19 @@ def _start(inputs: _Inputs, verdict: Verdict, before: History, observed: Observe
         if owner := observed.foreign.get(child["metadata"]["name"]):
             return _Decision(conflict(job, before, f"{child['kind']} {child['metadata']['name']}", owner))
     return _Decision(verdict, create)
+
+
+def _placement(job: TrainingJob, pool: AcceleratorPool | None, before: History | None = None) -> Placement | Verdict:
+    """Where an attempt would run, or the verdict that it cannot."""
+    before = before or History.of(job.status)
+    if pool is None:
+        wanted = job.spec.accelerator.pool
+        message = f"accelerator pool {wanted!r} does not exist; `kubectl get {names.POOL_PLURAL}` lists those that do"
+        return blocked(before, Reason.POOL_NOT_FOUND, message)
+    try:
+        return place(job, pool)
+    except PoolError as error:
+        return blocked(before, Reason.POOL_UNUSABLE, str(error))
 
 
 def _half_created(attempt: Attempt, verdict: Verdict) -> bool:
@@ -253,6 +264,31 @@ def _lost_service(
     if attempt is None or observed.services is None or verdict.stop or attempt.desired < 2:
         return ()
     return () if service_name(job) in observed.services else (hashed(service(job)),)
+
+
+# A job that trains in another cluster
+
+
+def _plan_of_manager(job: TrainingJob, pool: AcceleratorPool | None, queue: kueue.Queue, now: datetime) -> Plan:
+    """Its Workload and nothing else; the status is ours as long as no other cluster has the job."""
+    placed = _placement(job, pool)
+    if isinstance(placed, Verdict) and queue.workload is None and job.status.get("state") not in FINISHED:
+        status = render(job.status, job.generation, placed, None, None, now)
+        return Plan(status, events=events(job.status, status))
+    managed = multikueue.manage(job, None if isinstance(placed, Verdict) else placed, queue, now)
+    held, verdict = managed.held, managed.verdict
+    if verdict is None or (held and held.unheard):
+        status = dict(job.status)
+    else:
+        status = render(job.status, job.generation, verdict, None, held, now)
+    return Plan(
+        status=status,
+        apply=managed.create,
+        queue=managed.followed.changes,
+        delete=managed.followed.delete,
+        events=events(job.status, status),
+        requeue_after=seconds(managed.followed.again, held.again if held else None),
+    )
 
 
 # A job that is being deleted

@@ -87,7 +87,8 @@ def decide(
     history = adopt(job, history, observed, now)
     if history.open:
         return _at_work(job, history, history.open, observed, now, scheduler, withdrawn)
-    verdict = _at_rest(job, history, max(observed.newest, history.last.number if history.last else 0), now)
+    known = (observed.newest, history.last.number if history.last else 0, job.attempts_elsewhere)
+    verdict = _at_rest(job, history, max(known), now)
     return _begin(job, verdict, verdict.start, now) if verdict.start else verdict
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,7 +27,18 @@ from trainwright_operator.core.cleanup import Delete
 from trainwright_operator.core.observe import COMPLETION_INDEX, Attempt, Observed
 from trainwright_operator.core.placement.vendor import Placement, PoolError
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict
-from trainwright_operator.core.queues.workload import FINALIZER, GROUP, KIND, VERSION, Flavor, On, Workload
+from trainwright_operator.core.quantities import amount
+from trainwright_operator.core.queues.workload import (
+    FINALIZER,
+    GROUP,
+    KIND,
+    VERSION,
+    Flavor,
+    On,
+    Workload,
+    owned,
+    owner,
+)
 from trainwright_operator.core.times import remaining, write_time
 from trainwright_operator.core.waiting import Hold
 
@@ -38,6 +49,8 @@ LABEL_PRIORITY = f"{GROUP}/priority-class"
 LABEL_MAX_SECONDS = f"{GROUP}/max-exec-time-seconds"
 LABEL_JOB_UID = f"{GROUP}/job-uid"
 LABEL_POD_SET = f"{GROUP}/podset"
+PREBUILT = f"{GROUP}/prebuilt-workload-name"
+"""Label or annotation of a job whose Workload was there before it: MultiKueue makes both in a worker cluster."""
 ANNOTATION_GATED_BY = f"{GROUP}/admission-gated-by"
 PROVISIONING = f"provreq.{GROUP}/"
 """Annotations with this prefix are parameters of a ProvisioningRequest."""
@@ -88,10 +101,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Followed:
-    """What to write to the Workload, in this order, and whether to delete it."""
+    """What to write to the Workload, in this order, whether to delete it, and when to look again."""
 
     changes: tuple[Change, ...] = ()
     delete: tuple[Delete, ...] = ()
+    again: timedelta | None = None
 
 
 def queue_of(job: TrainingJob) -> str:
@@ -102,6 +116,19 @@ def queue_of(job: TrainingJob) -> str:
 def workload_name(job: TrainingJob) -> str:
     """Different for a job of the same name that was deleted: its Workload may outlive it for a while."""
     return f"trainingjob-{job.name}-{job.uid[:5]}"
+
+
+def prebuilt(job: TrainingJob) -> str:
+    """The name of the Workload that was made for the job by another; empty if the job makes its own."""
+    return job.annotations.get(PREBUILT) or job.labels.get(PREBUILT, "")
+
+
+def workload_of(job: TrainingJob, objects: Iterable[Mapping[str, Any]]) -> Workload | None:
+    """The Workload of ``job`` among ``objects``: the one that it owns, or the prebuilt one that nobody owns yet."""
+    objects = list(objects)
+    return owned(objects, job.uid) or next(
+        (Workload(one) for one in objects if one["metadata"]["name"] == prebuilt(job) and not owner(one)), None
+    )
 
 
 # The Workload
@@ -118,14 +145,14 @@ def workload(job: TrainingJob, place: Placement, queue: Queue) -> Object:
         if name.startswith(PROVISIONING) or name == ANNOTATION_GATED_BY
     }
     spec = _spec(job, place)
-    metadata["annotations"] = {**copied, names.ANNOTATION_HASH: _digest(spec)}
+    metadata["annotations"] = {**copied, names.ANNOTATION_HASH: _digest(spec), **_origin(job)}
     return {"apiVersion": VERSION, "kind": KIND, "metadata": metadata, "spec": {**spec, **_priority(job, queue)}}
 
 
 def missing(job: TrainingJob, place: Placement, queue: Queue) -> tuple[Object, ...]:
     """The Workload, if it is yet to be created."""
-    known = queue.workload or queue.trouble or job.labels.get(LABEL_PRIORITY, "") not in {"", *queue.priorities}
-    return () if known else (workload(job, place, queue),)
+    unusable = queue.trouble or job.labels.get(LABEL_PRIORITY, "") not in {"", *queue.priorities}
+    return () if queue.workload or prebuilt(job) or unusable else (workload(job, place, queue),)
 
 
 def _spec(job: TrainingJob, place: Placement) -> Object:
@@ -137,6 +164,26 @@ def _spec(job: TrainingJob, place: Placement) -> Object:
         "podSets": [pods | _topology(job, place)],
         **({"maximumExecutionTimeSeconds": int(seconds)} if seconds.isascii() and seconds.isdigit() else {}),
     }
+
+
+def _origin(job: TrainingJob) -> dict[str, str]:
+    """By which the copy of the job in another cluster goes on where an earlier one was."""
+    if not job.spec.managed_by:
+        return {}
+    return {names.ANNOTATION_ORIGIN: job.uid, names.ANNOTATION_ATTEMPTS: str(attempts_so_far(job.status))}
+
+
+def attempts_so_far(status: Mapping[str, Any]) -> int:
+    """The number of the newest attempt in a status; 0 if there was none."""
+    return max((one["attempt"] for one in status.get("attempts") or ()), default=0)
+
+
+def of_origin(job: TrainingJob, found: Workload | None) -> TrainingJob:
+    """``job`` with what its prebuilt Workload says of the job that it is a copy of."""
+    told = (found.stored["metadata"].get("annotations") or {}) if found and prebuilt(job) else {}
+    number = told.get(names.ANNOTATION_ATTEMPTS, "")
+    before = int(number) if number.isascii() and number.isdigit() else 0
+    return replace(job, origin=told.get(names.ANNOTATION_ORIGIN, ""), attempts_elsewhere=before) if told else job
 
 
 def _topology(job: TrainingJob, place: Placement) -> Object:
@@ -194,11 +241,17 @@ def hold(job: TrainingJob, place: Placement, queue: Queue, now: datetime) -> Hol
         message = f"WorkloadPriorityClass {name} does not exist; create it, or change the label {LABEL_PRIORITY}"
         return Hold(Reason.QUEUE_UNUSABLE, message, queued=True, stalled=True)
     found = queue.workload
+    if found is None and prebuilt(job):
+        return _waits(job, UNSEEN, f"its Workload {prebuilt(job)} is not here yet")
     if found is None:
         return replace(_waits(job, UNSEEN, "it is entered"), again=FIRST_ANSWER, unheard=True)
     if found.deleting:
         return _waits(job, Reason.WORKLOAD_REPLACED, f"Workload {found.name} is being deleted, a new one follows")
-    if found.digest != _digest(_spec(job, place)):
+    if prebuilt(job):
+        if differs := _differs(found.spec, _spec(job, place)):
+            message = f"the AcceleratorPools of this cluster and of the manager cluster disagree: {differs}"
+            return _waits(job, Reason.WORKLOAD_DIFFERS, message, stalled=True)
+    elif found.digest != _digest(_spec(job, place)):
         return _waits(job, Reason.WORKLOAD_REPLACED, "the job was changed, and with it what it asks Kueue for")
     if found.finished:
         return _after_the_end(job, found)
@@ -217,6 +270,8 @@ def _after_the_end(job: TrainingJob, found: Workload) -> Hold:
     condition = found.condition(On.FINISHED)
     if condition.get("reason") == FAILED_TO_START:
         return _waits(job, FAILED_TO_START, condition.get("message") or "", stalled=True)
+    if prebuilt(job):
+        return _waits(job, Reason.WORKLOAD_REPLACED, "its Workload has ended; MultiKueue takes the job away")
     return _waits(job, Reason.WORKLOAD_REPLACED, "it has ended before and waits for quota again")
 
 
@@ -361,17 +416,19 @@ def follow(
     if found.deleting:
         return released(found) if at_rest else Followed()
     if verdict.phase in FINISHED and at_rest:
-        return _ended(found, verdict, now)
+        return _ended(job, found, verdict, now)
+    if prebuilt(job):
+        return _adopted(job, queue, verdict, at_rest, now)
     if (at_rest and job.spec.suspend) or (not queue_of(job) and not in_use):
-        return _withdrawn(found)
+        return withdrawn(found)
     if at_rest and found.finished:
         same = found.condition(On.FINISHED).get("reason") == FAILED_TO_START and _current(job, found, place)
-        return Followed() if same else _withdrawn(found)
+        return Followed() if same else withdrawn(found)
     if at_rest and place and not _current(job, found, place):
-        return _withdrawn(found) if found.reserved else Followed((_updated(job, found, place),))
+        return withdrawn(found) if found.reserved else Followed((_updated(job, found, place),))
     if found.evicted and found.reserved and at_rest:
-        return Followed((_requeued(found, now),))
-    return Followed(tuple(_running(job, queue, verdict, observed, now)))
+        return Followed((requeued(found, now),))
+    return Followed(tuple(running(job, queue, verdict, now)))
 
 
 def released(found: Workload) -> Followed:
@@ -401,7 +458,46 @@ def _uses_quota(observed: Observed, now: datetime) -> bool:
     return any(attempt.unfinished or any(pod.alive(now) for pod in attempt.pods) for attempt in queued)
 
 
-def _ended(found: Workload, verdict: Verdict, now: datetime) -> Followed:
+def _adopted(job: TrainingJob, queue: Queue, verdict: Verdict, at_rest: bool, now: datetime) -> Followed:
+    """A Workload that another made is neither changed nor deleted by us; its owner is the job, as Kueue wants it."""
+    found = queue.workload
+    assert found is not None
+    changes = []
+    if owner(found.stored) != job.uid:
+        made = child_metadata(job, found.name)
+        owners = [*(found.stored["metadata"].get("ownerReferences") or ()), *made["ownerReferences"]]
+        changes.append(Change({"metadata": {"ownerReferences": owners, "labels": {LABEL_JOB_UID: job.uid}}}, False))
+    if found.evicted and found.reserved and at_rest:
+        return Followed((*changes, requeued(found, now)))
+    return Followed((*changes, *running(job, queue, verdict, now)))
+
+
+def _differs(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In what a Workload and what this cluster would ask for differ; empty if the quota is that of the pods."""
+    (ours,), theirs = wanted["podSets"], (given.get("podSets") or [{}])[0]
+    if theirs.get("count") != ours["count"]:
+        return f"the Workload has {theirs.get('count')} pods, and here the job has {ours['count']}"
+    here, there = _total(ours), _total(theirs)
+    for name, value in sorted(here.items()):
+        if there.get(name) != value:
+            return f"a pod of the Workload asks for {there.get(name, 0):g} of {name}, and here for {value:g}"
+    return ""
+
+
+def _total(pod_set: Mapping[str, Any]) -> dict[str, float]:
+    """What the containers of a pod ask for, by resource."""
+    found: dict[str, float] = {}
+    for container in pod_set.get("template", {}).get("spec", {}).get("containers") or ():
+        asked = container.get("resources") or {}
+        for name, quantity in {**(asked.get("limits") or {}), **(asked.get("requests") or {})}.items():
+            found[name] = found.get(name, 0.0) + amount(quantity)
+    return found
+
+
+def _ended(job: TrainingJob, found: Workload, verdict: Verdict, now: datetime) -> Followed:
+    """After the status, which MultiKueue copies when the Workload has finished, and then deletes the job."""
+    if job.status.get("state") not in FINISHED:
+        return Followed(again=timedelta(0))
     changes = []
     if not found.finished:
         reason = "Succeeded" if verdict.phase is Phase.SUCCEEDED else "Failed"
@@ -411,7 +507,7 @@ def _ended(found: Workload, verdict: Verdict, now: datetime) -> Followed:
     return Followed(tuple(changes))
 
 
-def _withdrawn(found: Workload) -> Followed:
+def withdrawn(found: Workload) -> Followed:
     return Followed(released(found).changes, (Delete(VERSION, KIND, found.name),))
 
 
@@ -424,7 +520,8 @@ def _updated(job: TrainingJob, found: Workload, place: Placement) -> Change:
     return Change({"metadata": {"annotations": annotations}, "spec": spec}, of_status=False)
 
 
-def _running(job: TrainingJob, queue: Queue, verdict: Verdict, observed: Observed, now: datetime) -> Iterator[Change]:
+def running(job: TrainingJob, queue: Queue, verdict: Verdict, now: datetime) -> Iterator[Change]:
+    """What follows from how far the attempt is, and from a priority that was changed."""
     found = queue.workload
     assert found is not None
     wanted = _priority(job, queue)
@@ -440,7 +537,7 @@ def _running(job: TrainingJob, queue: Queue, verdict: Verdict, observed: Observe
         yield _with_condition(found, On.PODS_READY, False, "WaitForRecovery", verdict.message, now)
 
 
-def _requeued(found: Workload, now: datetime) -> Change:
+def requeued(found: Workload, now: datetime) -> Change:
     """The quota is returned, because no pod is left that uses it."""
     reason, message = found.condition(On.EVICTED).get("reason") or "Evicted", found.condition(On.EVICTED)["message"]
     at_once = reason in ("Preempted", "NodeFailures")
