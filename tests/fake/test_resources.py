@@ -8,8 +8,10 @@ from datetime import timedelta
 import pytest
 
 from builders import make_job
-from trainwright_operator.cluster.resources import find_gangs, resource_of, unserved
+from trainwright_operator.cluster import resources
+from trainwright_operator.cluster.resources import LOOK_AGAIN, Queues, find_gangs, resource_of, unserved
 from trainwright_operator.core.gangs import Gangs, OneByOne, PodGroup
+from trainwright_operator.core.queues import workload
 
 NEWEST, OLDER = PodGroup.KIND.versions
 
@@ -55,3 +57,18 @@ def test_objects_of_gangs_go_by_the_version_that_is_served():
     assert gone.path("default", "tj-gpt-1") == f"/apis/{NEWEST}/namespaces/default/podgroups/tj-gpt-1"
     assert "restart the operator" in unserved(gone)
     assert resource_of("batch/v1", "Job", found()).plural == "jobs"
+
+
+def test_an_api_of_kueue_that_is_removed_holds_jobs_until_it_is_back(monkeypatch):
+    async def scene():
+        queues = Queues(followed=True)
+        assert await queues.still(Cluster()) is queues, "it is asked only when a Workload is missing"
+        assert (await queues.still(Cluster(**{workload.VERSION: {"Workload"}}), lost=True)).trouble == ""
+        gone = await queues.still(Cluster(), lost=True)
+        assert "install Kueue again" in gone.trouble
+        back = Cluster(**{workload.VERSION: {"Workload"}})
+        assert (await gone.still(back)) is gone, "not more often than every half minute"
+        monkeypatch.setattr(resources.time, "monotonic", lambda: gone.looked + LOOK_AGAIN)
+        assert (await gone.still(back)).trouble == ""
+
+    asyncio.run(scene())

@@ -291,6 +291,16 @@ def test_a_deleted_workload_is_held_until_the_pods_have_ended() -> None:
     }
 
 
+@pytest.mark.parametrize("reserved", [False, True])
+def test_a_workload_that_was_changed_by_hand_starts_nothing_and_is_not_fought_over(reserved: bool) -> None:
+    found = stored(job(), *(ADMITTED if reserved else WAITS["quota"][0]), admission=ADMISSION)
+    found["spec"]["podSets"][0]["count"] = 1
+    planned = plan(job(), POOL, Observed(), NOW, queue=Queue(Workload(found), SPOT))
+    assert (planned.apply, planned.queue, planned.delete) == ((), (), ())
+    assert planned.status["display"]["state"] == "Queued (WorkloadDiffers)"
+    assert "delete workload" in planned.status["display"]["why"]
+
+
 def test_a_queue_that_cannot_be_followed_holds_the_job() -> None:
     planned = plan(job(), POOL, Observed(), NOW, queue=Queue(trouble="the operator may not read"))
     assert planned.apply == ()

@@ -149,7 +149,8 @@ class Reconciler:
         """The plan after creating and deleting children; or a plan that reports why that was refused."""
         observed, explained_in = await self._observed(key, job, now)
         if kueue.queue_of(job):
-            self._queues = await self._queues.still(self._api)
+            lost = self._workload(key, job) is None and observed.admitted
+            self._queues = await self._queues.still(self._api, lost)
         planned = plan(job, self._pool(job), observed, now, self._endpoint(key), self._gangs, self._queue(key, job))
         try:
             if message := await self._unshared(job, planned):
@@ -180,7 +181,7 @@ class Reconciler:
     def _queue(self, key: ObjectKey, job: TrainingJob) -> kueue.Queue | None:
         """What the job's quota depends on; None for a job that is in no queue, or that need not wait."""
         wanted = bool(kueue.queue_of(job) or job.spec.managed_by)
-        if not self._queues.followed:
+        if not self._queues.followed or self._queues.trouble:
             trouble = self._queues.trouble or (multikueue.NO_KUEUE if job.spec.managed_by else "")
             return kueue.Queue(trouble=trouble) if wanted and trouble else None
         workload = self._workload(key, job)
@@ -260,6 +261,8 @@ class Reconciler:
             made = await self._api.create(resource, child)
         except ApiError as error:
             if error.is_unserved:
+                if resource is WORKLOADS:
+                    self._queues = self._queues.gone
                 raise Unserved(unserved(resource)) from None
             if error.code != 409:
                 raise

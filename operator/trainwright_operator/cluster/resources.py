@@ -68,6 +68,12 @@ LOOK_AGAIN = 30.0
 """Seconds after which Kueue is looked for again, when a job in a queue is about to start without it."""
 
 
+REMOVED = (
+    f"this cluster does not serve {workload.VERSION} any more: install Kueue again, or remove the label of the queue "
+    "to train without quota"
+)
+
+
 @dataclass(frozen=True)
 class Queues:
     """Whether this operator follows Kueue.
@@ -83,10 +89,23 @@ class Queues:
     looked: float = 0.0
     """When it was looked for, on the monotonic clock."""
 
-    async def still(self, api: Api) -> Queues:
-        """The same; but if Kueue was installed meanwhile, jobs in a queue have to wait for a new process."""
+    @property
+    def gone(self) -> Queues:
+        """After Kueue's API was removed: jobs at work go on, those in a queue wait until it is back."""
+        return replace(self, trouble=REMOVED, looked=time.monotonic())
+
+    async def still(self, api: Api, lost: bool = False) -> Queues:
+        """The same; but if Kueue was installed meanwhile, jobs in a queue have to wait for a new process.
+
+        ``lost`` says that the Workload of an admitted job is gone: so may be the kind.
+        """
         now = time.monotonic()
-        if self.followed or self.trouble or not self.wanted or now < self.looked + LOOK_AGAIN:
+        if self.followed:
+            if not (lost or self.trouble) or (self.trouble and now < self.looked + LOOK_AGAIN):
+                return self
+            served = workload.KIND in await api.kinds(workload.VERSION)
+            return replace(self, trouble="" if served else REMOVED, looked=now)
+        if self.trouble or not self.wanted or now < self.looked + LOOK_AGAIN:
             return self
         if workload.KIND not in await api.kinds(workload.VERSION):
             return replace(self, looked=now)

@@ -181,6 +181,11 @@ class Observed:
         return next((attempt for attempt in self.attempts if attempt.number == number), None)
 
     @property
+    def admitted(self) -> bool:
+        """Pods that a queue admitted may be at work."""
+        return any(job.queued and not job.finished for attempt in self.attempts for job in attempt.jobs)
+
+    @property
     def newest(self) -> int:
         return self.attempts[-1].number if self.attempts else 0
 

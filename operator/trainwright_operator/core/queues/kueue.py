@@ -61,6 +61,9 @@ POD_SET = "main"
 FIRST_ANSWER = timedelta(seconds=3)
 """How long Kueue may take before a job says that it waits: most are admitted, or refused with a reason, at once."""
 
+LOOK_AGAIN = timedelta(seconds=60)
+"""How often a job that waits because queues cannot be followed looks whether they can."""
+
 UNSEEN = "PendingEvaluation"
 FAILED_TO_START = "FailedToStart"
 _NEEDS_A_PERSON = frozenset({"Inadmissible", "Misconfigured", "ExceedsMaxQuota", "NoMatchingFlavor"})
@@ -235,7 +238,7 @@ def _priority(job: TrainingJob, queue: Queue) -> Object:
 def hold(job: TrainingJob, place: Placement, queue: Queue, now: datetime) -> Hold | None:
     """What the next attempt waits for; None when its pods may be created."""
     if queue.trouble:
-        return Hold(Reason.QUEUE_UNUSABLE, queue.trouble, queued=True, stalled=True)
+        return Hold(Reason.QUEUE_UNUSABLE, queue.trouble, queued=True, stalled=True, again=LOOK_AGAIN)
     name = job.labels.get(LABEL_PRIORITY)
     if name and name not in queue.priorities:
         message = f"WorkloadPriorityClass {name} does not exist; create it, or change the label {LABEL_PRIORITY}"
@@ -253,6 +256,10 @@ def hold(job: TrainingJob, place: Placement, queue: Queue, now: datetime) -> Hol
             return _waits(job, Reason.WORKLOAD_DIFFERS, message, stalled=True)
     elif found.digest != _digest(_spec(job, place)):
         return _waits(job, Reason.WORKLOAD_REPLACED, "the job was changed, and with it what it asks Kueue for")
+    elif differs := _differs(found.spec, _spec(job, place)):
+        command = f"kubectl -n {job.namespace} delete workload {found.name}"
+        message = f"its Workload was changed by hand: {differs}; `{command}` lets the operator make it anew"
+        return _waits(job, Reason.WORKLOAD_DIFFERS, message, stalled=True)
     if found.finished:
         return _after_the_end(job, found)
     if not found.active:
