@@ -18,7 +18,7 @@ from trainer import tiny
 from trainwright.arguments.errors import ArgumentError
 from trainwright.contract import ENV_JOB_FILE, ResolvedJob
 from trainwright.integrations import addresses, trackers
-from trainwright.integrations.trackers import sender, tensorboard, tracker
+from trainwright.integrations.trackers import sender, tracker
 from trainwright.integrations.trackers.tracker import Facts, Row, Tracker, rewrite_logs
 
 
@@ -290,15 +290,6 @@ def test_swanlab_begins_a_run_where_asking_for_an_open_one_is_an_error() -> None
             self._swanlab = SimpleNamespace(get_run=get_run)
 
     assert FakeSwanLab()._current() is None
-
-
-def test_records_of_event_files_have_the_checksums_that_readers_compare() -> None:
-    assert tensorboard.crc32c(b"123456789") == 0xE3069283, "the check value of CRC-32C, over an odd number of bytes"
-    assert tensorboard.crc32c(bytes(32)) == 0x8A9136AA, "the first example of RFC 3720"
-    length, data = b"\x04" + bytes(7), b"loss"
-    assert tensorboard.record(data)[:8] == length
-    assert tensorboard.record(data)[12:16] == data
-    assert len(tensorboard.record(data)) == 8 + 4 + 4 + 4
 
 
 class FakeTrackio:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import socket
-import struct
 import time
 from datetime import datetime
-from functools import cache
 from importlib import import_module
+from io import BytesIO
 from typing import Any
 
 from trainwright.integrations.trackers.tracker import Facts, Row, Tracker, rewrite_logs
@@ -86,7 +85,8 @@ class EventFile:
         tf.io.gfile.makedirs(folder)
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
         self._file = tf.io.gfile.GFile(os.path.join(folder, name), "wb")  # on a disk, or in an object store
-        self._records: list[bytes] = []
+        self._buffer = BytesIO()
+        self._records = import_module("tensorboard.summary.writer.record_writer").RecordWriter(self._buffer)
         self._add(file_version="brain.Event:2")
         if purge_step is not None:
             self._add(step=purge_step, session_log=events.SessionLog(status=events.SessionLog.START))
@@ -103,9 +103,10 @@ class EventFile:
         self._add(step=step or 0, summary=summary_of(name, text))
 
     def flush(self) -> None:
-        self._file.write(b"".join(self._records))
+        self._file.write(self._buffer.getvalue())
         self._file.flush()
-        self._records = []
+        self._buffer.seek(0)
+        self._buffer.truncate()
 
     def close(self) -> None:
         self.flush()
@@ -113,40 +114,7 @@ class EventFile:
 
     def _add(self, wall_time: float | None = None, **fields: Any) -> None:
         event = self._event(wall_time=time.time() if wall_time is None else wall_time, **fields)
-        self._records.append(record(event.SerializeToString()))
-
-
-def record(data: bytes) -> bytes:
-    """A record of a TFRecord file: length and data, each with its checksum."""
-    length = struct.pack("<Q", len(data))
-    return b"".join((length, _masked(crc32c(length)), data, _masked(crc32c(data))))
-
-
-def _masked(checksum: int) -> bytes:
-    return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def crc32c(data: bytes) -> int:
-    """The checksum CRC-32C, two bytes at a time: tensorboard's own goes by one, and takes half of the time of a row."""
-    table, crc, even = _table(), 0xFFFFFFFF, len(data) & ~1
-    for (pair,) in struct.iter_unpack("<H", data[:even]):
-        crc = table[(crc ^ pair) & 0xFFFF] ^ crc >> 16
-    if even < len(data):
-        crc = _shifted(crc ^ data[-1], 8)
-    return crc ^ 0xFFFFFFFF
-
-
-@cache
-def _table() -> list[int]:
-    bytewise = [_shifted(byte, 8) for byte in range(256)]
-    halves = [bytewise[pair & 0xFF] ^ pair >> 8 for pair in range(65536)]
-    return [bytewise[half & 0xFF] ^ half >> 8 for half in halves]
-
-
-def _shifted(crc: int, bits: int) -> int:
-    for _ in range(bits):
-        crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc
+        self._records.write(event.SerializeToString())
 
 
 class ThroughTensorboardX:
