@@ -51,3 +51,32 @@ def test_the_times_to_ready_pods_and_to_the_first_step_are_measured_from_the_app
         for name in ("pods_ready", "first_step")
     }
     assert told == {"pods_ready": 60.0, "first_step": 60.0}
+
+
+def test_the_account_of_a_job_is_added_up_over_its_status_writes():
+    metrics = Metrics()
+    job = {"metadata": {"namespace": "lab", "name": "gpt"}}
+    statuses = [
+        {"goodput": {"seconds": seconds, "lostAcceleratorSeconds": lost, "percent": percent},
+         "acceleratorSeconds": held,
+         "cost": [{"currency": "USD", "amount": held / 100, "lost": lost / 100}]}
+        for seconds, lost, held, percent in [
+            ({"starting": 10.0}, 80.0, 80.0, None), ({"starting": 10.0, "stepping": 30.0}, 80.0, 320.0, 75),
+            ({"starting": 9.0, "stepping": 60.0}, 72.0, 552.0, 86),
+        ]
+    ]  # fmt: skip
+    for before, after in zip([{}, *statuses], statuses, strict=False):
+        metrics.transition({**job, "status": before}, after, NOW)
+    metrics.count_jobs([{**job, "status": statuses[-1]}])
+
+    def value(metric, **labels):
+        return metrics.registry.get_sample_value(f"trainwright_{metric}", {"namespace": "lab", **labels})
+
+    assert value("job_life_seconds_total", cause="stepping") == 60
+    assert value("job_life_seconds_total", cause="starting") == 10
+    assert (value("accelerator_seconds_total"), value("accelerator_lost_seconds_total")) == (552, 80)
+    assert value("accelerator_cost_total", currency="USD") == pytest.approx(5.52)
+    assert value("accelerator_lost_cost_total", currency="USD") == pytest.approx(0.8)
+    assert value("job_goodput_ratio", name="gpt") == 0.86
+    metrics.count_jobs([{**job, "status": {**statuses[-1], "completionTime": "2026-01-01T00:00:00Z"}}])
+    assert value("job_goodput_ratio", name="gpt") is None

@@ -8,12 +8,11 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 
 from builders import make_job
 from scene import START, Scene
+from status_schema import problems
 from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS, Progress, Termination, activity_on_wire
-from trainwright_operator.api.crd import job_crd
 from trainwright_operator.api.names import Condition
 from trainwright_operator.core import display
 from trainwright_operator.core.history import Cause, History, Outcome, Record
@@ -21,21 +20,6 @@ from trainwright_operator.core.status import merge_progress
 from trainwright_operator.remote.diagnosis import Facts, diagnose
 
 OPEN = {"attempts": [{"attempt": 2, "startTime": "2026-01-01T00:00:00Z"}]}
-
-
-def _strict(schema_: dict) -> dict:
-    """Also refuses what an API server would prune: a status that is pruned would be written again and again."""
-    schema_ = {key: _strict(value) if isinstance(value, dict) else value for key, value in schema_.items()}
-    return {**schema_, "additionalProperties": False} if "properties" in schema_ and "type" in schema_ else schema_
-
-
-STATUS = Draft202012Validator(
-    _strict(job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"])
-)
-
-
-def problems(status: dict) -> list[str]:
-    return [f"{error.json_path}: {error.message}" for error in STATUS.iter_errors(status)]
 
 
 def test_a_pod_that_cannot_start_stalls_in_the_end():

@@ -31,6 +31,8 @@ ENV_ASYNC_SAVE = "TRAINWRIGHT_ASYNC_SAVE"
 """1 or 0: whether checkpoints are written while training continues; see ``trainwright.checkpoint.background``."""
 ENV_PACKAGES_DIR = "TRAINWRIGHT_PACKAGES_DIR"
 """The folder of the packages of ``spec.script.requirements``, which ranks can import."""
+ENV_REACHED_STEP = "TRAINWRIGHT_REACHED_STEP"
+"""The last step that a former attempt reported: steps up to it that are trained again count as redone."""
 ENV_PROGRESS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_PROGRESS_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_PROGRESS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
@@ -60,6 +62,19 @@ MAX_ATTEMPTS = 20
 """Older ones live on in the counts of restarts."""
 MAX_MESSAGE = MAX_TERMINATION_BYTES
 """The maximum length of one message in characters: a termination message always fits."""
+
+CLOCK_CAUSES = (
+    "starting",
+    "restoring",
+    "compiling",
+    "stepping",
+    "data",
+    "evaluating",
+    "saving",
+    "redone",
+    "idle",
+)
+"""What rank 0 does with its time. ``docs/goodput.md`` defines each."""
 
 _CUT = 40
 """Characters that :func:`shorten` needs to say how much it cut."""
@@ -213,6 +228,10 @@ class Progress:
     """``{"tracker": str, "url": str}`` of each tracker that has a page of this run; at most :data:`MAX_RUNS`."""
     model: str | None = None
     """The page of the model on the Hub."""
+    clock: dict[str, float] | None = None
+    """Where the time of this attempt went so far: seconds for each of :data:`CLOCK_CAUSES` that is not 0, ``step`` (the
+    last one in them), ``first`` (the step that the attempt resumed from), and ``open``, the seconds since the last of
+    them ended."""
 
     def to_wire(self, now: str) -> dict[str, Any]:
         """The body of a push; ``now`` is an RFC 3339 time."""
@@ -236,6 +255,7 @@ class Progress:
             "activity": self.activity,
             "runs": self.runs or None,
             "model": self.model and {"url": self.model},
+            "clock": self.clock,
         }
         return {"trainerStatus": _present(standard), "trainwright": _present(own)}
 
@@ -283,6 +303,8 @@ class Termination:
     checkpoint: str | None = None
     best: dict[str, Any] | None = None
     ended_by: str | None = None
+    clock: dict[str, float] | None = None
+    """As in :class:`Progress`, without ``open``."""
 
     def to_json(self) -> str:
         """At most 4 KiB: drops metrics from the last one, then truncates the error and marks it as truncated."""

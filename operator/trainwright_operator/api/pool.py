@@ -10,7 +10,18 @@ from trainwright_operator.api import formats
 from trainwright_operator.api.declare import Default, Missing
 from trainwright_operator.api.pods import env_var, mount, mounts_have_volumes, toleration
 from trainwright_operator.api.topology import GENERATIONS, LABEL_TOPOLOGY, Generation, arithmetic, axes
-from trainwright_operator.api.types import Pattern, Rule, boolean, integer, list_of, map_of, string
+from trainwright_operator.api.types import (
+    Pattern,
+    Rule,
+    Schema,
+    boolean,
+    integer,
+    list_of,
+    map_of,
+    number,
+    record,
+    string,
+)
 from trainwright_operator.api.volumes import volume
 
 VENDORS = ("cpu", "nvidia", "amd", "tpu")
@@ -20,6 +31,22 @@ TPU_FIELDS = ("topology", "chipsPerHost", "slices", "generation")
 TOPOLOGY = Pattern(
     r"^[1-9][0-9]{0,3}x[1-9][0-9]{0,3}(x[1-9][0-9]{0,3})?$", "write the chips along each axis, such as 4x4 or 4x4x4"
 )
+
+CURRENCY = Pattern(r"^[A-Z]{3}$", "write three capital letters, such as USD or EUR")
+
+
+def price() -> Schema:
+    return record(
+        "What an accelerator of the pool costs; jobs show their cost in status.cost.",
+        {
+            "perAcceleratorHour": number("The price of one accelerator for one hour.", least=0, most=1_000_000),
+            "currency": string("The currency, as in ISO 4217.", 3, pattern=CURRENCY),
+        },
+        required={
+            "perAcceleratorHour": "is missing: give the price of one accelerator for one hour, such as 2.5",
+            "currency": "is missing: a price needs its currency, such as USD or EUR",
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -162,6 +189,7 @@ class AcceleratorPool:
         tuple[dict[str, Any], ...],
         list_of("Where the volumes are mounted in the trainer.", mount(), 16, key="mountPath"),
     ] = ()
+    price: Annotated[Mapping[str, Any] | None, price()] = None
     annotations: Mapping[str, str] = field(default_factory=dict)
     """The annotations of the object's metadata."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS, MAX_RUNS
+from trainwright.contract import CLOCK_CAUSES, MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS, MAX_RUNS
 from trainwright_operator.api.types import (
     INT64_MAX,
     Schema,
@@ -27,8 +27,28 @@ DISPLAY = {
     "ends": "Expected end, such as 10:42 (in ~21s).",
     "restarts": "Restarts that count towards maxRestarts, and in brackets disruptions, which do not.",
     "nodes": "Nodes ready and nodes requested, such as 2/2.",
+    "goodput": "The share of the job's life that was spent in steps, such as 87%; ≥ where part is unmeasured.",
+    "cost": "What the accelerators cost so far, such as 12.40 USD.",
     "why": "Why the job is blocked or has ended, and what to do.",
 }
+
+GOODPUT_CAUSES = {
+    "queued": "Waiting for quota in a queue.",
+    "waiting": "No attempt had room: a backoff, a missing pool, no node with room, an operator that was away.",
+    "starting": "Pulling images, importing, rendezvous, preparing data and model.",
+    "restoring": "Reading a checkpoint, and going to its place in the data.",
+    "compiling": "torch.compile, whenever it compiles.",
+    "stepping": "Steps that count: trained for the first time.",
+    "data": "Waiting for the batches of those steps.",
+    "evaluating": "Evaluations and predictions.",
+    "saving": "Saves, as far as training waited for them.",
+    "redone": "Steps that were trained again after a restart, and waiting for their batches.",
+    "idle": "Pods without work: a hang, a lost node, the time before a lost rank began anew, the end of the pods.",
+    "suspended": "Suspended, or ended before it was extended.",
+    "unmeasured": "Nobody measured it: a script without our Trainer, a lost status, a clock that was set.",
+}
+"""Where the time of a job goes, in the order in which it is shown."""
+MAX_CURRENCIES = 4
 
 
 def job_status() -> Schema:
@@ -80,6 +100,16 @@ def job_status() -> Schema:
             "model": record("The model on the Hugging Face Hub, with pushToHub.", {"url": _url("Its page.")}),
             "attempts": list_of(
                 f"The last {MAX_ATTEMPTS} attempts, and why each one ended.", _attempt(), MAX_ATTEMPTS, key="attempt"
+            ),
+            "goodput": _goodput(),
+            "acceleratorSeconds": number(
+                "Accelerators held, times seconds: all but queued, waiting and suspended.", least=0
+            ),
+            "cost": list_of(
+                "The price of the acceleratorSeconds, by currency, if the pool has a price.",
+                _cost(),
+                MAX_CURRENCIES,
+                key="currency",
             ),
             "display": record(
                 "The columns of kubectl get.",
@@ -133,6 +163,44 @@ def _progress() -> Schema:
             "metricsLeftOut": integer("How many metrics were left out because the list is full.", 1, INT64_MAX),
             "lastUpdateTime": _time("When rank 0 last reported progress."),
         },
+    )
+
+
+def _goodput() -> Schema:
+    seconds = {cause: number(about, least=0) for cause, about in GOODPUT_CAUSES.items()}
+    clock = {
+        "attempt": integer("The attempt.", 1),
+        "step": integer("The last step in it.", 0, INT64_MAX),
+        "seconds": record("By cause.", {cause: number("Seconds.", least=0) for cause in CLOCK_CAUSES}),
+        "late": {"type": "boolean", "description": "Whether it arrived with the attempt's end alone."},
+    }
+    return record(
+        "Where the time of the job went, from its creation on.",
+        {
+            "percent": integer("The share of stepping in all seconds but those suspended, at least.", 0, 100),
+            "since": _time("When the account begins: the creation of the job."),
+            "seconds": record("Seconds by cause; together, the time that is accounted for.", seconds),
+            "accelerators": integer("The accelerators of the current attempt.", 0, INT64_MAX),
+            "lostAcceleratorSeconds": number("The acceleratorSeconds that were not spent in stepping.", least=0),
+            "skewSeconds": number("By how many seconds clocks contradicted each other.", least=0),
+            "stepsBefore": integer("Steps of the checkpoint that the first attempt resumed from.", 1, INT64_MAX),
+            "clock": record("What the trainer of the latest attempt measured so far.", clock),
+        },
+        required=["since", "seconds"],
+    )
+
+
+def _cost() -> Schema:
+    return record(
+        "The cost in one currency.",
+        {
+            "currency": string("As in the pool's price.", 3, least=3),
+            "amount": number("What all acceleratorSeconds cost.", least=0),
+            "lost": number("What those cost that were not spent in stepping.", least=0),
+            "acceleratorSeconds": number("The acceleratorSeconds in amount.", least=0),
+            "lostAcceleratorSeconds": number("Those in lost.", least=0),
+        },
+        required=["currency", "amount", "lost", "acceleratorSeconds", "lostAcceleratorSeconds"],
     )
 
 

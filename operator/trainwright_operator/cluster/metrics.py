@@ -55,6 +55,42 @@ class Metrics:
             buckets=WAITS,
             registry=own,
         )
+        self.life_seconds = Counter(
+            "trainwright_job_life_seconds_total",
+            "Seconds of the life of jobs by what they went to; docs/goodput.md defines the causes.",
+            ["namespace", "cause"],
+            registry=own,
+        )
+        self.accelerator_seconds = Counter(
+            "trainwright_accelerator_seconds_total",
+            "Accelerators that jobs held, times seconds.",
+            ["namespace"],
+            registry=own,
+        )
+        self.accelerator_seconds_lost = Counter(
+            "trainwright_accelerator_lost_seconds_total",
+            "Of these, what was not spent in steps.",
+            ["namespace"],
+            registry=own,
+        )
+        self.cost = Counter(
+            "trainwright_accelerator_cost_total",
+            "What the accelerators cost, in the currency of the label, at the price of the pool.",
+            ["namespace", "currency"],
+            registry=own,
+        )
+        self.cost_lost = Counter(
+            "trainwright_accelerator_lost_cost_total",
+            "Of that, what was not spent in steps.",
+            ["namespace", "currency"],
+            registry=own,
+        )
+        self.goodput = Gauge(
+            "trainwright_job_goodput_ratio",
+            "The share of the life of a job at work that was spent in steps, suspension apart.",
+            ["namespace", "name"],
+            registry=own,
+        )
         self.progress_serving = Gauge(
             "trainwright_progress_serving", "1 while this replica serves the progress endpoint.", registry=own
         )
@@ -65,7 +101,13 @@ class Metrics:
 
     def count_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> None:
         """Computes gauges when metrics are read, so that they cost nothing in between."""
+        jobs = list(jobs)
         states = Count((job.get("status") or {}).get("state", "Pending") for job in jobs)
+        self.goodput.clear()
+        for job in jobs:
+            status, meta = job.get("status") or {}, job["metadata"]
+            if "completionTime" not in status and (percent := (status.get("goodput") or {}).get("percent")) is not None:
+                self.goodput.labels(meta["namespace"], meta["name"]).set(percent / 100)
         self.jobs.clear()
         for state, count in states.items():
             self.jobs.labels(state).set(count)
@@ -75,6 +117,7 @@ class Metrics:
         before = job.get("status") or {}
         if ended := _restarted(before.get("attempts") or [], after.get("attempts") or []):
             self.restarts.labels(ended.get("reason", "Unknown")).inc()
+        self._spent(job["metadata"].get("namespace", ""), before, after)
         created = read_time(job["metadata"].get("creationTimestamp"))
         if created is None:
             return
@@ -83,6 +126,23 @@ class Metrics:
             self.pods_seconds.observe(age)
         if _step(after) and not _step(before):
             self.first_step_seconds.observe(age)
+
+    def _spent(self, namespace: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        """Add what the account of a job grew by; counters cannot follow a correction downwards."""
+        known, new = ((one.get("goodput") or {}) for one in (before, after))
+        former = known.get("seconds") or {}
+        for cause, seconds in (new.get("seconds") or {}).items():
+            self.life_seconds.labels(namespace, cause).inc(max(0.0, seconds - former.get(cause, 0.0)))
+        held = after.get("acceleratorSeconds", 0.0) - before.get("acceleratorSeconds", 0.0)
+        lost = new.get("lostAcceleratorSeconds", 0.0) - known.get("lostAcceleratorSeconds", 0.0)
+        if held or lost:
+            self.accelerator_seconds.labels(namespace).inc(max(0.0, held))
+            self.accelerator_seconds_lost.labels(namespace).inc(max(0.0, lost))
+        paid = {one["currency"]: one for one in before.get("cost") or ()}
+        for one in after.get("cost") or ():
+            currency, earlier = one["currency"], paid.get(one["currency"]) or {}
+            self.cost.labels(namespace, currency).inc(max(0.0, one["amount"] - earlier.get("amount", 0.0)))
+            self.cost_lost.labels(namespace, currency).inc(max(0.0, one["lost"] - earlier.get("lost", 0.0)))
 
 
 def _restarted(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

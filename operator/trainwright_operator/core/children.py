@@ -186,6 +186,8 @@ def _pod_plans(
     """What tells the pods of one slice from those of another."""
     service, shared = service_name(job), attempt_name(job, attempt)
     master = f"{job_name(job, 0, attempt)}-0.{service}"
+    former = (one for one in job.status.get("attempts") or () if one["attempt"] < attempt)
+    reached = max((one.get("step") or 0 for one in former), default=0)
     for slice_ in range(place.slices):
         name = job_name(job, slice_, attempt)
         hosts = tuple(f"{name}-{host}.{service}" for host in range(place.nodes))
@@ -200,6 +202,7 @@ def _pod_plans(
             seat=Seat(slice_, hosts, master, f"{job.uid}/{attempt}"),
             membership=membership,
             claim_template=shared if place.device_class else None,
+            reached=reached,
         )
 
 

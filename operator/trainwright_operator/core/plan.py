@@ -28,6 +28,7 @@ from trainwright_operator.core.children import children, gang_objects, hashed, s
 from trainwright_operator.core.cleanup import Delete, expired, leftovers, stop_jobs
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs, GangScheduler
+from trainwright_operator.core.goodput import Terms, accounted
 from trainwright_operator.core.history import Cause, History, Outcome
 from trainwright_operator.core.observe import Attempt, Observed
 from trainwright_operator.core.placement.pools import place
@@ -37,6 +38,7 @@ from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, de
 from trainwright_operator.core.progress import Status, merge_final_word
 from trainwright_operator.core.queues import kueue, multikueue
 from trainwright_operator.core.status import render
+from trainwright_operator.core.times import read_time
 from trainwright_operator.core.waiting import Hold, hold, unmet, withheld
 
 Object = dict[str, Any]
@@ -100,6 +102,7 @@ def plan(
     held, look_again = _waiting(before, current, verdict, now)
     held = decision.held or held
     status = render(before, job.generation, verdict, current, held, now, decision.pods)
+    status = accounted(before, status, inputs.terms(), now)
     expired_children, expires_in = expired(job, observed, verdict, now)
     followed = kueue.follow(job, queue, verdict, decision.placement, observed, now) if queue else kueue.Followed()
     existing = {each.name for attempt in observed.attempts for each in attempt.jobs}
@@ -133,6 +136,21 @@ class _Inputs:
         """Where an attempt that may start runs; raises :class:`PoolError`."""
         found = place(self.job, pool)
         return kueue.placed(self.job, found, self.queued) if self.queued and self.queued.workload else found
+
+    def terms(self) -> Terms:
+        """What the job's account follows from."""
+        job, price = self.job, self.pool.price if self.pool else None
+        try:
+            found = place(job, self.pool) if self.pool else None
+        except PoolError:
+            found = None
+        return Terms(
+            created=read_time(job.creation_timestamp),
+            accelerators=found.pods * found.devices if found else 0,
+            price=float(price["perAcceleratorHour"]) if price else None,
+            currency=price["currency"] if price else "",
+            scripted=job.spec.script is not None,
+        )
 
     def children(self, placement: Placement, number: int) -> tuple[Object, ...]:
         return children(self.job, placement, number, self.endpoint, self.scheduler)
@@ -313,6 +331,7 @@ def _plan_for_deleted(job: TrainingJob, observed: Observed, now: datetime, queue
     current = observed.attempt(history.open.number) if history.open else None
     verdict = Verdict(Phase.STOPPING, Reason.DELETING, message, history)
     status = render(job.status, job.generation, verdict, current, Hold(Reason.DELETING, message), now)
+    status = accounted(job.status, status, Terms(read_time(job.creation_timestamp)), now)
     return Plan(status, queue=let_go, delete=tuple(stop_jobs(*observed.attempts)))
 
 

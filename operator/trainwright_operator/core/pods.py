@@ -20,6 +20,7 @@ from trainwright.contract import (
     ENV_PROGRESS_CA,
     ENV_PROGRESS_TOKEN,
     ENV_PROGRESS_URL,
+    ENV_REACHED_STEP,
     ENV_RUNTIME,
     ENV_TERMINATION_FILE,
     ENV_VENDOR,
@@ -72,6 +73,8 @@ class PodPlan:
     membership: Membership
     endpoint: PushEndpoint | None = None
     claim_template: str | None = None
+    reached: int = 0
+    """The furthest step that former attempts reported."""
 
 
 def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
@@ -220,6 +223,7 @@ def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Obje
         {"name": ENV_VENDOR, "value": place.vendor.name},
         {"name": ENV_RUNTIME, "value": place.launcher},
         *([{"name": ENV_PACKAGES_DIR, "value": PACKAGES_DIR}] if _required(job) else []),
+        *([{"name": ENV_REACHED_STEP, "value": str(plan.reached)}] if plan.reached else []),
         *_progress(plan.endpoint),
     ]
     settable: list[Object] = [

@@ -14,7 +14,7 @@ from typing import Any
 
 from trainwright.contract import MAX_METRICS, MAX_RUNS, Termination
 from trainwright_operator.api.status import MAX_ACTIVITY, MAX_NAME, MAX_PATH, MAX_URL, MAX_VALUE, MAX_WHY
-from trainwright_operator.core import display
+from trainwright_operator.core import display, goodput
 from trainwright_operator.core.observe import Attempt
 from trainwright_operator.core.times import read_time, write_time
 
@@ -37,6 +37,7 @@ class Report:
     runs: Mapping[str, str] = field(default_factory=dict)
     """Tracker -> URL."""
     model: str | None = None
+    clock: Mapping[str, Any] | None = None
 
 
 def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: datetime) -> Status:
@@ -60,6 +61,10 @@ def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: date
     progress = {**before, **report.progress, "lastUpdateTime": write_time(now)}
     if report.remaining_seconds is not None:
         progress["endTime"] = write_time(now + timedelta(seconds=report.remaining_seconds))
+    if report.clock:
+        status = goodput.merge_clock(status, current, report.clock, now)
+    elif report.progress.get("step"):
+        status = goodput.merge_unclocked(status, current, now)
     return _merged(status, report, progress, now)
 
 
@@ -69,6 +74,8 @@ def merge_final_word(status: Mapping[str, Any], attempt: Attempt) -> Status:
     if pod is None or pod.index or pod.slice or pod.end is None or pod.end.word is None:
         return dict(status)
     report = _of_word(pod.end.word, pod.end.time)
+    if report.clock:
+        status = goodput.merge_clock(status, attempt.number, report.clock, None)
     return _merged(status, report, {**_of_attempt(status, attempt.number), **report.progress}, None)
 
 
@@ -144,6 +151,7 @@ def _of_wire(standard: Mapping[str, Any], own: Mapping[str, Any]) -> Report:
         checkpoint=_checkpoint(own.get("checkpoint")),
         runs=_runs(own.get("runs")),
         model=_url(_mapping(own.get("model")).get("url")),
+        clock=_mapping(own.get("clock")) or None,
     )
 
 
@@ -154,7 +162,13 @@ def _of_word(word: Termination, time: datetime | None) -> Report:
         step = _integer(path.rpartition("-")[2])
         checkpoint = _known({"path": _word(path, MAX_PATH), "step": step, "time": write_time(time) if time else None})
     listed = [{"name": name, "value": value} for name, value in _mapping(word.metrics).items()]
-    return Report(_known(progress), metrics=_metrics(listed)[0], best=_best(word.best), checkpoint=checkpoint)
+    return Report(
+        _known(progress),
+        metrics=_metrics(listed)[0],
+        best=_best(word.best),
+        checkpoint=checkpoint,
+        clock=_mapping(word.clock) or None,
+    )
 
 
 def _metrics(listed: Any) -> tuple[dict[str, str], Status]:

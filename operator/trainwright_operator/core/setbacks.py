@@ -11,12 +11,14 @@ from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import JobSpec, Output, TrainingJob
 from trainwright_operator.core.events import events
 from trainwright_operator.core.fixes import with_fixes
+from trainwright_operator.core.goodput import Terms, accounted
 from trainwright_operator.core.history import History, Outcome
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.plan import Plan, blocked, conflict, seconds
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, decide, describe_success
 from trainwright_operator.core.progress import merge_final_word
 from trainwright_operator.core.status import render, with_obstacle
+from trainwright_operator.core.times import read_time
 
 
 def refused(job: TrainingJob, observed: Observed, now: datetime, reason: str, message: str, again: float) -> Plan:
@@ -73,5 +75,7 @@ def unreadable(
 
 
 def _status_only(job: TrainingJob, verdict: Verdict, now: datetime) -> Plan:
-    status = render(job.status, job.generation, verdict, None, None, now.replace(microsecond=0))
+    now = now.replace(microsecond=0)
+    status = render(job.status, job.generation, verdict, None, None, now)
+    status = accounted(job.status, status, Terms(read_time(job.creation_timestamp)), now)
     return Plan(status=status, events=events(job.status, status), requeue_after=seconds(verdict.again))

@@ -13,7 +13,7 @@ from rich.text import Text
 from trainwright.footprint import gib
 from trainwright_operator.api.names import API_VERSION, CONTAINER, POOL_PLURAL
 from trainwright_operator.api.spec import parse_pool
-from trainwright_operator.core import display
+from trainwright_operator.core import display, goodput
 from trainwright_operator.core.placement.memory import memory_of
 from trainwright_operator.core.states import Object, status_of
 from trainwright_operator.core.times import read_time
@@ -24,6 +24,7 @@ from trainwright_operator.remote.diagnosis import Facts, Finding, diagnose
 from trainwright_operator.remote.jobs import core_path, find_job, find_pods
 from trainwright_operator.remote.loglines import decisive_container
 from trainwright_operator.remote.tables import section
+from trainwright_operator.report.summary import TIMES
 
 MOST_EVENTS = 12
 
@@ -92,7 +93,9 @@ def _parts(facts: Facts, findings: list[Finding]) -> Iterator[RenderableType]:
         yield Text(_well(facts))
     if memory := _memory(facts):
         yield Text(memory)
+    yield from (Text(f"{name}: {value}") for name, value in goodput.facts(status))
     yield from _conditions(facts)
+    yield from section(TIMES, goodput.rows(status))
     yield from _addresses(facts)
     yield from _pods(facts)
     yield from _events(facts)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from trainwright_operator.remote.board import STYLES
 from trainwright_operator.remote.tables import section
-from trainwright_operator.report.summary import ATTEMPTS, Summary, attempts, facts, metrics
+from trainwright_operator.report.summary import ATTEMPTS, TIMES, Summary, attempts, facts, metrics, times
 
 
 def to_screen(summary: Summary) -> RenderableType:
@@ -21,7 +21,13 @@ def to_screen(summary: Summary) -> RenderableType:
     pairs.add_column(overflow="fold")
     for name, value in facts(summary):
         pairs.add_row(name, Text(value, style=STYLES.get(summary.state, "") if name == "state" else ""))
-    return Group(title, pairs, *section(("METRIC", "VALUE"), metrics(summary)), *section(ATTEMPTS, attempts(summary)))
+    return Group(
+        title,
+        pairs,
+        *section(("METRIC", "VALUE"), metrics(summary)),
+        *section(TIMES, times(summary)),
+        *section(ATTEMPTS, attempts(summary)),
+    )
 
 
 def to_markdown(summary: Summary) -> str:
@@ -34,6 +40,9 @@ def _markdown(summary: Summary) -> Iterator[str]:
     if summary.metrics:
         yield "\n## Metrics\n"
         yield from _markdown_table(("metric", "value"), metrics(summary))
+    if spent := times(summary):
+        yield "\n## Time\n"
+        yield from _markdown_table([heading.lower() for heading in TIMES], spent)
     if summary.attempts:
         yield "\n## Attempts\n"
         yield from _markdown_table([heading.lower() for heading in ATTEMPTS], attempts(summary))

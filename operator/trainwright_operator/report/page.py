@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from trainwright_operator import __version__
+from trainwright_operator.core import goodput
 from trainwright_operator.report.charts import Chart, charts_of, number, segments, spoken
 from trainwright_operator.report.run import Run
 from trainwright_operator.report.series import Point
-from trainwright_operator.report.summary import ATTEMPTS, attempts, duration, facts, metrics
+from trainwright_operator.report.summary import ATTEMPTS, attempts, duration, facts, metrics, times
 
 DASHES = ("", "7 4", "2 4", "9 3 2 3", "14 4", "4 2 1 2", "1 3", "10 2 2 2 2 2")
 """The dashes of a line by its style; its colour is the CSS variable of the same number."""
@@ -54,6 +55,7 @@ def _page(runs: Sequence[Run], now: datetime, live: Live | None) -> Iterator[str
     yield from (f'<p class="note">{escape(note)}</p>' for note in _notes(runs, left_out))
     if len(runs) == 1:
         yield from _tiles(runs[0])
+        yield from _time_spent(runs[0])
         yield from _attempts(runs[0])
     else:
         yield from _comparison(runs)
@@ -172,6 +174,25 @@ def _key_numbers(run: Run) -> Iterator[tuple[str, str, str]]:
         yield "Throughput", number(rate), "tokens per second"
     elif "train_samples_per_second" in run.curves.totals:
         yield "Throughput", number(run.curves.totals["train_samples_per_second"]), "samples per second"
+
+
+def _time_spent(run: Run) -> Iterator[str]:
+    """A bar and a table of what the job's life went to."""
+    spent = times(run.summary) if run.summary is not None else []
+    if run.summary is None or not spent:
+        return
+    seconds = run.summary.goodput["goodput"]["seconds"]
+    parts = [
+        f'<span class="{cause}" style="flex:{max(seconds[cause], 0.001):g}" title="{cause}: {amount} {share}"></span>'
+        for cause, amount, share, _ in spent
+    ]
+    yield '<h2>Where the time went</h2>\n<div class="card">'
+    yield f'<div class="time spent" aria-hidden="true">{"".join(parts)}</div>'
+    said = "; ".join(f"{name}: {value}" for name, value in goodput.facts(run.summary.goodput))
+    yield f'<p class="said">{escape(said)}.</p>' if said else ""
+    yield '<div class="scroll" tabindex="0" role="region" aria-label="Where the time went">'
+    yield _table(["Cause", "Time", "Share", "What it is"], spent, "What the job's life went to", first=True)
+    yield "</div></div>"
 
 
 def _attempts(run: Run) -> Iterator[str]:

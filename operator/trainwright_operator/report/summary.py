@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from trainwright_operator.core import display
+from trainwright_operator.core import display, goodput
 from trainwright_operator.core.history import Outcome, Record
 from trainwright_operator.core.policy import describe
 from trainwright_operator.core.states import condition, status_of
@@ -58,6 +58,8 @@ class Summary:
     restarts: dict[str, int]
     attempts: list[AttemptSummary]
     curves: dict[str, Curve] = field(default_factory=dict)
+    goodput: dict[str, Any] = field(default_factory=dict)
+    """``goodput``, ``acceleratorSeconds`` and ``cost`` of the status."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -87,6 +89,7 @@ def summarize(job: Mapping[str, Any], now: datetime) -> Summary:
         checkpoint=dict(status.get("checkpoint") or {}),
         restarts=dict(status.get("restarts") or {}),
         attempts=[_attempt(Record.from_dict(entry), now) for entry in status.get("attempts") or ()],
+        goodput={name: status[name] for name in ("goodput", "acceleratorSeconds", "cost") if name in status},
     )
 
 
@@ -167,6 +170,7 @@ def sparkline(values: Sequence[float], width: int = 40) -> str:
     return "".join(BARS[round((value - low) * scale)] if math.isfinite(value) else LOST for value in shown)
 
 
+TIMES = ("TIME WENT TO", "SECONDS", "SHARE", "")
 ATTEMPTS = ("ATTEMPT", "STARTED", "TOOK", "STEP", "ENDED", "WHY")
 
 
@@ -184,6 +188,7 @@ def facts(summary: Summary) -> Rows:
         ("progress", _progress(summary.progress)),
         *((name, _curve([value for _, value in curve])) for name, curve in summary.curves.items()),
         ("restarts", f"{restarts['total']}, {restarts['counted']} counted" if restarts.get("total") else ""),
+        *goodput.facts(summary.goodput),
         ("best", _best(summary.best)),
         ("checkpoint", _checkpoint(summary.checkpoint)),
     ]
@@ -202,6 +207,11 @@ def attempts(summary: Summary) -> list[tuple[str, ...]]:
         )
         for one in summary.attempts
     ]
+
+
+def times(summary: Summary) -> list[tuple[str, ...]]:
+    """A row for each thing that the job's life went to."""
+    return list(goodput.rows(summary.goodput))
 
 
 def metrics(summary: Summary) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ from trainwright.contract import (
     Progress,
     UserError,
 )
-from trainwright.integrations import addresses, waiting
+from trainwright.integrations import addresses, clock, waiting
 from trainwright.launch import nodefiles
 from trainwright.launch.push import Endpoint, Poster, Publisher
 
@@ -157,6 +157,7 @@ class Reporter(TrainerCallback):
             activity=waiting.activity(),
             runs=addresses.runs()[:MAX_RUNS],
             model=addresses.model(),
+            clock=time_spent.read() if (time_spent := clock.of_process()).used else None,
             **self._meter.read(args, state, time.monotonic(), self._training, self.data_size),
         )
 

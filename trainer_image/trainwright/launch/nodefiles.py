@@ -7,16 +7,18 @@ the last *report*. The launcher only reads these files, so neither side waits fo
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainwright.contract import ENV_NODE_DIR
+from trainwright.contract import CLOCK_CAUSES, ENV_NODE_DIR
 
 _HEARTBEAT_BYTES = 16
 
@@ -129,9 +131,42 @@ def read_error(folder: Path, local_rank: int) -> RankError | None:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The last report of rank 0: the fields of :class:`trainwright.contract.Progress`, empty when there is none."""
+    """The last report of rank 0: the fields of :class:`trainwright.contract.Progress`, empty when there is none.
+
+    Its ``clock`` is newer than the report: the file of the clock holds all until rank 0 ended.
+    """
     try:
         report = json.loads(report_path(folder).read_text())
     except (OSError, ValueError):
         return {}
-    return report if isinstance(report, dict) else {}
+    if not isinstance(report, dict):
+        return {}
+    slots = read_clock(folder)
+    return {**report, "clock": clock_fields(slots) if slots else None}
+
+
+CLOCK_SLOTS = len(CLOCK_CAUSES) + 3
+"""Float64 numbers in the file of the clock: the seconds of each cause, when the current one began (monotonic; 0 if
+never), the last finished step, and the step that the attempt resumed from."""
+
+
+def clock_path(folder: Path) -> Path:
+    return folder / "clock"
+
+
+def read_clock(folder: Path) -> list[float] | None:
+    """The numbers in the file of rank 0's clock; None if it is absent or torn, or was never started."""
+    try:
+        slots = list(memoryview(clock_path(folder).read_bytes()).cast("d"))
+    except (OSError, TypeError):
+        return None
+    valid = len(slots) == CLOCK_SLOTS and all(math.isfinite(slot) and slot >= 0 for slot in slots)
+    return slots if valid and slots[len(CLOCK_CAUSES)] else None
+
+
+def clock_fields(slots: Sequence[float]) -> dict[str, float]:
+    """As :class:`trainwright.contract.Progress` sends a clock, without ``open``."""
+    seconds = {name: round(slots[cause], 3) for cause, name in enumerate(CLOCK_CAUSES)}
+    counted = {name: value for name, value in seconds.items() if value > 0}
+    _, step, first = slots[len(CLOCK_CAUSES) :]
+    return {**counted, "step": int(step), "first": int(first)}

@@ -124,4 +124,5 @@ def termination(end: Failure, report: dict[str, Any] | None = None, step: int | 
         checkpoint=checkpoint.get("path"),
         best=report.get("best"),
         ended_by=None if end.code == ExitCode.DONE else end.by,
+        clock=report.get("clock"),
     )

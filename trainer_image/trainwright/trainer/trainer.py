@@ -50,6 +50,7 @@ from trainwright.distributed.choice import choose
 from trainwright.distributed.collectives import gather_rows, pad_across_ranks, sum_over_ranks
 from trainwright.evaluation import passes
 from trainwright.evaluation.sets import set_name
+from trainwright.integrations.clock import EVALUATING, SAVING, of_process
 from trainwright.integrations.device_metrics import callbacks_for
 from trainwright.integrations.hub import PATIENCE_SECONDS, HubCallback
 from trainwright.integrations.model_card import write_card
@@ -761,7 +762,7 @@ class Trainer:
         chosen = eval_dataset if given else self.eval_dataset
         if isinstance(chosen, dict):
             return self._evaluate_each(chosen, given, ignore_keys, metric_key_prefix)
-        with self._memory.stage("eval") as measured:
+        with self._memory.stage("eval") as measured, of_process().spending(EVALUATING):
             loader, start = self.get_eval_dataloader(eval_dataset), time.time()
             output = self.evaluation_loop(
                 loader,
@@ -795,7 +796,7 @@ class Trainer:
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> PredictionOutput:
         """Return the model's outputs for ``test_dataset``, one row per sample, with metrics if it has labels."""
-        with self._memory.stage("test") as measured:
+        with self._memory.stage("test") as measured, of_process().spending(EVALUATING):
             loader, start = self.get_test_dataloader(test_dataset), time.time()
             output = self.evaluation_loop(
                 loader, description="Prediction", ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
@@ -859,7 +860,8 @@ class Trainer:
 
         A sharded model is written by all processes, so all of them must call this.
         """
-        self._save(output_dir or self.args.output_dir)
+        with of_process().spending(SAVING):
+            self._save(output_dir or self.args.output_dir)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 

@@ -24,6 +24,7 @@ from trainwright.data.epochs import Epochs
 from trainwright.distributed.collectives import sum_over_ranks
 from trainwright.distributed.preemption import Preemption, under_launcher
 from trainwright.distributed.strategy import Hooks
+from trainwright.integrations.clock import DATA, EVALUATING, RESTORING, SAVING, of_process
 from trainwright.training.losses import LossMeter
 from trainwright.training.schedulers import follows_metric
 from trainwright.training.throughput import Work
@@ -59,7 +60,7 @@ class Loop:
         self.strategy.start(model, self.optimizer, schedule, trainer.scaler, self.hooks())
         self.meter, self.work = LossMeter(args.logging_nan_inf_filter), Work(trainer)
         self.preemption = Preemption(listens=under_launcher() or args.enable_jit_checkpoint)
-        self.background = trainer._background
+        self.background, self.clock = trainer._background, of_process()
         self.empties_cache_every = args.torch_empty_cache_steps
         self.ignore_keys = ignore_keys
         self.grad_norm: torch.Tensor | None = None
@@ -106,15 +107,19 @@ class Loop:
 
         Preemption stops the run before the fetch, so that the checkpoint holds the random state from before it.
         """
-        trainer, first = self.trainer, skip // self.accumulation
-        iterator = self.epochs.batches(epoch, skip)
+        trainer, first, clock = self.trainer, skip // self.accumulation, self.clock
+        with clock.spending(RESTORING if skip else DATA):
+            iterator = self.epochs.batches(epoch, skip)
         for _ in range(first, self.horizon.steps_per_epoch):
             upcoming = trainer.state.global_step + 1
             if self.background is not None and self.background.is_due(upcoming):
-                self.background.settle()
+                with clock.spending(SAVING):
+                    self.background.settle()
             if self.preemption.begin(upcoming):
                 self.yield_to_preemption()
+            clock.fetch(upcoming)
             micro_batches, num_items = trainer.get_batch_samples(iterator, self.accumulation, self.device)
+            clock.train(upcoming)
             if not micro_batches:
                 return
             yield micro_batches, num_items
@@ -126,6 +131,7 @@ class Loop:
         self.grad_norm, _ = self.strategy.update(self.max_grad_norm)
         state.global_step += 1
         state.epoch = epoch
+        self.clock.done(state.global_step)
         if self.empties_cache_every and state.global_step % self.empties_cache_every == 0:
             clear_device_cache()
         self.event("on_step_end")
@@ -212,14 +218,16 @@ class Loop:
 
     def evaluate(self) -> None:
         trainer = self.trainer
-        metrics = trainer._evaluate(trainer._trial, self.ignore_keys)
+        with self.clock.spending(EVALUATING):
+            metrics = trainer._evaluate(trainer._trial, self.ignore_keys)
         is_best = trainer._determine_best_metric(metrics=metrics, trial=trainer._trial)
         if trainer.args.save_strategy == "best":
             trainer.control.should_save = is_best
 
     def save(self) -> None:
         self.work.settle()
-        self.trainer._save_checkpoint(self.model, trial=self.trainer._trial)
+        with self.clock.spending(SAVING):
+            self.trainer._save_checkpoint(self.model, trial=self.trainer._trial)
         self.saved_step = self.trainer.state.global_step
         if self.background is not None and self.background.is_writing:
             self.trainer.control.should_save = False  # on_save follows when the checkpoint is complete
@@ -240,5 +248,6 @@ class Loop:
         if self.saved_step != self.trainer.state.global_step:
             self.save()
         if self.background is not None:
-            self.background.settle()
+            with self.clock.spending(SAVING):
+                self.background.settle()
         self.preemption.leave()

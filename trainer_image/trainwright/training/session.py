@@ -37,6 +37,7 @@ from trainwright.data.epochs import Epochs
 from trainwright.data.workers import needs_server
 from trainwright.evaluation.sets import check_sets
 from trainwright.integrations import waiting
+from trainwright.integrations.clock import EVALUATING, IDLE, RESTORING, SAVING, STARTING, of_process
 from trainwright.integrations.liger import liger_kernels
 from trainwright.integrations.neftune import add_noise
 from trainwright.job import first_training, resolved_job, warn_if_arguments_unread, warn_if_ephemeral
@@ -122,12 +123,15 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
 def train_with_workers(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] | None) -> TrainOutput:
     check_ready(trainer)
     claim_output(trainer)
-    checkpoint = find_checkpoint(trainer, resume_from)
+    of_process().enter(STARTING)
+    with of_process().spending(RESTORING):
+        checkpoint = find_checkpoint(trainer, resume_from)
     if checkpoint is not None:
         tell_differences(trainer, checkpoint)
         tell_afresh(trainer, checkpoint)
         if not trainer._strategy.sharded:
-            trainer._load_from_checkpoint(str(checkpoint))
+            with of_process().spending(RESTORING):
+                trainer._load_from_checkpoint(str(checkpoint))
         if trainer.args.auto_find_batch_size and (checkpoint / TRAINER_STATE).is_file():
             found = TrainerState.load_from_json(checkpoint / TRAINER_STATE).train_batch_size
             trainer._train_batch_size = found or trainer._train_batch_size
@@ -191,9 +195,13 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     epochs = trainer._epochs = Epochs(dataloader, trainer._strategy.data_size)
     horizon = Horizon.of_values(trainer.set_initial_training_values(trainer.args, dataloader))
     horizon, place = begin_state(trainer, horizon, checkpoint, dataloader)
-    model = prepare(trainer, horizon, dataloader)
+    model, clock = prepare(trainer, horizon, dataloader), of_process()
+    clock.begin(trainer.state.global_step)
+    if trainer._trial is not None:  # every trial of a search begins at step 0
+        clock.reached = 0
     if checkpoint is not None:
-        load_state(trainer, str(checkpoint))
+        with clock.spending(RESTORING):
+            load_state(trainer, str(checkpoint))
     averaging.begin(trainer.optimizer)
     trainer._background = make_background(trainer)
     loop = trainer._loop = loop_for(trainer)(trainer, model, epochs, horizon, ignore_keys)
@@ -201,13 +209,17 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     trainer._strategy.zero_grad()
     loop.event("on_train_begin")
     if trainer.args.eval_on_start:
-        trainer._evaluate(trainer._trial, ignore_keys, skip_scheduler=True)
+        with clock.spending(EVALUATING):
+            trainer._evaluate(trainer._trial, ignore_keys, skip_scheduler=True)
     if checkpoint is not None:
         goes_on = trainer.state.global_step and not trainer.args.ignore_data_skip
         restore_position(trainer, checkpoint, epochs if goes_on else None, trainer._load_rng_state, place.start)
+    clock.follow_compilation()
     with loop.background or nullcontext():
         loop.run(place.epoch, place.skip)
+        clock.enter(SAVING if loop.background is not None else IDLE)
     loop.read_losses()
+    clock.enter(IDLE)
     return loop
 
 
@@ -384,7 +396,8 @@ def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
     averaging.end(trainer.optimizer)
     if args.load_best_model_at_end and state.best_model_checkpoint is not None:
         logger.info("loading the best model, %s (%s)", state.best_model_checkpoint, state.best_metric)
-        trainer._load_best_model()
+        with of_process().spending(RESTORING):
+            trainer._load_best_model()
     if args.save_total_limit == 1 and state.best_model_checkpoint is not None:
         keep_only_best(trainer)
     loop.event("on_train_end")
