@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # replaces characters that the terminal cannot encode
-    options = build_parser(whole="run" in arguments).parse_args(arguments)
+    options = build_parser(whole=bool({"run", "prove"} & {*arguments})).parse_args(arguments)
     try:
         code = _command(options.run)(options)
         sys.stdout.flush()
@@ -63,13 +63,14 @@ def _command(place: str) -> Callable[[argparse.Namespace], int]:
 
 
 def build_parser(*, whole: bool = True) -> argparse.ArgumentParser:
-    """``whole`` adds the options of ``run``, which are defined in the runner's module and need its imports."""
+    """``whole`` adds the options of ``run`` and ``prove``, which their modules define and which need their imports."""
     parser = _Parser(prog=_program(), description=DESCRIPTION, epilog=EPILOG, formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"trainwright {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_validate(commands)
     _add_plan(commands)
     _add_run(commands, whole)
+    _add_prove(commands, whole)
     _add_convert(commands)
     _add_explain(commands)
     _add_checkpoints(commands)
@@ -164,6 +165,20 @@ def _add_run(commands: Commands, whole: bool) -> None:
     )
     if whole:
         import_module("trainwright_operator.local.command").add_arguments(parser)
+
+
+def _add_prove(commands: Commands, whole: bool) -> None:
+    parser = _add(
+        commands,
+        "prove",
+        "local.proving:main",
+        "train a job here twice, once disturbed by faults, and compare the ends",
+        "examples:\n  trainwright prove job.yaml\n"
+        "  trainwright prove job.yaml --set spec.trainingArguments.maxSteps=60 --faults 5 --seed 7\n\n"
+        "exit code 0 if weights and log are those of the undisturbed run, 1 if not",
+    )
+    if whole:
+        import_module("trainwright_operator.local.proving").add_arguments(parser)
 
 
 def _add_convert(commands: Commands) -> None:

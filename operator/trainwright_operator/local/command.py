@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from trainwright_operator.core.policy import target_raised
 from trainwright_operator.local import devices
 
 if TYPE_CHECKING:
+    from trainwright_operator.local.live import Screen
     from trainwright_operator.local.output import OutputFolder
     from trainwright_operator.local.run import Runner, Setup
 
@@ -45,9 +46,9 @@ _NO_RESULTS = ("_runtime", "_per_second", "learning_rate", "grad_norm")
 """Metrics of the training process rather than of its result."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, output: str = "runs/NAME") -> None:
     parser.add_argument("file", metavar="FILE", help="the manifest of one TrainingJob, or - for standard input")
-    parser.add_argument("--output", metavar="DIR", help="the output folder (default: runs/NAME)")
+    parser.add_argument("--output", metavar="DIR", help=f"the output folder (default: {output})")
     parser.add_argument(
         "--volume",
         metavar="NAME=DIR",
@@ -88,7 +89,7 @@ def _pair(text: str) -> tuple[str, str]:
 def main(options: argparse.Namespace) -> int:
     """0 if the job succeeded, 1 if it failed, 2 if it cannot run; 130 after Ctrl-C, 143 after SIGTERM."""
     try:
-        document, job, pool = _read(options)
+        document, job, pool = read(options)
         return _run(document, job, pool, options)
     except InvalidManifests as invalid:
         for line in invalid.lines:
@@ -98,7 +99,7 @@ def main(options: argparse.Namespace) -> int:
     return INVALID
 
 
-def _read(options: argparse.Namespace) -> tuple[Document, TrainingJob, AcceleratorPool]:
+def read(options: argparse.Namespace) -> tuple[Document, TrainingJob, AcceleratorPool]:
     loaded = load([options.file], options.pools)
     if options.pool:
         loaded = on_pool(loaded, options.pool)
@@ -165,27 +166,44 @@ def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPo
     return pool
 
 
-def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: argparse.Namespace) -> int:
-    from trainwright_operator.local import packages
+@dataclass(frozen=True)
+class Prepared:
+    """A job that can be trained here, with its open output folder."""
+
+    document: Document
+    job: TrainingJob
+    setup: Setup
+    folder: OutputFolder
+
+    @property
+    def is_trained(self) -> bool:
+        return self.job.status.get("state") == "Succeeded" and not _raised(self.job)
+
+
+@contextlib.contextmanager
+def prepared(
+    document: Document, job: TrainingJob, pool: AcceleratorPool, options: argparse.Namespace, output: Path
+) -> Iterator[Prepared]:
+    """Open the output, and continue what an earlier run of the job left there."""
     from trainwright_operator.local.output import OutputFolder, status_to_continue, uid_of
     from trainwright_operator.local.run import Setup
 
-    output = Path(options.output or Path("runs") / job.name).absolute()
     volumes, config_maps = _folders(options.volume), _folders(options.config_map)
     with OutputFolder(output) as folder, tempfile.TemporaryDirectory(prefix="trainwright-run-") as scratch:
         prior = folder.prior()
         status = status_to_continue(document, prior, folder, datetime.now().astimezone())
         uid = uid_of(document.content, prior, output)
         job = replace(job, uid=uid, status=status, generation=(status.get("observedGeneration") or 0) + 1)
-        if status.get("state") == "Succeeded" and not _raised(job):
+        yield Prepared(document, job, Setup(pool, output, Path(scratch), volumes, config_maps), folder)
+
+
+def _run(document: Document, job: TrainingJob, pool: AcceleratorPool, options: argparse.Namespace) -> int:
+    output = Path(options.output or Path("runs") / job.name).absolute()
+    with prepared(document, job, pool, options, output) as made:
+        if made.is_trained:
             print(f"{job.name} is already trained; use another --output to start again, or raise maxSteps to continue")
-            return _conclude(job, status, output, [])
-        _note(job, pool, output)
-        setup = Setup(pool, output, Path(scratch), volumes, config_maps)
-        if requirements := (job.spec.script or {}).get("requirements"):
-            setup = replace(setup, packages=packages.install(job, setup, requirements))
-        folder.save_environment(pool.name)
-        final, received = _train(job, setup, _Keeper(folder, document, job))
+            return _conclude(job, made.job.status, output, [])
+        final, received = train(made)
     _report(job, output)
     return _conclude(job, final, output, received)
 
@@ -198,10 +216,21 @@ def _report(job: TrainingJob, output: Path) -> None:
         print(f"{job.name}: report in {written}", file=sys.stderr)
 
 
-def _train(job: TrainingJob, setup: Setup, keeper: _Keeper) -> tuple[dict[str, Any], list[int]]:
-    """The final status, and the signals that were received."""
+def train(made: Prepared, show: Screen | None = None) -> tuple[dict[str, Any], list[int]]:
+    """Train to the end; returns the final status, and the signals that were received.
+
+    Args:
+        show: By default a live table in a terminal, and lines in a pipe.
+    """
+    from trainwright_operator.local import packages
     from trainwright_operator.local.run import Runner
 
+    job, setup = made.job, made.setup
+    _note(job, setup.pool, setup.output)
+    if requirements := (job.spec.script or {}).get("requirements"):
+        setup = replace(setup, packages=packages.install(job, setup, requirements))
+    made.folder.save_environment(setup.pool.name)
+    keeper = _Keeper(made.folder, made.document, job, show)
     runner = Runner(job, setup, keeper.on_status)
     try:
         with _stopped_by_signals(runner) as received:
@@ -219,13 +248,13 @@ def _raised(job: TrainingJob) -> bool:
 class _Keeper:
     """Shows every status, and saves it on changes of state, attempts or checkpoint."""
 
-    def __init__(self, folder: OutputFolder, document: Document, job: TrainingJob) -> None:
+    def __init__(self, folder: OutputFolder, document: Document, job: TrainingJob, show: Screen | None) -> None:
         from trainwright_operator.local.live import screen
         from trainwright_operator.terminal import Terminal
 
         metadata = {**document.content["metadata"], "namespace": job.namespace, "uid": job.uid}
         self._content = {**document.content, "metadata": {**metadata, "generation": job.generation}}
-        self._folder, self._screen = folder, screen(job.name, Terminal(highlight=False))
+        self._folder, self._screen = folder, show or screen(job.name, Terminal(highlight=False))
         self._saved: tuple[Any, ...] = ()
 
     def on_status(self, status: dict[str, Any], events: Any) -> None:

@@ -48,7 +48,7 @@ class Run:
 
 
 def holds_run(folder: Path) -> bool:
-    return _newest_state(folder) is not None or _job(folder) is not None or bool(_pod_logs(folder))
+    return newest_state(folder) is not None or _job(folder) is not None or bool(_pod_logs(folder))
 
 
 def read_folder(folder: Path, axis: str = "step", buckets: int = BUCKETS, now: datetime | None = None) -> Run:
@@ -57,7 +57,7 @@ def read_folder(folder: Path, axis: str = "step", buckets: int = BUCKETS, now: d
     Raises:
         UserError: the folder holds no run.
     """
-    state, logs, job = _newest_state(folder), _pod_logs(folder), _job(folder)
+    state, logs, job = newest_state(folder), _pod_logs(folder), _job(folder)
     if not holds_run(folder):
         raise UserError(f"{folder}: holds no run: neither {STATE}, nor a checkpoint, nor {JOB}, nor logs")
     run = Run(folder.resolve().name, str(folder), Curves(axis, buckets))
@@ -99,7 +99,7 @@ def _take_job(run: Run, job: dict[str, Any], now: datetime) -> None:
         run.curves.steps_per_epoch = progress["step"] / progress["epoch"]
 
 
-def _newest_state(folder: Path) -> Path | None:
+def newest_state(folder: Path) -> Path | None:
     """The state of the output folder, or of its latest checkpoint; the newer one."""
     found = [path for path in (folder / STATE, *folder.glob(f"checkpoint-*/{STATE}")) if path.is_file()]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
