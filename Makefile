@@ -20,7 +20,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwri
 TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts bench-shards footprints integration multikueue mutations e2e lint format crds manual docs chart prove same-losses bench starts bench-operator \
+.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts bench-shards footprints integration multikueue mutations e2e lint format crds manual docs chart prove same-losses bench starts chaos bench-operator \
 	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
@@ -178,6 +178,9 @@ starts: setup ## 2,000 starts of data workers in the midst of busy threads: none
 
 bench-operator: setup cluster-tools ## what the operator costs, on a control plane on loopback; BENCH=burst for one of them
 	cd tests && $(BIN)/python -m bench.operator $(BENCH)
+
+chaos: setup cluster-tools ## faults by a seed on real processes and on the control plane, for hours: SEED=1 FAULTS=100 JOBS=20; ONLY=trained-3 replays
+	cd tests && $(BIN)/python -m chaos --seed $(or $(SEED),1) --faults $(or $(FAULTS),100) --jobs $(or $(JOBS),20) $(if $(ONLY),--only $(ONLY))
 
 # What is released
 

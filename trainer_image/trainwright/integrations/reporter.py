@@ -67,7 +67,6 @@ class Reporter(TrainerCallback):
         self._publisher: Publisher | None = None
         self._training = False
         self._source: tuple[Any, Any] | None = None
-        self._clock: clock.Clock | None = None
         self._known = Progress(attempt=attempt)
         self._reported: Progress | None = None
         self._meter = Meter()
@@ -128,7 +127,7 @@ class Reporter(TrainerCallback):
         if not self._reports:
             return
         self._known = replace(self._known, **changes)
-        self._source, self._clock = (args, state), clock.of_process()
+        self._source = (args, state)
         if self._publisher is None:
             waiting.hand_over()
             self._publisher = Publisher(self._collect, self._deliver, _log_failure, self._interval)
@@ -158,7 +157,7 @@ class Reporter(TrainerCallback):
             activity=waiting.activity(),
             runs=addresses.runs()[:MAX_RUNS],
             model=addresses.model(),
-            clock=self._clock.read() if self._clock is not None and self._clock.used else None,
+            clock=time_spent.read() if (time_spent := clock.of_process()).used else None,
             **self._meter.read(args, state, time.monotonic(), self._training, self.data_size),
         )
 
