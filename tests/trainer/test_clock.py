@@ -187,10 +187,15 @@ def test_a_torn_file_is_begun_anew(folder: Path, time: Time, content: bytes) -> 
     assert seconds() == {"starting": IMPORT, "stepping": 2 * STEP, "data": 2 * BATCH}
 
 
-def test_the_clock_of_another_rank_writes_no_file(folder: Path, time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
+def test_every_rank_has_a_file_of_its_own_for_all_rounds(
+    folder: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "node" / "round-2").mkdir()
+    monkeypatch.setenv(ENV_NODE_DIR, str(folder / "node" / "round-2"))
+    monkeypatch.setenv("LOCAL_RANK", "1")
     clock.of_process().enter(clock.DATA)
-    assert not nodefiles.clock_path(folder / "node").exists()
+    assert (folder / "node" / "clock-1").exists()
+    assert nodefiles.phase_of(nodefiles.read_clock(folder / "node", 1)) == ("data", time.now)
 
 
 KILLED = f"""

@@ -15,12 +15,16 @@ def train():
 def wait_for_ever():
     time.sleep(300)
 """
+DOING = """
+from trainwright.integrations import clock
+clock.of_process().enter(clock.STEPPING if os.environ["RANK"] == "0" else clock.DATA)
+"""
 
 
 @pytest.mark.parametrize(("nodes", "per_node"), [(1, 2), (2, 1)])
 def test_a_hang_is_seen_and_shown(nodes, per_node, tmp_path):
     with Gang(
-        tmp_path, BEATING + "train(); wait_for_ever()", nodes=nodes, per_node=per_node, hang_timeout_seconds=2
+        tmp_path, f"{BEATING}{DOING}train(); wait_for_ever()", nodes=nodes, per_node=per_node, hang_timeout_seconds=2
     ) as gang:
         assert gang.run() == [124] * nodes, gang.log()
     logs = "".join(gang.log(node) for node in range(nodes))
@@ -29,7 +33,7 @@ def test_a_hang_is_seen_and_shown(nodes, per_node, tmp_path):
     assert logs.count("in wait_for_ever") == 2
     word = gang.word()
     assert (word.reason, word.step) == ("Hang", 5)
-    assert "no rank finished a step for 2 s after step 5" in word.error
+    assert "no rank finished a step for 2 s after step 5; rank 1 waits for its data, for " in word.error
 
 
 QUIET = {

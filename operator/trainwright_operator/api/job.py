@@ -184,11 +184,11 @@ class JobSpec:
         int | None,
         integer(
             "Seconds without a step after which an attempt counts as hung: it logs the stacks of every rank and is "
-            "restarted. Allow for the first step and for an evaluation.",
-            10,
+            "restarted. Allow for an evaluation and a save. 0 for never, else at least 10.",
+            0,
             YEAR_SECONDS,
         ),
-        Default("never"),
+        Default("10 times the longest step, evaluation or save so far, and at least 10 minutes"),
     ] = None
     termination_grace_period_seconds: Annotated[
         int, integer("Seconds for a pod to write a checkpoint after it is asked to stop.", 10, 86400)
@@ -202,7 +202,17 @@ class JobSpec:
 
     @staticmethod
     def rules() -> list[Rule]:
-        return [*at_creation([*_what_is_trained(), *_evaluation()]), *_immutability()]
+        return [*at_creation([*_what_is_trained(), *_evaluation(), _hang_timeout()]), *_immutability()]
+
+
+def _hang_timeout() -> Rule:
+    return Rule(
+        "!has(self.hangTimeoutSeconds) || self.hangTimeoutSeconds == 0 || self.hangTimeoutSeconds >= 10",
+        "must be 0 (never), or at least 10",
+        lambda spec: spec.get("hangTimeoutSeconds", 0) == 0 or spec["hangTimeoutSeconds"] >= 10,
+        field="hangTimeoutSeconds",
+        needs=("hangTimeoutSeconds",),
+    )
 
 
 def _what_is_trained() -> list[Rule]:

@@ -22,6 +22,8 @@ from trainwright_operator.core.pods import JOB_KEY, PodPlan, PushEndpoint, pod_t
 
 Object = dict[str, Any]
 
+NEVER_SECONDS = 10 * 365 * 86_400
+"""In place of a hang timeout of 0, which older trainers would take at its word."""
 CLAIM_TEMPLATE_VERSION = "resource.k8s.io/v1"
 
 
@@ -118,7 +120,7 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
         requirements=list((spec.script or {}).get("requirements") or ()),
         sample=_as_dict(spec.sample),
         offline=spec.offline,
-        hang_timeout_seconds=spec.hang_timeout_seconds,
+        hang_timeout_seconds=NEVER_SECONDS if spec.hang_timeout_seconds == 0 else spec.hang_timeout_seconds,
         grace_period_seconds=spec.termination_grace_period_seconds,
         adopt_output=spec.output.adopt,
         async_save=spec.output.async_save,

@@ -24,6 +24,8 @@ from trainwright_operator.core.waiting import Hold
 
 __all__ = ["merge_final_word", "merge_progress", "render"]
 
+_KEPT = ("metrics", "best", "checkpoint", "runs", "model", "goodput", "acceleratorSeconds", "cost")
+"""What others than the policy have found out."""
 _EXPLAINED = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.FAILED})
 """Where the word of the state alone leaves a person asking."""
 
@@ -53,7 +55,7 @@ def render(
     finished = phase in FINISHED
     started, completed = history.started, _completed(before, history, now) if finished else None
     status: Status = {
-        **{key: before[key] for key in ("metrics", "best", "checkpoint", "runs", "model") if key in before},
+        **{key: before[key] for key in _KEPT if key in before},
         "gang": _gang(before, history),
         "observedGeneration": generation,
         "state": _state(phase, hold),

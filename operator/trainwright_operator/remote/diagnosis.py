@@ -122,9 +122,7 @@ def _quiet(facts: Facts) -> Iterator[Finding]:
     last_push = read_time((status_of(facts.job).get("progress") or {}).get("lastUpdateTime"))
     if last_push and facts.now - last_push >= QUIET_AFTER:
         minutes = int((facts.now - last_push).total_seconds() // 60)
-        fix = (
-            f"check the logs: trainwright logs {facts.name} --follow; spec.hangTimeoutSeconds restarts a job that hangs"
-        )
+        fix = f"check the logs: trainwright logs {facts.name} --follow; spec.hangTimeoutSeconds says when a hang ends"
         yield Finding(f"it runs, but has reported no progress for {minutes} minutes", fix)
 
 

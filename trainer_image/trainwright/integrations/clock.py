@@ -1,4 +1,4 @@
-"""Where the time of a run goes: seconds by cause, kept by rank 0 of each pod that has it.
+"""Where the time of a run goes: seconds by cause, which every rank counts. Those of rank 0 are those of the job.
 
 The training loop says what begins; what went on before ends. A change costs one reading of the clock and four stores.
 Under a launcher the seconds lie in a file of the node's folder that is mapped into memory: they outlive a killed rank,
@@ -24,7 +24,7 @@ from trainwright.contract import CLOCK_CAUSES, ENV_REACHED_STEP
 from trainwright.launch import nodefiles
 
 STARTING, RESTORING, COMPILING, STEPPING, DATA, EVALUATING, SAVING, REDONE, IDLE = range(len(CLOCK_CAUSES))
-_MARK, _STEP, _FIRST = range(len(CLOCK_CAUSES), nodefiles.CLOCK_SLOTS)
+_MARK, _STEP, _FIRST, _CAUSE = range(len(CLOCK_CAUSES), nodefiles.CLOCK_SLOTS)
 _BYTES = 8 * nodefiles.CLOCK_SLOTS
 
 
@@ -51,7 +51,7 @@ class Clock:
             began = min(now, max(began, former))
             slots[IDLE] += began - former
         slots[STARTING] += now - began
-        slots[_MARK] = now
+        slots[_MARK], slots[_CAUSE] = now, STARTING
 
     def enter(self, cause: int) -> int:
         """Begin ``cause``; return what went on before."""
@@ -59,7 +59,7 @@ class Clock:
         former = self._cause
         slots[former] += now - slots[_MARK]
         slots[_MARK] = now
-        self._cause = cause
+        slots[_CAUSE] = self._cause = cause
         return former
 
     def fetch(self, step: int) -> None:
@@ -122,15 +122,15 @@ _clock: Clock | None = None
 def of_process() -> Clock:
     """The clock of this process. A forked process gets its own."""
     global _clock
-    folder = nodefiles.node_dir() if os.environ.get("RANK", "0") == "0" else None
-    path = nodefiles.clock_path(folder) if folder is not None and folder.is_dir() else None
+    folder = nodefiles.node_dir()
+    path = nodefiles.clock_path(folder, nodefiles.local_rank()) if folder is not None and folder.is_dir() else None
     if _clock is None or _clock._pid != os.getpid() or _clock.path != path:
         _clock = Clock(path)
     return _clock
 
 
 def _mapped(path: Path) -> MutableSequence[float]:
-    if nodefiles.read_clock(path.parent) is None:
+    if nodefiles.read_clock(path.parent, nodefiles.local_rank()) is None:
         path.write_bytes(bytes(_BYTES))
     with path.open("r+b") as file:
         return memoryview(mmap.mmap(file.fileno(), _BYTES)).cast("d")  # type: ignore[return-value]

@@ -67,6 +67,7 @@ class Reporter(TrainerCallback):
         self._publisher: Publisher | None = None
         self._training = False
         self._source: tuple[Any, Any] | None = None
+        self._clock: clock.Clock | None = None
         self._known = Progress(attempt=attempt)
         self._reported: Progress | None = None
         self._meter = Meter()
@@ -127,7 +128,7 @@ class Reporter(TrainerCallback):
         if not self._reports:
             return
         self._known = replace(self._known, **changes)
-        self._source = (args, state)
+        self._source, self._clock = (args, state), clock.of_process()
         if self._publisher is None:
             waiting.hand_over()
             self._publisher = Publisher(self._collect, self._deliver, _log_failure, self._interval)
@@ -157,7 +158,7 @@ class Reporter(TrainerCallback):
             activity=waiting.activity(),
             runs=addresses.runs()[:MAX_RUNS],
             model=addresses.model(),
-            clock=time_spent.read() if (time_spent := clock.of_process()).used else None,
+            clock=self._clock.read() if self._clock is not None and self._clock.used else None,
             **self._meter.read(args, state, time.monotonic(), self._training, self.data_size),
         )
 

@@ -91,17 +91,22 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Pulse:
-    """A heartbeat as the launcher sees it. ``beats`` is 0 before the first one."""
+    """A heartbeat as the launcher sees it. ``beats`` is 0 before the first one.
+
+    ``phase`` is what the rank does (:data:`CLOCK_CAUSES`); empty if it does not say, as with another trainer than ours.
+    """
 
     beats: int
     step: int
     resting: bool
+    phase: str = ""
 
 
 def read_pulse(path: Path) -> Pulse:
     try:
         counters = memoryview(path.read_bytes()).cast("q")
-        return Pulse(abs(counters[0]), counters[1], counters[0] <= 0)
+        phase, _ = phase_of(read_clock(path.parent, int(path.name.rpartition("-")[2])))
+        return Pulse(abs(counters[0]), counters[1], counters[0] <= 0, phase)
     except (OSError, IndexError, TypeError):
         return Pulse(0, 0, True)
 
@@ -145,28 +150,36 @@ def read_report(folder: Path) -> dict[str, Any]:
     return {**report, "clock": clock_fields(slots) if slots else None}
 
 
-CLOCK_SLOTS = len(CLOCK_CAUSES) + 3
-"""Float64 numbers in the file of the clock: the seconds of each cause, when the current one began (monotonic; 0 if
-never), the last finished step, and the step that the attempt resumed from."""
+CLOCK_SLOTS = len(CLOCK_CAUSES) + 4
+"""Float64 numbers in the file of a clock: the seconds of each cause, when the current one began (monotonic; 0 if
+never), the last finished step, the step that the attempt resumed from, and the current cause."""
 
 
-def clock_path(folder: Path) -> Path:
-    return folder / "clock"
+def clock_path(folder: Path, local_rank: int = 0) -> Path:
+    """One file for all rounds of a pod, whose folders are called ``round-N``: a new rank goes on counting."""
+    return (folder.parent if folder.name.startswith("round-") else folder) / f"clock-{local_rank}"
 
 
-def read_clock(folder: Path) -> list[float] | None:
-    """The numbers in the file of rank 0's clock; None if it is absent or torn, or was never started."""
+def read_clock(folder: Path, local_rank: int = 0) -> list[float] | None:
+    """The numbers in the file of a rank's clock; None if it is absent or torn, or was never started."""
     try:
-        slots = list(memoryview(clock_path(folder).read_bytes()).cast("d"))
+        slots = list(memoryview(clock_path(folder, local_rank).read_bytes()).cast("d"))
     except (OSError, TypeError):
         return None
     valid = len(slots) == CLOCK_SLOTS and all(math.isfinite(slot) and slot >= 0 for slot in slots)
     return slots if valid and slots[len(CLOCK_CAUSES)] else None
 
 
+def phase_of(slots: Sequence[float] | None) -> tuple[str, float]:
+    """What a rank does, one of :data:`CLOCK_CAUSES`, and since when (monotonic); empty and 0 if it says nothing."""
+    if slots is None or not slots[-1] < len(CLOCK_CAUSES):
+        return "", 0.0
+    return CLOCK_CAUSES[int(slots[-1])], slots[len(CLOCK_CAUSES)]
+
+
 def clock_fields(slots: Sequence[float]) -> dict[str, float]:
     """As :class:`trainwright.contract.Progress` sends a clock, without ``open``."""
     seconds = {name: round(slots[cause], 3) for cause, name in enumerate(CLOCK_CAUSES)}
     counted = {name: value for name, value in seconds.items() if value > 0}
-    _, step, first = slots[len(CLOCK_CAUSES) :]
+    _, step, first, _ = slots[len(CLOCK_CAUSES) :]
     return {**counted, "step": int(step), "first": int(first)}

@@ -16,6 +16,7 @@ from trainwright.contract import EndedBy, ExitCode
 from trainwright.launch import nodefiles, reaper, verdict
 from trainwright.launch.entry import DUMP_SIGNAL
 from trainwright.launch.peers import Peers
+from trainwright.launch.suspects import suspects
 from trainwright.launch.verdict import Failure, RankExit
 from trainwright.launch.watchdog import Watchdog
 
@@ -156,12 +157,16 @@ class Supervisor:
     def _handle_hang(self) -> None:
         self._hung = Failure(
             ExitCode.HANG,
-            f"no rank finished a step for {self._watchdog.timeout:g} s after step {self.last_step()}; "
-            "the stacks of every rank are in the log",
+            f"no rank finished a step for {self._watchdog.timeout:.0f} s after step {self.last_step()}; "
+            f"{self._suspects()}the stacks of every rank are in the log",
         )
         self._report(self._hung)
         self._print_stacks()
         self._end_by(time.monotonic())
+
+    def _suspects(self) -> str:
+        named = suspects(self.folder, {one.rank: (one.local_rank, one.pid) for one in self.ranks}, time.monotonic())
+        return f"{named}; " if named else ""
 
     def _print_stacks(self) -> None:
         for rank in self._running():
