@@ -287,6 +287,16 @@ def test_a_job_without_a_queue_is_left_alone(kube, operator, namespace):  # noqa
     assert kube.list("Workload", namespace) == []
 
 
+def test_an_elastic_job_starts_with_the_pods_that_there_is_quota_for(kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="3")
+    made = queued("train", nodes=4, run_for="forever").with_("spec.accelerator.minNodes", 2)
+    kube.apply(made.training(gradientAccumulationSteps=3).manifest(), namespace)
+    found = state(kube, namespace, "Running")
+    assert [(one["attempt"], one["nodes"]) for one in found["status"]["attempts"]] == [(1, 3)]
+    assert len(kube.list("Pod", namespace, "trainwright.dev/job=train")) == 3
+    assert workload_of(kube, namespace, "train")["spec"]["podSets"][0]["minCount"] == 2
+
+
 # Topology, time limits, and other configurations of Kueue
 
 

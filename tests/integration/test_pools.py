@@ -5,6 +5,7 @@ The nodes are simulated, with the resources, labels and taints that the vendors'
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -257,6 +258,30 @@ def test_two_half_placed_gangs_do_not_hold_each_other_for_ever(kube, namespace, 
         running.kill()
         for number in range(6):
             kube.delete("Node", f"slot-{number}", namespace=None)
+
+
+def test_an_elastic_job_trains_on_the_nodes_that_there_are(kube, namespace, crds, cluster, tmp_path):
+    """Room for three of four: the next attempt has three pods, and the global batch of four."""
+    for number in range(3):
+        cluster.add_node(simulated_node(f"few-{number}", {"nvidia.com/gpu": "1"}, {"few": "yes"}, "nvidia.com/gpu"))
+    kube.apply(pool_manifest("few", vendor="nvidia", perNode=1, nodeSelector={"few": "yes"}))
+    running = Operator(kube, namespace, tmp_path).start().wait_leading()
+    elastic = {"pool": "few", "nodes": 4, "minNodes": 2, "elasticTimeoutSeconds": 3}
+    made = make_job("train").with_("spec.accelerator", elastic).with_("spec.output", {"emptyDir": {}})
+    made = made.training(gradientAccumulationSteps=3).without("metadata.uid").without("metadata.namespace")
+    try:
+        kube.apply(made.with_("spec.podTemplate.metadata.annotations", {RUN_FOR: FOREVER}).manifest(), namespace)
+        found = state(kube, namespace, "Running")
+        first, second = found["status"]["attempts"]
+        assert (first["reason"], first["outcome"], first["nextNodes"], second["nodes"]) == ("Shrunk", "Disrupted", 3, 3)
+        assert found["status"]["restarts"]["counted"] == 0
+        pods = kube.list("Pod", namespace, "trainwright.dev/attempt=2")
+        resolved = json.loads(pods[0]["metadata"]["annotations"]["trainwright.dev/resolved-job"])
+        assert (len(pods), resolved["training_arguments"]["gradient_accumulation_steps"]) == (3, 4)
+    finally:
+        running.kill()
+        for number in range(3):
+            kube.delete("Node", f"few-{number}", namespace=None)
 
 
 def bind(kube, namespace, pod, node):

@@ -68,7 +68,38 @@ class Accelerator:
         integer("Accelerators on each node; each has one rank.", 1, MAX_PER_NODE),
         Default("1; on a TPU pool the chips of a host"),
     ] = None
+    min_nodes: Annotated[
+        int | None,
+        integer(
+            "With how few nodes an attempt may train when there is no room for all; the global batch stays.",
+            1,
+            MAX_NODES,
+        ),
+        Default("nodes"),
+    ] = None
+    elastic_timeout_seconds: Annotated[
+        int | None,
+        integer("With minNodes: seconds that an attempt waits for room for all of its nodes.", 1, YEAR_SECONDS),
+        Default("300"),
+    ] = None
     topology: Together = Together()
+
+    @staticmethod
+    def rules() -> list[Rule]:
+        return [
+            Rule(
+                "!has(self.minNodes) || (has(self.nodes) && self.minNodes <= self.nodes)",
+                "is more than nodes; let it be nodes or fewer",
+                lambda spec: spec.get("minNodes", 0) <= spec.get("nodes", 0) or "minNodes" not in spec,
+                field="minNodes",
+            ),
+            Rule(
+                "!has(self.elasticTimeoutSeconds) || has(self.minNodes)",
+                "is for elastic jobs; set minNodes as well, or remove it",
+                lambda spec: "elasticTimeoutSeconds" not in spec or "minNodes" in spec,
+                field="elasticTimeoutSeconds",
+            ),
+        ]
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ class Reason:
     POOL_UNUSABLE = "PoolUnusable"
     ATTEMPT_INCOMPLETE = "AttemptIncomplete"
     GANG_INCOMPLETE = "GangIncomplete"
+    SHRUNK = "Shrunk"
     QUEUE_UNUSABLE = "QueueUnusable"
     WORKLOAD_REPLACED = "WorkloadReplaced"
     WORKLOAD_DELETED = "WorkloadDeleted"

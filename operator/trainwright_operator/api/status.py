@@ -270,6 +270,8 @@ def _attempt() -> Schema:
             "exitCode": integer("The exit code of the trainer in that pod.", -INT64_MAX, INT64_MAX),
             "time": _time("When that pod ended or was deleted."),
             "step": integer("The last reported step.", 0, INT64_MAX),
+            "nodes": integer("The nodes of this attempt, if the job is elastic.", 1),
+            "nextNodes": integer("The nodes of the next attempt, because not all of these found room.", 1),
             "maxSteps": integer("The steps that this attempt was to train, if given in steps.", 1, INT64_MAX),
             "numTrainEpochs": number("The epochs that this attempt was to train, if not given in steps.", least=0),
             "message": string("The trainer's last message, in one line.", MAX_MESSAGE),

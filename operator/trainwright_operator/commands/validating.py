@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
+from trainwright_operator.api import names
 from trainwright_operator.api.manifest import Document
+from trainwright_operator.api.spec import parse_job
 from trainwright_operator.commands import loading
+from trainwright_operator.core import elastic
 
 DONE, INVALID = 0, 2
 
@@ -28,4 +31,19 @@ def main(options: Namespace) -> int:
 def _valid(document: Document) -> str:
     content = document.content
     metadata = content["metadata"]
-    return f"{document.source}: {content['kind']} {metadata.get('name') or metadata['generateName']} is valid"
+    said = f"{document.source}: {content['kind']} {metadata.get('name') or metadata['generateName']} is valid"
+    return f"{said}{_sizes(document)}"
+
+
+def _sizes(document: Document) -> str:
+    """With how many nodes an elastic job may train, and how often it then accumulates."""
+    if document.content["kind"] != names.JOB_KIND:
+        return ""
+    job = parse_job(document.content)
+    if not elastic.asked(job):
+        return ""
+    steps = {size: elastic.sized(job, size).spec.training_arguments for size in elastic.sizes(job)}
+    shown = [
+        f"{size} (gradientAccumulationSteps {it.get('gradient_accumulation_steps', 1)})" for size, it in steps.items()
+    ]
+    return f"; it may train on {' or '.join(shown)} nodes"

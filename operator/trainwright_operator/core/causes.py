@@ -24,7 +24,7 @@ from trainwright_operator.core.display import plain
 from trainwright_operator.core.history import Cause, Outcome
 from trainwright_operator.core.observe import Attempt, End, JobState, Pod
 
-GIVEN_UP = frozenset({Reason.GANG_INCOMPLETE, Reason.ATTEMPT_INCOMPLETE, Reason.JOB_DELETED})
+GIVEN_UP = frozenset({Reason.GANG_INCOMPLETE, Reason.SHRUNK, Reason.ATTEMPT_INCOMPLETE, Reason.JOB_DELETED})
 """Why an attempt is stopped whose pods would else wait for those that never come; what these say of it is no cause."""
 FOLLOWED = frozenset({Reason.PEER_STOPPED, Reason.PEER_LOST, Reason.PODS_GONE})
 """What a pod ends by whose peer went first: any other pod that tells more is believed before it."""

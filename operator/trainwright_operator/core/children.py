@@ -14,6 +14,7 @@ from typing import Any
 from trainwright.contract import MASTER_PORT, MAX_RESOLVED_JOB_BYTES, SCRIPT_DIR, ResolvedJob
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
+from trainwright_operator.core import elastic
 from trainwright_operator.core.gangs import ONE_BY_ONE, SCHEDULERS, GangScheduler
 from trainwright_operator.core.gangs.gang import Gang, Membership
 from trainwright_operator.core.observe import config_map_of
@@ -55,7 +56,7 @@ def children(
     resolved = resolve(job, place, attempt).to_json()
     fits = len(resolved.encode()) <= MAX_RESOLVED_JOB_BYTES
     own = _metadata_of_attempt(job, attempt)
-    membership = (scheduler or ONE_BY_ONE.of(job)).membership(Gang(job, place.pods, own))
+    membership = (scheduler or ONE_BY_ONE.of(job)).membership(_gang(job, place, own))
     found: list[Object] = []
     if place.pods > 1:
         found.append(service(job))
@@ -71,8 +72,13 @@ def children(
 
 def gang_objects(job: TrainingJob, place: Placement, attempt: int, scheduler: GangScheduler) -> tuple[Object, ...]:
     """Those of the children that the scheduler needs to decide whether the attempt may start."""
-    gang = Gang(job, place.pods, _metadata_of_attempt(job, attempt))
+    gang = _gang(job, place, _metadata_of_attempt(job, attempt))
     return tuple(map(hashed, scheduler.membership(gang).objects))
+
+
+def _gang(job: TrainingJob, place: Placement, metadata: Object) -> Gang:
+    least = min(place.pods, elastic.sizes(job)[-1]) if elastic.asked(job) else place.pods
+    return Gang(job, place.pods, least, metadata)
 
 
 def attempt_jobs(job: TrainingJob, place: Placement, attempt: int) -> tuple[Object, ...]:

@@ -52,6 +52,10 @@ class Record:
     step: int | None = None
     max_steps: int | None = None
     num_train_epochs: float | None = None
+    nodes: int | None = None
+    """Of an elastic job: how many it has."""
+    next_nodes: int | None = None
+    """How many the next attempt has, because there was no room for all of these."""
 
     @property
     def outcome(self) -> Outcome | None:
@@ -73,6 +77,8 @@ class Record:
             "step": self.step,
             "maxSteps": self.max_steps,
             "numTrainEpochs": self.num_train_epochs,
+            "nodes": self.nodes,
+            "nextNodes": self.next_nodes,
         }
         return {key: value for key, value in entry.items() if value is not None}
 
@@ -86,6 +92,8 @@ class Record:
             step=entry.get("step"),
             max_steps=entry.get("maxSteps"),
             num_train_epochs=entry.get("numTrainEpochs"),
+            nodes=entry.get("nodes"),
+            next_nodes=entry.get("nextNodes"),
         )
 
 

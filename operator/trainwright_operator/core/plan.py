@@ -24,12 +24,13 @@ from typing import Any
 from trainwright_operator.api import names
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
+from trainwright_operator.core import elastic
 from trainwright_operator.core.children import children, gang_objects, hashed, service, service_name
 from trainwright_operator.core.cleanup import Delete, expired, leftovers, stop_jobs
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs, GangScheduler
 from trainwright_operator.core.goodput import Terms, accounted
-from trainwright_operator.core.history import Cause, History, Outcome
+from trainwright_operator.core.history import Cause, History, Outcome, Record
 from trainwright_operator.core.observe import Attempt, Observed
 from trainwright_operator.core.placement.pools import place
 from trainwright_operator.core.placement.vendor import Placement, PoolError
@@ -102,7 +103,7 @@ def plan(
     held, look_again = _waiting(before, current, verdict, now)
     held = decision.held or held
     status = render(before, job.generation, verdict, current, held, now, decision.pods)
-    status = accounted(before, status, inputs.terms(), now)
+    status = accounted(before, status, inputs.terms(verdict.history.open or history.open), now)
     expired_children, expires_in = expired(job, observed, verdict, now)
     followed = kueue.follow(job, queue, verdict, decision.placement, observed, now) if queue else kueue.Followed()
     existing = {each.name for attempt in observed.attempts for each in attempt.jobs}
@@ -137,9 +138,11 @@ class _Inputs:
         found = place(self.job, pool)
         return kueue.placed(self.job, found, self.queued) if self.queued and self.queued.workload else found
 
-    def terms(self) -> Terms:
-        """What the job's account follows from."""
+    def terms(self, record: Record | None) -> Terms:
+        """What the job's account follows from; ``record`` is that of the attempt at work, if one is."""
         job, price = self.job, self.pool.price if self.pool else None
+        if record and record.nodes:
+            job = elastic.sized(job, record.nodes)
         try:
             found = place(job, self.pool) if self.pool else None
         except PoolError:
@@ -151,6 +154,10 @@ class _Inputs:
             currency=price["currency"] if price else "",
             scripted=job.spec.script is not None,
         )
+
+    def sized(self, nodes: int) -> _Inputs:
+        """For an attempt of an elastic job with so many nodes."""
+        return replace(self, job=elastic.sized(self.job, nodes))
 
     def children(self, placement: Placement, number: int) -> tuple[Object, ...]:
         return children(self.job, placement, number, self.endpoint, self.scheduler)
@@ -202,6 +209,11 @@ def _start(inputs: _Inputs, verdict: Verdict, before: History, observed: Observe
     if held := inputs.scheduler.hold(job, observed, now):
         waiting = Verdict(Phase.STARTING, held.reason, held.message, before)
         return _Decision(waiting, gang_objects(job, placement, number, inputs.scheduler), held)
+    size = _size(inputs, verdict)
+    if size:
+        inputs, verdict = inputs.sized(size), _with_size(verdict, size)
+        assert inputs.pool
+        placement = inputs.place(inputs.pool)
     create = inputs.children(placement, number)
     for child in create:
         if owner := observed.foreign.get(child["metadata"]["name"]):
@@ -222,6 +234,20 @@ def _placement(job: TrainingJob, pool: AcceleratorPool | None, before: History |
         return blocked(before, Reason.POOL_UNUSABLE, str(error))
 
 
+def _size(inputs: _Inputs, verdict: Verdict) -> int | None:
+    """The nodes of the attempt of an elastic job: as many as its record says, and as its quota is for."""
+    record = verdict.history.open
+    if record is None or record.nodes is None:
+        return None
+    admitted = kueue.admitted_pods(inputs.queued) if inputs.queued else None
+    return record.nodes if admitted is None else min(record.nodes, elastic.fitting(inputs.job, admitted))
+
+
+def _with_size(verdict: Verdict, size: int) -> Verdict:
+    record = verdict.history.open
+    return replace(verdict, history=verdict.history.update(replace(record, nodes=size))) if record else verdict
+
+
 def _half_created(attempt: Attempt, verdict: Verdict) -> bool:
     """Only some slices have their Job: the operator stopped between creating two of them, or one was refused."""
     record = verdict.history.open
@@ -230,6 +256,9 @@ def _half_created(attempt: Attempt, verdict: Verdict) -> bool:
 
 def _complete(inputs: _Inputs, verdict: Verdict, attempt: Attempt, now: datetime) -> _Decision:
     """Create what is missing of a half-created attempt; give it up when its Jobs would be rendered otherwise today."""
+    record = verdict.history.open
+    if record and record.nodes:
+        inputs = inputs.sized(record.nodes)
     try:
         create = inputs.children(inputs.place(inputs.pool), attempt.number) if inputs.pool else ()
     except PoolError:

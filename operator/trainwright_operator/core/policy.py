@@ -17,7 +17,7 @@ from trainwright.contract import ResolvedJob
 from trainwright_operator.api import names
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import JobSpec, TrainingJob
-from trainwright_operator.core import observe, sidecars
+from trainwright_operator.core import elastic, observe, sidecars
 from trainwright_operator.core.causes import BY_HAND, GIVEN_UP, UNEXPLAINED, cause_of, succeeded, without_a_trace
 from trainwright_operator.core.gangs import ONE_BY_ONE, GangScheduler
 from trainwright_operator.core.gangs.gang import jitter
@@ -98,7 +98,8 @@ def adopt(job: TrainingJob, history: History, observed: Observed, now: datetime)
     if newest is None or newest.number <= (history.last.number if history.last else 0):
         return history
     first = newest.jobs[0]
-    return history.begin(record_of(_asked(first) or job.spec.training_arguments, newest.number, first.created or now))
+    record = record_of(_asked(first) or job.spec.training_arguments, newest.number, first.created or now)
+    return history.begin(replace(record, nodes=first.completions if elastic.asked(job) else None))
 
 
 def _asked(job: observe.Job) -> Mapping[str, Any] | None:
@@ -143,9 +144,11 @@ def _at_work(
     if not attempt.jobs and not attempt.pods and not record.cause and now < record.start + APPEAR:
         return _working(history, attempt, again=record.start + APPEAR - now)
     held = attempt.suspended is not None  # by another hand: that its pods go and are not there says nothing
-    patience = None if history.running or held else scheduler.patience_left(attempt, job.uid, now)
+    patience = None if history.running or held else _patience(job, record, attempt, scheduler, now)
     cause = record.cause if held else cause_of(attempt, record.cause)
-    cause = cause or _torn(history, attempt, now) or _crowded_out(attempt, patience, now)
+    if patience is not None and patience <= NOW and not cause and elastic.asked(job):
+        record = replace(record, next_nodes=elastic.smaller(job, attempt))
+    cause = cause or _torn(history, attempt, now) or _crowded_out(attempt, record, patience, now)
     kept = sidecars.left(attempt, now) if not attempt.ending else None
     if cause and kept == NOW:
         cause = _with(cause, sidecars.message_about(attempt))
@@ -235,10 +238,22 @@ def _torn(history: History, attempt: observe.Attempt, now: datetime) -> Cause | 
     return Cause(Outcome.DISRUPTED, Reason.JOB_DELETED, message, time=now)
 
 
-def _crowded_out(attempt: observe.Attempt, patience: timedelta | None, now: datetime) -> Cause | None:
+def _patience(
+    job: TrainingJob, record: Record, attempt: observe.Attempt, scheduler: GangScheduler, now: datetime
+) -> timedelta | None:
+    """How much longer the attempt may wait for room; an elastic one that can be smaller need not wait for a part."""
+    if elastic.asked(job) and elastic.smaller(job, attempt) is not None:
+        return elastic.patience_left(job, record, attempt, now)
+    return scheduler.patience_left(attempt, job.uid, now)
+
+
+def _crowded_out(attempt: observe.Attempt, record: Record, patience: timedelta | None, now: datetime) -> Cause | None:
     if patience is None or patience > NOW:
         return None
     placed = sum(pod.node is not None for pod in attempt.pods)
+    if record.next_nodes:
+        message = f"{placed} of {attempt.desired} pods found room; the next attempt has {record.next_nodes}"
+        return Cause(Outcome.DISRUPTED, Reason.SHRUNK, message, time=now)
     message = f"only {placed} of {attempt.desired} pods found room; it is given back, and all are tried again later"
     return Cause(Outcome.DISRUPTED, Reason.GANG_INCOMPLETE, message, time=now)
 
@@ -339,7 +354,9 @@ def _was_suspended(last: Record | None) -> bool:
 
 
 def _begin(job: TrainingJob, verdict: Verdict, number: int, now: datetime) -> Verdict:
-    history = verdict.history.begin(record_of(job.spec.training_arguments, number, now))
+    history = verdict.history
+    nodes = elastic.next_size(job, history) if elastic.asked(job) else None
+    history = history.begin(replace(record_of(job.spec.training_arguments, number, now), nodes=nodes))
     again = soonest(APPEAR, deadline_left(job, history, now))
     return replace(_working(history, observe.Attempt(number), again), start=number)
 
@@ -364,6 +381,8 @@ def _resumption(last: Record | None) -> tuple[Phase, str, str]:
         return Phase.STARTING, Reason.TARGET_RAISED, "trained as far as it was asked, the target was raised; "
     if last.outcome is Outcome.STOPPED:
         return Phase.STARTING, Reason.RESUMED, "resumed; "
+    if last.next_nodes:
+        return Phase.STARTING, Reason.SHRUNK, f"{describe(last)}; "
     failed = last.outcome is Outcome.FAILED
     return Phase.RESTARTING, Reason.ATTEMPT_FAILED if failed else Reason.ATTEMPT_DISRUPTED, f"{describe(last)}; "
 
@@ -376,7 +395,7 @@ def _backoff(job: TrainingJob, history: History, now: datetime) -> timedelta | N
     """
     row, unexplained = 0, _unexplained(history.records)
     for record in reversed(history.records):
-        ended_badly = record.outcome in (Outcome.FAILED, Outcome.DISRUPTED)
+        ended_badly = record.outcome in (Outcome.FAILED, Outcome.DISRUPTED) and not record.next_nodes
         healthy = record.end and record.end - record.start >= HEALTHY and row >= unexplained
         if not ended_badly or healthy:
             break

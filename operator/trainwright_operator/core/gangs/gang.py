@@ -42,6 +42,8 @@ class Gang:
 
     job: TrainingJob
     pods: int
+    least: int
+    """How many of them have to find room before any starts: all, but of an elastic job the smallest size."""
     metadata: Object
     """For an object that the attempt has one of: name, namespace, labels and owner."""
 

@@ -36,7 +36,7 @@ class Kai(GangScheduler):
             "kind": "PodGroup",
             "metadata": {**gang.metadata, "labels": {**gang.metadata["labels"], **label}},
             "spec": {
-                "minMember": gang.pods,
+                "minMember": gang.least,
                 **({"queue": queue} if queue else {}),
                 **({"priorityClassName": priority} if priority else {}),
             },

@@ -27,7 +27,7 @@ class PodGroup(GangScheduler):
             "kind": "PodGroup",
             "metadata": gang.metadata,
             "spec": {
-                "schedulingPolicy": {"gang": {"minCount": gang.pods}},
+                "schedulingPolicy": {"gang": {"minCount": gang.least}},
                 "disruptionMode": {"all": {}},
                 **({"priorityClassName": priority_class} if priority_class else {}),
             },

@@ -34,7 +34,7 @@ class Volcano(GangScheduler):
             "kind": "PodGroup",
             "metadata": gang.metadata,
             "spec": {
-                "minMember": gang.pods,
+                "minMember": gang.least,
                 **({"queue": queue} if queue else {}),
                 **({"priorityClassName": priority} if priority else {}),
             },

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from trainwright_operator import __version__
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
+from trainwright_operator.core import elastic
 from trainwright_operator.core.placement import amd, cpu, nvidia, tpu
 from trainwright_operator.core.placement.resources import requests_and_limits, shm_size
 from trainwright_operator.core.placement.vendor import Placement, PoolError, Vendor
@@ -52,6 +53,10 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
             f"spec.podTemplate.hostNetwork: pool {pool.name!r} does not allow it (allowHostNetwork); remove it, or "
             "choose another pool"
         )
+    if job.spec.accelerator.min_nodes and layout.slice:
+        raise PoolError("spec.accelerator.minNodes: a TPU slice has a fixed number of hosts; remove it")
+    if reason := elastic.problem(job):
+        raise PoolError(f"spec.accelerator.minNodes: {reason}")
     _check_sharding(job, vendor, layout.slices * layout.nodes * layout.ranks)
     requests, limits = requests_and_limits(job, pool, vendor, layout)
     try:

@@ -22,6 +22,7 @@ from trainwright.contract import MAX_MESSAGE, shorten
 from trainwright_operator.api import names
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import TrainingJob
+from trainwright_operator.core import elastic
 from trainwright_operator.core.children import attempt_jobs, child_metadata
 from trainwright_operator.core.cleanup import Delete
 from trainwright_operator.core.observe import COMPLETION_INDEX, Attempt, Observed
@@ -161,12 +162,20 @@ def missing(job: TrainingJob, place: Placement, queue: Queue) -> tuple[Object, .
 def _spec(job: TrainingJob, place: Placement) -> Object:
     """What Kueue keeps unchanged while quota is reserved."""
     seconds = job.labels.get(LABEL_MAX_SECONDS, "")
-    pods = {"name": POD_SET, "count": place.pods, "template": {"spec": _pod_spec(job, place)}}
+    pods: Object = {"name": POD_SET, "count": place.pods, "template": {"spec": _pod_spec(job, place)}}
+    if elastic.asked(job) and (least := elastic.sizes(job)[-1]) < place.pods:
+        pods["minCount"] = least
     return {
         "queueName": queue_of(job),
         "podSets": [pods | _topology(job, place)],
         **({"maximumExecutionTimeSeconds": int(seconds)} if seconds.isascii() and seconds.isdigit() else {}),
     }
+
+
+def admitted_pods(queue: Queue) -> int | None:
+    """How many pods the quota is for; None if that is not known."""
+    count = queue.workload.assignment.get("count") if queue.workload else None
+    return int(count) if count else None
 
 
 def _origin(job: TrainingJob) -> dict[str, str]:
