@@ -261,7 +261,7 @@ def test_two_half_placed_gangs_do_not_hold_each_other_for_ever(kube, namespace, 
 
 
 def test_an_elastic_job_trains_on_the_nodes_that_there_are(kube, namespace, crds, cluster, tmp_path):
-    """Room for three of four: the next attempt has three pods, and the global batch of four."""
+    """Room for three of four: the next attempt has three pods, and the global batch of four; all when a node comes."""
     for number in range(3):
         cluster.add_node(simulated_node(f"few-{number}", {"nvidia.com/gpu": "1"}, {"few": "yes"}, "nvidia.com/gpu"))
     kube.apply(pool_manifest("few", vendor="nvidia", perNode=1, nodeSelector={"few": "yes"}))
@@ -278,9 +278,21 @@ def test_an_elastic_job_trains_on_the_nodes_that_there_are(kube, namespace, crds
         pods = kube.list("Pod", namespace, "trainwright.dev/attempt=2")
         resolved = json.loads(pods[0]["metadata"]["annotations"]["trainwright.dev/resolved-job"])
         assert (len(pods), resolved["training_arguments"]["gradient_accumulation_steps"]) == (3, 4)
+
+        cluster.add_node(simulated_node("few-3", {"nvidia.com/gpu": "1"}, {"few": "yes"}, "nvidia.com/gpu"))
+        grown = kube.wait_for(
+            "TrainingJob",
+            "train",
+            namespace,
+            lambda obj: obj["status"]["state"] == "Running" and obj["status"]["attempts"][-1]["nodes"] == 4,
+            60,
+            "to have all nodes",
+        )
+        assert [one.get("reason") for one in grown["status"]["attempts"]] == ["Shrunk", "Grown", None]
+        kube.wait_list("Pod", namespace, lambda found: not found, 30, labels="trainwright.dev/probe=train")
     finally:
         running.kill()
-        for number in range(3):
+        for number in range(4):
             kube.delete("Node", f"few-{number}", namespace=None)
 
 

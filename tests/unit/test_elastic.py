@@ -14,13 +14,14 @@ from pool_cases import pool_manifest
 from scene import Scene
 from trainwright.contract import ResolvedJob
 from trainwright_operator.api.spec import AcceleratorPool, SpecError, parse_pool
+from trainwright_operator.cluster.informer import owner_of
 from trainwright_operator.core import elastic
 from trainwright_operator.core.children import children
 from trainwright_operator.core.gangs import Gangs, Kai, OneByOne, PodGroup, Volcano
-from trainwright_operator.core.observe import Observed
+from trainwright_operator.core.observe import Observed, Probe, observe
 from trainwright_operator.core.placement.pools import BUILTIN, place
 from trainwright_operator.core.placement.vendor import PoolError
-from trainwright_operator.core.plan import plan
+from trainwright_operator.core.plan import Plan, plan
 from trainwright_operator.core.queues import kueue
 from trainwright_operator.core.queues.workload import Flavor, Workload
 from trainwright_operator.core.times import write_time
@@ -193,3 +194,99 @@ def test_kueue_may_admit_fewer_pods_and_the_attempt_has_as_many(admitted, size):
     )
     assert (started["spec"]["completions"], resolved.training_arguments["gradient_accumulation_steps"]) == size
     assert planned.status["attempts"][0]["nodes"] == size[0]
+
+
+# Growing
+
+
+def on_three() -> Cluster:
+    """A job of four nodes that has trained on three for longer than twice its timeout."""
+    scene = shrunk(3).room_for(4).settle()
+    return scene.wait(601)
+
+
+def on_two_of_four() -> Cluster:
+    """With one micro-batch a step three nodes do not divide it, so one pod more is no reason to stop."""
+    scene = Cluster(job(accumulation=1)).settle().room_for(2).settle().wait(301).settle()
+    scene.exit_all(143).settle()
+    return scene.room_for(4).settle().wait(601)
+
+
+def seen(scene: Cluster, probe: Probe | None) -> Plan:
+    observed = replace(scene.observed(), probe=probe)
+    return plan(scene.job, scene.pool, observed, scene.now, gangs=scene.gangs)
+
+
+def test_a_smaller_attempt_is_joined_by_a_probe_of_as_many_pods_as_are_missing():
+    scene = shrunk(3).room_for(4).settle()
+    early = scene.wait(500).plan()
+    assert early.probe == ()
+    assert early.requeue_after <= 101, "it looks again when one is due"
+    (made,) = scene.wait(101).plan().probe
+    assert (made["spec"]["parallelism"], made["metadata"]["name"]) == (1, "gpt-corpus-probe")
+    assert made["metadata"]["labels"]["trainwright.dev/probe"] == "gpt-corpus"
+    assert "trainwright.dev/job" not in made["spec"]["template"]["metadata"]["labels"], "it is none of the job's pods"
+    container = made["spec"]["template"]["spec"]["containers"][0]
+    (trainer,) = (
+        one
+        for one in scene.objects.jobs["gpt-corpus-0-2"]["spec"]["template"]["spec"]["containers"]
+        if one["name"] == "trainer"
+    )
+    assert container.get("resources") == trainer.get("resources")
+    assert seen(scene, Probe()).probe == (), "one is enough"
+
+
+def test_an_attempt_stops_to_grow_when_the_probe_has_kept_room_for_a_while():
+    scene = on_three()
+    soon = seen(scene, Probe(1, scene.now - timedelta(seconds=29)))
+    assert (soon.delete, soon.status["state"]) == ((), "Running")
+    assert soon.requeue_after <= 1
+    grows = seen(scene, Probe(1, scene.now - timedelta(seconds=30)))
+    assert grows.status["state"] == "Stopping"
+    assert [gone.name for gone in grows.delete] == ["gpt-corpus-0-2", "gpt-corpus-probe"]
+    scene.status = grows.status
+    scene.objects.delete_job("gpt-corpus-0-2", scene.now)
+    scene.settle().exit_all(143).settle()
+    assert scene.size() == (4, 3)
+    last, newest = scene.status["attempts"][-2:]
+    assert (last["outcome"], last["reason"], last["nextNodes"], newest["nodes"]) == ("Stopped", "Grown", 4, 4)
+    assert scene.status["restarts"]["counted"] == 0
+
+
+@pytest.mark.parametrize("why", ["no room", "no size", "suspended"])
+def test_an_attempt_that_cannot_grow_does_not_stop_for_it(why):
+    scene = on_two_of_four() if why == "no size" else on_three()
+    if why == "suspended":
+        scene.edit("spec.suspend", True)
+    planned = seen(scene, Probe(0 if why == "no room" else 1, scene.now - timedelta(hours=1)))
+    assert planned.status["state"] == ("Stopping" if why == "suspended" else "Running")
+    assert ("gpt-corpus-probe" in [gone.name for gone in planned.delete]) == (why == "suspended")
+
+
+def test_an_attempt_of_all_nodes_has_no_probe():
+    scene = Cluster(job()).settle().room_for(4).settle().wait(3600)
+    assert scene.plan().probe == ()
+    assert scene.plan().requeue_after is None
+
+
+def test_the_probe_is_told_from_the_pods_of_the_job():
+    scene = on_three()
+    (made,) = scene.plan().probe
+    owned = {"kind": "Job", "name": made["metadata"]["name"], "uid": "p", "controller": True}
+    labels = made["metadata"]["labels"]
+    placed = {
+        "metadata": {
+            "name": "gpt-corpus-probe-x",
+            "namespace": "default",
+            "labels": labels,
+            "ownerReferences": [owned],
+        },
+        "spec": {"nodeName": "n"},
+        "status": {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": write_time(NOW)}]},
+    }
+    stored = {**made, "metadata": {**made["metadata"], "uid": "p"}}
+    jobs, pods = [*scene.objects.jobs.values(), stored], [*scene.objects.pods.values(), placed]
+    observed = observe(scene.job, jobs, pods)
+    assert observed.probe == Probe(1, NOW)
+    assert observed.attempts == scene.observed().attempts
+    assert owner_of(placed) == ("default", "gpt-corpus")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from trainwright_operator.api.names import LABEL_JOB, LABEL_MANAGED_BY, MANAGED_BY
+from trainwright_operator.api.names import LABEL_JOB, LABEL_MANAGED_BY, LABEL_PROBE, MANAGED_BY
 from trainwright_operator.api.spec import AcceleratorPool, SpecError, parse_pool
 from trainwright_operator.cluster.cache import ObjectKey, Store, key_of
 from trainwright_operator.cluster.client import Object, Resource
@@ -36,7 +36,8 @@ def watched(queues: bool = False) -> dict[Resource, str]:
 
 def owner_of(obj: Object) -> ObjectKey | None:
     """The TrainingJob of a child, by its label."""
-    name = (obj["metadata"].get("labels") or {}).get(LABEL_JOB)
+    labels = obj["metadata"].get("labels") or {}
+    name = labels.get(LABEL_JOB) or labels.get(LABEL_PROBE)
     return (obj["metadata"].get("namespace", ""), name) if name else None
 
 

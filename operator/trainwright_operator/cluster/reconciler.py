@@ -159,6 +159,8 @@ class Reconciler:
                 await self._create(child, job)
             await self._follow(key, job, planned.queue)
             obstacles = [message for gone in planned.delete if (message := await self._delete(gone, job))]
+            for child in planned.probe:
+                await self._try_to_create(child, job)
             obstacles += [message for lost in planned.restore if (message := await self._restore(lost, job))]
         except NameConflict as error:
             return name_conflict(job, observed, now, error.child, error.owner, REFUSED_AGAIN)
@@ -271,6 +273,15 @@ class Reconciler:
             _check_owner(made, job)
         if resource in (JOBS, SERVICES, WORKLOADS):
             self._stores.take(resource, made)
+
+    async def _try_to_create(self, child: Object, job: TrainingJob) -> None:
+        """Create what the job does well without; where it is refused, it is tried again at the next look."""
+        try:
+            await self._create(child, job)
+        except (NameConflict, ApiError) as error:
+            if isinstance(error, ApiError) and not error.is_verdict:
+                raise
+            logger.warning("%s %s cannot be created: %s", child["kind"], child["metadata"]["name"], error)
 
     async def _restore(self, lost: Object, job: TrainingJob) -> str:
         """Recreate a child that a running attempt has lost; returns why it was refused, or empty."""

@@ -17,13 +17,21 @@ from trainwright_operator.api.spec import TrainingJob
 from trainwright_operator.core.history import History, Record
 from trainwright_operator.core.observe import Attempt
 
-SETTLED = timedelta(minutes=10)
-"""After an attempt that lasted this long the whole size is tried again; the cluster may have grown."""
 TIMEOUT = timedelta(minutes=5)
 
 
 def asked(job: TrainingJob) -> bool:
     return job.spec.accelerator.min_nodes is not None
+
+
+def timeout(job: TrainingJob) -> timedelta:
+    seconds = job.spec.accelerator.elastic_timeout_seconds
+    return timedelta(seconds=seconds) if seconds else TIMEOUT
+
+
+def settled(job: TrainingJob) -> timedelta:
+    """How long an attempt lasts before a larger size is looked for again: the cluster may have grown."""
+    return 2 * timeout(job)
 
 
 def sizes(job: TrainingJob) -> tuple[int, ...]:
@@ -54,7 +62,7 @@ def next_size(job: TrainingJob, history: History) -> int:
         return possible[0]
     if last.next_nodes in possible:
         return last.next_nodes
-    stays = last.nodes in possible and last.end - last.start < SETTLED
+    stays = last.nodes in possible and last.end - last.start < settled(job)
     return last.nodes if stays and last.nodes else possible[0]
 
 
@@ -81,8 +89,7 @@ def patience_left(job: TrainingJob, record: Record, attempt: Attempt, now: datet
     placed = sum(pod.node is not None for pod in attempt.pods)
     if placed >= attempt.desired or smaller(job, attempt) is None:
         return None
-    seconds = job.spec.accelerator.elastic_timeout_seconds
-    return record.start + (timedelta(seconds=seconds) if seconds else TIMEOUT) - now
+    return record.start + timeout(job) - now
 
 
 def problem(job: TrainingJob) -> str:

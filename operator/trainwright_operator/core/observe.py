@@ -170,12 +170,23 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """Pods that wait for more room beside an elastic job."""
+
+    placed: int = 0
+    since: datetime | None = None
+    """When the last of those that have found room did."""
+    deleting: bool = False
+
+
+@dataclass(frozen=True)
 class Observed:
     attempts: tuple[Attempt, ...] = ()
     foreign: Mapping[str, str] = field(default_factory=dict)
     """Jobs that bear our names and that another owner holds: name to owner (``TrainingJob/other``)."""
     services: frozenset[str] | None = None
     """The Services of the job by name; None where none are looked at."""
+    probe: Probe | None = None
 
     def attempt(self, number: int) -> Attempt | None:
         return next((attempt for attempt in self.attempts if attempt.number == number), None)
@@ -197,6 +208,7 @@ def observe(
     warnings = {
         _involved(event): event.get("message") or "" for event in sorted(events, key=_last) if _tells_why(event)
     }
+    jobs, pods = list(jobs), list(pods)
     foreign: dict[str, str] = {}
     by_attempt: dict[int, tuple[list[Job], list[Pod]]] = {}
     uids: dict[str, str] = {}
@@ -211,7 +223,18 @@ def observe(
         attempt = _number(item, names.LABEL_ATTEMPT)
         if attempt is not None and _label(item, names.LABEL_JOB_UID) == job.uid and _controlled(item, uids):
             by_attempt.setdefault(attempt, ([], []))[1].append(_pod(item, attempt, warnings))
-    return Observed(tuple(_attempt(number, *parts) for number, parts in sorted(by_attempt.items())), foreign)
+    attempts = tuple(_attempt(number, *parts) for number, parts in sorted(by_attempt.items()))
+    return Observed(attempts, foreign, probe=_probe(job, jobs, pods))
+
+
+def _probe(job: TrainingJob, jobs: list[Object], pods: list[Object]) -> Probe | None:
+    own = [one for one in jobs if _label(one, names.LABEL_PROBE) and _controller(one).get("uid") == job.uid]
+    if not own:
+        return None
+    of_probe = [_pod(one, 0, {}) for one in pods if _controller(one).get("uid") == own[0]["metadata"].get("uid")]
+    placed = [pod for pod in of_probe if pod.node and not pod.end and not pod.deletion_due]
+    times = [time for pod in placed if (time := pod.scheduled or pod.created)]
+    return Probe(len(placed), max(times, default=None), "deletionTimestamp" in own[0]["metadata"])
 
 
 def maker_of(pod: Object) -> str | None:

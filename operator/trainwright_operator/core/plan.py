@@ -24,7 +24,7 @@ from typing import Any
 from trainwright_operator.api import names
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
-from trainwright_operator.core import elastic
+from trainwright_operator.core import elastic, probing
 from trainwright_operator.core.children import children, gang_objects, hashed, service, service_name
 from trainwright_operator.core.cleanup import Delete, expired, leftovers, stop_jobs
 from trainwright_operator.core.events import Event, events
@@ -53,7 +53,7 @@ class Plan:
     """Carried out in this order: ``apply``, ``queue``, ``delete``, ``restore``, then a changed ``status``, ``events``.
 
     A child in ``apply`` that cannot be created fails the whole plan; one in ``restore`` is what an attempt at work has
-    lost, and the rest of the plan holds without it. ``queue`` changes the job's Workload.
+    lost, and the rest of the plan holds without it, as without ``probe``. ``queue`` changes the job's Workload.
     ``requeue_after`` is in seconds; None waits for the next change.
     """
 
@@ -61,6 +61,7 @@ class Plan:
     apply: tuple[Object, ...] = ()
     queue: tuple[kueue.Change, ...] = ()
     restore: tuple[Object, ...] = ()
+    probe: tuple[Object, ...] = ()
     delete: tuple[Delete, ...] = ()
     events: tuple[Event, ...] = field(default=())
     requeue_after: float | None = None
@@ -90,7 +91,10 @@ def plan(
     at_work = observed.attempt(history.open.number) if history.open else None
     before = merge_final_word(job.status, at_work) if at_work else dict(job.status)
     withdrawn = kueue.withdrawal(at_work, queue) if queue and at_work else None
-    decision = _Decision(decide(job, History.of(before), observed, now, inputs.scheduler, withdrawn))
+    size = None if withdrawn or queue else probing.growth(job, History.of(before), observed, now)
+    if size and history.open:
+        withdrawn = probing.message(history.open, size)
+    decision = _Decision(decide(job, History.of(before), observed, now, inputs.scheduler, withdrawn, size))
     if decision.verdict.start is not None:
         decision = _start(inputs, decision.verdict, history.renewed, observed, now).within_deadline(job, now)
         if decision.held and decision.held.unheard:
@@ -105,6 +109,7 @@ def plan(
     status = render(before, job.generation, verdict, current, held, now, decision.pods)
     status = accounted(before, status, inputs.terms(verdict.history.open or history.open), now)
     expired_children, expires_in = expired(job, observed, verdict, now)
+    probe, without, probe_again = _probe(inputs, verdict, observed, now)
     followed = kueue.follow(job, queue, verdict, decision.placement, observed, now) if queue else kueue.Followed()
     existing = {each.name for attempt in observed.attempts for each in attempt.jobs}
     return Plan(
@@ -112,9 +117,12 @@ def plan(
         apply=tuple(child for child in decision.create if child["metadata"]["name"] not in existing),
         queue=(*decision.changes, *followed.changes),
         restore=_lost_service(job, current, observed, verdict),
-        delete=(*leftovers(observed, verdict, history), *expired_children, *followed.delete),
+        probe=probe,
+        delete=(*leftovers(observed, verdict, history), *expired_children, *followed.delete, *without),
         events=events(job.status, status),
-        requeue_after=seconds(verdict.again, held.again if held else None, look_again, expires_in, followed.again),
+        requeue_after=seconds(
+            verdict.again, held.again if held else None, look_again, expires_in, followed.again, probe_again
+        ),
     )
 
 
@@ -311,6 +319,25 @@ def _lost_service(
     if attempt is None or observed.services is None or verdict.stop or attempt.desired < 2:
         return ()
     return () if service_name(job) in observed.services else (hashed(service(job)),)
+
+
+def _probe(
+    inputs: _Inputs, verdict: Verdict, observed: Observed, now: datetime
+) -> tuple[tuple[Object, ...], tuple[Delete, ...], timedelta | None]:
+    """The probe of an elastic job to create, or to delete, and when to look again."""
+    job, history = inputs.job, verdict.history
+    left = probing.due(job, history, now) if verdict.phase is Phase.RUNNING and not verdict.stop else None
+    seen, record = observed.probe, history.open
+    if left is None or left > timedelta(0) or inputs.queue or record is None or inputs.pool is None:
+        gone = (Delete("batch/v1", "Job", probing.probe_name(job)),) if seen and not seen.deleting else ()
+        return (), gone, left if not inputs.queue else None
+    again = probing.look_again(job, history, observed, now)
+    try:
+        placement = inputs.place(inputs.pool)
+    except PoolError:
+        return (), (), again
+    wanted = seen is None and not placement.device_class
+    return (probing.probe(job, placement, record),) if wanted else (), (), again
 
 
 # A job that trains in another cluster

@@ -78,18 +78,24 @@ def decide(
     now: datetime,
     scheduler: GangScheduler | None = None,
     withdrawn: tuple[str, str] | None = None,
+    grows_to: int | None = None,
 ) -> Verdict:
     """``scheduler`` starts the gangs of the job; by default its pods start one by one.
 
-    ``withdrawn`` is why the attempt at work lost its quota, as reason and message; None if it may go on.
+    ``withdrawn`` is why the attempt at work has to stop, as reason and message; None if it may go on. ``grows_to`` is
+    the size of the next attempt of an elastic job, if that is why.
     """
     scheduler = scheduler or ONE_BY_ONE.of(job)
     history = adopt(job, history, observed, now)
     if history.open:
-        return _at_work(job, history, history.open, observed, now, scheduler, withdrawn)
+        return _at_work(job, history, _growing(history.open, grows_to), observed, now, scheduler, withdrawn)
     known = (observed.newest, history.last.number if history.last else 0, job.attempts_elsewhere)
     verdict = _at_rest(job, history, max(known), now)
     return _begin(job, verdict, verdict.start, now) if verdict.start else verdict
+
+
+def _growing(record: Record, size: int | None) -> Record:
+    return replace(record, next_nodes=size) if size and not record.cause else record
 
 
 def adopt(job: TrainingJob, history: History, observed: Observed, now: datetime) -> History:
@@ -382,7 +388,7 @@ def _resumption(last: Record | None) -> tuple[Phase, str, str]:
     if last.outcome is Outcome.STOPPED:
         return Phase.STARTING, Reason.RESUMED, "resumed; "
     if last.next_nodes:
-        return Phase.STARTING, Reason.SHRUNK, f"{describe(last)}; "
+        return Phase.STARTING, last.cause.reason if last.cause else Reason.SHRUNK, f"{describe(last)}; "
     failed = last.outcome is Outcome.FAILED
     return Phase.RESTARTING, Reason.ATTEMPT_FAILED if failed else Reason.ATTEMPT_DISRUPTED, f"{describe(last)}; "
 
