@@ -50,12 +50,19 @@ class Failing(proxy.Proxy):
         return await super().serve(request)
 
 
+class Patient(Operator):
+    """Takes its time to start, on a machine that real trainings keep busy."""
+
+    def _until(self, true: Callable[[], bool], seconds: float) -> None:
+        super()._until(true, 5 * seconds)
+
+
 class Chaos:
     """One control plane and one operator over many rounds."""
 
     def __init__(self, cluster: ControlPlane, folder: Path, failing: Failing, through: Kube, namespace: str) -> None:
         self._cluster, self._proxy, self._namespace = cluster, failing, namespace
-        self._operator = Operator(through, namespace, folder).start().wait_leading()
+        self._operator = Patient(through, namespace, folder).start().wait_leading()
         self._kube = cluster.kube
 
     def close(self) -> None:
