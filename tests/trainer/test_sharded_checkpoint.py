@@ -9,6 +9,7 @@ import errno
 import os
 import pickle
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from trainer import tiny
 from trainer.runs import logged, make, quiet
 from trainer.world import in_world
 from trainwright import Trainer, TrainerCallback
+from trainwright.checkpoint import consolidate
 from trainwright.checkpoint.deferred import deferred_weights, read_from
 from trainwright.checkpoint.sharded import DESCRIPTION, MODEL_SHARDS, OPTIMIZER_SHARDS
 from trainwright.checkpoint.store import MANIFEST, CheckpointStore
@@ -300,13 +302,23 @@ def test_a_model_saved_alone_is_one_that_from_pretrained_reads(two, output):
     assert not [name for name in files_of(folder) if "optimizer" in name or MODEL_SHARDS in name]
 
 
-def test_a_checkpoint_in_shards_is_consolidated_without_a_process_group(two, output, tmp_path, capsys):
-    checkpoint = output / "a" / f"checkpoint-{STEPS}"
+def test_a_checkpoint_in_shards_is_consolidated_without_a_process_group(two, output, tmp_path, capsys, monkeypatch):
+    checkpoint, shown = output / "a" / f"checkpoint-{STEPS}", []
+
+    @contextmanager
+    def growing(what, written, expected):
+        yield
+        shown.append((what, written(), expected()))
+
+    monkeypatch.setattr(consolidate, "growing", growing)
     assert main(["consolidate", str(checkpoint), str(tmp_path / "model"), "--max-shard-size", "8KB"]) == 0
     written = [Path(line).name for line in capsys.readouterr().out.splitlines()]
     assert "model.safetensors.index.json" in written
     assert len(written) > 3
     assert_same(saved(tmp_path / "model"), two["unbroken"]["weights"])
+    ((what, done, expected),) = shown
+    assert what == f"consolidating checkpoint-{STEPS}"
+    assert expected <= done < expected + 4096 * len(written), "progress is that of the tensors; headers come on top"
     assert main(["consolidate", str(checkpoint), str(tmp_path / "model")]) == 2
     assert "holds a model; choose another folder" in capsys.readouterr().err
 

@@ -25,6 +25,7 @@ from trainwright.checkpoint.sharded import MODEL_SHARDS, Shards, is_in_shards
 from trainwright.checkpoint.store import MANIFEST, CheckpointStore
 from trainwright.contract import UserError
 from trainwright.distributed.ranks import Ranks
+from trainwright.integrations.waiting import bytes_below, growing
 
 _OF_TRAINING = ("optimizer", "scheduler", "scaler", "rng_state", "data_state", "trainer_state", "trainwright_manifest")
 """The files of a checkpoint that begin so are of no use without the Trainer."""
@@ -44,7 +45,8 @@ def consolidate(checkpoint: Path, output: Path, max_shard_size: int | str = MAX_
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
-            write_weights(source, aside, Ranks(), max_shard_size)
+            with growing(f"consolidating {checkpoint.name}", lambda: bytes_below([aside]), lambda: _bytes_of(source)):
+                write_weights(source, aside, Ranks(), max_shard_size)
             names = [path.name for path in aside.iterdir()]
             for path in checkpoint.iterdir():
                 if path.is_file() and not path.name.startswith(_OF_TRAINING):
@@ -55,6 +57,10 @@ def consolidate(checkpoint: Path, output: Path, max_shard_size: int | str = MAX_
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return sorted(output / name for name in names)
+
+
+def _bytes_of(source: Source) -> int:
+    return sum(form.numel() * form.element_size() for form in source.forms.values())
 
 
 def _check(checkpoint: Path, output: Path) -> None:
