@@ -18,6 +18,7 @@ from builders import make_job
 from trainwright.contract import UserError
 from trainwright_operator import cli
 from trainwright_operator.local.output import OutputFolder
+from trainwright_operator.remote import reporting
 from trainwright_operator.report import charts, images, writing
 from trainwright_operator.report.page import Live, differences, page
 from trainwright_operator.report.reading import StateReader, rows_of_lines
@@ -163,6 +164,36 @@ def test_the_throughput_of_a_local_run_is_noted_and_drawn(tmp_path: Path) -> Non
     run = read_folder(tmp_path)
     assert run.curves.series["tokens_per_second"].points() == [(10.0, 1000.0), (20.0, 2000.0), (30.0, 3000.0)]
     assert "Tokens per second" in Parts(page([run], NOW)).texts
+
+
+def pod(attempt: int, node: str, image: str = "trainer:1") -> dict[str, Any]:
+    containers = [{"name": "proxy", "image": "mesh:2"}, {"name": "trainer", "image": image}]
+    return {
+        "metadata": {"labels": {"trainwright.dev/attempt": str(attempt)}},
+        "spec": {"nodeName": node, "containers": containers},
+    }
+
+
+def test_the_environment_of_a_job_in_the_cluster_is_that_of_its_latest_attempt() -> None:
+    pods = [pod(1, "lost", "trainer:0"), *(pod(2, f"node-{index}") for index in range(10))]
+    device = {"event": "device", "rank": 0, "device": "H100", "memoryBytes": 85_000_000_000, "driver": "570.1"}
+    found = reporting.environment_of(pods, device)
+    assert found["image"] == "trainer:1"
+    assert found["nodes"].startswith("node-0, node-1")
+    assert found["nodes"].endswith(" and 2 more")
+    assert (found["device"], found["memory"], found["driver"]) == ("H100", "85 GB", "570.1")
+    assert reporting.environment_of([], {}) == {}
+
+
+def test_a_watched_job_in_the_cluster_gets_a_curve_of_its_throughput(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job("train").manifest()
+    monkeypatch.setattr(reporting, "find_job", lambda cluster, name: job)
+    monkeypatch.setattr(reporting, "find_pods", lambda cluster, job: [])
+    read = reporting._Remote("train", lambda: None)  # type: ignore[arg-type, return-value]
+    for step, speed in ((10, 3.0), (20, 5.0), (20, 6.0)):
+        job["status"] = {"state": "Running", "progress": {"step": step, "epoch": 0.1, "samplesPerSecond": speed}}
+        run = read("step", 360)
+    assert run.curves.series["samples_per_second"].points() == [(10, 3.0), (20, 6.0)]
 
 
 def test_a_folder_without_a_run_says_so(tmp_path: Path) -> None:

@@ -25,18 +25,12 @@ from trainwright_operator.api.names import Reason
 from trainwright_operator.core.history import Outcome
 from trainwright_operator.core.policy import Phase
 from trainwright_operator.core.times import write_time
-from trainwright_operator.report.run import ENVIRONMENT, SPEED
+from trainwright_operator.report.run import ENVIRONMENT, SPEED, speed_of
 
 Object = dict[str, Any]
 
 FILE = "trainingjob.yaml"
 SPEED_SECONDS = 5.0
-_SPEED = {
-    "step": "step",
-    "epoch": "epoch",
-    "samples_per_second": "samplesPerSecond",
-    "tokens_per_second": "tokensPerSecond",
-}
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "trainwright")
 _NAMESPACE = uuid.UUID("6f1f5f0e-63f5-4b0e-8d5e-7d2f3a3f5a11")
 _KEPT = ("progress", "metrics", "best", "checkpoint")
@@ -93,8 +87,8 @@ class OutputFolder:
 
     def note_speed(self, progress: Mapping[str, Any]) -> None:
         """Append the speed at a step to a file for a report, at most every :data:`SPEED_SECONDS`: no log has it."""
-        row = {ours: progress[theirs] for ours, theirs in _SPEED.items() if theirs in progress}
-        if len(row) < 3 or row["step"] == self._noted or time.monotonic() < self._note_at:
+        row = speed_of(progress)
+        if not row or row["step"] == self._noted or time.monotonic() < self._note_at:
             return
         self._noted, self._note_at = row["step"], time.monotonic() + SPEED_SECONDS
         with contextlib.suppress(OSError), (self.output / SPEED).open("a", encoding="utf-8") as file:

@@ -20,6 +20,12 @@ from trainwright_operator.report.summary import Summary, summarize
 STATE, ARGUMENTS, CARD, JOB = "trainer_state.json", "training_args.json", "README.md", "trainingjob.yaml"
 ENVIRONMENT, SPEED = "logs/environment.json", "logs/speed.jsonl"
 """Written by ``trainwright run``: versions and machine, and the throughput at some steps."""
+_SPEED = {
+    "step": "step",
+    "epoch": "epoch",
+    "samples_per_second": "samplesPerSecond",
+    "tokens_per_second": "tokensPerSecond",
+}
 _POD_LOG = re.compile(r"-0-(\d+)-0\.log$")
 """The log of the first pod of an attempt: slice 0, the attempt, index 0."""
 _BULLET = re.compile(r"^- ([\w .+-]+): (.+)$")
@@ -88,6 +94,12 @@ def read_job(job: dict[str, Any], rows: Iterable[Mapping[str, Any]], now: dateti
     for row in rows:
         run.curves.add(row)
     return run
+
+
+def speed_of(progress: Mapping[str, Any]) -> dict[str, Any]:
+    """``status.progress`` as a row of a log with the throughput at its step, which no log has; empty if unknown."""
+    row = {ours: progress[theirs] for ours, theirs in _SPEED.items() if theirs in progress}
+    return row if len(row) > 2 and "step" in row else {}
 
 
 def _take_job(run: Run, job: dict[str, Any], now: datetime) -> None:
