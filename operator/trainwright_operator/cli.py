@@ -80,6 +80,7 @@ def build_parser(*, whole: bool = True) -> argparse.ArgumentParser:
     _add_report(commands)
     _add_describe(commands)
     _add_queue(commands)
+    _add_nodes(commands)
     _add_pools(commands)
     _add_completion(commands)
     return parser
@@ -338,6 +339,18 @@ def _add_queue(commands: Commands) -> None:
         "examples:\n  trainwright queue\n  trainwright queue research -n team-a",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="a LocalQueue (default: all of the namespace)")
+    _add_cluster(parser)
+
+
+def _add_nodes(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "nodes",
+        "remote.nodes:main",
+        "list the nodes on which attempts failed first, and the jobs that avoid them",
+        "examples:\n  trainwright nodes\n  trainwright nodes -A",
+    )
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help="of every job of the cluster")
     _add_cluster(parser)
 
 

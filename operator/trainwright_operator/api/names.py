@@ -88,6 +88,7 @@ class Reason:
     TARGET_RAISED = "TargetRaised"
     ATTEMPT_FAILED = "AttemptFailed"
     ATTEMPT_DISRUPTED = "AttemptDisrupted"
+    NODE_AVOIDED = "NodeAvoided"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
     COMPLETED = "TrainingCompleted"

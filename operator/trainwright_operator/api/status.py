@@ -49,6 +49,8 @@ GOODPUT_CAUSES = {
 }
 """Where the time of a job goes, in the order in which it is shown."""
 MAX_CURRENCIES = 4
+MAX_AVOIDED = 32
+"""Nodes that a job avoids."""
 
 
 def job_status() -> Schema:
@@ -100,6 +102,12 @@ def job_status() -> Schema:
             "model": record("The model on the Hugging Face Hub, with pushToHub.", {"url": _url("Its page.")}),
             "attempts": list_of(
                 f"The last {MAX_ATTEMPTS} attempts, and why each one ended.", _attempt(), MAX_ATTEMPTS, key="attempt"
+            ),
+            "avoidedNodes": list_of(
+                "Nodes on which attempts failed first at least twice; the next attempts use others if they can.",
+                _avoided(),
+                MAX_AVOIDED,
+                key="node",
             ),
             "goodput": _goodput(),
             "acceleratorSeconds": number(
@@ -163,6 +171,18 @@ def _progress() -> Schema:
             "metricsLeftOut": integer("How many metrics were left out because the list is full.", 1, INT64_MAX),
             "lastUpdateTime": _time("When rank 0 last reported progress."),
         },
+    )
+
+
+def _avoided() -> Schema:
+    return record(
+        "A node that is avoided.",
+        {
+            "node": string("The node.", 253, least=1),
+            "failures": integer("How many of the attempts in the status failed first there.", 1),
+            "why": string("Those attempts, and why each one ended.", MAX_WHY),
+        },
+        required=["node"],
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from trainwright_operator.core.history import Outcome
+from trainwright_operator.core.avoidance import blamed
+from trainwright_operator.core.history import Outcome, Record
 from trainwright_operator.core.times import read_time
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
@@ -41,6 +42,12 @@ class Metrics:
             "trainwright_job_restarts_total",
             "Restarts, by the reason why the previous attempt ended.",
             ["reason"],
+            registry=own,
+        )
+        self.node_failures = Counter(
+            "trainwright_node_failures_total",
+            "Attempts that ended because of a pod on this node that failed first, or because the node was lost.",
+            ["node"],
             registry=own,
         )
         self.pods_seconds = Histogram(
@@ -117,6 +124,8 @@ class Metrics:
         before = job.get("status") or {}
         if ended := _restarted(before.get("attempts") or [], after.get("attempts") or []):
             self.restarts.labels(ended.get("reason", "Unknown")).inc()
+        for node in _failed_on(before.get("attempts") or [], after.get("attempts") or []):
+            self.node_failures.labels(node).inc()
         self._spent(job["metadata"].get("namespace", ""), before, after)
         created = read_time(job["metadata"].get("creationTimestamp"))
         if created is None:
@@ -143,6 +152,17 @@ class Metrics:
             currency, earlier = one["currency"], paid.get(one["currency"]) or {}
             self.cost.labels(namespace, currency).inc(max(0.0, one["amount"] - earlier.get("amount", 0.0)))
             self.cost_lost.labels(namespace, currency).inc(max(0.0, one["lost"] - earlier.get("lost", 0.0)))
+
+
+def _failed_on(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The nodes of attempts that have ended since."""
+    known = {entry["attempt"] for entry in before if "endTime" in entry}
+    new = [
+        Record.from_dict({"startTime": "", **entry})
+        for entry in after
+        if "endTime" in entry and entry["attempt"] not in known
+    ]
+    return [node for record in new if (node := blamed(record))]
 
 
 def _restarted(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

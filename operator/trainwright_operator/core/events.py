@@ -28,7 +28,12 @@ class Event:
 
 
 def events(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, ...]:
-    return (*_of_attempts(before, after), *_of_conditions(before, after), *_of_gang(before, after))
+    return (
+        *_of_attempts(before, after),
+        *_of_conditions(before, after),
+        *_of_gang(before, after),
+        *_of_nodes(before, after),
+    )
 
 
 def _of_attempts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
@@ -67,6 +72,15 @@ def _of_conditions(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
 def _of_gang(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
     was, now = (_not_met(status) for status in (before, after))
     return [Event("Warning", Reason.PODS_NOT_MET, now)] if now and not was else []
+
+
+def _of_nodes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
+    known = {one["node"] for one in before.get("avoidedNodes") or ()}
+    return [
+        Event("Warning", Reason.NODE_AVOIDED, f"node {one['node']} is avoided from now on: {one.get('why', '')}")
+        for one in after.get("avoidedNodes") or ()
+        if one["node"] not in known
+    ]
 
 
 def _not_met(status: Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from trainwright.contract import (
 )
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
+from trainwright_operator.core.avoidance import avoiding
 from trainwright_operator.core.gangs.gang import Membership
 from trainwright_operator.core.observe import COMPLETION_INDEX
 from trainwright_operator.core.placement import affinity
@@ -143,6 +144,7 @@ def _affinity(job: TrainingJob, place: Placement, plan: PodPlan) -> Object | Non
     stated = affinity.affinity(
         job.spec.pod_template.affinity, plan.labels, place.vendor.affinity(place, plan.labels, plan.job_name)
     )
+    stated = avoiding(stated, (one["node"] for one in job.status.get("avoidedNodes") or ()))
     if place.gates or place.pods == 1:
         return stated
     return affinity.affinity(stated or {}, plan.labels, affinity.together(job.spec.accelerator.topology, plan.labels))

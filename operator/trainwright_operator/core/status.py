@@ -15,6 +15,7 @@ from trainwright.contract import MAX_MESSAGE, shorten
 from trainwright_operator.api.names import Condition
 from trainwright_operator.api.status import MAX_WHY
 from trainwright_operator.core import display
+from trainwright_operator.core.avoidance import avoided
 from trainwright_operator.core.history import History
 from trainwright_operator.core.observe import Attempt
 from trainwright_operator.core.policy import FINISHED, Phase, Verdict
@@ -67,6 +68,7 @@ def render(
             "disruptions": history.disruptions,
         },
         "attempts": [record.to_dict() for record in history.records],
+        "avoidedNodes": avoided(history.records, before.get("avoidedNodes") or ()),
         "progress": _progress(before, phase),
         "startTime": started and write_time(started),
         "completionTime": completed and write_time(completed),

@@ -1,0 +1,61 @@
+"""Nodes on which attempts failed first: those of a job are avoided after the second time, as long as there are others.
+
+A failure that a pod reports itself, and the loss of a node, are held against the node; what was asked for (an eviction,
+a preemption, a deletion), what a retry would not change, and what another pod began are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from trainwright.contract import shorten
+from trainwright_operator.api.names import Reason
+from trainwright_operator.api.status import MAX_AVOIDED, MAX_WHY
+from trainwright_operator.core.causes import EVICTED, FOLLOWED
+from trainwright_operator.core.history import Outcome, Record
+
+Object = dict[str, Any]
+
+TOLERATED = 1
+"""Failures of one job on a node after which it is still used like any other."""
+_LOST = frozenset({"DeletionByTaintManager", "DeletionByPodGC", Reason.CONTAINER_LOST})
+"""Disruptions by which the cluster says that the node was gone or did not answer."""
+_NOT_OF_A_NODE = FOLLOWED | {EVICTED, Reason.UNKNOWN, Reason.JOB_DEADLINE, Reason.IMAGE_MISMATCH}
+
+
+def blamed(record: Record) -> str | None:
+    """The node against which the end of an attempt is held."""
+    cause = record.cause
+    if cause is None or record.end is None or cause.permanent:
+        return None
+    failed = cause.outcome is Outcome.FAILED and cause.reason not in _NOT_OF_A_NODE
+    lost = cause.outcome is Outcome.DISRUPTED and cause.reason in _LOST
+    return cause.node if failed or lost else None
+
+
+def avoided(records: Sequence[Record], before: Iterable[Mapping[str, Any]]) -> list[Object]:
+    """``status.avoidedNodes``, the latest last; a node stays in it when its attempts have left the status."""
+    found = {one["node"]: dict(one) for one in before}
+    for node in dict.fromkeys(filter(None, map(blamed, records))):
+        ends = [record for record in records if blamed(record) == node]
+        if len(ends) > max(TOLERATED, found.get(node, {}).get("failures", 0)):
+            found[node] = {"node": node, "failures": len(ends), "why": shorten("; ".join(map(_why, ends)), MAX_WHY)}
+    return list(found.values())[-MAX_AVOIDED:]
+
+
+def _why(record: Record) -> str:
+    assert record.cause
+    code = f" (exit code {record.cause.exit_code})" if record.cause.exit_code is not None else ""
+    return f"attempt {record.number}: {record.cause.reason}{code}"
+
+
+def avoiding(affinity: Object | None, nodes: Iterable[str]) -> Object | None:
+    """``affinity`` with the wish for other nodes: no demand, so that a job that has no others can still run."""
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    if not fields:
+        return affinity
+    found = dict(affinity or {})
+    of_nodes, kind = dict(found.get("nodeAffinity") or {}), "preferredDuringSchedulingIgnoredDuringExecution"
+    of_nodes[kind] = [*(of_nodes.get(kind) or ()), {"weight": 100, "preference": {"matchFields": fields}}]
+    return {**found, "nodeAffinity": of_nodes}
