@@ -108,6 +108,7 @@ def test_each_part_of_a_training_is_counted_where_it_belongs(folder: Path, time:
     expected = {"starting": IMPORT, "stepping": 12 * STEP, "data": 12 * BATCH}
     assert seconds() == expected | {"evaluating": 2 * 12 * EVALUATION_BATCH, "saving": 3 * SAVE}
     assert sum(seconds().values()) == time.now - began
+    assert clock.of_process().read()["save"] == SAVE
 
 
 def test_accumulated_micro_batches_belong_to_their_step(folder: Path, time: Time) -> None:

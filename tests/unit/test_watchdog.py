@@ -104,7 +104,7 @@ def test_a_node_within_a_step_lets_that_of_the_rank_it_waits_for_speak_first():
 
 
 def write_clock(folder, local_rank, phase, step, since=0.0):
-    slots = [0.0] * len(CLOCK_CAUSES) + [since or 1.0, step, 0, CLOCK_CAUSES.index(phase)]
+    slots = [0.0] * len(CLOCK_CAUSES) + [since or 1.0, step, 0, 0, CLOCK_CAUSES.index(phase)]
     clock_path(folder, local_rank).write_bytes(array("d", slots).tobytes())
 
 

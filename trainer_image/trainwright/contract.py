@@ -230,8 +230,8 @@ class Progress:
     """The page of the model on the Hub."""
     clock: dict[str, float] | None = None
     """Where the time of this attempt went so far: seconds for each of :data:`CLOCK_CAUSES` that is not 0, ``step`` (the
-    last one in them), ``first`` (the step that the attempt resumed from), and ``open``, the seconds since the last of
-    them ended."""
+    last one in them), ``first`` (the step that the attempt resumed from), ``save`` (seconds of the longest save, until
+    it was complete), and ``open``, the seconds since the last cause ended."""
 
     def to_wire(self, now: str) -> dict[str, Any]:
         """The body of a push; ``now`` is an RFC 3339 time."""

@@ -191,6 +191,7 @@ def _goodput() -> Schema:
     clock = {
         "attempt": integer("The attempt.", 1),
         "step": integer("The last step in it.", 0, INT64_MAX),
+        "first": integer("The step that it resumed from.", 0, INT64_MAX),
         "seconds": record("By cause.", {cause: number("Seconds.", least=0) for cause in CLOCK_CAUSES}),
         "late": {"type": "boolean", "description": "Whether it arrived with the attempt's end alone."},
     }
@@ -204,6 +205,7 @@ def _goodput() -> Schema:
             "lostAcceleratorSeconds": number("The acceleratorSeconds that were not spent in stepping.", least=0),
             "skewSeconds": number("By how many seconds clocks contradicted each other.", least=0),
             "stepsBefore": integer("Steps of the checkpoint that the first attempt resumed from.", 1, INT64_MAX),
+            "longestSaveSeconds": number("The longest save, from its beginning until it was complete.", least=0),
             "clock": record("What the trainer of the latest attempt measured so far.", clock),
         },
         required=["since", "seconds"],

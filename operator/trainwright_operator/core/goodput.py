@@ -143,8 +143,11 @@ def merge_clock(status: Mapping[str, Any], attempt: int, clock: Any, received: d
     step, first = int(_duration(clock.get("step"))), int(_duration(clock.get("first")))
     if is_first and attempt == 1 and first:
         account.steps_before = first
+    account.save = max(account.save, _duration(clock.get("save")))
     late = received is None and (is_first or account.clock.get("late", False))
-    account.clock = {"attempt": attempt, "step": step, "seconds": measured, **({"late": True} if late else {})}
+    account.clock = {"attempt": attempt, "step": step, "first": first, "seconds": measured}
+    if late:
+        account.clock["late"] = True
     return account.written(status)
 
 
@@ -278,7 +281,7 @@ class _Account:
     def __init__(self, since: datetime) -> None:
         self.since = since
         self.seconds: dict[str, float] = {}
-        self.held = self.lost = self.skew = 0.0
+        self.held = self.lost = self.skew = self.save = 0.0
         self.accelerators = 0
         self.steps_before: int | None = None
         self.clock: Status = {}
@@ -293,6 +296,7 @@ class _Account:
         account.seconds = dict(goodput.get("seconds") or {})
         account.held, account.lost = status.get("acceleratorSeconds", 0.0), goodput.get("lostAcceleratorSeconds", 0.0)
         account.skew, account.accelerators = goodput.get("skewSeconds", 0.0), goodput.get("accelerators", 0)
+        account.save = goodput.get("longestSaveSeconds", 0.0)
         account.steps_before, account.clock = goodput.get("stepsBefore"), goodput.get("clock") or {}
         return account
 
@@ -337,6 +341,7 @@ class _Account:
             "lostAcceleratorSeconds": round(max(0.0, self.lost), 3) or None,
             "skewSeconds": round(self.skew, 3) or None,
             "stepsBefore": self.steps_before,
+            "longestSaveSeconds": self.save or None,
             "clock": self.clock or None,
         }
         goodput["percent"] = percent_of(goodput)

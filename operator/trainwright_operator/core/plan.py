@@ -30,6 +30,8 @@ from trainwright_operator.core.cleanup import Delete, expired, leftovers, stop_j
 from trainwright_operator.core.events import Event, events
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs, GangScheduler
 from trainwright_operator.core.goodput import Terms, accounted
+from trainwright_operator.core.grace import warning as grace_warning
+from trainwright_operator.core.grace import with_warning
 from trainwright_operator.core.history import Cause, History, Outcome, Record
 from trainwright_operator.core.observe import Attempt, Observed
 from trainwright_operator.core.placement.pools import place
@@ -108,6 +110,7 @@ def plan(
     held = decision.held or held
     status = render(before, job.generation, verdict, current, held, now, decision.pods)
     status = accounted(before, status, inputs.terms(verdict.history.open or history.open), now)
+    status = with_warning(status, grace_warning(job, pool, status["goodput"]))
     expired_children, expires_in = expired(job, observed, verdict, now)
     probe, without, probe_again = _probe(inputs, verdict, observed, now)
     followed = kueue.follow(job, queue, verdict, decision.placement, observed, now) if queue else kueue.Followed()

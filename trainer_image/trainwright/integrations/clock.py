@@ -24,7 +24,7 @@ from trainwright.contract import CLOCK_CAUSES, ENV_REACHED_STEP
 from trainwright.launch import nodefiles
 
 STARTING, RESTORING, COMPILING, STEPPING, DATA, EVALUATING, SAVING, REDONE, IDLE = range(len(CLOCK_CAUSES))
-_MARK, _STEP, _FIRST, _CAUSE = range(len(CLOCK_CAUSES), nodefiles.CLOCK_SLOTS)
+_MARK, _STEP, _FIRST, _SAVE, _CAUSE = range(len(CLOCK_CAUSES), nodefiles.CLOCK_SLOTS)
 _BYTES = 8 * nodefiles.CLOCK_SLOTS
 
 
@@ -39,7 +39,7 @@ class Clock:
     def __init__(self, path: Path | None = None) -> None:
         self.path, self._pid = path, os.getpid()
         self._slots: MutableSequence[float] = _mapped(path) if path else array("d", bytes(_BYTES))
-        self._cause, self.used = STARTING, False
+        self._cause, self.used, self._save_began = STARTING, False, 0.0
         self.reached = max(_reached_by_former_attempts(), int(self._slots[_STEP]))
         self._begin()
 
@@ -80,6 +80,15 @@ class Clock:
         self.used = True
         if not any(self._slots[cause] for cause in (STEPPING, REDONE)):
             self._slots[_FIRST] = step
+
+    def save_begins(self) -> None:
+        self._save_began = perf_counter()
+
+    def save_ends(self) -> None:
+        """The checkpoint is complete: a pod that is asked to stop needs as long."""
+        if self._save_began:
+            self._slots[_SAVE] = max(self._slots[_SAVE], perf_counter() - self._save_began)
+            self._save_began = 0.0
 
     @contextmanager
     def spending(self, cause: int) -> Iterator[None]:

@@ -150,9 +150,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     return {**report, "clock": clock_fields(slots) if slots else None}
 
 
-CLOCK_SLOTS = len(CLOCK_CAUSES) + 4
+CLOCK_SLOTS = len(CLOCK_CAUSES) + 5
 """Float64 numbers in the file of a clock: the seconds of each cause, when the current one began (monotonic; 0 if
-never), the last finished step, the step that the attempt resumed from, and the current cause."""
+never), the last finished step, the step that the attempt resumed from, the longest save, and the current cause."""
 
 
 def clock_path(folder: Path, local_rank: int = 0) -> Path:
@@ -181,5 +181,5 @@ def clock_fields(slots: Sequence[float]) -> dict[str, float]:
     """As :class:`trainwright.contract.Progress` sends a clock, without ``open``."""
     seconds = {name: round(slots[cause], 3) for cause, name in enumerate(CLOCK_CAUSES)}
     counted = {name: value for name, value in seconds.items() if value > 0}
-    _, step, first, _ = slots[len(CLOCK_CAUSES) :]
-    return {**counted, "step": int(step), "first": int(first)}
+    _, step, first, save, _ = slots[len(CLOCK_CAUSES) :]
+    return {**counted, "step": int(step), "first": int(first), **({"save": round(save, 3)} if save else {})}

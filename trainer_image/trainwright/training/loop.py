@@ -115,6 +115,7 @@ class Loop:
             if self.background is not None and self.background.is_due(upcoming):
                 with clock.spending(SAVING):
                     self.background.settle()
+                clock.save_ends()
             if self.preemption.begin(upcoming):
                 self.yield_to_preemption()
             clock.fetch(upcoming)
@@ -226,12 +227,14 @@ class Loop:
 
     def save(self) -> None:
         self.work.settle()
+        self.clock.save_begins()
         with self.clock.spending(SAVING):
             self.trainer._save_checkpoint(self.model, trial=self.trainer._trial)
         self.saved_step = self.trainer.state.global_step
         if self.background is not None and self.background.is_writing:
             self.trainer.control.should_save = False  # on_save follows when the checkpoint is complete
         else:
+            self.clock.save_ends()
             self.event("on_save")
 
     def event(self, name: str) -> None:
