@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -33,6 +34,12 @@ ENV_PACKAGES_DIR = "TRAINWRIGHT_PACKAGES_DIR"
 """The folder of the packages of ``spec.script.requirements``, which ranks can import."""
 ENV_REACHED_STEP = "TRAINWRIGHT_REACHED_STEP"
 """The last step that a former attempt reported: steps up to it that are trained again count as redone."""
+ENV_RESTARTS_LEFT = "TRAINWRIGHT_RESTARTS_LEFT"
+"""How often the launchers may restart their ranks in place. In the environment, which an older image ignores."""
+ENV_FAILURES_IN_A_ROW = "TRAINWRIGHT_FAILURES_IN_A_ROW"
+"""How many attempts and rounds before this attempt ended soon after their start, for the backoff; 0 if not set."""
+ENV_ROUND = "TRAINWRIGHT_ROUND"
+"""Of a rank: the round of its attempt, from 1. The launchers start a new round when they restart ranks in place."""
 ENV_PROGRESS_URL = "KUBEFLOW_TRAINER_SERVER_URL"
 ENV_PROGRESS_CA = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 ENV_PROGRESS_TOKEN = "KUBEFLOW_TRAINER_SERVER_TOKEN"
@@ -60,6 +67,9 @@ MAX_RUNS = 16
 """Runs of trackers, by their addresses."""
 MAX_ATTEMPTS = 20
 """Older ones live on in the counts of restarts."""
+MAX_ROUNDS = 8
+"""Ended rounds of one attempt, the newest ones; the number of all of them is known beside."""
+MAX_ROUND_MESSAGE = 256
 MAX_MESSAGE = MAX_TERMINATION_BYTES
 """The maximum length of one message in characters: a termination message always fits."""
 
@@ -100,6 +110,21 @@ class ExitCode(IntEnum):
 
 
 PERMANENT = frozenset({ExitCode.BAD_CONFIGURATION, ExitCode.BAD_DATA})
+_NOT_IN_PLACE = PERMANENT | {ExitCode.DONE, ExitCode.PREEMPTED, ExitCode.MISMATCH}
+
+HEALTHY_SECONDS = 600.0
+"""An attempt or a round that worked this long ends the row of quick failures that the backoff counts."""
+_FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 10.0, 300.0
+
+
+def restarts_in_place(code: int) -> bool:
+    """Whether ranks may start again in the same pods after this exit code: neither done, stopped nor hopeless there."""
+    return code not in _NOT_IN_PLACE
+
+
+def backoff_seconds(row: int) -> float:
+    """The wait after ``row`` quick failures in a row: none after the first, then 10 s, 20 s, ... up to 5 minutes."""
+    return min(_FIRST_DELAY_SECONDS * 2.0 ** min(row - 2, 10), _LONGEST_DELAY_SECONDS) if row > 1 else 0.0
 
 
 class EndedBy(StrEnum):
@@ -222,6 +247,8 @@ class Progress:
     best: dict[str, Any] | None = None
     """``{"metric": str, "value": float, "step": int, "checkpoint": str}``."""
     attempt: int | None = None
+    round: int | None = None
+    """The round of the attempt; after a restart in place the step may be lower than in the round before."""
     activity: str | None = None
     """What rank 0 does besides steps, if it takes long: ``saving checkpoint-200 40%``."""
     runs: list[dict[str, str]] = field(default_factory=list)
@@ -252,6 +279,7 @@ class Progress:
             "checkpoint": self.checkpoint,
             "best": self.best,
             "attempt": self.attempt,
+            "round": self.round,
             "activity": self.activity,
             "runs": self.runs or None,
             "model": self.model and {"url": self.model},
@@ -263,6 +291,33 @@ class Progress:
 def gang_on_wire(waits: str = "") -> dict[str, Any]:
     """The body of a push of node 0's launcher: that all nodes have met, or one line about what it waits for."""
     return {"trainerStatus": {}, "trainwright": {"gang": {"waits": waits} if waits else {"met": True}}}
+
+
+@dataclass(frozen=True)
+class RoundEnd:
+    """Why a round ended and the ranks were restarted in place: the failure that came first in the gang.
+
+    ``time`` is in seconds since the epoch, ``node`` the node rank of the pod, ``rank`` the global rank.
+    """
+
+    round: int
+    code: int
+    time: float
+    error: str | None = None
+    rank: int | None = None
+    node: int | None = None
+    step: int | None = None
+
+    def to_wire(self) -> dict[str, Any]:
+        """Without what is not known, and with the message in at most :data:`MAX_ROUND_MESSAGE` characters."""
+        error = shorten(self.error, MAX_ROUND_MESSAGE) if self.error else None
+        return _present({**asdict(self), "time": round(self.time, 1), "error": error})
+
+
+def rounds_on_wire(number: int, ended: Sequence[RoundEnd]) -> dict[str, Any]:
+    """The body of a push of node 0's launcher: the round that starts, and why the newest ones before it ended."""
+    rounds = {"number": number, "ended": [end.to_wire() for end in ended[-MAX_ROUNDS:]]}
+    return {"trainerStatus": {}, "trainwright": {"rounds": rounds}}
 
 
 def activity_on_wire(activity: str) -> dict[str, Any]:
@@ -305,16 +360,23 @@ class Termination:
     ended_by: str | None = None
     clock: dict[str, float] | None = None
     """As in :class:`Progress`, without ``open``."""
+    round: int | None = None
+    """The last round, if ranks were restarted in place."""
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    """:meth:`RoundEnd.to_wire` of the newest rounds before it."""
 
     def to_json(self) -> str:
-        """At most 4 KiB: drops metrics from the last one, then truncates the error and marks it as truncated."""
+        """At most 4 KiB: drops the oldest rounds, then metrics from the last one, then cuts the error and says so."""
         metrics, error, room = dict(self.metrics), self.error, len(self.error or "")
+        rounds = list(self.rounds)
         while True:
-            data = {**asdict(self), "metrics": metrics, "error": error}
-            text = json.dumps({k: v for k, v in data.items() if v not in (None, {})}, separators=(",", ":"))
+            data = {**asdict(self), "metrics": metrics, "error": error, "rounds": rounds}
+            text = json.dumps({k: v for k, v in data.items() if v not in (None, {}, [])}, separators=(",", ":"))
             if len(text.encode()) <= MAX_TERMINATION_BYTES:
                 return text
-            if metrics:
+            if len(rounds) > 1:
+                rounds.pop(0)
+            elif metrics:
                 metrics.popitem()
             else:
                 room //= 2

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainwright.contract import ENV_JOB_FILE, ENV_OUTPUT_DIR, ResolvedJob
+from trainwright.contract import ENV_JOB_FILE, ENV_OUTPUT_DIR, ENV_ROUND, ResolvedJob
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,12 @@ def resolved_job() -> ResolvedJob | None:
     if path is None or not os.path.exists(path):
         return None
     return ResolvedJob.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def current_round() -> int:
+    """The round of the attempt that this process belongs to, from 1; more after its ranks were restarted in place."""
+    text = os.environ.get(ENV_ROUND, "1")
+    return int(text) if text.isdecimal() else 1
 
 
 def in_output(folder: str) -> str:

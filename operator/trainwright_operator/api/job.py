@@ -24,7 +24,7 @@ from trainwright_operator.api.types import (
 from trainwright_operator.api.volumes import claim, empty_dir, host_path
 
 OUTPUT_VOLUMES = ("persistentVolumeClaim", "hostPath", "emptyDir")
-MAX_NODES, MAX_PER_NODE = 1024, 64
+MAX_NODES, MAX_PER_NODE, MAX_RESTARTS = 1024, 64, 1000
 YEAR_SECONDS = 366 * 24 * 3600
 
 FIXED = "cannot change after creation; give the new run a new name"
@@ -190,7 +190,13 @@ class JobSpec:
         Default("the operator of this cluster"),
     ] = None
     max_restarts: Annotated[
-        int, integer("Restarts after failures before the job fails; evictions do not count.", 0, 1000), Mutable
+        int,
+        integer(
+            "Restarts after failures before the job fails, those in place included; evictions do not count.",
+            0,
+            MAX_RESTARTS,
+        ),
+        Mutable,
     ] = 3
     active_deadline_seconds: Annotated[
         int | None,

@@ -89,6 +89,7 @@ class Reason:
     ATTEMPT_FAILED = "AttemptFailed"
     ATTEMPT_DISRUPTED = "AttemptDisrupted"
     NODE_AVOIDED = "NodeAvoided"
+    RESTARTED_IN_PLACE = "RestartedInPlace"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
     COMPLETED = "TrainingCompleted"

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from trainwright.contract import CLOCK_CAUSES, MAX_ATTEMPTS, MAX_MESSAGE, MAX_METRICS, MAX_RUNS
+from trainwright.contract import (
+    CLOCK_CAUSES,
+    MAX_ATTEMPTS,
+    MAX_MESSAGE,
+    MAX_METRICS,
+    MAX_ROUND_MESSAGE,
+    MAX_ROUNDS,
+    MAX_RUNS,
+)
 from trainwright_operator.api.types import (
     INT64_MAX,
     Schema,
@@ -72,10 +80,12 @@ def job_status() -> Schema:
                 },
             ),
             "restarts": record(
-                "Attempts after the first.",
+                "Attempts after the first, and restarts in place.",
                 {
                     "total": _count("All restarts."),
-                    "counted": _count("Restarts after a failure; they count towards maxRestarts."),
+                    "counted": _count(
+                        "Restarts after a failure, in new pods or in place; they count towards maxRestarts."
+                    ),
                     "disruptions": _count("Restarts after an eviction, a preemption or a lost node."),
                 },
             ),
@@ -160,6 +170,7 @@ def _progress() -> Schema:
         "The progress of training, as rank 0 last reported it.",
         {
             "attempt": integer("The attempt that reported it.", 1),
+            "round": integer("The round of the attempt, after restarts in place.", 1),
             "step": integer("Optimizer steps done.", 0, INT64_MAX),
             "maxSteps": integer("Optimizer steps in total.", 0, INT64_MAX),
             "epoch": number("Epochs done.", least=0),
@@ -297,6 +308,32 @@ def _attempt() -> Schema:
             "maxSteps": integer("The steps that this attempt was to train, if given in steps.", 1, INT64_MAX),
             "numTrainEpochs": number("The epochs that this attempt was to train, if not given in steps.", least=0),
             "message": string("The trainer's last message, in one line.", MAX_MESSAGE),
+            "restartsInPlace": integer("How often its ranks were restarted in the same pods.", 1),
+            "rounds": list_of(
+                f"The last {MAX_ROUNDS} rounds that ended with a restart in place, and why.",
+                _round(),
+                MAX_ROUNDS,
+                key="round",
+            ),
         },
         required=["attempt", "startTime"],
+    )
+
+
+def _round() -> Schema:
+    return record(
+        "A round of an attempt, after which its ranks were restarted in the same pods.",
+        {
+            "round": integer("The number of the round; the first is 1.", 1),
+            "endTime": _time("When it ended."),
+            "reason": string("The reason, in one CamelCase word: Error or Hang.", MAX_REASON),
+            "message": string("The error of the rank that failed first, in one line.", MAX_ROUND_MESSAGE),
+            "rank": integer("The rank that failed first.", 0),
+            "nodeRank": integer("The rank of its pod among the pods of the attempt.", 0),
+            "pod": string("That pod.", 253),
+            "node": string("The node of that pod.", 253),
+            "exitCode": integer("The exit code of the rank; above 128 a signal killed it.", -INT64_MAX, INT64_MAX),
+            "step": integer("The last step of the round.", 0, INT64_MAX),
+        },
+        required=["round"],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -40,7 +40,7 @@ class Metrics:
         )
         self.restarts = Counter(
             "trainwright_job_restarts_total",
-            "Restarts, by the reason why the previous attempt ended.",
+            "Restarts, by the reason why the previous attempt or round ended.",
             ["reason"],
             registry=own,
         )
@@ -127,6 +127,8 @@ class Metrics:
         for node in _failed_on(before.get("attempts") or [], after.get("attempts") or []):
             self.node_failures.labels(node).inc()
         self._spent(job["metadata"].get("namespace", ""), before, after)
+        for reason in _restarted_in_place(before.get("attempts") or [], after.get("attempts") or []):
+            self.restarts.labels(reason).inc()
         created = read_time(job["metadata"].get("creationTimestamp"))
         if created is None:
             return
@@ -170,6 +172,15 @@ def _restarted(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str,
     if len(after) < 2 or (before and before[-1]["attempt"] == after[-1]["attempt"]):
         return None
     return after[-2] if after[-2].get("outcome") in (Outcome.FAILED, Outcome.DISRUPTED) else None
+
+
+def _restarted_in_place(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The reason of each new restart in place; of those whose rounds are not known any more, the first one's."""
+    known = {entry["attempt"]: entry.get("restartsInPlace", 0) for entry in before}
+    for entry in after:
+        rounds = {one["round"]: one.get("reason", "Unknown") for one in entry.get("rounds") or ()}
+        for number in range(known.get(entry["attempt"], 0) + 1, entry.get("restartsInPlace", 0) + 1):
+            yield rounds.get(number, "Unknown")
 
 
 def _holds(status: Mapping[str, Any], condition: str) -> bool:

@@ -42,10 +42,10 @@ from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.placement.pools import choose, image_of
 from trainwright_operator.core.plan import Plan, plan
 from trainwright_operator.core.pods import PushEndpoint
+from trainwright_operator.core.progress import keep_rounds, merge_progress
 from trainwright_operator.core.queues import kueue, multikueue
 from trainwright_operator.core.queues.workload import Workload, owner
 from trainwright_operator.core.setbacks import deletion_blocked, name_conflict, refused, unreadable
-from trainwright_operator.core.status import merge_progress
 from trainwright_operator.core.times import read_time
 from trainwright_operator.core.waiting import silent
 
@@ -111,6 +111,8 @@ class Reconciler:
     def keep_progress(self, key: ObjectKey, push: dict[str, Any]) -> float:
         """Keep a push until the next status write; returns the seconds until that is allowed."""
         now = self._now()
+        if pending := self._pushes.get(key):
+            push = keep_rounds(push, pending.push)
         self._pushes[key] = PendingPush(push, now)
         return self._pace.wait(key, now)
 

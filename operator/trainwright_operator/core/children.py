@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from trainwright.contract import MASTER_PORT, MAX_RESOLVED_JOB_BYTES, SCRIPT_DIR, ResolvedJob
@@ -19,12 +20,13 @@ from trainwright_operator.core.gangs import ONE_BY_ONE, SCHEDULERS, GangSchedule
 from trainwright_operator.core.gangs.gang import Gang, Membership
 from trainwright_operator.core.observe import config_map_of
 from trainwright_operator.core.placement.vendor import Placement, Seat
-from trainwright_operator.core.pods import JOB_KEY, PodPlan, PushEndpoint, pod_template
+from trainwright_operator.core.pods import JOB_KEY, Budget, PodPlan, PushEndpoint, pod_template
 
 Object = dict[str, Any]
 
 NEVER_SECONDS = 10 * 365 * 86_400
 """In place of a hang timeout of 0, which older trainers would take at its word."""
+NO_RESTARTS = Budget()
 CLAIM_TEMPLATE_VERSION = "resource.k8s.io/v1"
 
 
@@ -48,10 +50,11 @@ def children(
     attempt: int,
     endpoint: PushEndpoint | None = None,
     scheduler: GangScheduler | None = None,
+    budget: Budget = NO_RESTARTS,
 ) -> tuple[Object, ...]:
     """In the order in which they are applied: the Jobs come last, so that an attempt that exists is whole.
 
-    ``scheduler`` starts the gang; by default the pods start one by one.
+    ``scheduler`` starts the gang; by default the pods start one by one. ``budget`` is for restarts in place.
     """
     resolved = resolve(job, place, attempt).to_json()
     fits = len(resolved.encode()) <= MAX_RESOLVED_JOB_BYTES
@@ -66,7 +69,7 @@ def children(
         found.append(_claim_template(own, place))
     found += membership.objects
     plans = _pod_plans(job, place, attempt, resolved if fits else None, endpoint, membership)
-    found += [_job(job, place, plan) for plan in plans]
+    found += [_job(job, place, replace(plan, budget=budget)) for plan in plans]
     return tuple(map(hashed, found))
 
 

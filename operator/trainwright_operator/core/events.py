@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright_operator.api.names import Condition, Reason
-from trainwright_operator.core.history import Outcome, Record
-from trainwright_operator.core.policy import describe
+from trainwright_operator.core.history import Outcome, Record, Round
+from trainwright_operator.core.policy import describe, describe_round
 
 _TYPES = {
     Condition.QUEUED: "Warning",
@@ -44,9 +44,16 @@ def _of_attempts(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Ev
         was = known.get(record.number)
         if was is None:
             found.append(Event("Normal", "AttemptStarted", f"attempt {record.number} was created"))
+        found += _of_rounds(record, Record.from_dict(was).rounds if was else ())
         if record.end and not (was and "endTime" in was):
             found += _of_end(record)
     return found
+
+
+def _of_rounds(record: Record, before: tuple[Round, ...]) -> list[Event]:
+    known = {one.number for one in before if one.reason}
+    new = [one for one in record.rounds if one.reason and one.number not in known]
+    return [Event("Warning", Reason.RESTARTED_IN_PLACE, describe_round(record, one)) for one in new]
 
 
 def _of_end(record: Record) -> list[Event]:

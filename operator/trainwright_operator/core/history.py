@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, PERMANENT, shorten
+from trainwright.contract import MAX_ATTEMPTS, MAX_MESSAGE, MAX_ROUND_MESSAGE, PERMANENT, shorten
 from trainwright_operator.api import names
 from trainwright_operator.api.status import MAX_REASON
 from trainwright_operator.core.times import read_time, write_time
@@ -42,6 +42,56 @@ class Cause:
 
 
 @dataclass(frozen=True)
+class Round:
+    """An ended round of an attempt, after which its launchers restarted the ranks in place, in the same pods.
+
+    ``node_rank`` tells which pod the first failure came from; ``reason``, ``pod`` and ``node`` are found when the
+    operator has looked at the pods.
+    """
+
+    number: int
+    end: datetime | None = None
+    exit_code: int | None = None
+    message: str = ""
+    rank: int | None = None
+    node_rank: int | None = None
+    step: int | None = None
+    reason: str = ""
+    pod: str | None = None
+    node: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        entry = {
+            "round": self.number,
+            "endTime": self.end and write_time(self.end),
+            "reason": self.reason or None,
+            "message": shorten(self.message, MAX_ROUND_MESSAGE) or None,
+            "rank": self.rank,
+            "nodeRank": self.node_rank,
+            "pod": self.pod,
+            "node": self.node,
+            "exitCode": self.exit_code,
+            "step": self.step,
+        }
+        return {key: value for key, value in entry.items() if value is not None}
+
+    @staticmethod
+    def from_dict(entry: Mapping[str, Any]) -> Round:
+        return Round(
+            number=entry["round"],
+            end=read_time(entry.get("endTime")),
+            exit_code=entry.get("exitCode"),
+            message=entry.get("message", ""),
+            rank=entry.get("rank"),
+            node_rank=entry.get("nodeRank"),
+            step=entry.get("step"),
+            reason=entry.get("reason", ""),
+            pod=entry.get("pod"),
+            node=entry.get("node"),
+        )
+
+
+@dataclass(frozen=True)
 class Record:
     """One entry of ``status.attempts``. It is open until ``end``; a cause may be known before, while pods terminate."""
 
@@ -56,6 +106,10 @@ class Record:
     """Of an elastic job: how many it has."""
     next_nodes: int | None = None
     """How many the next attempt has, because there was no room for all of these."""
+    restarts: int = 0
+    """How often its launchers restarted the ranks in place."""
+    rounds: tuple[Round, ...] = ()
+    """The newest of the rounds that ended so."""
 
     @property
     def outcome(self) -> Outcome | None:
@@ -79,6 +133,8 @@ class Record:
             "numTrainEpochs": self.num_train_epochs,
             "nodes": self.nodes,
             "nextNodes": self.next_nodes,
+            "restartsInPlace": self.restarts or None,
+            "rounds": [one.to_dict() for one in self.rounds] or None,
         }
         return {key: value for key, value in entry.items() if value is not None}
 
@@ -94,7 +150,19 @@ class Record:
             num_train_epochs=entry.get("numTrainEpochs"),
             nodes=entry.get("nodes"),
             next_nodes=entry.get("nextNodes"),
+            restarts=entry.get("restartsInPlace", 0),
+            rounds=tuple(map(Round.from_dict, entry.get("rounds") or ())),
         )
+
+    def spans(self) -> Iterator[tuple[datetime, datetime]]:
+        """Begin and end of the rounds of an ended attempt, the newest first, as far as they are known."""
+        end = self.end
+        for one in reversed(self.rounds):
+            if one.end and end:
+                yield one.end, end
+                end = one.end
+        if end:
+            yield self.start, end
 
 
 def _cause(entry: Mapping[str, Any]) -> Cause:
@@ -115,6 +183,7 @@ class History:
 
     records: tuple[Record, ...] = ()
     counted: int = 0
+    """Restarts after failures, those in place included."""
     disruptions: int = 0
     started: datetime | None = None
     running: bool = False

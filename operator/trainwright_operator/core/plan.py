@@ -37,7 +37,7 @@ from trainwright_operator.core.observe import Attempt, Observed
 from trainwright_operator.core.placement.pools import place
 from trainwright_operator.core.placement.vendor import Placement, PoolError
 from trainwright_operator.core.pods import PushEndpoint
-from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, deadline_left, decide, soonest
+from trainwright_operator.core.policy import FINISHED, Phase, Verdict, adopt, budget, deadline_left, decide, soonest
 from trainwright_operator.core.progress import Status, merge_final_word
 from trainwright_operator.core.queues import kueue, multikueue
 from trainwright_operator.core.status import render
@@ -170,8 +170,8 @@ class _Inputs:
         """For an attempt of an elastic job with so many nodes."""
         return replace(self, job=elastic.sized(self.job, nodes))
 
-    def children(self, placement: Placement, number: int) -> tuple[Object, ...]:
-        return children(self.job, placement, number, self.endpoint, self.scheduler)
+    def children(self, placement: Placement, number: int, history: History) -> tuple[Object, ...]:
+        return children(self.job, placement, number, self.endpoint, self.scheduler, budget(self.job, history))
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _start(inputs: _Inputs, verdict: Verdict, before: History, observed: Observe
         inputs, verdict = inputs.sized(size), _with_size(verdict, size)
         assert inputs.pool
         placement = inputs.place(inputs.pool)
-    create = inputs.children(placement, number)
+    create = inputs.children(placement, number, verdict.history)
     for child in create:
         if owner := observed.foreign.get(child["metadata"]["name"]):
             return _Decision(conflict(job, before, f"{child['kind']} {child['metadata']['name']}", owner))
@@ -271,7 +271,8 @@ def _complete(inputs: _Inputs, verdict: Verdict, attempt: Attempt, now: datetime
     if record and record.nodes:
         inputs = inputs.sized(record.nodes)
     try:
-        create = inputs.children(inputs.place(inputs.pool), attempt.number) if inputs.pool else ()
+        place = inputs.place(inputs.pool) if inputs.pool else None
+        create = inputs.children(place, attempt.number, verdict.history) if place else ()
     except PoolError:
         create = ()
     hashes = {child["metadata"]["name"]: child["metadata"]["annotations"][names.ANNOTATION_HASH] for child in create}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright.contract import (
+    ENV_FAILURES_IN_A_ROW,
     ENV_FIRST_NODE_RANK,
     ENV_JOB_FILE,
     ENV_OUTPUT_DIR,
@@ -21,6 +22,7 @@ from trainwright.contract import (
     ENV_PROGRESS_TOKEN,
     ENV_PROGRESS_URL,
     ENV_REACHED_STEP,
+    ENV_RESTARTS_LEFT,
     ENV_RUNTIME,
     ENV_TERMINATION_FILE,
     ENV_VENDOR,
@@ -61,6 +63,14 @@ class PushEndpoint:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """How often launchers may restart ranks in place, and how many quick failures in a row there were before."""
+
+    restarts_left: int = 0
+    failures_in_a_row: int = 0
+
+
+@dataclass(frozen=True)
 class PodPlan:
     """What tells the pods of one Job from those of another; ``resolved`` is None when it rides in the ConfigMap."""
 
@@ -76,6 +86,7 @@ class PodPlan:
     claim_template: str | None = None
     reached: int = 0
     """The furthest step that former attempts reported."""
+    budget: Budget = Budget()
 
 
 def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
@@ -226,6 +237,7 @@ def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Obje
         {"name": ENV_RUNTIME, "value": place.launcher},
         *([{"name": ENV_PACKAGES_DIR, "value": PACKAGES_DIR}] if _required(job) else []),
         *([{"name": ENV_REACHED_STEP, "value": str(plan.reached)}] if plan.reached else []),
+        *_budget(plan.budget),
         *_progress(plan.endpoint),
     ]
     settable: list[Object] = [
@@ -240,6 +252,14 @@ def _environment(job: TrainingJob, place: Placement, plan: PodPlan) -> list[Obje
     ]
     taken = {variable["name"] for variable in owned}
     return [*owned, *_last_of_each(variable for variable in settable if variable["name"] not in taken)]
+
+
+def _budget(budget: Budget) -> list[Object]:
+    """Not in the resolved job: a launcher of an older image ignores a variable, but would refuse a field."""
+    if not budget.restarts_left:
+        return []
+    counts = ((ENV_RESTARTS_LEFT, budget.restarts_left), (ENV_FAILURES_IN_A_ROW, budget.failures_in_a_row))
+    return [{"name": name, "value": str(count)} for name, count in counts if count]
 
 
 def _first_rank(place: Placement, plan: PodPlan) -> list[Object]:

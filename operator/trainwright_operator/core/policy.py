@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from trainwright.contract import ResolvedJob
+from trainwright.contract import HEALTHY_SECONDS, ResolvedJob, backoff_seconds
 from trainwright_operator.api import names
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import JobSpec, TrainingJob
@@ -21,13 +21,12 @@ from trainwright_operator.core import elastic, observe, sidecars
 from trainwright_operator.core.causes import BY_HAND, GIVEN_UP, UNEXPLAINED, cause_of, succeeded, without_a_trace
 from trainwright_operator.core.gangs import ONE_BY_ONE, GangScheduler
 from trainwright_operator.core.gangs.gang import jitter
-from trainwright_operator.core.history import Cause, History, Outcome, Record
+from trainwright_operator.core.history import Cause, History, Outcome, Record, Round
 from trainwright_operator.core.observe import Observed
+from trainwright_operator.core.pods import Budget
 from trainwright_operator.core.times import SKEW, write_time
 
-FIRST_DELAY, LONGEST_DELAY = timedelta(seconds=10), timedelta(minutes=5)
-HEALTHY = timedelta(minutes=10)
-"""An attempt that worked this long ends the row of quick failures that the backoff counts."""
+HEALTHY = timedelta(seconds=HEALTHY_SECONDS)
 SETTLE = timedelta(seconds=10)
 """How long an ended Job's pods are waited for: the two are watched apart, and the pods tell why it ended."""
 UNEXPLAINED_FREE = 3
@@ -399,23 +398,35 @@ def _backoff(job: TrainingJob, history: History, now: datetime) -> timedelta | N
 
     A gang that found room for a part waits from the first time on, and not as long as another one.
     """
-    row, unexplained = 0, _unexplained(history.records)
-    for record in reversed(history.records):
-        ended_badly = record.outcome in (Outcome.FAILED, Outcome.DISRUPTED) and not record.next_nodes
-        healthy = record.end and record.end - record.start >= HEALTHY and row >= unexplained
-        if not ended_badly or healthy:
-            break
-        row += 1
-    last = history.last
+    row, last = quick_failures(history), history.last
     if not row or not last or not last.end or not last.cause:
         return None
     crowded = last.cause.reason == Reason.GANG_INCOMPLETE
     if row == 1 and not crowded:
         return None
-    delay = min(FIRST_DELAY * 2 ** max(0, row - 2), LONGEST_DELAY)
+    delay = timedelta(seconds=backoff_seconds(max(row, 2)))
     delay *= 0.5 + jitter(job.uid, last.number) if crowded else 1
     left = min(last.end + delay - now, delay)  # the end may be by the clock of another replica
     return left if left > NOW else None
+
+
+def quick_failures(history: History) -> int:
+    """How many of the newest attempts and rounds in a row ended badly and soon, or such as nobody explains."""
+    ended = [record for record in history.records if record.end]
+    row, unexplained = 0, _unexplained(ended)
+    for number, record in enumerate(reversed(ended)):
+        if record.outcome not in (Outcome.FAILED, Outcome.DISRUPTED) or record.next_nodes:
+            return row
+        for begin, end in record.spans():
+            if end - begin >= HEALTHY and number >= unexplained:
+                return row
+            row += 1
+    return row
+
+
+def budget(job: TrainingJob, history: History) -> Budget:
+    """What the launchers of the attempt that ``history`` has just opened may do by themselves."""
+    return Budget(max(0, job.spec.max_restarts - history.counted), quick_failures(history))
 
 
 def deadline_left(job: TrainingJob, history: History, now: datetime) -> timedelta | None:
@@ -446,6 +457,16 @@ def describe(last: Record) -> str:
     pod = f"{cause.pod} on {cause.node}: " if cause.node else f"{cause.pod}: " if cause.pod else ""
     reason = "" if cause.reason in (Reason.ERROR, Reason.UNKNOWN) else f"{cause.reason}: "
     return f"attempt {last.number} {verb.get(cause.outcome, 'ended')}{step}: {pod}{reason}{cause.message}"
+
+
+def describe_round(record: Record, one: Round) -> str:
+    """``attempt 2: round 1 ended at step 140: gpt-0-2-1 on node-b: rank 3 was killed ...; ...``"""
+    step = f" at step {one.step}" if one.step is not None else ""
+    pod = f"{one.pod} on {one.node}: " if one.node else f"{one.pod}: " if one.pod else ""
+    reason = f"{one.reason}: " if one.reason == Reason.HANG else ""
+    message = one.message or f"exit code {one.exit_code}"
+    again = f"its ranks start again in the same pods, as round {one.number + 1}"
+    return f"attempt {record.number}: round {one.number} ended{step}: {pod}{reason}{message}; {again}"
 
 
 def soonest(*times: timedelta | None) -> timedelta | None:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
-from trainwright.contract import MAX_METRICS, MAX_RUNS, Termination
+from trainwright.contract import MAX_METRICS, MAX_ROUND_MESSAGE, MAX_ROUNDS, MAX_RUNS, ExitCode, Termination
+from trainwright_operator.api.job import MAX_RESTARTS
+from trainwright_operator.api.names import Reason
 from trainwright_operator.api.status import MAX_ACTIVITY, MAX_NAME, MAX_PATH, MAX_URL, MAX_VALUE, MAX_WHY
 from trainwright_operator.core import display, goodput
-from trainwright_operator.core.observe import Attempt
+from trainwright_operator.core.history import Record, Round
+from trainwright_operator.core.observe import Attempt, Pod
 from trainwright_operator.core.times import read_time, write_time
 
 Status = dict[str, Any]
 _INT64 = 2**53 - 1
+_LAST_TIME = 253402300799.0
+_MOST_RANKS = 2**20
 _FAR = 3650 * 86_400
 _COUNTERS = {"current_step": "step", "total_steps": "maxSteps", "current_epoch": "epoch"}
 """How the KubeflowCallback of transformers tells the step: among the metrics."""
@@ -38,6 +44,7 @@ class Report:
     """Tracker -> URL."""
     model: str | None = None
     clock: Mapping[str, Any] | None = None
+    round: int | None = None
 
 
 def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: datetime) -> Status:
@@ -49,16 +56,23 @@ def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: date
     current = _open_attempt(status)
     own = _mapping(push.get("trainwright"))
     attempt = push.get("attempt", own.get("attempt", current))
+    if rounds := _mapping(own.get("rounds")):
+        status = merge_rounds(status, rounds.get("number"), rounds.get("ended")) if attempt == current else status
+        if own.keys() <= {"rounds", "gang"} and "gang" not in own:
+            return dict(status)
     if gang := _gang(_mapping(own.get("gang"))):
         known = current is not None and attempt == current
         return {**status, "gang": {"attempt": current, **gang}} if known else dict(status)
     report = _of_wire(_mapping(push.get("trainerStatus")), own)
     known = status.get("progress") or {}
-    stale = known.get("attempt") == current and report.progress.get("step", _INT64) < known.get("step", 0)
+    round = report.round or _round(status)
+    place = (round, report.progress.get("step", _INT64))
+    stale = known.get("attempt") == current and place < (known.get("round", 1), known.get("step", 0))
     if current is None or attempt != current or stale:
         return dict(status)
     before = {key: value for key, value in _of_attempt(status, current).items() if key != "activity"}
     progress = {**before, **report.progress, "lastUpdateTime": write_time(now)}
+    progress |= {"round": round} if round > 1 else {}
     if report.remaining_seconds is not None:
         progress["endTime"] = write_time(now + timedelta(seconds=report.remaining_seconds))
     if report.clock:
@@ -69,7 +83,11 @@ def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: date
 
 
 def merge_final_word(status: Mapping[str, Any], attempt: Attempt) -> Status:
-    """``status`` with the termination message of rank 0's pod, once there is one: right even if every push was lost."""
+    """``status`` with what the termination messages tell, once there are any: right even if every push was lost.
+
+    Rank 0's pod tells how far it came, every pod how often the ranks were restarted in place.
+    """
+    status = _with_rounds(status, attempt)
     pod = attempt.pods[0] if attempt.pods else None
     if pod is None or pod.index or pod.slice or pod.end is None or pod.end.word is None:
         return dict(status)
@@ -77,6 +95,90 @@ def merge_final_word(status: Mapping[str, Any], attempt: Attempt) -> Status:
     if report.clock:
         status = goodput.merge_clock(status, attempt.number, report.clock, None)
     return _merged(status, report, {**_of_attempt(status, attempt.number), **report.progress}, None)
+
+
+def keep_rounds(push: Mapping[str, Any], before: Mapping[str, Any]) -> Status:
+    """``push`` with the restarts in place of the one that it replaces: rank 0 and its launcher push apart."""
+    rounds = _mapping(before.get("trainwright")).get("rounds")
+    own = _mapping(push.get("trainwright"))
+    if not rounds or "rounds" in own or before.get("attempt") != push.get("attempt"):
+        return dict(push)
+    return {**push, "trainwright": {**own, "rounds": rounds}}
+
+
+def merge_rounds(status: Mapping[str, Any], number: Any, ended: Any) -> Status:
+    """``status`` with the restarts in place of the attempt at work: each counts, and once.
+
+    ``number`` is the round that works now, ``ended`` is :meth:`trainwright.contract.RoundEnd.to_wire` of the newest
+    rounds before it; both come from a pod.
+    """
+    entries = list(status.get("attempts") or ())
+    made = (_integer(number, MAX_RESTARTS + 1) or 1) - 1
+    record = Record.from_dict(entries[-1]) if entries else None
+    if record is None or made <= record.restarts:
+        return dict(status)
+    told = {one.number: one for item in (ended if isinstance(ended, list) else ()) if (one := _ended_round(item))}
+    rounds = {one.number: one for one in record.rounds} | {
+        key: one for key, one in told.items() if record.restarts < key <= made
+    }
+    newest = tuple(rounds[key] for key in sorted(rounds))[-MAX_ROUNDS:]
+    entries[-1] = replace(record, restarts=made, rounds=newest).to_dict()
+    counts = status.get("restarts") or {}
+    counted, disruptions = counts.get("counted", 0) + made - record.restarts, counts.get("disruptions", 0)
+    shown = {**(status.get("display") or {}), "restarts": display.restarts(counted, disruptions)}
+    total = {"total": counted + disruptions, "counted": counted, "disruptions": disruptions}
+    return {**status, "attempts": entries, "restarts": total, "display": shown}
+
+
+def _ended_round(value: Any) -> Round | None:
+    one = _mapping(value)
+    number, time = _integer(one.get("round"), MAX_RESTARTS), _number(one.get("time"))
+    if not number:
+        return None
+    return Round(
+        number=number,
+        end=datetime.fromtimestamp(time, UTC).replace(microsecond=0) if time and time < _LAST_TIME else None,
+        exit_code=_integer(one.get("code"), 255),
+        message=_word(str(one.get("error") or ""), MAX_ROUND_MESSAGE),
+        rank=_integer(one.get("rank"), _MOST_RANKS),
+        node_rank=_integer(one.get("node"), _MOST_RANKS),
+        step=_integer(one.get("step")),
+    )
+
+
+def _with_rounds(status: Mapping[str, Any], attempt: Attempt) -> Status:
+    """With the rounds that pods tell when they end, and for each round the pod that its first failure came from."""
+    if _open_attempt(status) == attempt.number:
+        words = (pod.end.word for pod in attempt.pods if pod.end and pod.end.word)
+        for word in islice((word for word in words if word.round), 1):
+            status = merge_rounds(status, word.round, word.rounds)
+    entries = list(status.get("attempts") or ())
+    record = Record.from_dict(entries[-1]) if entries else None
+    if record is None or record.number != attempt.number or all(one.reason for one in record.rounds):
+        return dict(status)
+    entries[-1] = replace(record, rounds=tuple(_explained(one, attempt) for one in record.rounds)).to_dict()
+    return {**status, "attempts": entries}
+
+
+def _explained(one: Round, attempt: Attempt) -> Round:
+    """The round with its reason, and with the pod and its node, found by the rank of the node."""
+    if one.reason:
+        return one
+    reason = Reason.HANG if one.exit_code == ExitCode.HANG else Reason.ERROR
+    pod = next((pod for pod in attempt.pods if _node_rank(pod, attempt) == one.node_rank), None)
+    return replace(one, reason=reason, pod=pod.name if pod else None, node=pod.node if pod else None)
+
+
+def _node_rank(pod: Pod, attempt: Attempt) -> int:
+    """The hosts of a slice are counted from its first one, those of the gang over all slices."""
+    hosts = attempt.jobs[0].completions if attempt.jobs else 0
+    return pod.slice * hosts + pod.index
+
+
+def _round(status: Mapping[str, Any]) -> int:
+    """The round of the newest attempt that works now."""
+    attempts = status.get("attempts")
+    return int(attempts[-1].get("restartsInPlace", 0)) + 1 if attempts else 1
 
 
 def _gang(gang: Mapping[str, Any]) -> Status:
@@ -152,6 +254,7 @@ def _of_wire(standard: Mapping[str, Any], own: Mapping[str, Any]) -> Report:
         runs=_runs(own.get("runs")),
         model=_url(_mapping(own.get("model")).get("url")),
         clock=_mapping(own.get("clock")) or None,
+        round=_integer(own.get("round"), MAX_RESTARTS + 1),
     )
 
 

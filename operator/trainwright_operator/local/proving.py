@@ -191,14 +191,23 @@ def _account(status: Mapping[str, Any]) -> tuple[float, float]:
 def _table(ended: _Ended) -> Iterator[str]:
     yield f"{'STEP':<7}{'FAULT':<34}{'STEPS AGAIN AFTER':<19}{'TRAINED AGAIN':<15}WHAT THE STATUS SAYS"
     records = {record["attempt"]: record for record in ended.status.get("attempts", ())}
+    rounds = {number: iter(record.get("rounds", ())) for number, record in records.items()}
     for strike in ended.strikes:
         what = {"rank": "killed", "pod": "killed", "stop": "asked to stop", "pause": "stood still"}
         fault = f"{strike.victim} {what.get(strike.fault.kind, 'asked to stop, then killed')}"
         after = f"{strike.seconds:.1f} s" if strike.seconds is not None else "no step was left"
         again = "-" if strike.kept is None or strike.fault.kind == "pause" else f"{max(0, strike.step - strike.kept)}"
-        yield f"{strike.step:<7}{fault:<34}{after:<19}{again:<15}{_said(records.get(strike.attempt))}"
+        ended_round = next(rounds.get(strike.attempt, iter(())), None) if strike.fault.kind == "rank" else None
+        said = _said_of_round(strike.attempt, ended_round) if ended_round else _said(records.get(strike.attempt))
+        yield f"{strike.step:<7}{fault:<34}{after:<19}{again:<15}{said}"
     for missed in ended.missed:
         yield f"{missed.step:<7}none: the run ended too soon"
+
+
+def _said_of_round(attempt: int, ended: Mapping[str, Any]) -> str:
+    """Of a fault after which the ranks were restarted in place."""
+    code = f", exit code {ended['exitCode']}" if "exitCode" in ended else ""
+    return f"attempt {attempt}, round {ended['round']}: {ended['reason']}{code}"
 
 
 def _said(record: Mapping[str, Any] | None) -> str:

@@ -1,14 +1,16 @@
-"""Who may write to an output: only its owner, and only the newest attempt of the owner.
+"""Who may write to an output: only its owner, and only the newest attempt and round of the owner.
 
 An attempt that lost its node may still run when its successor starts. The successor writes its claim into the output
 before it reads from there. Just before a writer renames a checkpoint into place, it checks for newer claims; the older
 attempt then stops. Each claim is a separate file, so two attempts that start together do not overwrite each other's.
+The rounds of an attempt, whose ranks are restarted in place, fence one another out in the same way.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from trainwright.contract import UserError
 
 FOLDER = ".trainwright"
 OWNER_FILE = "owner.json"
+_CLAIM = re.compile(r"attempt-([0-9]+)(?:\.([0-9]+))?")
 
 
 class Fence:
@@ -27,12 +30,13 @@ class Fence:
         owner: The unique id of the job; None for a run without a job, which claims nothing.
         attempt: The number of the owner's attempt, from 1.
         job: The name of the owner for messages: namespace/name.
+        round: The round of the attempt, from 1.
     """
 
-    def __init__(self, output: Path, owner: str | None, attempt: int, job: str = "") -> None:
+    def __init__(self, output: Path, owner: str | None, attempt: int, job: str = "", round: int = 1) -> None:
         self.output = output
         self.owner, self.job = owner, job
-        self.attempt = attempt
+        self.attempt, self.round = attempt, round
         self._folder = output / FOLDER
 
     def claim(self, adopt: bool, holds_checkpoints: bool) -> None:
@@ -53,7 +57,7 @@ class Fence:
                 )
             self._take_over()
         self.check()
-        (self._folder / f"attempt-{self.attempt}").touch()
+        (self._folder / self._claim_name()).touch()
         flush_folder(self._folder)
 
     def _take_over(self) -> None:
@@ -74,10 +78,16 @@ class Fence:
                 f"{self.output}: was taken over by {self._describe(holder)}; this job ({self.job or self.owner}) stops "
                 "writing to it"
             )
-        newest = self._newest_attempt()
-        if newest > self.attempt:
+        attempt, round = self._newest_claim()
+        if attempt > self.attempt:
             raise UserError(
-                f"{self.output}: attempt {newest} of this job has claimed it; attempt {self.attempt} stops writing here"
+                f"{self.output}: attempt {attempt} of this job has claimed it; "
+                f"attempt {self.attempt} stops writing here"
+            )
+        if attempt == self.attempt and round > self.round:
+            raise UserError(
+                f"{self.output}: round {round} of attempt {attempt} has claimed it; "
+                f"round {self.round} stops writing here"
             )
 
     def _holder(self) -> str | None:
@@ -99,6 +109,11 @@ class Fence:
         text = f"the job {job}, which began to write here at {since}"
         return f"{text} and is another job with the same name (uid {holder})" if job == self.job else text
 
-    def _newest_attempt(self) -> int:
-        claims = (name.removeprefix("attempt-") for name in os.listdir(self._folder))
-        return max((int(number) for number in claims if number.isdigit()), default=0)
+    def _claim_name(self) -> str:
+        """The first round is claimed as ever: an older release reads the claims of attempts, and ignores rounds."""
+        return f"attempt-{self.attempt}" if self.round == 1 else f"attempt-{self.attempt}.{self.round}"
+
+    def _newest_claim(self) -> tuple[int, int]:
+        """The newest attempt and its newest round."""
+        claims = (_CLAIM.fullmatch(name) for name in os.listdir(self._folder))
+        return max(((int(claim[1]), int(claim[2] or 1)) for claim in claims if claim), default=(0, 1))

@@ -27,8 +27,9 @@ from typing import Any
 from trainwright.checkpoint.diskio import crc32_of, explained, flush_folder
 from trainwright.checkpoint.fence import Fence
 from trainwright.checkpoint.part import Part, Piece
-from trainwright.contract import UserError
+from trainwright.contract import ResolvedJob, UserError
 from trainwright.distributed.ranks import Ranks
+from trainwright.job import current_round
 
 PREFIX = "checkpoint"
 MANIFEST = "trainwright_manifest.json"
@@ -52,6 +53,7 @@ class CheckpointStore:
         output_dir: The folder of the ``checkpoint-N`` folders; created when the first one is written.
         owner: The job that trains here. None for a run without a job, which claims nothing, as in transformers.
         attempt: The attempt of the owner; a newer attempt fences out older ones.
+        round: The round of the attempt, of ranks that were restarted in place; a newer one fences out older ones.
         job: The name of the owner for messages.
         ranks: The ranks that train together; by default those of torch.distributed, or this process alone.
 
@@ -68,15 +70,22 @@ class CheckpointStore:
         owner: str | None = None,
         attempt: int = 0,
         *,
+        round: int = 1,
         job: str = "",
         ranks: Ranks | None = None,
     ) -> None:
         self.output = Path(output_dir)
         self.ranks = ranks or Ranks.current()
-        self.fence = Fence(self.output, owner, attempt, job)
+        self.fence = Fence(self.output, owner, attempt, job, round)
         self.notes: dict[str, Any] = {}
         self._leader: int | None = None
         self._apart: Ranks | None = None
+
+    @classmethod
+    def of_job(cls, output_dir: str | os.PathLike[str], job: ResolvedJob) -> CheckpointStore:
+        """The checkpoints that the ranks of this process's TrainingJob write."""
+        name = f"{job.namespace}/{job.name}"
+        return cls(output_dir, owner=job.uid, attempt=job.attempt, round=current_round(), job=name)
 
     # -- who writes
 

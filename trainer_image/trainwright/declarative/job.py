@@ -45,7 +45,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
     follow_bars(sys.stderr.isatty())
     sample = view(SampleSpec, job.sample, "spec.sample") if job.sample else None
     args.device  # noqa: B018  # joins the ranks
-    store = CheckpointStore(output, owner=job.uid, attempt=job.attempt, job=f"{job.namespace}/{job.name}")
+    store = CheckpointStore.of_job(output, job)
     store.claim(adopt=job.adopt_output)
     parts = assemble(job, args)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # data loader workers fork, which its threads do not survive

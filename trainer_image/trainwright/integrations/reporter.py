@@ -29,6 +29,7 @@ from trainwright.contract import (
     UserError,
 )
 from trainwright.integrations import addresses, clock, waiting
+from trainwright.job import current_round
 from trainwright.launch import nodefiles
 from trainwright.launch.push import Endpoint, Poster, Publisher
 
@@ -57,6 +58,7 @@ class Reporter(TrainerCallback):
         endpoint: Endpoint | None = None,
         rank: int = 0,
         attempt: int | None = None,
+        round: int | None = None,
         interval: float = INTERVAL_SECONDS,
     ) -> None:
         self._folder = folder
@@ -68,7 +70,7 @@ class Reporter(TrainerCallback):
         self._training = False
         self._source: tuple[Any, Any] | None = None
         self._clock: clock.Clock | None = None
-        self._known = Progress(attempt=attempt)
+        self._known = Progress(attempt=attempt, round=round)
         self._reported: Progress | None = None
         self._meter = Meter()
         self.data_size: int | None = None
@@ -81,7 +83,8 @@ class Reporter(TrainerCallback):
             return None
         local = endpoint is None or endpoint.url.startswith("http:")
         interval = LOCAL_INTERVAL_SECONDS if local else INTERVAL_SECONDS
-        return cls(folder, endpoint, int(os.environ.get("RANK", "0")), _attempt(), interval)
+        rank, attempt = int(os.environ.get("RANK", "0")), _attempt()
+        return cls(folder, endpoint, rank, attempt, current_round() if attempt else None, interval)
 
     def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         self._beat(state.global_step)

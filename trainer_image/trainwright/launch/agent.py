@@ -17,13 +17,14 @@ from datetime import timedelta
 from typing import Any
 
 from torch.distributed import DistStoreError, TCPStore  # type: ignore[attr-defined]
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
+from torch.distributed.elastic.agent.server.api import RunResult, Worker, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousInfo
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 from torch.distributed.launcher.api import LaunchConfig
 
+from trainwright.contract import ENV_NODE_DIR, ENV_ROUND
 from trainwright.launch.meeting import GangReporter, ReachabilityCheck
 from trainwright.launch.peers import Peers
 from trainwright.launch.rank_log import RankLog
@@ -42,7 +43,7 @@ class PodAgent(LocalElasticAgent):
         self._supervisor, self._place = supervisor, place
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        self._supervisor.starting = True
+        self._supervisor.stop.early = False
         if self._place.nodes > 1:
             self._supervisor.peers = Peers(worker_group.store, self._place.node_rank, self._place.nodes)
         handlers = {signum: signal.getsignal(signum) for signum in _OURS}
@@ -51,6 +52,16 @@ class PodAgent(LocalElasticAgent):
             signal.signal(signum, handler)
         self._supervisor.started(pids, self._place.ranks.start)
         return pids
+
+    def _assign_worker_ranks(
+        self, store: Any, group_rank: int, group_world_size: int, spec: WorkerSpec
+    ) -> list[Worker]:
+        """Ranks follow from the place alone, so no node waits for another one here."""
+        size = self._place.nodes * self._place.per_node
+        return [
+            Worker(local_rank, global_rank=rank, role_rank=rank, world_size=size, role_world_size=size)
+            for local_rank, rank in enumerate(self._place.ranks)
+        ]
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         if self._supervisor.tick():
@@ -70,10 +81,29 @@ class GangRendezvous(StaticTCPRendezvous):
         super().__init__(place.master, place.port, place.node_rank, place.nodes, run_id, place.timeout)
         self._place, self._reporter, self._wait = place, reporter, wait
         self._reachability = ReachabilityCheck(place, reporter)
+        self.base: TCPStore | None = None
+        """The store of the first round, in which the launchers decide about others. On node 0 it lives as long as this
+        object, because the other nodes may need it."""
 
     def next_rendezvous(self) -> RendezvousInfo:
-        self._store = self._meet()
+        if self.base is None:
+            self.base = self._store = self._meet()
         return super().next_rendezvous()
+
+    def renew(self, port: int = 0) -> int:
+        """Opens the store of the next round; returns its port, which node 0 chooses and the other nodes pass.
+
+        The ranks use the keys of c10d and of their own without a prefix. In a new store, none of an earlier round is
+        left, such as a request to stop.
+
+        Raises:
+            RuntimeError: node 0 is gone.
+        """
+        place, timeout = self._place, timedelta(seconds=self._place.timeout)
+        leads = place.node_rank == 0
+        store = self._store = TCPStore(place.master, port, place.nodes, leads, timeout, wait_for_workers=False)
+        self.master_port = int(store.port)
+        return self.master_port
 
     def _meet(self) -> TCPStore:
         place = self._place
@@ -122,13 +152,16 @@ class GangRendezvous(StaticTCPRendezvous):
 class PodStreams(LogsSpecs):
     """Sends the output of the ranks to the pod's log; with several ranks, each line is prefixed with its rank."""
 
-    def __init__(self, log: RankLog | None = None) -> None:
+    def __init__(self, log: RankLog | None = None, round: int = 1) -> None:
         super().__init__()
-        self._log = log
+        self._log, self._round = log, round
 
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        """Also completes the environment of the ranks, which torch passes only here."""
         for environment in envs.values():
             environment["TORCHELASTIC_ERROR_FILE"] = ""
+            environment["TORCHELASTIC_RESTART_COUNT"] = str(self._round - 1)
+            environment[ENV_ROUND] = str(self._round)
         outputs, errors = (self._streams(envs, name) for name in ("stdout", "stderr"))
         return LogsDest(outputs, errors, {}, {}, dict.fromkeys(envs, os.devnull))
 
@@ -143,28 +176,26 @@ class PodStreams(LogsSpecs):
 
 
 def run(
-    place: Place, run_id: str, command: Sequence[str], supervisor: Supervisor, reporter: GangReporter, wait: Wait
-) -> PodAgent:
-    """Runs ``command`` (arguments to Python) in every rank of this node until the last rank has ended.
-
-    On node 0 the store lives as long as the returned agent, because the other nodes may still need it.
+    gang_rendezvous: GangRendezvous, place: Place, command: Sequence[str], supervisor: Supervisor, round: int
+) -> None:
+    """Runs ``command`` (arguments to Python) in every rank of this node until the last rank of the round has ended.
 
     Raises:
         RendezvousFailed: the store could not be created or reached in time.
     """
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the launcher handles the other signals
+    os.environ[ENV_NODE_DIR] = str(supervisor.folder)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     log = RankLog(supervisor.folder) if place.per_node > 1 else None
-    gang_rendezvous = GangRendezvous(place, run_id, reporter, wait)
-    agent = PodAgent(_spec(place, gang_rendezvous, command), PodStreams(log), supervisor, place)
+    streams = PodStreams(log, round)
+    agent = PodAgent(_spec(place, gang_rendezvous, command), streams, supervisor, place)
     try:
         if log is not None:
             log.start()
         agent.run()
-        return agent
     except RuntimeError as error:
-        if supervisor.starting:
+        if not supervisor.stop.early:
             raise
         raise RendezvousFailed(f"node {place.node_rank}: {place.master}:{place.port}: {_first_line(error)}") from error
     finally:
@@ -183,7 +214,7 @@ def _spec(place: Place, gang_rendezvous: GangRendezvous, command: Sequence[str])
         max_restarts=0,
         monitor_interval=TICK_SECONDS,
         master_addr=place.master,
-        master_port=place.port,
+        master_port=gang_rendezvous.master_port,
         numa_options=config.numa_options,
     )
 

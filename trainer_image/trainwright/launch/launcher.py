@@ -25,7 +25,8 @@ from trainwright.contract import EndedBy, ExitCode, ResolvedJob, Termination, Us
 from trainwright.launch import nodefiles, reaper, runtime, verdict
 from trainwright.launch.meeting import GangReporter
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, wait_for_master
-from trainwright.launch.supervisor import Supervisor
+from trainwright.launch.rounds import Rounds
+from trainwright.launch.supervisor import Stop, Supervisor
 from trainwright.launch.verdict import Failure
 from trainwright.launch.watchdog import Watchdog
 
@@ -35,7 +36,6 @@ _LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 def main() -> NoReturn:
     """Runs the job of this pod and exits with its code."""
     folder = Path(tempfile.mkdtemp(prefix="trainwright-"))
-    os.environ[contract.ENV_NODE_DIR] = str(folder)
     try:
         termination = launch(read_job(os.environ), Place.of(os.environ), folder)
     except UserError as error:
@@ -46,21 +46,37 @@ def main() -> NoReturn:
 
 
 def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
-    """Runs this node's part of the job; returns how it ended."""
+    """Runs this node's part of the job, in as many rounds as it takes; returns how it ended."""
     reaper.adopt_orphans()
-    supervisor = Supervisor(folder, job.grace_period_seconds, Watchdog(job.hang_timeout_seconds))
-    install_stop_handlers(supervisor)
+    stop = Stop()
+    install_stop_handlers(stop, folder)
     if job.requirements:
         runtime.import_packages(os.environ)
     command = rank_command(job, folder)
     place = runtime.prepare(os.environ, place, job.attempt)
     reporter = GangReporter(place, os.environ)
     wait = Wait(place, reporter.waiting)
-    agent = import_agent(place, wait).run(place, f"{job.name}-{job.attempt}", command, supervisor, reporter, wait)
+    agent = import_agent(place, wait)
+    gang = agent.GangRendezvous(place, f"{job.name}-{job.attempt}", reporter, wait)
+    rounds = Rounds(place, os.environ, stop, reporter.rounds)
+    report: dict[str, Any] = {}
+    while True:
+        supervisor = _supervisor(job, folder, rounds, stop)
+        agent.run(gang, place, command, supervisor, rounds.number)
+        report = nodefiles.read_report(supervisor.folder, report)
+        if not rounds.go_on(supervisor, gang):
+            break
     end = supervisor.result()
     supervisor.sweep()
-    del agent  # closes the store, which node 0 keeps for the other nodes
-    return verdict.termination(end, nodefiles.read_report(folder), supervisor.last_step())
+    del gang  # closes the store, which node 0 keeps for the other nodes
+    return verdict.termination(end, report, supervisor.last_step(), rounds.ended)
+
+
+def _supervisor(job: ResolvedJob, folder: Path, rounds: Rounds, stop: Stop) -> Supervisor:
+    """For the next round, with a folder of its own for what the ranks report."""
+    own = nodefiles.new_round(folder, rounds.number)
+    runtime.separate_flight_records(os.environ, job.attempt, rounds.number)
+    return Supervisor(own, job.grace_period_seconds, Watchdog(job.hang_timeout_seconds), stop, rounds.restarts)
 
 
 def import_agent(place: Place, wait: Wait) -> Any:
@@ -121,27 +137,27 @@ def script_path(script: Mapping[str, object], folder: Path) -> Path:
     raise UserError("script: needs one of inline, configMap or path")
 
 
-def install_stop_handlers(supervisor: Supervisor) -> None:
-    """SIGTERM and SIGINT ask the supervisor to stop. Before any rank runs, they end the process at once.
+def install_stop_handlers(stop: Stop, folder: Path) -> None:
+    """SIGTERM and SIGINT request a stop. Before any rank runs, they end the process at once.
 
     The early end needs a thread, because until the gang has met the main thread is in a call that no signal interrupts.
     """
 
     def request(signum: int, frame: FrameType | None) -> None:
-        supervisor.stop_requested = True
+        stop.requested = True
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, request)
-    threading.Thread(target=_end_early, args=(supervisor, reader), name="early stop", daemon=True).start()
+    threading.Thread(target=_end_early, args=(stop, folder, reader), name="early stop", daemon=True).start()
 
 
-def _end_early(supervisor: Supervisor, reader: int) -> None:
+def _end_early(stop: Stop, folder: Path, reader: int) -> None:
     while signum := os.read(reader, 1):
-        if signum[0] in (signal.SIGTERM, signal.SIGINT) and not supervisor.starting:
-            finish(verdict.termination(Failure(ExitCode.PREEMPTED, by=EndedBy.SIGNAL)), supervisor.folder)
+        if signum[0] in (signal.SIGTERM, signal.SIGINT) and stop.early:
+            finish(verdict.termination(Failure(ExitCode.PREEMPTED, by=EndedBy.SIGNAL)), folder)
 
 
 def finish(termination: Termination, folder: Path) -> NoReturn:

@@ -15,12 +15,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from trainwright.contract import ENV_PROGRESS_CA, ENV_PROGRESS_TOKEN, ENV_PROGRESS_URL, UserError, gang_on_wire
+from trainwright.contract import (
+    ENV_PROGRESS_CA,
+    ENV_PROGRESS_TOKEN,
+    ENV_PROGRESS_URL,
+    RoundEnd,
+    UserError,
+    gang_on_wire,
+    rounds_on_wire,
+)
 from trainwright.launch.push import Endpoint, Poster, PushRefused
 from trainwright.launch.rendezvous import Place, Wait
 
@@ -31,7 +39,8 @@ class GangReporter:
     """Reports the state of the gang, on a thread that lives only until the newest report is delivered."""
 
     def __init__(self, place: Place, environment: Mapping[str, str]) -> None:
-        self._endpoint = _endpoint(environment) if place.nodes > 1 and place.node_rank == 0 else None
+        self._endpoint = _endpoint(environment) if place.node_rank == 0 else None
+        self._alone = place.nodes == 1
         self._lock = threading.Lock()
         self._pending: dict[str, Any] | None = None
         self._busy = False
@@ -50,13 +59,19 @@ class GangReporter:
     def met(self, wait: Wait) -> None:
         if wait.reported:
             self.log(f"all nodes have met, after {wait.seconds():.0f} s")
-        self._push(gang_on_wire())
+        if not self._alone:
+            self._push(gang_on_wire())
+
+    def rounds(self, number: int, ended: Sequence[RoundEnd]) -> None:
+        """The round that starts now, and why those before it ended."""
+        self._push(rounds_on_wire(number, ended))
 
     def _push(self, document: dict[str, Any]) -> None:
         if self._endpoint is None:
             return
         with self._lock:
-            self._pending = document
+            undelivered = (self._pending or {}).get("trainwright", {})
+            self._pending = {**document, "trainwright": {**undelivered, **document["trainwright"]}}
             if self._busy:
                 return
             self._busy = True

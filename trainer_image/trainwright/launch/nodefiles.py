@@ -135,16 +135,26 @@ def read_error(folder: Path, local_rank: int) -> RankError | None:
         return None
 
 
-def read_report(folder: Path) -> dict[str, Any]:
-    """The last report of rank 0: the fields of :class:`trainwright.contract.Progress`, empty when there is none.
+def new_round(folder: Path, number: int) -> Path:
+    """A folder for a round of the attempt whose folder this is."""
+    own = folder / f"round-{number}"
+    own.mkdir()
+    return own
 
-    Its ``clock`` is newer than the report: the file of the clock holds all until rank 0 ended.
+
+def read_report(folder: Path, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The last report of rank 0: the fields of :class:`trainwright.contract.Progress`.
+
+    Its ``clock`` is newer than the report: the file of the clock holds all until rank 0 ended. If there is no report,
+    ``before`` takes its place, that of the round before; it is empty if there is none.
     """
     try:
         report = json.loads(report_path(folder).read_text())
     except (OSError, ValueError):
-        return {}
+        report = None
     if not isinstance(report, dict):
+        report = before or {}
+    if not report:
         return {}
     slots = read_clock(folder)
     return {**report, "clock": clock_fields(slots) if slots else None}

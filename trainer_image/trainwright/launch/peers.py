@@ -19,6 +19,7 @@ from trainwright.launch.verdict import Failure
 
 DELIVERY_SECONDS = 0.3
 """How long node 0 keeps the store after it has reported a failure."""
+_CLOSED = b"closed"
 _FOREVER = timedelta(days=20)  # milliseconds are counted in 32 bits
 
 
@@ -36,7 +37,8 @@ class Peers:
         key = f"lost/{self._node_rank}"
         try:
             self._receiver.wait([key], _FOREVER)
-            self.failure = Failure(**json.loads(self._receiver.get(key)), by=EndedBy.PEER)
+            if (message := self._receiver.get(key)) != _CLOSED:
+                self.failure = Failure(**json.loads(message), by=EndedBy.PEER)
         except RuntimeError:
             if not self._done:  # otherwise node 0 has left in order
                 message = "node 0 is gone: its pod ended without reporting why"
@@ -60,6 +62,11 @@ class Peers:
         except RuntimeError:
             return True
         return self._node_rank != 0 or done >= self._nodes
+
+    def close(self) -> None:
+        """Ends the listener, because the round is over and the next one has its own."""
+        with suppress(RuntimeError):
+            self._sender.set(f"lost/{self._node_rank}", _CLOSED.decode())
 
     def leave(self) -> None:
         """Keeps the store until the others have received the reported failure."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Container
+import time
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -54,3 +56,29 @@ def kill_group(pid: int) -> None:
     """Kills a rank and the processes that it left behind: a rank leads its own process group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
+
+
+def sweep(sessions: Iterable[int], mark: str, seconds: float = 5.0) -> bool:
+    """Kills all that the ended ranks left behind; returns whether it is gone within ``seconds``.
+
+    Args:
+        sessions: The process ids of the ranks, which each led a session.
+        mark: A variable that only they and what they started have in their environment, ``NAME=value``.
+        seconds: How long these processes may take to end.
+    """
+    leaders, deadline = frozenset(sessions), time.monotonic() + seconds
+    while (left := list(_descendants(leaders, mark.encode()))) and time.monotonic() < deadline:
+        for pid in left:
+            send(pid, signal.SIGKILL)
+        reap_orphans(())
+        time.sleep(0.01)
+    return not left
+
+
+def _descendants(leaders: frozenset[int], mark: bytes) -> Iterator[int]:
+    """The living processes of these sessions, and those with ``mark`` that left them."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError, IndexError):
+            state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            if state not in "ZX" and (int(session) in leaders or mark in (entry / "environ").read_bytes().split(b"\0")):
+                yield int(entry.name)

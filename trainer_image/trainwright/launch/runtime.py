@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import replace
@@ -29,6 +30,7 @@ from trainwright.launch.rendezvous import Place
 FLIGHT_RECORDS = "flight-recorder"
 """The folder, within the output folder, for the collectives of each rank when one of them timed out."""
 
+_FLIGHT_RECORD = "TORCH_FR_DUMP_TEMP_FILE"
 _GPU_DEFAULTS = {
     "NCCL_DEBUG": "WARN",  # RCCL reads the same names
     "TORCH_FR_BUFFER_SIZE": "2000",
@@ -37,7 +39,7 @@ _GPU_DEFAULTS = {
 _OLDER_NAMES = {
     "TORCH_FR_BUFFER_SIZE": "TORCH_NCCL_TRACE_BUFFER_SIZE",
     "TORCH_FR_DUMP_ON_TIMEOUT": "TORCH_NCCL_DUMP_ON_TIMEOUT",
-    "TORCH_FR_DUMP_TEMP_FILE": "TORCH_NCCL_DEBUG_INFO_TEMP_FILE",
+    _FLIGHT_RECORD: "TORCH_NCCL_DEBUG_INFO_TEMP_FILE",
 }
 
 
@@ -65,9 +67,16 @@ def _torchrun(environment: MutableMapping[str, str], place: Place, attempt: int)
         folder = Path(environment.get(ENV_OUTPUT_DIR, OUTPUT_DIR)) / FLIGHT_RECORDS
         with contextlib.suppress(OSError):  # the trainer reports an output folder that cannot be written
             folder.mkdir(parents=True, exist_ok=True)
-        defaults = {**_GPU_DEFAULTS, "TORCH_FR_DUMP_TEMP_FILE": str(folder / f"attempt-{attempt}-rank-")}
+        defaults = {**_GPU_DEFAULTS, _FLIGHT_RECORD: str(folder / f"attempt-{attempt}-rank-")}
         environment.update({name: value for name, value in defaults.items() if not _is_set(name, environment)})
     return place
+
+
+def separate_flight_records(environment: MutableMapping[str, str], attempt: int, round: int) -> None:
+    """Keeps the records of an earlier round: those of this one get another name, unless the user chose the name."""
+    path = environment.get(_FLIGHT_RECORD, "")
+    if round > 1 and (match := re.fullmatch(rf"(.*/{FLIGHT_RECORDS}/attempt-{attempt})(-round-\d+)?-rank-", path)):
+        environment[_FLIGHT_RECORD] = f"{match[1]}-round-{round}-rank-"
 
 
 def _is_set(name: str, environment: Mapping[str, str]) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainwright.contract import EndedBy, ExitCode
+from trainwright.contract import ENV_NODE_DIR, EndedBy, ExitCode, restarts_in_place
 from trainwright.launch import nodefiles, reaper, verdict
 from trainwright.launch.entry import DUMP_SIGNAL
 from trainwright.launch.peers import Peers
@@ -39,18 +39,43 @@ class Rank:
     killed: bool = False
 
 
-class Supervisor:
-    """The ranks of one node, from their start until the last one has ended."""
+@dataclass
+class Stop:
+    """Whether this launcher was asked to stop, in whichever round; ``early`` until its first ranks are started."""
 
-    def __init__(self, folder: Path, grace_seconds: float, watchdog: Watchdog) -> None:
+    requested: bool = False
+    early: bool = True
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one node knows of the end of a round. ``secondary``: the failure began elsewhere, or nobody knows where."""
+
+    failure: Failure
+    secondary: bool
+    time: float
+
+
+class Supervisor:
+    """The ranks of one node in one round, from their start until the last one has ended.
+
+    ``restarts``: the ranks may start again in place, so after a failure whose cause is known nobody waits for theirs.
+    """
+
+    def __init__(
+        self, folder: Path, grace_seconds: float, watchdog: Watchdog, stop: Stop | None = None, restarts: bool = False
+    ) -> None:
         self.folder = folder
         self.ranks: list[Rank] = []
         self.peers: Peers | None = None
-        self.starting = self.stop_requested = False
+        self.stop = stop or Stop()
+        self._restarts = restarts
         self._grace = max(1.0, grace_seconds - RESERVE_SECONDS)
         self._watchdog = watchdog
         self._stopped: EndedBy | None = None
-        self._failed = False
+        self._settled = self._shown = False
+        self.noticed: float | None = None
+        """When the first failure was seen, here or by a report, in seconds since the epoch."""
         self._hung: Failure | None = None
         self._deadline: float | None = None
 
@@ -63,9 +88,10 @@ class Supervisor:
         now = time.monotonic()
         self._note_exits()
         reaper.reap_orphans({rank.pid for rank in self.ranks})
-        if not self._failed and self._has_failed():
-            self._failed = True
-            self._end_by(now + LINGER_SECONDS)
+        if not self._settled and self._has_failed():
+            self.noticed = self.noticed or time.time()
+            self._settled = not self._restarts or self._knows_cause()
+            self._end_by(now if self._restarts and self._settled else now + LINGER_SECONDS)
         elif self._deadline is None and (who := self._stop_requester()):
             self._stop(who, now)
         elif self._deadline is None and self._watchdog.hangs(self._pulses(), now):
@@ -78,8 +104,8 @@ class Supervisor:
         """Whether no other node needs this launcher any longer. Called after all ranks of this node ended well."""
         if self.peers is None or self.peers.failure is not None:
             return True
-        self._stopped = EndedBy.SIGNAL if self.stop_requested else None
-        return self.stop_requested or self.peers.all_done()
+        self._stopped = EndedBy.SIGNAL if self.stop.requested else None
+        return self.stop.requested or self.peers.all_done()
 
     def sweep(self) -> None:
         """Kills what the ranks left behind, and waits until the other nodes have received a reported failure."""
@@ -98,6 +124,28 @@ class Supervisor:
         while unexplained and self._expects_report() and time.monotonic() < patience:
             time.sleep(0.05)
         return verdict.decide(self._own_ends(), stopped=self._stopped, hung=self._hung, lost=self._peer_failure())
+
+    def finding(self) -> Finding:
+        """How the round ended on this node, for the launchers' decision whether it is followed by another one."""
+        first = verdict.first_failure(self._own_ends())
+        decided = verdict.decide(self._own_ends(), stopped=self._stopped, hung=self._hung, lost=self._peer_failure())
+        if self._hung is not None:
+            return Finding(decided, secondary=False, time=self.noticed or time.time())
+        own = first is not None and decided.by is not EndedBy.PEER
+        return Finding(
+            decided,
+            secondary=first.secondary if first is not None and own else True,
+            time=first.order if first is not None and own else time.time(),
+        )
+
+    def clear(self) -> bool:
+        """Kills what the ranks left behind, which must not run beside the next round; returns whether it is gone."""
+        return reaper.sweep([rank.pid for rank in self.ranks], f"{ENV_NODE_DIR}={self.folder}")
+
+    def close(self) -> None:
+        """Listens to the other nodes no longer, because the next round does."""
+        if self.peers is not None:
+            self.peers.close()
 
     def last_step(self) -> int:
         return max((pulse.step for pulse in self._pulses()), default=0)
@@ -133,13 +181,25 @@ class Supervisor:
         if first is not None and not first.secondary:
             self._report(verdict.as_failure(first))
         failure = self._peer_failure()
-        if failure is not None and failure.code == ExitCode.HANG and self._hung is None:
+        if failure is not None and failure.code == ExitCode.HANG and self._hung is None and not self._shown:
             self._print_stacks()
         return first is not None or (failure is not None and failure.code != ExitCode.PREEMPTED)
 
+    def _knows_cause(self) -> bool:
+        """Whether the first failure explains itself, and ranks restart after it: then nobody needs to wait for others.
+
+        A node that only lost its peers waits for the report of the one that failed.
+        """
+        if self._stopped is not None:
+            return False
+        first, reported = verdict.first_failure(self._own_ends()), self._peer_failure()
+        if first is not None and not first.secondary:
+            return restarts_in_place(first.code)
+        return reported is not None and reported.by is not EndedBy.LOST and restarts_in_place(reported.code)
+
     def _stop_requester(self) -> EndedBy | None:
         """Who asked this node to stop: a signal, another node that was asked, or a rank that ended as preempted."""
-        if self.stop_requested:
+        if self.stop.requested:
             return EndedBy.SIGNAL
         if self._peer_failure() is not None:
             return EndedBy.PEER
@@ -160,6 +220,7 @@ class Supervisor:
             f"no rank finished a step for {self._watchdog.timeout:.0f} s after step {self.last_step()}; "
             f"{self._suspects()}the stacks of every rank are in the log",
         )
+        self.noticed = time.time()
         self._report(self._hung)
         self._print_stacks()
         self._end_by(time.monotonic())
@@ -169,6 +230,7 @@ class Supervisor:
         return f"{named}; " if named else ""
 
     def _print_stacks(self) -> None:
+        self._shown = True
         for rank in self._running():
             reaper.send(rank.pid, DUMP_SIGNAL)
         time.sleep(DUMP_SECONDS)

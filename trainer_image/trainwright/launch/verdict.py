@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from trainwright.contract import EndedBy, ExitCode, Termination
+from trainwright.contract import MAX_ROUNDS, EndedBy, ExitCode, RoundEnd, Termination
 
 REASONS = {
     ExitCode.DONE: "Completed",
@@ -108,8 +108,14 @@ def exit_message(rank: int, code: int) -> str:
     return f"rank {rank} was killed by {name} (exit code {code}){hint}"
 
 
-def termination(end: Failure, report: dict[str, Any] | None = None, step: int | None = None) -> Termination:
-    """The termination message: ``report`` is rank 0's last one (None on other nodes), ``step`` the heartbeats' last."""
+def termination(
+    end: Failure, report: dict[str, Any] | None = None, step: int | None = None, rounds: Sequence[RoundEnd] = ()
+) -> Termination:
+    """The termination message.
+
+    ``report`` is rank 0's last one (None on other nodes), ``step`` the heartbeats' last, ``rounds`` those that ended
+    before the last one.
+    """
     report = report or {}
     checkpoint = report.get("checkpoint") or {}
     return Termination(
@@ -125,4 +131,6 @@ def termination(end: Failure, report: dict[str, Any] | None = None, step: int | 
         best=report.get("best"),
         ended_by=None if end.code == ExitCode.DONE else end.by,
         clock=report.get("clock"),
+        round=len(rounds) + 1 if rounds else None,
+        rounds=[one.to_wire() for one in rounds[-MAX_ROUNDS:]],
     )

@@ -68,7 +68,7 @@ def open_store(folder: str) -> CheckpointStore:
     job = resolved_job()
     if job is None:
         return CheckpointStore(folder)
-    return CheckpointStore(folder, owner=job.uid, attempt=job.attempt, job=f"{job.namespace}/{job.name}")
+    return CheckpointStore.of_job(folder, job)
 
 
 def make_background(trainer: Any) -> BackgroundWriter | None:
