@@ -272,6 +272,9 @@ def _add_watch(commands: Commands) -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: every job of the namespace")
     parser.add_argument("-A", "--all-namespaces", action="store_true", help="every job of the cluster")
+    parser.add_argument(
+        "-o", "--output", choices=("wide",), help="in a terminal: also nodes, slow pods, goodput and cost"
+    )
     _add_cluster(parser)
 
 

@@ -383,3 +383,24 @@ def test_the_end_is_told_in_the_time_zone_of_now_and_with_a_date_when_it_is_not_
     assert display.ending({"endTime": "2026-01-02T20:42:00Z"}, now.astimezone(UTC)) == {
         "ends": "Jan 02 20:42 (in ~1d00h)"
     }
+
+
+def test_the_slow_rank_is_shown_with_its_pod_and_node_and_told_once():
+    scene = Scene(make_job().nodes(3, per_node=2)).settle().start_pods().settle()
+    for index in range(3):
+        scene.pod(index)["spec"]["nodeName"] = f"node-{index}"
+    slow = {"rank": 3, "factor": 2.41, "step": 40}
+    scene.push(step=40, maxSteps=100, slowest=slow).settle().push(step=60, slowest={**slow, "step": 60}).settle()
+    pod = scene.pod(1)["metadata"]["name"]
+    assert scene.status["slowest"] == {"attempt": 1, **slow, "step": 60, "pod": pod, "node": "node-1"}
+    assert scene.status["display"]["slowest"] == f"{pod} 2.4x"
+    said = [event for event in scene.events if event.startswith("SlowRank")]
+    assert said == [
+        f"SlowRank: rank 3 in {pod} on node-1 takes 2.4 times as long for its part of a step as the others, which wait "
+        "for it"
+    ]
+    assert problems(scene.status) == []
+    scene.push(step=80, slowest={}).settle()
+    assert "slowest" not in scene.status
+    scene.push(step=90, slowest={"rank": "x", "factor": -1}).settle()
+    assert "slowest" not in scene.status

@@ -255,6 +255,9 @@ class Progress:
     """``{"tracker": str, "url": str}`` of each tracker that has a page of this run; at most :data:`MAX_RUNS`."""
     model: str | None = None
     """The page of the model on the Hub."""
+    slowest: dict[str, float] | None = None
+    """The rank that the others wait for: ``{"rank": int, "factor": float, "step": int}``, where ``factor`` is its own
+    time in a step by the median of the others'; empty if no rank is slow, None if that is not known."""
     clock: dict[str, float] | None = None
     """Where the time of this attempt went so far: seconds for each of :data:`CLOCK_CAUSES` that is not 0, ``step`` (the
     last one in them), ``first`` (the step that the attempt resumed from), ``save`` (seconds of the longest save, until
@@ -283,6 +286,7 @@ class Progress:
             "activity": self.activity,
             "runs": self.runs or None,
             "model": self.model and {"url": self.model},
+            "slowest": self.slowest,
             "clock": self.clock,
         }
         return {"trainerStatus": _present(standard), "trainwright": _present(own)}

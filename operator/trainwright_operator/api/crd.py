@@ -31,6 +31,7 @@ JOB_COLUMNS = (
     ("Restarts", ".status.display.restarts", "Attempts after the first.", 0),
     ("Nodes", ".status.display.nodes", "Nodes ready and nodes requested.", 1),
     ("Pool", ".spec.accelerator.pool", "The accelerator pool.", 1),
+    ("Slowest", ".status.display.slowest", "The pod that the others wait for.", 1),
     ("Goodput", ".status.display.goodput", "The share of the job's life that was spent in steps.", 1),
     ("Cost", ".status.display.cost", "What the accelerators cost so far.", 1),
     ("Why", ".status.display.why", "Why the job is blocked or has ended, and what to do.", 1),

@@ -90,6 +90,7 @@ class Reason:
     ATTEMPT_DISRUPTED = "AttemptDisrupted"
     NODE_AVOIDED = "NodeAvoided"
     RESTARTED_IN_PLACE = "RestartedInPlace"
+    SLOW_RANK = "SlowRank"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
     COMPLETED = "TrainingCompleted"

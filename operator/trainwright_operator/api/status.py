@@ -37,6 +37,7 @@ DISPLAY = {
     "nodes": "Nodes ready and nodes requested, such as 2/2.",
     "goodput": "The share of the job's life that was spent in steps, such as 87%; ≥ where part is unmeasured.",
     "cost": "What the accelerators cost so far, such as 12.40 USD.",
+    "slowest": "The pod that the others wait for, and how many times their own time it takes, such as gpt-0-2-1 2.4x.",
     "why": "Why the job is blocked or has ended, and what to do.",
 }
 
@@ -112,6 +113,18 @@ def job_status() -> Schema:
             "model": record("The model on the Hugging Face Hub, with pushToHub.", {"url": _url("Its page.")}),
             "attempts": list_of(
                 f"The last {MAX_ATTEMPTS} attempts, and why each one ended.", _attempt(), MAX_ATTEMPTS, key="attempt"
+            ),
+            "slowest": record(
+                "The rank that the others wait for: its own time in a step (batches and forward passes) is at least "
+                "1.3 times the median of theirs, over 20 steps or more.",
+                {
+                    "attempt": integer("The attempt.", 1),
+                    "rank": integer("The rank.", 0),
+                    "factor": number("Its own time by the median of the others.", least=0),
+                    "step": integer("The step at which the ranks were last compared.", 0, INT64_MAX),
+                    "pod": string("Its pod.", 253),
+                    "node": string("The node of that pod.", 253),
+                },
             ),
             "avoidedNodes": list_of(
                 "Nodes on which attempts failed first at least twice; the next attempts use others if they can.",

@@ -98,6 +98,12 @@ class Metrics:
             ["namespace", "name"],
             registry=own,
         )
+        self.slowest = Gauge(
+            "trainwright_job_slowest_rank_ratio",
+            "Of a job at work with a slow rank: its own time in a step, by the median of the other ranks.",
+            ["namespace", "name"],
+            registry=own,
+        )
         self.progress_serving = Gauge(
             "trainwright_progress_serving", "1 while this replica serves the progress endpoint.", registry=own
         )
@@ -111,10 +117,13 @@ class Metrics:
         jobs = list(jobs)
         states = Count((job.get("status") or {}).get("state", "Pending") for job in jobs)
         self.goodput.clear()
+        self.slowest.clear()
         for job in jobs:
             status, meta = job.get("status") or {}, job["metadata"]
             if "completionTime" not in status and (percent := (status.get("goodput") or {}).get("percent")) is not None:
                 self.goodput.labels(meta["namespace"], meta["name"]).set(percent / 100)
+            if status.get("state") == "Running" and (slow := status.get("slowest")):
+                self.slowest.labels(meta["namespace"], meta["name"]).set(slow["factor"])
         self.jobs.clear()
         for state, count in states.items():
             self.jobs.labels(state).set(count)

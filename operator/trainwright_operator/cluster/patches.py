@@ -8,7 +8,17 @@ from typing import Any
 
 GANG = frozenset({"nodes", "display"})
 """Counts of ready pods; while a gang starts they change every moment."""
-COUNTS = GANG | {"gang", "progress", "metrics", "best", "checkpoint", "goodput", "acceleratorSeconds", "cost"}
+COUNTS = GANG | {
+    "gang",
+    "progress",
+    "metrics",
+    "best",
+    "checkpoint",
+    "goodput",
+    "acceleratorSeconds",
+    "cost",
+    "slowest",
+}
 """Progress and counts of pods: they change all the time, and no condition depends on them."""
 
 _NUMBERS = re.compile(r"\d[\w.]*")

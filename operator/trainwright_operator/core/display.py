@@ -32,6 +32,12 @@ def training(status: Mapping[str, Any]) -> dict[str, str]:
     return {key: value for key, value in shown.items() if value}
 
 
+def slow(status: Mapping[str, Any]) -> str:
+    """``gpt-0-2-1 2.4x``: the pod, or the rank, that the others wait for."""
+    one = status.get("slowest") or {}
+    return f"{one.get('pod') or 'rank {}'.format(one['rank'])} {one['factor']:.1f}x"[-64:] if one else ""
+
+
 def not_finite(status: Mapping[str, Any]) -> str:
     """What is said of a run whose newest losses are no numbers: it goes on, and hardly ever recovers."""
     lost = [one for one in status.get("metrics") or () if _LOSS.fullmatch(one["name"]) and not _is_finite(one["value"])]

@@ -33,6 +33,7 @@ def events(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, 
         *_of_conditions(before, after),
         *_of_gang(before, after),
         *_of_nodes(before, after),
+        *_of_ranks(before, after),
     )
 
 
@@ -88,6 +89,19 @@ def _of_nodes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event
         for one in after.get("avoidedNodes") or ()
         if one["node"] not in known
     ]
+
+
+def _of_ranks(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
+    was, now = (status.get("slowest") or {} for status in (before, after))
+    if not now or "pod" not in now or ("pod" in was and _same(was, now, "attempt", "rank")):
+        return []
+    where = f"rank {now['rank']} in {now['pod']}" + (f" on {now['node']}" if "node" in now else "")
+    message = f"{where} takes {now['factor']:.1f} times as long for its part of a step as the others, which wait for it"
+    return [Event("Warning", Reason.SLOW_RANK, message)]
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any], *fields: str) -> bool:
+    return all(one.get(field) == other.get(field) for field in fields)
 
 
 def _not_met(status: Mapping[str, Any]) -> str:

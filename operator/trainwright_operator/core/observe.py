@@ -133,6 +133,15 @@ class Attempt:
             return self.jobs[0].completions * max(self.jobs[0].slices, len(self.jobs))
         return max((pod.gang for pod in self.pods), default=0)
 
+    def pod_of(self, rank: int) -> Pod | None:
+        """The pod of a rank, if all pods are there."""
+        template = self.jobs[0].template if self.jobs else {}
+        containers = (template.get("spec") or {}).get("containers") or ()
+        env = next((one.get("env") or () for one in containers if one.get("name") == names.CONTAINER), ())
+        text = next((str(one.get("value")) for one in env if one.get("name") == "PET_NPROC_PER_NODE"), "")
+        at = rank // int(text) if text.isdigit() and int(text) else -1
+        return self.pods[at] if not self.missing and 0 <= at < len(self.pods) else None
+
     @property
     def missing(self) -> int:
         """Pods that are not there, or not there any more."""

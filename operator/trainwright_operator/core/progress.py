@@ -45,6 +45,8 @@ class Report:
     model: str | None = None
     clock: Mapping[str, Any] | None = None
     round: int | None = None
+    slowest: Mapping[str, Any] | None = None
+    """Empty where no rank is slow."""
 
 
 def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: datetime) -> Status:
@@ -208,6 +210,12 @@ def _merged(status: Mapping[str, Any], report: Report, progress: Status, now: da
         merged["best"] = dict(report.best)
     if report.checkpoint:
         merged["checkpoint"] = _with_time(report.checkpoint, status.get("checkpoint") or {})
+    if report.slowest:
+        known = status.get("slowest") or {}
+        same = (known.get("attempt"), known.get("rank")) == (progress["attempt"], report.slowest["rank"])
+        merged["slowest"] = {**(known if same else {}), "attempt": progress["attempt"], **report.slowest}
+    elif report.slowest is not None:
+        merged.pop("slowest", None)
     if report.runs:
         known = {one["tracker"]: one["url"] for one in status.get("runs") or ()} | dict(report.runs)
         merged["runs"] = [{"tracker": name, "url": url} for name, url in sorted(known.items())][:MAX_RUNS]
@@ -255,6 +263,7 @@ def _of_wire(standard: Mapping[str, Any], own: Mapping[str, Any]) -> Report:
         model=_url(_mapping(own.get("model")).get("url")),
         clock=_mapping(own.get("clock")) or None,
         round=_integer(own.get("round"), MAX_RESTARTS + 1),
+        slowest=_slowest(own["slowest"]) if isinstance(own.get("slowest"), Mapping) else None,
     )
 
 
@@ -298,6 +307,11 @@ def _checkpoint(value: Any) -> Status | None:
     time = read_time(one["time"]) if isinstance(one.get("time"), str) else None
     step = _integer(one.get("step"))
     return _known({"path": _word(path, MAX_PATH), "step": step, "time": time and write_time(time)})
+
+
+def _slowest(value: Mapping[str, Any]) -> Status:
+    rank, factor, step = _integer(value.get("rank")), _number(value.get("factor")), _integer(value.get("step"))
+    return {"rank": rank, "factor": factor, "step": step or 0} if rank is not None and factor else {}
 
 
 def _best(value: Any) -> Status | None:

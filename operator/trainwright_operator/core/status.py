@@ -68,6 +68,7 @@ def render(
             "disruptions": history.disruptions,
         },
         "attempts": [record.to_dict() for record in history.records],
+        "slowest": _slowest(before, history, attempt),
         "avoidedNodes": avoided(history.records, before.get("avoidedNodes") or ()),
         "progress": _progress(before, phase),
         "startTime": started and write_time(started),
@@ -109,6 +110,15 @@ def _gang(before: Mapping[str, Any], history: History) -> Status | None:
     return gang if history.open and gang.get("attempt") == history.open.number else None
 
 
+def _slowest(before: Mapping[str, Any], history: History, attempt: Attempt | None) -> Status | None:
+    """The slow rank of the newest attempt, with the pod that it runs in."""
+    found: Status = before.get("slowest") or {}
+    if not found or not history.last or found.get("attempt") != history.last.number:
+        return None
+    pod = attempt.pod_of(found["rank"]) if attempt else None
+    return {**found, "pod": pod.name, **({"node": pod.node} if pod.node else {})} if pod else found
+
+
 def _nodes(before: Mapping[str, Any], attempt: Attempt | None, desired: int | None) -> Status:
     """A pod that is yet to be created counts as active: pods that appear one by one are no reason to write."""
     pods = attempt.pods if attempt else ()
@@ -133,6 +143,7 @@ def _display(
         "restarts": display.restarts(verdict.history.counted, verdict.history.disruptions),
         "nodes": f"{status['nodes']['ready']}/{status['nodes']['desired']}",
         **({"why": shorten(why, MAX_WHY)} if why else {}),
+        **({"slowest": slow} if (slow := display.slow(status)) else {}),
     }
     if verdict.phase is Phase.RUNNING and (ends := (before.get("display") or {}).get("ends")):
         shown["ends"] = ends

@@ -28,6 +28,8 @@ STYLES = {
     Phase.RESTARTING.value: "yellow",
     "Queued": "yellow",
 }
+WIDE = {"NODES": "nodes", "SLOWEST": "slowest", "GOODPUT": "goodput", "COST": "cost"}
+"""Further columns, as of ``kubectl get -o wide``."""
 TROUBLE = (Condition.FAILED, Condition.STALLED, Condition.QUEUED, Condition.RESTARTING)
 
 
@@ -43,9 +45,9 @@ class Board(Protocol):
     def close(self) -> None: ...
 
 
-def board(console: Console, *, namespaced: bool) -> Board:
+def board(console: Console, *, namespaced: bool, wide: bool = False) -> Board:
     """``namespaced`` shows the namespace beside the name. A dumb terminal cannot overwrite lines."""
-    return LiveTable(console, namespaced) if takes_lines_back(console) else PlainLines(console, namespaced)
+    return LiveTable(console, namespaced, wide) if takes_lines_back(console) else PlainLines(console, namespaced)
 
 
 def label(key: Key, namespaced: bool) -> str:
@@ -81,8 +83,8 @@ class PlainLines:
 class LiveTable:
     """The columns of ``kubectl get trainingjobs`` and a bar, with events above and problems below."""
 
-    def __init__(self, console: Console, namespaced: bool) -> None:
-        self._console, self._namespaced = console, namespaced
+    def __init__(self, console: Console, namespaced: bool, wide: bool = False) -> None:
+        self._console, self._namespaced, self._wide = console, namespaced, wide
         self._jobs: dict[Key, Object] = {}
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
         self._live.start()
@@ -105,22 +107,25 @@ class LiveTable:
         self._live.stop()
 
     def _render(self) -> RenderableType:
-        return render(self._jobs, datetime.now().astimezone(), self._namespaced)
+        return render(self._jobs, datetime.now().astimezone(), self._namespaced, self._wide)
 
 
-def render(jobs: Mapping[Key, Object], now: datetime, namespaced: bool) -> RenderableType:
-    headings = (*(["NAMESPACE"] if namespaced else []), "NAME", *COLUMNS, BAR)
-    rows = [[*map(Text, key if namespaced else key[1:]), *_cells(status_of(job), now)] for key, job in jobs.items()]
+def render(jobs: Mapping[Key, Object], now: datetime, namespaced: bool, wide: bool = False) -> RenderableType:
+    columns = {**COLUMNS, **WIDE} if wide else COLUMNS
+    headings = (*(["NAMESPACE"] if namespaced else []), "NAME", *columns, BAR)
+    rows = [
+        [*map(Text, key if namespaced else key[1:]), *_cells(status_of(job), now, columns)] for key, job in jobs.items()
+    ]
     return Group(Columns(headings, rows, spare=SPARE), *_problems(jobs, namespaced))
 
 
-def _cells(status: Mapping[str, Any], now: datetime) -> list[RenderableType]:
+def _cells(status: Mapping[str, Any], now: datetime, columns: Mapping[str, str]) -> list[RenderableType]:
     progress = status.get("progress") or {}
     shown = dict(status["display"])
     if status["state"] == Phase.RUNNING:
         shown |= display.ending(progress, now)
     style = STYLES.get(status["state"], "")
-    texts = [Text(shown.get(field, ""), style=style if field == "state" else "") for field in COLUMNS.values()]
+    texts = [Text(shown.get(field, ""), style=style if field == "state" else "") for field in columns.values()]
     return [*texts, ProgressBar(total=100, completed=progress.get("percent", 0), width=20)]
 
 

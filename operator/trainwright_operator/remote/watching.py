@@ -23,7 +23,8 @@ def main(cluster: Cluster, options: argparse.Namespace) -> int:
     namespace = None if options.all_namespaces else cluster.namespace
     for name in options.names:
         find_job(cluster, name)
-    with closing(board(Terminal(), namespaced=options.all_namespaces)) as shown:
+    wide = options.output == "wide"
+    with closing(board(Terminal(), namespaced=options.all_namespaces, wide=wide)) as shown:
         watch = Watch(shown, {(cluster.namespace, name) for name in options.names})
         query = {"fieldSelector": f"metadata.name={options.names[0]}"} if len(options.names) == 1 else {}
         for jobs in snapshots(cluster, jobs_path(namespace), shown.say, **query):

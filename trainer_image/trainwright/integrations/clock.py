@@ -33,6 +33,7 @@ class Clock:
 
     Attributes:
         reached: Steps up to this one were trained before by a rank or attempt that was lost: they are redone.
+        slowest: The rank that the others wait for, as :attr:`trainwright.contract.Progress.slowest`.
         used: Whether our loop trains in this process; another one does not say what begins.
     """
 
@@ -40,6 +41,7 @@ class Clock:
         self.path, self._pid = path, os.getpid()
         self._slots: MutableSequence[float] = _mapped(path) if path else array("d", bytes(_BYTES))
         self._cause, self.used, self._save_began = STARTING, False, 0.0
+        self.slowest: dict[str, float] | None = None
         self.reached = max(_reached_by_former_attempts(), int(self._slots[_STEP]))
         self._begin()
 

@@ -126,6 +126,7 @@ class Trainer:
     control: TrainerControl
     hp_search_backend: Any
     _background: Any = None
+    _own_time: Any = None
     _hub: Any = None
     hub_model_id: str | None
     _loop: Any
@@ -595,9 +596,12 @@ class Trainer:
         inputs = self._prepare_inputs(inputs)
         if self._unproven and not self._overrides("compute_loss"):
             losses.check_batch(self.model, inputs)
+        began = time.perf_counter() if self._own_time is not None else 0.0
         try:
             with self.compute_loss_context_manager() if self._has_context else _NO_CONTEXT:
                 loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+            if self._own_time is not None:
+                self._own_time.seconds += time.perf_counter() - began
         except Exception as error:
             diagnosis.raise_explained(error, self.model, inputs, self.label_names)
             raise

@@ -26,6 +26,7 @@ from trainwright.distributed.preemption import Preemption, under_launcher
 from trainwright.distributed.strategy import Hooks
 from trainwright.integrations.clock import DATA, EVALUATING, RESTORING, SAVING, of_process
 from trainwright.training.losses import LossMeter
+from trainwright.training.own_time import OwnTime
 from trainwright.training.schedulers import follows_metric
 from trainwright.training.throughput import Work
 from trainwright.training.train_length import Horizon
@@ -61,6 +62,7 @@ class Loop:
         self.meter, self.work = LossMeter(args.logging_nan_inf_filter), Work(trainer)
         self.preemption = Preemption(listens=under_launcher() or args.enable_jit_checkpoint)
         self.background, self.clock = trainer._background, of_process()
+        self.own_time = trainer._own_time = OwnTime.of(self.strategy.ranks, self.device, trainer.state.global_step)
         self.empties_cache_every = args.torch_empty_cache_steps
         self.ignore_keys = ignore_keys
         self.grad_norm: torch.Tensor | None = None
@@ -110,6 +112,8 @@ class Loop:
         trainer, first, clock = self.trainer, skip // self.accumulation, self.clock
         with clock.spending(RESTORING if skip else DATA):
             iterator = self.epochs.batches(epoch, skip)
+        if self.own_time is not None:
+            iterator = self.own_time.timed(iterator)
         for _ in range(first, self.horizon.steps_per_epoch):
             upcoming = trainer.state.global_step + 1
             if self.background is not None and self.background.is_due(upcoming):
@@ -189,6 +193,8 @@ class Loop:
                 self.tell_not_finite("gradient norm", step)
         logs["learning_rate"] = float(self.learning_rate)
         self.logged_step = step
+        if self.own_time is not None and (slowest := self.own_time.compare(step)) is not None:
+            self.clock.slowest = slowest
         self.work.settle()
         trainer.store_flos()
         trainer.log(logs, self.start_time)
