@@ -358,6 +358,15 @@ def test_an_upgrade_counts_the_time_before_it_as_unmeasured():
     assert life.status["goodput"]["seconds"] == {"unmeasured": 20.0}, "the second attempt is still open"
 
 
+def test_an_upgrade_writes_nothing_to_a_job_that_has_ended():
+    life = Life().train().ends(0)
+    del life.status["goodput"]
+    life.status.pop("acceleratorSeconds")
+    life.status["display"].pop("goodput", None)
+    before = life.status
+    assert life.wait(1000).settle().status == before
+
+
 # Any life
 
 

@@ -13,7 +13,7 @@ is ever below zero. What nobody measured is ``unmeasured``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -40,8 +40,8 @@ class Terms:
     """What an account follows from, beside the status."""
 
     created: datetime | None = None
-    accelerators: int = 0
-    """Those of the attempt at work, or about to start."""
+    accelerators: Callable[[], int] = lambda: 0
+    """Those of the attempt at work, or about to start; asked for when an attempt begins."""
     price: float | None = None
     """Of an accelerator for an hour."""
     currency: str = ""
@@ -187,6 +187,8 @@ def accounted(before: Mapping[str, Any], after: Status, terms: Terms, now: datet
     ``before`` is the status last written, with what trainers have reported since.
     """
     account = _Account.of(before)
+    if account is None and "completionTime" in before and "completionTime" in after:
+        return after  # it ended before there were accounts
     created = terms.created or (account.since if account else now)
     clocked = account.clock.get("attempt") if account else None
     is_new = account is None or account.since != created
@@ -194,7 +196,7 @@ def accounted(before: Mapping[str, Any], after: Status, terms: Terms, now: datet
         account = _opened(before, created, now)
     if is_new or _moment(before, clocked) != _moment(after, clocked):
         _settle(account, before, after, terms, now)
-        account.accelerators = terms.accelerators if _at_work(after) else 0
+        account.accelerators = terms.accelerators() if _at_work(after) else 0
     status = account.written({**after, "cost": before.get("cost") or []})
     if costs := _costs(status, terms):
         status["cost"] = costs

@@ -110,7 +110,7 @@ def plan(
     held = decision.held or held
     status = render(before, job.generation, verdict, current, held, now, decision.pods)
     status = accounted(before, status, inputs.terms(verdict.history.open or history.open), now)
-    status = with_warning(status, grace_warning(job, pool, status["goodput"]))
+    status = with_warning(status, grace_warning(job, pool, status.get("goodput") or {}))
     expired_children, expires_in = expired(job, observed, verdict, now)
     probe, without, probe_again = _probe(inputs, verdict, observed, now)
     followed = kueue.follow(job, queue, verdict, decision.placement, observed, now) if queue else kueue.Followed()
@@ -151,20 +151,22 @@ class _Inputs:
 
     def terms(self, record: Record | None) -> Terms:
         """What the job's account follows from; ``record`` is that of the attempt at work, if one is."""
-        job, price = self.job, self.pool.price if self.pool else None
-        if record and record.nodes:
-            job = elastic.sized(job, record.nodes)
-        try:
-            found = place(job, self.pool) if self.pool else None
-        except PoolError:
-            found = None
+        price = self.pool.price if self.pool else None
         return Terms(
-            created=read_time(job.creation_timestamp),
-            accelerators=found.pods * found.devices if found else 0,
+            created=read_time(self.job.creation_timestamp),
+            accelerators=lambda: self.accelerators(record.nodes if record else None),
             price=float(price["perAcceleratorHour"]) if price else None,
             currency=price["currency"] if price else "",
-            scripted=job.spec.script is not None,
+            scripted=self.job.spec.script is not None,
         )
+
+    def accelerators(self, nodes: int | None) -> int:
+        """Those of an attempt with so many nodes, by default as many as the job asks for."""
+        try:
+            found = place(elastic.sized(self.job, nodes) if nodes else self.job, self.pool) if self.pool else None
+        except PoolError:
+            found = None
+        return found.pods * found.devices if found else 0
 
     def sized(self, nodes: int) -> _Inputs:
         """For an attempt of an elastic job with so many nodes."""
