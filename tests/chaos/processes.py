@@ -37,7 +37,7 @@ class Net(torch.nn.Module):
 
 class Noisy(torch.utils.data.Dataset):
     def __len__(self):
-        return 101
+        return 102  # no last batch of one sample, in any layout: batch norm takes none
     def __getitem__(self, index):
         return {"x": torch.linspace(-1, 1, 8) * (index % 7) + torch.randn(8), "labels": index % 4}
 

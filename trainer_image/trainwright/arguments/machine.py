@@ -227,7 +227,7 @@ def _compiler(args: Any) -> Iterator[Problem]:
 def _trackers(args: Any) -> Iterator[Problem]:
     for name in args.report_to:
         if name in ("all", "none"):
-            yield Problem("report_to", f"{name!r} stands alone; leave the others out, or leave it out")
+            yield Problem("report_to", f"{name!r} stands alone; leave it out, or the others")
         elif name in _TRACKERS and (lack := _tracker_lacks(name)) is not None:
             yield Problem("report_to", f"{name} {lack}, or leave it out", ImportError)
 

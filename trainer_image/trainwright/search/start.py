@@ -37,12 +37,20 @@ def backend_of(trainer: Any, backend: Any) -> HPSearchBackend:
     return chosen
 
 
+def _check_functions(trainer: Any) -> None:
+    for name in ("hp_space", "compute_objective", "hp_name"):
+        given = getattr(trainer, name)
+        if given is not None and not callable(given):
+            raise TrainerError(f"{name}: it must be a function, not {given!r}")
+
+
 def search(
     trainer: Any, n_trials: int, direction: str | list[str], options: Mapping[str, Any]
 ) -> BestRun | list[BestRun]:
     """Run the search. Afterwards the Trainer has its own arguments again, and a new model."""
     from trainwright.search.study import Search, Settings
 
+    _check_functions(trainer)
     settings = Settings.of(direction, n_trials, options)
     trainer._objectives = len(settings.directions)
     own = dict(vars(trainer.args))

@@ -65,12 +65,18 @@ class Settings:
                 "n_jobs: a Trainer trains one trial at a time; to train several at once, start the script several "
                 "times with the same storage and study_name, and load_if_exists=True"
             )
+        timeout = options.get("timeout")
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
+            raise TrainerError(f"timeout: it must be a number of seconds above 0, not {timeout!r}")
+        for name, kind in (("sampler", optuna.samplers.BaseSampler), ("pruner", optuna.pruners.BasePruner)):
+            if options.get(name) is not None and not isinstance(options[name], kind):
+                raise TrainerError(f"{name}: it must be one of optuna.{name}s, not {options[name]!r}")
         catch = options.get("catch", ())
         return Settings(
             {name: options[name] for name in _OF_STUDY if name in options},
             directions,
             n_trials,
-            options.get("timeout"),
+            timeout,
             bool(options.get("gc_after_trial")),
             catch if isinstance(catch, tuple) else (catch,),
         )

@@ -917,7 +917,7 @@ class Trainer:
         folder = str(self.args.output_dir)
         if self.hp_search_backend is None or trial is None:
             return folder
-        return os.path.join(folder, self.hp_name(trial) if self.hp_name is not None else f"run-{trial.number}")
+        return os.path.join(folder, str(self.hp_name(trial)) if self.hp_name is not None else f"run-{trial.number}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights of a checkpoint, in place."""
