@@ -72,16 +72,16 @@ class Chaos:
         """Bring its faults about; returns what was found."""
         generator = random.Random(plan.seed)
         names = {f"job-{plan.number}-{index}": end for index, end in enumerate(plan.ends, 1)}
-        for name, end in names.items():
-            made = job(name, 2, run_for="15s", exit_code=str(EXITS[end]))
-            made = made.with_("spec.maxRestarts", 1 if end == "TooManyRestarts" else 10)
-            self._kube.apply(made.manifest(), self._namespace)
-        seconds = []
-        for pause, kind in plan.faults:
+        waiting, seconds = list(names.items()), []
+        for number, (pause, kind) in enumerate(plan.faults):
+            while waiting and (len(names) - len(waiting)) * len(plan.faults) <= number * len(names):
+                self._begin(*waiting.pop(0))  # one after another, so that every fault meets one that runs
             time.sleep(pause)
             began = time.monotonic()
             self._strike(kind, generator)
             seconds.append(round(time.monotonic() - began, 1))
+        for name, end in waiting:
+            self._begin(name, end)
         problems = [problem for name, end in names.items() for problem in self._judge(name, end)]
         problems += self._removed(list(names))
         return {
@@ -90,6 +90,11 @@ class Chaos:
             "seconds": seconds,
             "problems": problems,
         }
+
+    def _begin(self, name: str, end: str) -> None:
+        made = job(name, 2, run_for="15s", exit_code=str(EXITS[end]))
+        made = made.with_("spec.maxRestarts", 1 if end == "TooManyRestarts" else 10)
+        _patiently(lambda: bool(self._kube.apply(made.manifest(), self._namespace)))
 
     # -- what befalls them
 
