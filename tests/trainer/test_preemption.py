@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer import tiny
 from trainer.gangs import Gang, free_port
+from trainer.runs import logged, make
+from trainwright import TrainerCallback
 from trainwright.distributed.preemption import Preemption
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -142,3 +145,50 @@ def test_a_peer_that_is_gone_is_not_waited_for(tmp_path):
         for rank in ranks:
             rank.kill()
             rank.wait()
+
+
+EPOCH = 5
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, *steps):
+        self.steps = list(steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class StopAtOnce(TrainerCallback):
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train(folder, *callbacks, resume=None):
+    """Twelve steps of a model with dropout, on epochs of five."""
+    options = {"max_steps": 12, "save_strategy": "steps", "save_steps": 100, "enable_jit_checkpoint": True}
+    trainer = make(folder, data=tiny.vectors(8 * EPOCH), trainer={"callbacks": list(callbacks)}, **options)
+    trainer.train(resume_from_checkpoint=resume)
+    return logged(trainer, "loss")
+
+
+@pytest.mark.parametrize("step", [EPOCH - 1, EPOCH, EPOCH + 1])
+def test_a_run_that_is_stopped_where_an_epoch_ends_goes_on_exactly(step, tmp_path):
+    """The next epoch begins with a random number, which must not be drawn before the stop and again after it."""
+    unbroken = train(tmp_path / "unbroken")
+    with pytest.raises(SystemExit):
+        train(tmp_path / "stopped", StopAt(step))
+    assert (tmp_path / "stopped" / f"checkpoint-{step}").is_dir()
+    assert train(tmp_path / "stopped", resume=True) == unbroken
+    with pytest.raises(SystemExit):  # at once, before it has trained anything
+        train(tmp_path / "twice", StopAt(step))
+    with pytest.raises(SystemExit):
+        train(tmp_path / "twice", StopAtOnce(), resume=True)
+    assert train(tmp_path / "twice", resume=True) == unbroken
+
+
+def test_a_run_that_is_stopped_before_its_first_step_begins_again(tmp_path):
+    with pytest.raises(SystemExit):
+        train(tmp_path / "stopped", StopAtOnce())
+    assert not list((tmp_path / "stopped").glob("checkpoint-*"))
+    assert train(tmp_path / "stopped") == train(tmp_path / "unbroken")

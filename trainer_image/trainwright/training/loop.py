@@ -107,13 +107,11 @@ class Loop:
     def global_batches(self, epoch: int, skip: int) -> Iterator[tuple[list[Any], Any]]:
         """Yield the micro-batches of each step, and the number of items that their loss is averaged over.
 
-        Preemption stops the run before the fetch, so that the checkpoint holds the random state from before it.
+        Preemption stops the run before the fetch, and before an epoch begins: both draw random numbers, and the
+        checkpoint holds the state from before them.
         """
         trainer, first, clock = self.trainer, skip // self.accumulation, self.clock
-        with clock.spending(RESTORING if skip else DATA):
-            iterator = self.epochs.batches(epoch, skip)
-        if self.own_time is not None:
-            iterator = self.own_time.timed(iterator)
+        iterator: Iterator[Any] | None = None
         for _ in range(first, self.horizon.steps_per_epoch):
             upcoming = trainer.state.global_step + 1
             if self.background is not None and self.background.is_due(upcoming):
@@ -122,6 +120,11 @@ class Loop:
                 clock.save_ends()
             if self.preemption.begin(upcoming):
                 self.yield_to_preemption()
+            if iterator is None:
+                with clock.spending(RESTORING if skip else DATA):
+                    iterator = self.epochs.batches(epoch, skip)
+                if self.own_time is not None:
+                    iterator = self.own_time.timed(iterator)
             clock.fetch(upcoming)
             micro_batches, num_items = trainer.get_batch_samples(iterator, self.accumulation, self.device)
             clock.train(upcoming)
@@ -253,8 +256,8 @@ class Loop:
         self.trainer.control.should_training_stop = True
 
     def yield_to_preemption(self) -> None:
-        """Save a checkpoint, unless this step has one, and exit."""
-        if self.saved_step != self.trainer.state.global_step:
+        """Save a checkpoint, unless this step has one or is the one that the run began with, and exit."""
+        if self.trainer.state.global_step not in (self.saved_step, self.first_step):
             self.save()
         if self.background is not None:
             with self.clock.spending(SAVING):
