@@ -15,6 +15,8 @@ from builders import make_job
 from scene import START, Scene
 from status_schema import problems
 from trainwright.contract import CLOCK_CAUSES, ENV_REACHED_STEP
+from trainwright_operator.api import names
+from trainwright_operator.api.crd import problems as manifest_problems
 from trainwright_operator.api.spec import AcceleratorPool
 from trainwright_operator.core import goodput
 from trainwright_operator.core.times import read_time, write_time
@@ -228,6 +230,28 @@ def test_a_new_price_counts_from_then_on_and_a_new_currency_apart():
     amounts = {one["currency"]: one["amount"] for one in life.status["cost"]}
     assert amounts == {"USD": pytest.approx(8.0 + 16.0), "EUR": pytest.approx(1.0)}
     assert life.status["display"]["cost"] == "24.00 USD + 1.00 EUR"
+
+
+@pytest.mark.parametrize(
+    ("price", "said"),
+    [
+        (
+            {"perAcceleratorHour": 2.5},
+            "spec.price.currency: is missing: a price needs its currency, such as USD or EUR",
+        ),
+        (
+            {"currency": "USD"},
+            "spec.price.perAcceleratorHour: is missing: give the price of one accelerator for one hour",
+        ),
+        ({"perAcceleratorHour": 2.5, "currency": "usd"}, "spec.price.currency: "),
+        ({"perAcceleratorHour": -1, "currency": "USD"}, "spec.price.perAcceleratorHour: "),
+    ],
+    ids=str,
+)
+def test_a_price_that_says_too_little_is_refused_with_the_fix(price, said):
+    manifest = {"kind": names.POOL_KIND, "apiVersion": names.API_VERSION, "metadata": {"name": "p"}}
+    (found,) = manifest_problems({**manifest, "spec": {"vendor": "cpu", "price": price}})
+    assert str(found).startswith(said)
 
 
 @pytest.mark.parametrize(
