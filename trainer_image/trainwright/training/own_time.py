@@ -57,8 +57,11 @@ class OwnTime:
         steps, now = step - self._step, perf_counter()
         if steps < LEAST_STEPS:
             return None
-        own = torch.tensor([self.seconds / steps], dtype=torch.float32, device=self._device)
-        times = [float(one.item()) for one in self._ranks.gather_tensors(own)]
+        own = torch.zeros(self._ranks.world_size, dtype=torch.float32)
+        own[self._ranks.rank] = self.seconds / steps
+        own = own.to(self._device)
+        self._ranks.sum(own)  # the collective of the logs, which every backend has
+        times = own.tolist()
         whole = (now - self._since) / steps
         self._step, self._since, self.seconds = step, now, 0.0
         found = slowest(times, whole, self._slow)
