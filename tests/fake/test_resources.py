@@ -9,7 +9,7 @@ import pytest
 
 from builders import make_job
 from trainwright_operator.cluster import resources
-from trainwright_operator.cluster.resources import LOOK_AGAIN, Queues, find_gangs, resource_of, unserved
+from trainwright_operator.cluster.resources import LOOK_AGAIN, Queues, find_gangs, find_queues, resource_of, unserved
 from trainwright_operator.core.gangs import Gangs, OneByOne, PodGroup
 from trainwright_operator.core.queues import workload
 
@@ -24,6 +24,9 @@ class Cluster:
 
     async def kinds(self, version):
         return self.served.get(version, set())
+
+    async def versions(self, group):
+        return tuple(version.partition("/")[2] for version in self.served if version.startswith(f"{group}/"))
 
 
 def found(**served) -> Gangs:
@@ -72,3 +75,16 @@ def test_an_api_of_kueue_that_is_removed_holds_jobs_until_it_is_back(monkeypatch
         assert (await gone.still(back)).trouble == ""
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize("wanted", ["auto", "on"])
+def test_a_kueue_of_another_version_is_named_and_starts_nothing_without_quota(wanted):
+    older = Cluster(**{"kueue.x-k8s.io/v1beta1": {"Workload"}})
+    queues = asyncio.run(find_queues(older, wanted, ()))
+    assert not queues.followed
+    assert "serves kueue.x-k8s.io as v1beta1, and this operator needs v1beta2" in queues.trouble
+
+
+def test_without_kueue_a_job_in_a_queue_starts_unless_kueue_is_demanded():
+    assert asyncio.run(find_queues(Cluster(), "auto", ())).trouble == ""
+    assert "install Kueue 0.15 or newer" in asyncio.run(find_queues(Cluster(), "on", ())).trouble

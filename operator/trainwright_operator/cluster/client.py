@@ -147,6 +147,15 @@ class Api:
                 raise
             return set()
 
+    async def versions(self, group: str) -> tuple[str, ...]:
+        """The versions of an API group, as ``v1beta2``; empty if it is not served."""
+        try:
+            return tuple(one["version"] for one in (await self._send("GET", f"/apis/{group}"))["versions"])
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            return ()
+
     async def watch(
         self, resource: Resource, namespace: str | None, selector: str, version: int, seconds: int
     ) -> AsyncIterator[tuple[str, Object]]:

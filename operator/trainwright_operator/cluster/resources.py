@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -135,11 +136,21 @@ async def _find(api: Api, scheduler: type[GangScheduler], patience: timedelta) -
     return None
 
 
+def _of_another_version(served: Iterable[str]) -> str:
+    return (
+        f"the Kueue of this cluster serves {workload.GROUP} as {', '.join(served)}, and this operator needs "
+        f"{workload.VERSION.partition('/')[2]}: install a Kueue that serves it (0.15 or newer), or another release of "
+        "the operator, and restart the operator"
+    )
+
+
 async def find_queues(api: Api, wanted: str, namespaces: tuple[str, ...]) -> Queues:
     """Whether Kueue is followed: ``wanted`` is ``auto``, ``on`` or ``off``."""
     if wanted == "off":
         return UNFOLLOWED
     if workload.KIND not in await api.kinds(workload.VERSION):
+        if others := await api.versions(workload.GROUP):
+            return Queues(trouble=_of_another_version(others))
         missing = (
             f"this cluster does not serve {workload.VERSION}: install Kueue 0.15 or newer, and restart the operator"
         )
