@@ -2,7 +2,8 @@
 
 import pytest
 
-from trainwright_operator.cluster.cache import Store
+from trainwright_operator.cluster.cache import Store, slim_pod
+from trainwright_operator.cluster.controller import settle_seconds
 
 
 def pod(name, version, job="a"):
@@ -51,6 +52,7 @@ def test_the_index_follows_a_changed_label_and_a_deletion(store):
     store.put(pod("q", 2, job="a"))
     store.put(pod("p", 3, job="b"))
     assert names(store.group("a")) == ["q"]
+    assert (store.count("a"), store.count("nobody")) == (1, 0)
     assert names(store.group("b")) == ["p"]
     store.remove(pod("p", 4, job="b"))
     assert store.group("b") == []
@@ -71,3 +73,20 @@ def test_managed_fields_are_not_kept(store):
     store.put(obj)
     assert "managedFields" not in store.get(("ns", "p"))["metadata"]
     assert "managedFields" in obj["metadata"], "the caller's object is left alone"
+
+
+def test_of_a_pod_only_what_is_read_is_kept():
+    obj = pod("p", 1)
+    obj["metadata"]["annotations"] = {"trainwright.dev/resolved-job": "x" * 3000, "index": "3"}
+    obj["spec"] = {"nodeName": "n", "volumes": [{"name": "v"}], "containers": [{"name": "trainer"}]}
+    pods = Store(slim=slim_pod)
+    pods.put(obj)
+    kept = pods.get(("ns", "p"))
+    assert kept["metadata"]["annotations"] == {"index": "3"}
+    assert kept["spec"] == {"nodeName": "n", "containers": [{"name": "trainer"}]}
+    assert "volumes" in obj["spec"], "the caller's object is left alone"
+
+
+@pytest.mark.parametrize(("pods", "seconds"), [(0, 0.25), (10, 0.25), (1000, 0.5), (5000, 2.0), (100_000, 2.0)])
+def test_a_change_in_a_gang_of_thousands_waits_longer_for_more(pods, seconds):
+    assert settle_seconds(pods) == seconds

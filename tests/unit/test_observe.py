@@ -10,6 +10,7 @@ from builders import make_job
 from fixtures import load, training_job
 from scene import START, Scene
 from trainwright_operator.api.spec import parse_job
+from trainwright_operator.core import observe as observing
 from trainwright_operator.core.causes import cause_of, succeeded
 from trainwright_operator.core.history import Outcome
 from trainwright_operator.core.observe import JobState, Observed, Wait, observe
@@ -268,3 +269,21 @@ def test_strange_objects_do_not_stop_the_plan():
     strange = {"metadata": {"name": "x", "labels": {"trainwright.dev/attempt": "one"}}, "status": None, "spec": None}
     observed = observe(make_job().build(), [strange], [strange])
     assert (observed.attempts, dict(observed.foreign)) == ((), {"x": "nobody"})
+
+
+def test_a_pod_of_thousands_is_looked_at_again_only_when_it_has_changed(monkeypatch):
+    scene = Scene(make_job().nodes(3)).settle()
+    pods = [
+        {**one, "metadata": {**one["metadata"], "uid": f"pod-{number}", "resourceVersion": "7"}}
+        for number, one in enumerate(scene.objects.pods.values())
+    ]
+    jobs = list(scene.objects.jobs.values())
+    first = observe(scene.job, jobs, pods)
+    read, count = observing._pod, []
+    monkeypatch.setattr(observing, "_pod", lambda *given: count.append(given[0]) or read(*given))
+    assert observe(scene.job, jobs, pods) == first
+    assert count == []
+    node = {**pods[1], "spec": {**pods[1]["spec"], "nodeName": "n"}}
+    pods[1] = {**node, "metadata": {**node["metadata"], "resourceVersion": "8"}}
+    assert observe(scene.job, jobs, pods).attempts[0].pods[1].node == "n"
+    assert len(count) == 1

@@ -24,7 +24,7 @@ from trainwright_operator.api.types import (
 from trainwright_operator.api.volumes import claim, empty_dir, host_path
 
 OUTPUT_VOLUMES = ("persistentVolumeClaim", "hostPath", "emptyDir")
-MAX_NODES, MAX_PER_NODE, MAX_RESTARTS = 1024, 64, 1000
+MAX_NODES, MAX_PER_NODE, MAX_RESTARTS = 5000, 64, 1000
 YEAR_SECONDS = 366 * 24 * 3600
 
 FIXED = "cannot change after creation; give the new run a new name"

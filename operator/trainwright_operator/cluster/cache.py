@@ -34,11 +34,28 @@ def slim(obj: Object) -> Object:
     return {**obj, "metadata": {key: value for key, value in meta.items() if key != "managedFields"}}
 
 
+def slim_pod(obj: Object) -> Object:
+    """Also without what all pods of a job carry alike and the operator wrote itself: of thousands it is most."""
+    obj = slim(obj)
+    meta, spec = obj["metadata"], obj.get("spec") or {}
+    annotations = {name: text for name, text in (meta.get("annotations") or {}).items() if len(text) <= LONGEST_KEPT}
+    kept = {name: value for name, value in spec.items() if name not in _SAME_IN_ALL_PODS}
+    return {**obj, "metadata": {**meta, "annotations": annotations}, "spec": kept}
+
+
+LONGEST_KEPT = 256
+_SAME_IN_ALL_PODS = frozenset({"volumes", "affinity", "tolerations", "securityContext", "topologySpreadConstraints"})
+
+
 class Store:
     """The objects of one resource, indexed by the result of ``group_by`` (None: not indexed)."""
 
-    def __init__(self, group_by: Callable[[Object], Hashable | None] = lambda obj: None) -> None:
-        self._group_by = group_by
+    def __init__(
+        self,
+        group_by: Callable[[Object], Hashable | None] = lambda obj: None,
+        slim: Callable[[Object], Object] = slim,
+    ) -> None:
+        self._group_by, self._slim = group_by, slim
         self._objects: dict[ObjectKey, Object] = {}
         self._groups: dict[Hashable, dict[ObjectKey, None]] = {}
         self._deleted: dict[ObjectKey, int] = {}
@@ -55,6 +72,9 @@ class Store:
     def group(self, group: Hashable) -> list[Object]:
         return [self._objects[key] for key in self._groups.get(group, ())]
 
+    def count(self, group: Hashable) -> int:
+        return len(self._groups.get(group, ()))
+
     def put(self, obj: Object) -> bool:
         """Store ``obj``; False if it is not newer than the stored object."""
         key, version = key_of(obj), version_of(obj)
@@ -64,7 +84,7 @@ class Store:
         if known is not None:
             self._drop(key, known)
         self._deleted.pop(key, None)
-        self._objects[key] = slim(obj)
+        self._objects[key] = self._slim(obj)
         group = self._group_by(obj)
         if group is not None:
             self._groups.setdefault(group, {})[key] = None

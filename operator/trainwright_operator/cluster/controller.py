@@ -25,6 +25,9 @@ from trainwright_operator.cluster.settings import Settings
 SETTLE_SECONDS = 0.25
 """How long a change of a child waits for more: the pods of a gang are created, bound and started together."""
 
+SETTLED_PODS = 500
+"""Of a gang with more pods, which are looked at together, a change waits longer in proportion, up to 2 s."""
+
 HEAD_START_SECONDS = 15.0
 """Under overload, a new job goes before keys of other jobs that have waited less than this."""
 
@@ -35,6 +38,11 @@ logger = logging.getLogger(__name__)
 
 Scope = tuple[Resource, str | None]
 """The scope of one watch: a resource in one namespace, or in all (None)."""
+
+
+def settle_seconds(pods: int) -> float:
+    """How long a change of a child of a job with so many pods waits for more."""
+    return SETTLE_SECONDS * min(8.0, max(1.0, pods / SETTLED_PODS))
 
 
 def utcnow() -> datetime:
@@ -74,7 +82,8 @@ class Controller:
 
     def _take(self, resource: Resource, deleted: bool, obj: Object) -> None:
         for key in self._stores.take(resource, obj, deleted):
-            self._queue.add(key, -HEAD_START_SECONDS if resource is TRAINING_JOBS else SETTLE_SECONDS)
+            of_job = resource is TRAINING_JOBS
+            self._queue.add(key, -HEAD_START_SECONDS if of_job else settle_seconds(self._stores.pods.count(key)))
 
     def on_progress(self, key: ObjectKey, push: dict[str, Any]) -> None:
         self._queue.add(key, self._reconciler.keep_progress(key, push))

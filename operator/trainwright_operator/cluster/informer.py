@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from trainwright_operator.api.names import LABEL_JOB, LABEL_MANAGED_BY, LABEL_PROBE, MANAGED_BY
 from trainwright_operator.api.spec import AcceleratorPool, SpecError, parse_pool
-from trainwright_operator.cluster.cache import ObjectKey, Store, key_of
+from trainwright_operator.cluster.cache import ObjectKey, Store, key_of, slim_pod
 from trainwright_operator.cluster.client import Object, Resource
 from trainwright_operator.cluster.resources import (
     FLAVORS,
@@ -48,7 +48,7 @@ class Stores:
         self.training_jobs = Store()
         self.pools = Store()
         self.jobs = Store(group_by=owner_of)
-        self.pods = Store(group_by=owner_of)
+        self.pods = Store(group_by=owner_of, slim=slim_pod)
         self.services = Store(group_by=owner_of)
         self.workloads = Store(group_by=owner_of)
         self._flavors, self._queue_priorities, self._pod_priorities = Store(), Store(), Store()

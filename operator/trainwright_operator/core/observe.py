@@ -229,9 +229,12 @@ def observe(
             by_attempt.setdefault(attempt, ([], []))[0].append(_job(item, attempt, warnings))
             uids[item["metadata"]["name"]] = item["metadata"].get("uid", "")
     for item in pods:
-        attempt = _number(item, names.LABEL_ATTEMPT)
-        if attempt is not None and _label(item, names.LABEL_JOB_UID) == job.uid and _controlled(item, uids):
-            by_attempt.setdefault(attempt, ([], []))[1].append(_pod(item, attempt, warnings))
+        look = _look(item)
+        if look.attempt is None or look.job_uid != job.uid or not look.controlled(uids):
+            continue
+        warned = ("Pod", look.pod.name) in warnings
+        pod = _pod(item, look.attempt, warnings) if warned else look.pod
+        by_attempt.setdefault(look.attempt, ([], []))[1].append(pod)
     attempts = tuple(_attempt(number, *parts) for number, parts in sorted(by_attempt.items()))
     return Observed(attempts, foreign, probe=_probe(job, jobs, pods))
 
@@ -259,10 +262,41 @@ def maker_of(pod: Object) -> str | None:
     return job if named and made else None
 
 
-def _controlled(pod: Object, uids: Mapping[str, str]) -> bool:
-    """By a Job of ours as long as that is there; pods may outlive it, a stray one does not take its place."""
-    maker = maker_of(pod)
-    return maker is not None and uids.get(maker) in (None, _controller(pod).get("uid"))
+@dataclass(frozen=True)
+class _Look:
+    """What is ever asked of one version of a pod: of a gang of thousands, few have changed since the last look."""
+
+    attempt: int | None
+    job_uid: str | None
+    maker: str | None
+    controller: str | None
+    pod: Pod
+
+    def controlled(self, uids: Mapping[str, str]) -> bool:
+        """By a Job of ours as long as that is there; pods may outlive it, a stray one does not take its place."""
+        return self.maker is not None and uids.get(self.maker) in (None, self.controller)
+
+
+_LOOKS: dict[tuple[str, str], _Look] = {}
+_MOST_LOOKS = 50_000
+"""Each is a few hundred bytes; the older half goes when there are more."""
+
+
+def _look(item: Object) -> _Look:
+    """Kept by uid and resourceVersion, which name one version of an object for ever."""
+    meta = item["metadata"]
+    uid, version = meta.get("uid"), meta.get("resourceVersion")
+    if uid and version and (known := _LOOKS.get((uid, version))):
+        return known
+    attempt = _number(item, names.LABEL_ATTEMPT)
+    controller = _controller(item).get("uid")
+    look = _Look(attempt, _label(item, names.LABEL_JOB_UID), maker_of(item), controller, _pod(item, attempt or 0, {}))
+    if uid and version:
+        if len(_LOOKS) >= _MOST_LOOKS:
+            for old in list(_LOOKS)[: _MOST_LOOKS // 2]:
+                del _LOOKS[old]
+        _LOOKS[uid, version] = look
+    return look
 
 
 def _attempt(number: int, jobs: list[Job], pods: list[Pod]) -> Attempt:

@@ -1,4 +1,4 @@
-"""``python -m bench.operator [name ...]``, run in tests/: burst, idle, pushes, queues and strangers, or those named."""
+"""``python -m bench.operator [name ...]``, run in tests/: every bench of ``BENCHES``, or those that are named."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import asyncio
 import signal
 import sys
 
-from bench.operator import burst, idle, pushes, queues, strangers
+from bench.operator import burst, gangs, idle, pushes, queues, strangers
 
 BENCHES = {
     "burst": lambda given: burst.main(given.jobs or 1000),
+    "gangs": lambda given: gangs.main(given.jobs or 5000),
     "idle": lambda given: idle.main(given.jobs or 10_000),
     "pushes": lambda given: pushes.main(given.jobs or 2000),
     "queues": lambda given: queues.main(given.jobs or 500),
