@@ -212,6 +212,18 @@ def test_a_job_that_has_pods_was_taken_up_though_its_status_does_not_say_so_yet(
     assert (found.reason, found.message[:38]) == ("PodsRefused", "Job gpt-corpus-0-1 lacks 1 of its 2 po")
 
 
+def test_pods_that_are_being_created_one_after_another_are_not_told_as_refused():
+    """The Job controller creates 20 a second, so a gang of 1,000 takes it most of a minute."""
+    scene = Scene(make_job().nodes(3)).settle()
+    scene.objects.pods.pop("gpt-corpus-0-1-2")
+    scene.objects.pods["gpt-corpus-0-1-1"]["metadata"]["creationTimestamp"] = "2026-01-01T00:01:00Z"
+    newest = START.replace(minute=1, second=0)
+    attempt = scene.observed().attempts[0]
+    assert hold(attempt, newest + timedelta(seconds=2)) is None
+    assert silent(scene.observed()).left(newest) == timedelta(seconds=3)
+    assert hold(attempt, newest + timedelta(seconds=3)).reason == "PodsRefused"
+
+
 @pytest.mark.parametrize("statuses", [[], [143], [137]])
 def test_an_eviction_for_the_pods_own_excess_is_its_own_failure(statuses):
     scene = Scene(make_job()).settle().start_pods()

@@ -74,7 +74,7 @@ def silent(observed: Observed) -> Silent | None:
     """The first silent one of the newest attempt, if there is one."""
     attempt = observed.attempts[-1] if observed.attempts else Attempt(0)
     for job in _unfilled(attempt):
-        if (since := job.started or job.created) is not None:
+        if (since := _last_sign(job, attempt)) is not None:
             return Silent("Job", job.name, since, _silence(job))
     for pod in attempt.pods:
         if pod.created and pod.wait and pod.wait.reason == "ContainerCreating":
@@ -136,7 +136,7 @@ def _refused(attempt: Attempt, now: datetime) -> Hold | None:
             since = None if _waits_for_room(job.refused) else job.started or job.created
             left = remaining(since, PATIENCE, now) if since else None
             return Hold(Reason.PODS_REFUSED, message, queued=True, stalled=left == timedelta(0), again=left or None)
-        since = job.started or job.created
+        since = _last_sign(job, attempt)
         if since is None or remaining(since, _silence(job), now):
             continue
         if job.started is None and not any(pod.slice == job.slice for pod in attempt.pods):
@@ -169,6 +169,13 @@ def _unfilled(attempt: Attempt) -> Iterator[Job]:
         at_work = job.state is JobState.ACTIVE and not job.suspended and not job.deleting
         if at_work and have[job.slice] < job.completions:
             yield job
+
+
+def _last_sign(job: Job, attempt: Attempt) -> datetime | None:
+    """When the Job controller last created a pod, or took the Job up: a gang of thousands takes it a minute."""
+    begun = job.started or job.created
+    created = [pod.created for pod in attempt.pods if pod.slice == job.slice and pod.created]
+    return max([begun, *created]) if begun else None
 
 
 def _silence(job: Job) -> timedelta:
