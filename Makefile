@@ -20,7 +20,7 @@ VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwri
 TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts bench-shards footprints integration multikueue mutations e2e lint format crds manual docs chart prove same-losses bench starts chaos bench-operator \
+.PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts bench-shards footprints integration multikueue mutations e2e lint format crds manual docs chart prove same-losses bench starts warm chaos bench-operator \
 	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
@@ -175,6 +175,9 @@ bench: setup ## speed and memory of the Trainer, as ratios
 
 starts: setup ## 2,000 starts of data workers in the midst of busy threads: none may stall
 	cd tests && $(BIN)/python -m bench.bench_starts
+
+warm: setup ## 2,000 ranks forked from a warm parent, each of which uses every library: none may stall; FORKS=100 for fewer
+	cd tests && $(BIN)/python -m warm $(or $(FORKS),2000)
 
 bench-operator: setup cluster-tools ## what the operator costs, on a control plane on loopback; BENCH=burst for one of them
 	cd tests && $(BIN)/python -m bench.operator $(BENCH)

@@ -45,5 +45,6 @@ CHANGES: dict[str, tuple[str, Any, bool]] = {
     "a longer grace": ("terminationGracePeriodSeconds", 60, False),
     "offline": ("offline", True, False),
     "a hang timeout": ("hangTimeoutSeconds", 60, False),
+    "forked ranks": ("startMethod", "Fork", False),
     "deletion at the end": ("deleteAfterFinished", True, False),
 }

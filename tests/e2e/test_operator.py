@@ -84,6 +84,23 @@ def test_a_killed_rank_costs_one_restart_and_no_checkpoint(
     assert 0 < logged < 120 // 5, "it began again in place of going on"
 
 
+def test_a_rank_that_is_killed_alone_starts_again_in_the_same_pods(
+    gpt: Object, kube: Kube, namespace: str, faults: Faults
+) -> None:
+    job(kube, namespace, lambda status: "checkpoint" in status, "to have a checkpoint")
+    before = {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in kube.list("Pod", namespace)}
+    victim = next(name for name in before.values() if "-1-1-" in name)
+    faults.kill_rank(victim, namespace)
+    done = job(kube, namespace, ended, "to end", seconds=240)["status"]
+    assert done["state"] == "Succeeded", done
+    (attempt,) = done["attempts"]
+    (ended_round,) = attempt["rounds"]
+    assert (ended_round["exitCode"], ended_round["rank"], ended_round["pod"]) == (137, 1, victim)
+    assert ended_round["node"]
+    assert done["display"]["restarts"] == "1"
+    assert {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in kube.list("Pod", namespace)} == before
+
+
 def test_suspending_saves_first_and_resuming_goes_on(gpt: Object, kube: Kube, namespace: str) -> None:
     job(kube, namespace, at_step(10), "to be at step 10")
     kube.patch("TrainingJob", "gpt-on-stdlib", {"spec": {"suspend": True}}, namespace)

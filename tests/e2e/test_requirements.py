@@ -16,7 +16,7 @@ CACHE = "/output/.trainwright/packages"
 PROBE = f"""
 import glob, greeting, os, sys
 print("GREETING", greeting.VERSION, greeting.__file__, len(glob.glob("{CACHE}/*/*.whl")))
-sys.exit(0 if os.path.exists("/output/second") else open("/output/second", "w").close() or 3)
+sys.exit(0 if os.path.exists("/output/second") else open("/output/second", "w").close() or 76)
 """
 
 
@@ -41,7 +41,7 @@ def test_a_script_gets_its_packages_in_every_pod_and_the_second_attempt_gets_the
     shared = {"persistentVolumeClaim": {"claimName": "runs"}}
     kube.apply(simple(script=script, output=shared, accelerator={"nodes": 2}, podTemplate=wheels), namespace)
     done = job(kube, namespace, ended, "to end", name="held")["status"]
-    assert (done["state"], done["restarts"]["counted"]) == ("Succeeded", 1), done
+    assert (done["state"], len(done["attempts"])) == ("Succeeded", 2), done  # 76 is not restarted in place
     pods = {pod["metadata"]["name"]: pod for pod in kube.list("Pod", namespace)}
     last = [name for name in pods if name.startswith("held-0-2-")]
     assert len(last) == 2

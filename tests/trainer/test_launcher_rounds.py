@@ -128,16 +128,20 @@ if trainer.is_world_process_zero():
 """
 
 
-def train(folder: Path, trouble: str = "", attempt: int = 1) -> Gang:
+def train(folder: Path, trouble: str = "", attempt: int = 1, start_method: str = "Fork") -> Gang:
     folder.mkdir(exist_ok=True)
-    found = Gang(folder, TRAINING.format(tests=str(Path(__file__).parent.parent)), nodes=2, attempt=attempt)
+    script = TRAINING.format(tests=str(Path(__file__).parent.parent))
+    found = Gang(folder, script, nodes=2, attempt=attempt, start_method=start_method)
     found.environment = BUDGET | {"TROUBLE": trouble}
     return found
 
 
 def test_a_killed_rank_a_round_a_preemption_and_an_attempt_end_with_the_same_weights(tmp_path):
-    """In the second round SIGTERM still makes all ranks save the same step, although a first round was cut off."""
-    with train(tmp_path / "undisturbed") as pods:
+    """In the second round SIGTERM still makes all ranks save the same step, although a first round was cut off.
+
+    The undisturbed ranks are spawned, the others forked.
+    """
+    with train(tmp_path / "undisturbed", start_method="Spawn") as pods:
         assert pods.run() == [0, 0], pods.log(0) + pods.log(1)
     disturbed = tmp_path / "disturbed"
     with train(disturbed, "a rank is killed") as pods:

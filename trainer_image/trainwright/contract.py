@@ -190,6 +190,8 @@ class ResolvedJob:
     """Take over an output folder that holds another job's checkpoints."""
     async_save: bool = False
     """Write checkpoints while training continues."""
+    start_method: str | None = None
+    """Fork: ranks are forked from a process that has imported already; Spawn: each is a new one. None: see ``warm``."""
     version: int = RESOLVED_JOB_VERSION
 
     def to_json(self) -> str:

@@ -227,6 +227,16 @@ class JobSpec:
         ),
         Default("10 times the longest step, evaluation or save so far, and at least 10 minutes"),
     ] = None
+    start_method: Annotated[
+        str | None,
+        string(
+            "How a pod starts its ranks: forked from one process that has imported the libraries, or each as a new "
+            "process. Only ranks on CPU are forked. A script that forks must not rely on variables that it sets before "
+            "it imports libraries.",
+            among=("Fork", "Spawn"),
+        ),
+        Default("Fork for declarative jobs on CPU, Spawn for scripts and on accelerators"),
+    ] = None
     termination_grace_period_seconds: Annotated[
         int, integer("Seconds for a pod to write a checkpoint after it is asked to stop.", 10, 86400)
     ] = 30

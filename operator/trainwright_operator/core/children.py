@@ -133,6 +133,7 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
         grace_period_seconds=spec.termination_grace_period_seconds,
         adopt_output=spec.output.adopt,
         async_save=spec.output.async_save,
+        start_method=spec.start_method,
     )
 
 

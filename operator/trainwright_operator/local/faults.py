@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainwright.contract import ENV_JOB_FILE, ENV_NODE_DIR
+from trainwright.contract import ENV_JOB_FILE
 from trainwright.launch.nodefiles import Pulse, read_pulse
 
 POLL_SECONDS = 0.005
@@ -83,7 +83,7 @@ class Gang:
         """The ranks that have begun to train, in order; none of their data workers, which inherit the heartbeat."""
         found = [
             Rank(pid, path, (env[ENV_JOB_FILE], int(path.name.rpartition("-")[2])))
-            for pid, env in self._processes() if (path := _heartbeat(pid, env)) is not None
+            for pid, env in self._processes() if (path := _heartbeat(pid)) is not None
         ]  # fmt: skip
         pids = {rank.pid for rank in found}
         return sorted((rank for rank in found if _parent(rank.pid) not in pids), key=lambda rank: rank.place)
@@ -95,14 +95,12 @@ def _parent(pid: int) -> int | None:
     return None
 
 
-def _heartbeat(pid: int, environment: dict[str, str]) -> Path | None:
-    folder = environment.get(ENV_NODE_DIR)
-    if folder is None:
-        return None
+def _heartbeat(pid: int) -> Path | None:
+    """The file that the process has mapped, if it is a rank; the environment that is seen of a forked one is old."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-            if f"{folder}{os.sep}heartbeat-" in line:
-                return Path(line[line.index(folder) :].removesuffix(" (deleted)"))
+            if f"{os.sep}heartbeat-" in line:
+                return Path(line[line.index(os.sep) :].removesuffix(" (deleted)"))
     return None
 
 

@@ -33,11 +33,21 @@ class Faults:
 
     def kill(self, pod: str, namespace: str, signal: str = "KILL") -> None:
         """Send a signal to the pod's first container's main process, from outside: none can be blocked by PID 1."""
+        node, process = self._main_process(pod, namespace)
+        self._on(node, "kill", f"-{signal}", process)
+
+    def kill_rank(self, pod: str, namespace: str) -> None:
+        """Kill a rank in the pod: the newest child of its launcher."""
+        node, process = self._main_process(pod, namespace)
+        self._on(node, "kill", "-KILL", self._on(node, "pgrep", "-n", "-P", process).strip())
+
+    def _main_process(self, pod: str, namespace: str) -> tuple[str, str]:
+        """Of the pod's first container: its node, and its process id there."""
         found = self.cluster.kube.get("Pod", pod, namespace)
         container = found["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
         node = found["spec"]["nodeName"]
         info = json.loads(self._on(node, "crictl", "inspect", container))
-        self._on(node, "kill", f"-{signal}", str(info["info"]["pid"]))
+        return node, str(info["info"]["pid"])
 
     def drain(self, node: str) -> None:
         """Cordon the node and evict its pods, as `kubectl drain --ignore-daemonsets` does."""

@@ -25,11 +25,13 @@ from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCP
 from torch.distributed.launcher.api import LaunchConfig
 
 from trainwright.contract import ENV_NODE_DIR, ENV_ROUND
+from trainwright.launch import reaper
 from trainwright.launch.meeting import GangReporter, ReachabilityCheck
 from trainwright.launch.peers import Peers
 from trainwright.launch.rank_log import RankLog
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, named, network_hint, wait_for_port
 from trainwright.launch.supervisor import Supervisor
+from trainwright.launch.warm import NotWarm, WarmParent
 
 TICK_SECONDS = 0.1
 _OURS = (signal.SIGTERM, signal.SIGINT)
@@ -38,20 +40,70 @@ _OURS = (signal.SIGTERM, signal.SIGINT)
 class PodAgent(LocalElasticAgent):
     """Starts the ranks of one node and leaves their monitoring to the supervisor."""
 
-    def __init__(self, spec: WorkerSpec, logs: LogsSpecs, supervisor: Supervisor, place: Place) -> None:
+    def __init__(
+        self, spec: WorkerSpec, logs: PodStreams, supervisor: Supervisor, place: Place, warm: WarmParent | None
+    ) -> None:
         super().__init__(spec, logs)
-        self._supervisor, self._place = supervisor, place
+        self._supervisor, self._place, self._warm = supervisor, place, warm
+        self._streams = logs
+        self._forked: dict[int, int] = {}
+        """Process ids by local rank, of ranks that torch does not know."""
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
+        if self._warm is not None:
+            self._warm.wait()  # a stop still ends this process at once
         self._supervisor.stop.early = False
         if self._place.nodes > 1:
             self._supervisor.peers = Peers(worker_group.store, self._place.node_rank, self._place.nodes)
+        if self._fork(worker_group):
+            self._supervisor.started(self._forked, self._place.ranks.start)
+            return dict(self._forked)
         handlers = {signum: signal.getsignal(signum) for signum in _OURS}
         pids: dict[int, Any] = super()._start_workers(worker_group)
         for signum, handler in handlers.items():  # torch before 2.11 replaces them in spite of its own setting
             signal.signal(signum, handler)
         self._supervisor.started(pids, self._place.ranks.start)
         return pids
+
+    def _fork(self, worker_group: WorkerGroup) -> bool:
+        """Whether the ranks were forked from the warm parent; if it cannot, they are spawned."""
+        if self._warm is None or not self._warm.usable:
+            return False
+        own = {worker.local_rank: self._environment(worker_group, worker) for worker in worker_group.workers}
+        logs = self._streams.reify(own)
+        try:
+            for local_rank, environment in own.items():
+                streams = [logs.stdouts[local_rank], logs.stderrs[local_rank]]
+                command, every = list(worker_group.spec.args), {**os.environ, **environment}
+                self._forked[local_rank] = self._warm.fork(command, every, streams)
+            return True
+        except NotWarm as reason:
+            print(f"trainwright: ranks are spawned, not forked: {reason}", file=sys.stderr, flush=True)
+            for pid in self._forked.values():
+                reaper.kill_group(pid)
+            self._forked.clear()
+            return False
+
+    def _environment(self, worker_group: WorkerGroup, worker: Worker) -> dict[str, str]:
+        """The variables that torch's agent sets for a rank that it spawns."""
+        size, local = worker.world_size, worker_group.spec.local_world_size
+        return {
+            "RANK": str(worker.global_rank),
+            "LOCAL_RANK": str(worker.local_rank),
+            "GROUP_RANK": str(worker_group.group_rank),
+            "ROLE_RANK": str(worker.role_rank),
+            "ROLE_NAME": worker_group.spec.role,
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(local),
+            "GROUP_WORLD_SIZE": str(worker_group.group_world_size),
+            "ROLE_WORLD_SIZE": str(worker.role_world_size),
+            "MASTER_ADDR": str(worker_group.master_addr),
+            "MASTER_PORT": str(worker_group.master_port),
+            "TORCHELASTIC_MAX_RESTARTS": "0",
+            "TORCHELASTIC_RUN_ID": worker_group.spec.rdzv_handler.get_run_id(),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+        }
 
     def _assign_worker_ranks(
         self, store: Any, group_rank: int, group_world_size: int, spec: WorkerSpec
@@ -66,8 +118,18 @@ class PodAgent(LocalElasticAgent):
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         if self._supervisor.tick():
             return RunResult(state=WorkerState.HEALTHY)
+        if self._forked:
+            return self._result()
         result: RunResult = super()._monitor_workers(worker_group)
         return result
+
+    def _result(self) -> RunResult:
+        """Of forked ranks, which are children of this process and reaped here."""
+        for pid in self._forked.values():
+            os.waitpid(pid, 0)
+        if any(rank.end is None or rank.end.code for rank in self._supervisor.ranks):
+            return RunResult(state=WorkerState.FAILED)
+        return RunResult(state=WorkerState.SUCCEEDED, return_values=dict.fromkeys(self._place.ranks))
 
     def _exit_barrier(self) -> None:
         while not self._supervisor.may_leave():
@@ -176,7 +238,12 @@ class PodStreams(LogsSpecs):
 
 
 def run(
-    gang_rendezvous: GangRendezvous, place: Place, command: Sequence[str], supervisor: Supervisor, round: int
+    gang_rendezvous: GangRendezvous,
+    place: Place,
+    command: Sequence[str],
+    supervisor: Supervisor,
+    round: int,
+    warm: WarmParent | None = None,
 ) -> None:
     """Runs ``command`` (arguments to Python) in every rank of this node until the last rank of the round has ended.
 
@@ -189,7 +256,7 @@ def run(
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     log = RankLog(supervisor.folder) if place.per_node > 1 else None
     streams = PodStreams(log, round)
-    agent = PodAgent(_spec(place, gang_rendezvous, command), streams, supervisor, place)
+    agent = PodAgent(_spec(place, gang_rendezvous, command), streams, supervisor, place, warm)
     try:
         if log is not None:
             log.start()

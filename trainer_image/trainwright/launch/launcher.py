@@ -28,6 +28,7 @@ from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, wait_fo
 from trainwright.launch.rounds import Rounds
 from trainwright.launch.supervisor import Stop, Supervisor
 from trainwright.launch.verdict import Failure
+from trainwright.launch.warm import NotWarm, WarmParent, forks
 from trainwright.launch.watchdog import Watchdog
 
 _LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
@@ -54,6 +55,7 @@ def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
         runtime.import_packages(os.environ)
     command = rank_command(job, folder)
     place = runtime.prepare(os.environ, place, job.attempt)
+    warm = _warm_parent(job, command)
     reporter = GangReporter(place, os.environ)
     wait = Wait(place, reporter.waiting)
     agent = import_agent(place, wait)
@@ -62,14 +64,25 @@ def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
     report: dict[str, Any] = {}
     while True:
         supervisor = _supervisor(job, folder, rounds, stop)
-        agent.run(gang, place, command, supervisor, rounds.number)
+        agent.run(gang, place, command, supervisor, rounds.number, warm)
         report = nodefiles.read_report(supervisor.folder, report)
         if not rounds.go_on(supervisor, gang):
             break
     end = supervisor.result()
     supervisor.sweep()
+    if warm is not None:
+        warm.close()
     del gang  # closes the store, which node 0 keeps for the other nodes
     return verdict.termination(end, report, supervisor.last_step(), rounds.ended)
+
+
+def _warm_parent(job: ResolvedJob, command: list[str]) -> WarmParent | None:
+    """Starts the process to fork ranks from, if they are forked; it imports while the nodes meet."""
+    try:
+        return WarmParent(os.environ, command[command.index("-m") + 1]) if forks(job, os.environ) else None
+    except NotWarm as reason:
+        print(f"trainwright: startMethod: ranks are spawned, not forked: {reason}", file=sys.stderr, flush=True)
+        return None
 
 
 def _supervisor(job: ResolvedJob, folder: Path, rounds: Rounds, stop: Stop) -> Supervisor:

@@ -1,0 +1,80 @@
+"""Ranks forked from a process that has imported once: they are like new processes, or else they spawn."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.gangs import Gang
+from trainwright.contract import ResolvedJob
+from trainwright.launch.warm import NotWarm, forks
+
+TESTS = Path(__file__).parent.parent
+
+
+def test_forked_ranks_use_every_library_and_none_stalls():
+    """Thousands of forks are a target of their own: make warm."""
+    paths = [str(TESTS), str(TESTS.parent / "trainer_image"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "warm", "4"]
+    done = subprocess.run(command, env=environment, timeout=300, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"forks": 4, "stalled": 0, "failed": 0' in done.stdout
+
+
+SCRIPT = """
+import json, numpy, os, random, sys, time
+rank, round = int(os.environ["RANK"]), int(os.environ["TRAINWRIGHT_ROUND"])
+warm = "transformers" in sys.modules
+json.dump([warm, sys.argv[1:], __name__, os.getppid(), os.getsid(0) == os.getpid(), random.random(),
+           numpy.random.rand(), os.environ.get("OPENBLAS_NUM_THREADS")], open(f"facts-{rank}-{round}.tmp", "w"))
+os.rename(f"facts-{rank}-{round}.tmp", f"facts-{rank}-{round}")
+print("hello", flush=True)
+while len([name for name in os.listdir() if name.startswith("facts") and name.endswith(f"-{round}")]) < 2:
+    time.sleep(0.02)
+sys.exit(7 if rank == 1 and round == 1 else time.sleep(300) if round == 1 else 0)
+"""
+
+
+def test_a_script_that_asks_for_it_is_forked_in_every_round(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    script = {"path": str(tmp_path / "script.py"), "args": ["--lr", "0.1"]}
+    with Gang(tmp_path, script=script, per_node=2, start_method="Fork") as gang:
+        gang.environment = {"TRAINWRIGHT_RESTARTS_LEFT": "1"}
+        assert gang.run() == [0], gang.log()
+        launcher = gang.launchers[0].pid
+        assert [end["code"] for end in gang.word().rounds] == [7]
+    facts = [json.loads((tmp_path / f"facts-{rank}-{round}").read_text()) for rank in (0, 1) for round in (1, 2)]
+    numbers = {each.pop(position) for each in facts for position in (6, 5)}
+    assert facts == [[True, ["--lr", "0.1"], "__main__", launcher, True, None]] * 4
+    assert len(numbers) == 8  # each rank draws its own
+    assert gang.log().count("[rank 1] hello") == 2
+    assert "spawned" not in gang.log()
+
+
+JOB = ResolvedJob("job", "default", "uid", 1, 1, 1)
+CASES = {
+    # name: (fields of the job, environment, whether it forks; None: it asks for what it cannot have)
+    "declarative on CPU": ({}, {"TRAINWRIGHT_VENDOR": "cpu"}, True),
+    "told to spawn": ({"start_method": "Spawn"}, {}, False),
+    "a script": ({"script": {"inline": ""}}, {}, False),
+    "a script that asks for it": ({"script": {"inline": ""}, "start_method": "Fork"}, {}, True),
+    "an overlay that asks for it": ({"script": {"inline": ""}, "overlay": True, "start_method": "Fork"}, {}, None),
+    "a GPU": ({}, {"TRAINWRIGHT_VENDOR": "nvidia"}, False),
+    "a GPU that asks for it": ({"start_method": "Fork"}, {"TRAINWRIGHT_VENDOR": "amd"}, None),
+    "a TPU": ({}, {"TRAINWRIGHT_VENDOR": "tpu", "TRAINWRIGHT_RUNTIME": "torch_xla"}, False),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_only_ranks_that_survive_it_are_forked(name):
+    fields, environment, expected = CASES[name]
+    job = ResolvedJob(**{**JOB.__dict__, **fields})
+    if expected is None:
+        with pytest.raises(NotWarm):
+            forks(job, environment)
+    else:
+        assert forks(job, environment) == expected
