@@ -54,6 +54,7 @@ _APOLLO = Package("apollo_torch", "pip install apollo-torch")
 _LOMO = Package("lomo_optim", "pip install lomo-optim")
 _TORCHAO = Package("torchao", "pip install torchao", least=(0, 11))
 _SCHEDULE_FREE = Package("schedulefree", "pip install schedulefree", least=(1, 4))
+_DEEPSPEED = Package("deepspeed", "pip install --no-build-isolation trainwright[deepspeed]", "deepspeed")
 _LIGER = Package("liger_kernel", "pip install liger-kernel")
 _XLA = Package("torch_xla", "pip install torch_xla[tpu]", "torch_xla")
 
@@ -208,6 +209,11 @@ def _liger(args: Any) -> Iterator[Problem]:
         yield Problem("use_liger_kernel", "its kernels run on GPUs only, and there is none here; leave it out")
 
 
+def _deepspeed(args: Any) -> Iterator[Problem]:
+    if args.deepspeed and (lack := _DEEPSPEED.lacking()) is not None:
+        yield Problem("deepspeed", f"{lack}, or shard by fsdp", ImportError)
+
+
 def _tpu(args: Any) -> Iterator[Problem]:
     if "tpu_metrics_debug" in args.debug and (lack := _XLA.lacking()) is not None:
         yield Problem("debug", f"tpu_metrics_debug {lack}, or leave it out: it counts what a TPU does", ImportError)
@@ -233,7 +239,7 @@ def _trackers(args: Any) -> Iterator[Problem]:
 
 
 _CHECKS: tuple[Callable[[Any], Iterator[Problem]], ...] = (
-    *(_optimizer, _bfloat16, _tf32, _compiler, _liger, _backend, _tpu, _trackers),
+    *(_optimizer, _bfloat16, _tf32, _compiler, _deepspeed, _liger, _backend, _tpu, _trackers),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from trainwright.checkpoint.gathered import (
 )
 from trainwright.checkpoint.sharded import MODEL_SHARDS, Shards, is_in_shards
 from trainwright.checkpoint.store import MANIFEST, CheckpointStore
+from trainwright.checkpoint.zero import LATEST, SCRIPT, Partitions, is_of_engine, written
 from trainwright.contract import UserError
 from trainwright.distributed.ranks import Ranks
 from trainwright.integrations.waiting import bytes_below, growing
@@ -34,6 +35,8 @@ _CONFIGURATION = "config.json"
 
 def consolidate(checkpoint: Path, output: Path, max_shard_size: int | str = MAX_SHARD_SIZE) -> list[Path]:
     """Write the model of ``checkpoint`` into the folder ``output``; return its files of weights.
+
+    The shards are those of FSDP, or DeepSpeed's of ZeRO 3, which hold float32.
 
     Raises:
         UserError: It is no complete checkpoint in shards, ``output`` holds a model, or the disk is full.
@@ -49,7 +52,7 @@ def consolidate(checkpoint: Path, output: Path, max_shard_size: int | str = MAX_
                 write_weights(source, aside, Ranks(), max_shard_size)
             names = [path.name for path in aside.iterdir()]
             for path in checkpoint.iterdir():
-                if path.is_file() and not path.name.startswith(_OF_TRAINING):
+                if path.is_file() and not path.name.startswith((*_OF_TRAINING, LATEST, SCRIPT)):
                     shutil.copyfile(path, aside / path.name)
             flush_tree(aside)
             for path in aside.iterdir():
@@ -71,7 +74,7 @@ def _check(checkpoint: Path, output: Path) -> None:
         raise UserError(
             f"{checkpoint}: holds checkpoints; give the path of one, such as {checkpoint}/checkpoint-{steps[-1]}"
         )
-    if not is_in_shards(checkpoint):
+    if not is_in_shards(checkpoint) and not (is_of_engine(checkpoint) and written(checkpoint).parameters):
         is_whole = any(checkpoint.glob("*model*.safetensors"))
         why = (
             "its model is not in shards, from_pretrained reads it as it is" if is_whole else "holds no model in shards"
@@ -84,6 +87,9 @@ def _check(checkpoint: Path, output: Path) -> None:
 
 
 def _source(checkpoint: Path) -> Source:
+    if is_of_engine(checkpoint):
+        partitions = Partitions(checkpoint)
+        return _as_saved(checkpoint, partitions.forms, partitions.read, partitions.aliases)
     shards = Shards(checkpoint, MODEL_SHARDS)
     paths = {".".join(path): path for path in shards.paths()}
     every = {name: form for name, path in paths.items() if (form := shards.form(path)) is not None}
@@ -92,8 +98,15 @@ def _source(checkpoint: Path) -> Source:
         targets = {paths[name]: torch.empty_like(every[name], device="cpu") for name in names}
         return {".".join(path): value for path, value in shards.read(targets).items()}
 
+    return _as_saved(checkpoint, every, read, _noted_aliases(checkpoint))
+
+
+def _as_saved(
+    checkpoint: Path, every: Tensors, read: Callable[[Sequence[str]], Tensors], noted: Mapping[str, str]
+) -> Source:
+    """The tensors as the model of the checkpoint's configuration, if transformers has it, would save them."""
     model = _model_without_values(checkpoint)
-    aliases = aliases_of(model) if model is not None else _noted_aliases(checkpoint)
+    aliases = aliases_of(model) if model is not None else dict(noted)
     names = [name for name in every if name not in aliases]
     convert, notes = None, {"format": "pt", **aliases}
     if model is not None:

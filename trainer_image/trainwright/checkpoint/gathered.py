@@ -21,7 +21,7 @@ from trainwright.checkpoint.diskio import flush_tree
 from trainwright.checkpoint.staging import return_memory
 from trainwright.checkpoint.tensor_file import TensorFile
 from trainwright.checkpoint.weights import save_weights
-from trainwright.distributed.named_state import model_state, whole
+from trainwright.distributed.named_state import forms_of, wholes
 from trainwright.distributed.ranks import Ranks
 from trainwright.distributed.wrapping import unwrap
 from trainwright.integrations.peft import adapter_names, adapter_state
@@ -70,12 +70,12 @@ def of_model(model: nn.Module) -> Source:
     """The weights of a model, which may be sharded over the ranks."""
     model = unwrap(model)
     aliases = aliases_of(model)
-    state = {name: value for name, value in model_state(model).items() if isinstance(value, torch.Tensor)}
-    state = {name: state[name] for name in kept_names(model, list(state), aliases)}
-    forms = {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in state.items()}
+    forms = forms_of(model)
+    convert = conversion_of(model, forms)
+    forms = {name: forms[name] for name in kept_names(model, list(forms), aliases)}
     is_plain = not hasattr(model, "save_pretrained")
     notes = {"format": "pt", **(aliases if is_plain else {})}
-    return Source(forms, lambda names: {name: whole(state[name]) for name in names}, conversion_of(model), notes)
+    return Source(forms, lambda names: wholes(model, names), convert, notes)
 
 
 def aliases_of(model: nn.Module) -> dict[str, str]:
@@ -98,8 +98,12 @@ def kept_names(model: nn.Module, names: Sequence[str], aliases: Mapping[str, str
     return [name for name in names if name not in aliases and not any(pattern.search(name) for pattern in ignored)]
 
 
-def conversion_of(model: nn.Module) -> Callable[[Tensors], Tensors] | None:
-    """How transformers turns a model's tensors into those of its files; None if it leaves them as they are."""
+def conversion_of(model: nn.Module, forms: Tensors | None = None) -> Callable[[Tensors], Tensors] | None:
+    """How transformers turns a model's tensors into those of its files; None if it leaves them as they are.
+
+    Args:
+        forms: The forms of the model's tensors, if they are not whole in the model.
+    """
     if not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
         return None
     from transformers.core_model_loading import revert_weight_conversion
@@ -108,7 +112,8 @@ def conversion_of(model: nn.Module) -> Callable[[Tensors], Tensors] | None:
         converted: Tensors = revert_weight_conversion(model, dict(tensors))  # type: ignore[arg-type]
         return converted
 
-    form = {name: torch.empty(value.shape, device="meta") for name, value in model.state_dict().items()}
+    known = model.state_dict() if forms is None else forms
+    form = {name: torch.empty(value.shape, device="meta") for name, value in known.items()}
     with torch.device("meta"):
         return None if convert(form).keys() == form.keys() else convert
 
@@ -161,10 +166,10 @@ def replace_whole(model: nn.Module, folder: Path, ranks: Ranks) -> None:
 def _adapters(model: nn.Module) -> Tensors:
     """The ``state_dict`` with whole adapters; the base model, which is not written, is on the meta device."""
     model = unwrap(model)
-    state = {name: value for name, value in model_state(model).items() if isinstance(value, torch.Tensor)}
-    forms = {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in state.items()}
+    forms = forms_of(model)
     needed = {id(form) for name in adapter_names(model) for form in adapter_state(model, name, forms).values()}
-    return {name: whole(state[name]).cpu() if id(form) in needed else form for name, form in forms.items()}
+    names = [name for name, form in forms.items() if id(form) in needed]
+    return forms | {name: tensor.cpu() for name, tensor in wholes(model, names).items()}
 
 
 # -- writing

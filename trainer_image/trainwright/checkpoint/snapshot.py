@@ -41,6 +41,7 @@ from trainwright.checkpoint.sharded import MODEL_SHARDS, OPTIMIZER_SHARDS, is_in
 from trainwright.checkpoint.staging import Copy, Stager, as_it_is, return_memory
 from trainwright.checkpoint.store import MANIFEST
 from trainwright.checkpoint.weights import accepts_state_dict, save_config, save_weights
+from trainwright.checkpoint.zero import is_of_engine, save_engine
 from trainwright.contract import UserError
 from trainwright.data.epochs import Epochs
 from trainwright.data.place import draws_alike, has_own_shards
@@ -96,9 +97,11 @@ def snapshot(trainer: Any, leader: bool = True, copy: Copy = as_it_is) -> Snapsh
     taken = tuple(stem for name in own for stem in SAVERS.get(name, ()))
     if own:
         meeting.append(partial(_save_by, _savers(trainer, own, leader)))
+    if _saves_engine(trainer):
+        meeting.append(partial(_save_engine, trainer))
     if trainer._strategy.sharded:
         return_memory()  # what a step needed, before a layer is put together
-        if saves_model and not saves_shards(trainer):
+        if saves_model and _saves_whole(trainer):
             meeting.append(partial(save_whole, trainer.model, ranks=trainer.checkpoints.ranks))
         if leader and saves_model:
             at_once.append(partial(save_config, trainer.model))
@@ -146,7 +149,26 @@ def saves_shards(trainer: Any) -> bool:
     """Whether checkpoints hold the model in shards; a model alone, or adapters, are saved for ``from_pretrained``."""
     strategy = trainer._strategy
     is_for_use = trainer.args.save_only_model or adapter_names(trainer.model)
-    return strategy.sharded and not strategy.whole_checkpoints and not is_for_use
+    return strategy.sharded and not (strategy.whole_checkpoints or strategy.owns_checkpoints or is_for_use)
+
+
+def _saves_whole(trainer: Any) -> bool:
+    """Whether a checkpoint of a sharded model holds the model for ``from_pretrained``."""
+    if trainer._strategy.owns_checkpoints:
+        is_for_use = trainer.args.save_only_model or adapter_names(trainer.model)
+        return bool(trainer._strategy.whole_checkpoints or is_for_use)
+    return not saves_shards(trainer)
+
+
+def _saves_engine(trainer: Any) -> bool:
+    """Whether DeepSpeed's engine writes weights and optimizer."""
+    strategy = trainer._strategy
+    return strategy.owns_checkpoints and strategy.engine is not None and not trainer.args.save_only_model
+
+
+def _save_engine(trainer: Any, folder: Path) -> None:
+    schedule = trainer.lr_scheduler if hasattr(trainer.lr_scheduler, "state_dict") else None
+    save_engine(trainer._strategy.engine, folder, schedule, trained_alone=bool(adapter_names(trainer.model)))
 
 
 def shards_of(trainer: Any, model: bool, optimizer: bool) -> dict[str, dict[str, Any]]:
@@ -160,7 +182,9 @@ def shards_of(trainer: Any, model: bool, optimizer: bool) -> dict[str, dict[str,
 
 
 def _optimizer_in_shards(trainer: Any) -> bool:
-    return trainer._strategy.sharded and not trainer._strategy.whole_checkpoints and trainer.optimizer is not None
+    strategy = trainer._strategy
+    is_apart = strategy.sharded and not strategy.whole_checkpoints and not strategy.owns_checkpoints
+    return is_apart and trainer.optimizer is not None
 
 
 def _savers(trainer: Any, own: list[str], leader: bool) -> list[tuple[Callable[[str], None], bool]]:
@@ -275,7 +299,8 @@ def _save_state(trainer: Any, folder: Path) -> None:
 def _training_state(trainer: Any, leader: bool, wanted: Callable[[str], bool]) -> dict[str, Any]:
     """File name -> its contents, of the ``wanted`` files that this rank writes; without an optimizer in shards."""
     parts = {name: part for name, part in _parts(trainer).items() if wanted(name)}
-    optimizer = None if _optimizer_in_shards(trainer) else parts.get(OPTIMIZER)
+    is_apart = _optimizer_in_shards(trainer) or trainer._strategy.owns_checkpoints
+    optimizer = None if is_apart else parts.get(OPTIMIZER)
     gathers = trainer._strategy.sharded and optimizer is not None  # all ranks take part in it
     whole = trainer._strategy.state("optimizer", optimizer) if gathers or (leader and optimizer is not None) else None
     states = {name: part.state_dict() for name, part in parts.items() if name != OPTIMIZER} if leader else {}
@@ -333,6 +358,8 @@ def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OP
     """Load the optimizer, the scheduler and the scaler, if saved. The weights must be loaded before."""
     folder = Path(folder)
     for name, part in _parts(trainer).items():
+        if name == OPTIMIZER and trainer._strategy.owns_checkpoints:
+            continue
         if name == OPTIMIZER and name in names and has_optimizer(folder):
             _load_optimizer(trainer, folder)
         elif name in names and (folder / name).is_file():
@@ -342,9 +369,8 @@ def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OP
 
 def has_optimizer(folder: Path) -> bool:
     """Whether a checkpoint holds the state of the optimizer, in any of the forms that are known."""
-    return is_in_shards(folder, OPTIMIZER_SHARDS) or any(
-        (folder / name).is_file() for name in (OPTIMIZER, NAMED_OPTIMIZER)
-    )
+    has_file = any((folder / name).is_file() for name in (OPTIMIZER, NAMED_OPTIMIZER))
+    return has_file or is_in_shards(folder, OPTIMIZER_SHARDS) or is_of_engine(folder)
 
 
 def _load_optimizer(trainer: Any, folder: Path) -> None:

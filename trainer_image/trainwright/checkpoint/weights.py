@@ -29,7 +29,15 @@ from trainwright.checkpoint.sharded import another_model, is_in_shards, read_mod
 from trainwright.checkpoint.staging import Stager
 from trainwright.checkpoint.tensor_file import DTYPES
 from trainwright.contract import UserError
-from trainwright.distributed.named_state import held, is_sharded, model_state, part_of
+from trainwright.distributed.named_state import (
+    forms_of,
+    gathered,
+    held,
+    is_partitioned,
+    is_sharded,
+    model_state,
+    part_of,
+)
 from trainwright.distributed.wrapping import unwrap
 from trainwright.integrations.peft import adapter_names, load_adapters
 
@@ -152,13 +160,17 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     """
     model, folder = unwrap(model), Path(folder)
     if adapter_names(model):
-        load_adapters(model, folder)
+        with gathered([p for p in model.parameters() if p.requires_grad], writes=True):
+            load_adapters(model, folder)
         return
     if is_in_shards(folder):
         model.load_state_dict(read_model(model_state(model), folder), strict=False)
         return
     if any(map(is_sharded, model.parameters())):
         _load_parts(model, folder)
+        return
+    if any(map(is_partitioned, model.parameters())):
+        _load_partitioned(model, folder)
         return
     state = read_weights(folder)
     if problems := _differences(model, state):
@@ -179,6 +191,20 @@ def _load_parts(model: nn.Module, folder: Path) -> None:
             saved = converted[name][part_of(value)] if name in converted else files.read(name, part_of(value))
             if saved is not None:
                 held(value).copy_(saved)
+    model.load_state_dict(files.extra, strict=False)
+
+
+def _load_partitioned(model: nn.Module, folder: Path) -> None:
+    """Load the weights into parameters that are partitioned by ZeRO 3: all ranks read, and each keeps its part."""
+    files, forms = WeightFiles(folder), forms_of(model)
+    problems = _differing_forms(model, forms, files.forms)
+    converted = _converted(model, folder) or _refuse(folder, problems) if problems else {}
+    parameters = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    for name, form in forms.items():
+        saved = converted[name] if name in converted else files.read(name, tuple(slice(0, n) for n in form.shape))
+        if saved is not None:
+            with gathered([parameters[name]], writes=True), torch.no_grad():
+                parameters[name].copy_(saved)
     model.load_state_dict(files.extra, strict=False)
 
 
@@ -275,7 +301,10 @@ def _read_plain(folder: Path) -> dict[str, Any]:
 
 def _differences(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     """The differences between ``state`` and the model's own, except for tied weights."""
-    own = model.state_dict()
+    return _differing_forms(model, model.state_dict(), state)
+
+
+def _differing_forms(model: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any]) -> list[str]:
     loaded = {_place(own[name]) for name in own.keys() & state.keys()}
     ignored = _matcher(getattr(model, "_keys_to_ignore_on_save", None) or ())
     missing = [n for n in own if n not in state and not ignored(n) and _place(own[n]) not in loaded]

@@ -129,6 +129,7 @@ class FullyShard(OneProcess):
         model: nn.Module,
         make_optimizer: Callable[[], Any],
         wrap: Callable[[nn.Module], nn.Module] | None = None,
+        max_steps: int = 0,
     ) -> tuple[nn.Module, Any]:
         wrapped = (wrap or self.wrap)(model)
         return wrapped, make_optimizer()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -63,6 +64,56 @@ def whole(value: torch.Tensor) -> torch.Tensor:
         return with_part(value, held(value).to(device)).full_tensor().detach()
     full: torch.Tensor = value.full_tensor().detach()
     return full
+
+
+def forms_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Name in the ``state_dict`` -> a tensor on the meta device, of the shape and number format of the whole."""
+    parameters, made = dict(_parameters(model)), dict[int, torch.Tensor]()
+    forms = {}
+    for name, value in model_state(model).items():
+        if isinstance(value, torch.Tensor):
+            own = parameters.get(name, value)
+            form = torch.empty(getattr(own, "ds_shape", own.shape), dtype=value.dtype, device="meta")
+            forms[name] = made.setdefault(id(own), form)  # tied weights share one form
+    return forms
+
+
+def wholes(model: nn.Module, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return some tensors of the ``state_dict`` whole, on every rank; all ranks call this together."""
+    parameters = dict(_parameters(model))
+    partitioned = [parameters[name] for name in names if is_partitioned(parameters.get(name))]
+    if not partitioned:
+        state = model_state(model)
+        return {name: whole(state[name]) for name in names}
+    with gathered(partitioned):
+        state = model_state(model)
+        return {name: state[name].detach().clone() for name in names}
+
+
+def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return unwrap(model).named_parameters(remove_duplicate=False)
+
+
+def is_partitioned(tensor: Any) -> bool:
+    """Whether this is a parameter under ZeRO 3, of which a rank holds a part."""
+    return hasattr(tensor, "ds_id")
+
+
+@contextmanager
+def gathered(parameters: Iterable[torch.Tensor], writes: bool = False) -> Iterator[None]:
+    """A context in which partitioned parameters are whole; all ranks enter it together.
+
+    Args:
+        writes: Rank 0 changes them, and the other ranks get what it wrote.
+    """
+    partitioned = [parameter for parameter in parameters if is_partitioned(parameter)]
+    if not partitioned:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(partitioned, modifier_rank=0 if writes else None):
+        yield
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class OneProcess(Strategy):
         model: nn.Module,
         make_optimizer: Callable[[], Any],
         wrap: Callable[[nn.Module], nn.Module] | None = None,
+        max_steps: int = 0,
     ) -> tuple[nn.Module, Any]:
         optimizer = make_optimizer()
         return (wrap or self.wrap)(model), optimizer

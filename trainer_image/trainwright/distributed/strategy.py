@@ -49,10 +49,16 @@ class Strategy(ABC):
         scaler: The gradient scaler for fp16; None for other number formats.
         sharded: Whether each rank holds only shards of the model. Then forward passes, :meth:`state` and reading
             weights are collectives, which all ranks call in the same order.
+        owns_checkpoints: Whether an engine writes and reads the state of training in files of its own.
+        autocasts: Whether forward passes need autocast for a number format with 16 bits; an engine converts the model.
+        schedule_of_engine: The schedule that an engine's configuration names, made by :meth:`prepare`.
     """
 
     mesh: Mapping[str, int] = {}
     sharded = False
+    owns_checkpoints = False
+    autocasts = True
+    schedule_of_engine: Any = None
 
     def __init__(self, device: torch.device, ranks: Ranks, data: Ranks | None = None) -> None:
         self.device, self.ranks, self.data = device, ranks, data if data is not None else ranks
@@ -111,11 +117,13 @@ class Strategy(ABC):
         model: nn.Module,
         make_optimizer: Callable[[], Any],
         wrap: Callable[[nn.Module], nn.Module] | None = None,
+        max_steps: int = 0,
     ) -> tuple[nn.Module, Any]:
         """Create the wrapped module and the optimizer, in the order that this strategy needs.
 
         Args:
             wrap: Used instead of :meth:`wrap`; it calls that and adds more, for example compilation.
+            max_steps: The number of steps of the run, for an engine whose configuration depends on it.
         """
 
     @abstractmethod

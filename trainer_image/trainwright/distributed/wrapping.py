@@ -14,10 +14,16 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         if hasattr(model, "_orig_mod"):
             model = cast(nn.Module, model._orig_mod)
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or _is_engine(model):
+            model = cast(nn.Module, model.module)
         else:
             return model
+
+
+def _is_engine(model: nn.Module) -> bool:
+    """Whether this is DeepSpeed's engine, which holds the model."""
+    kind = getattr(sys.modules.get("deepspeed.runtime.engine"), "DeepSpeedEngine", None)
+    return kind is not None and isinstance(model, kind)
 
 
 def base_model(model: nn.Module) -> nn.Module:

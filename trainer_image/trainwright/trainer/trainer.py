@@ -40,6 +40,7 @@ from trainwright.checkpoint.snapshot import (
     save_training_state,
 )
 from trainwright.checkpoint.weights import load_weights
+from trainwright.checkpoint.zero import is_of_engine
 from trainwright.data import diagnosis
 from trainwright.data.collators import DataCollatorWithPadding, KeepColumns, default_data_collator
 from trainwright.data.epochs import Epochs
@@ -163,7 +164,8 @@ class Trainer:
         self.optimizer, self.lr_scheduler = optimizers
         self.data_collator = data_collator if data_collator is not None else self._default_collator()
         self._validate_args()
-        vars(self).update(WITHOUT | {"is_fsdp_enabled": is_on(args.fsdp)})
+        enabled = {"is_fsdp_enabled": is_on(args.fsdp), "is_deepspeed_enabled": bool(args.deepspeed)}
+        vars(self).update(WITHOUT | enabled)
         self._memory = MemoryTracker(args.skip_memory_metrics)
         self._memory_tracker = TrainerMemoryTracker(args.skip_memory_metrics, self._memory)
         with self._memory.stage("init"):
@@ -187,7 +189,7 @@ class Trainer:
         """Place a model on its device, and inspect once what its forward takes and returns."""
         args = self.args
         self.model = self.model_wrapped = model
-        if not self._strategy.sharded:
+        if not self._strategy.sharded or self._strategy.owns_checkpoints:
             fill(model)
         self.is_model_parallel, self.place_model_on_device = prepare.spread(model), prepare.placed(model, args)
         if self.place_model_on_device:
@@ -920,12 +922,16 @@ class Trainer:
         return os.path.join(folder, str(self.hp_name(trial)) if self.hp_name is not None else f"run-{trial.number}")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load the weights of a checkpoint, in place."""
-        load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+        """Load the weights of a checkpoint, in place; DeepSpeed's engine also loads its optimizer."""
+        folder = Path(resume_from_checkpoint)
+        if model is None and self._strategy.owns_checkpoints and is_of_engine(folder):
+            session.load_of_engine(self, folder)
+        else:
+            load_weights(self.model if model is None else model, folder)
 
     def _load_best_model(self) -> None:
         """Load the weights of the best checkpoint."""
-        load_weights(self.model, Path(str(self.state.best_model_checkpoint)))
+        Trainer._load_from_checkpoint(self, str(self.state.best_model_checkpoint))
 
     # -- logging and callbacks
 
@@ -989,7 +995,7 @@ class Trainer:
 
     def get_num_trainable_parameters(self) -> int:
         """Return the number of trainable parameters."""
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        return sum(getattr(p, "ds_numel", p.numel()) for p in self.model.parameters() if p.requires_grad)
 
     def get_learning_rates(self) -> list[float]:
         """Return the learning rate of each parameter group."""

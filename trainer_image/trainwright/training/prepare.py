@@ -63,6 +63,7 @@ def placed(model: nn.Module, args: Any) -> bool:
     return not (
         args.place_model_on_device is False
         or is_on(args.fsdp)  # each unit is moved when it is sharded
+        or args.deepspeed  # as a whole, by the engine
         or getattr(model, "hf_device_map", None) is not None
         or getattr(model, "quantization_method", None) == "bitsandbytes"  # refuses to be moved
         or any(p.is_meta for p in model.parameters())
@@ -109,6 +110,8 @@ def tied_names(model: nn.Module) -> list[list[str]]:
 
 def wrap_model(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
     """Return the module for training: with autocast, spread over the ranks, and compiled, each if enabled."""
+    if strategy.owns_checkpoints:
+        return _of_engine(model, args, strategy)
     autocast_forward(model, args.device, training_dtype(args))
     if strategy.sharded:
         return _sharded(model, args, strategy)
@@ -118,10 +121,21 @@ def wrap_model(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
 
 def wrap_for_evaluation(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
     """Return the module for evaluation outside of training; its forward does not synchronise gradients."""
+    if strategy.owns_checkpoints:
+        return strategy.wrap(model)
     autocast_forward(model, args.device, training_dtype(args))
     if strategy.sharded:
         return _sharded(model, args, strategy)
     return cast(nn.Module, _compiled(model, args)) if args.torch_compile else model
+
+
+def _of_engine(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
+    """Return DeepSpeed's engine, which compiles its module itself."""
+    engine: Any = strategy.wrap(model)
+    if args.torch_compile and not engine.is_compiled:
+        options = {"mode": args.torch_compile_mode, **compile_options()}
+        engine.compile(backend=args.torch_compile_backend or "inductor", compile_kwargs=options)
+    return cast(nn.Module, engine)
 
 
 def _sharded(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:

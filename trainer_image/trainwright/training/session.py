@@ -31,6 +31,7 @@ from trainwright.checkpoint.snapshot import (
 )
 from trainwright.checkpoint.store import CheckpointStore, how_to_accept
 from trainwright.checkpoint.weights import check_ties
+from trainwright.checkpoint.zero import check_layout, is_of_engine, load_engine, written
 from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
 from trainwright.data import fork_server
 from trainwright.data.epochs import Epochs
@@ -40,6 +41,7 @@ from trainwright.integrations import waiting
 from trainwright.integrations.clock import EVALUATING, IDLE, RESTORING, SAVING, STARTING, of_process
 from trainwright.integrations.liger import liger_kernels
 from trainwright.integrations.neftune import add_noise
+from trainwright.integrations.peft import adapter_names
 from trainwright.job import first_training, resolved_job, warn_if_arguments_unread, warn_if_ephemeral
 from trainwright.outputs import TrainOutput
 from trainwright.training import checks
@@ -101,7 +103,7 @@ def claim_output(trainer: Any) -> None:
     job = resolved_job()
     if job is not None or trainer.args.save_strategy != "no":
         trainer.checkpoints.claim(adopt=job is not None and job.adopt_output)
-        if saves_shards(trainer):
+        if saves_shards(trainer) or trainer._strategy.owns_checkpoints:
             trainer.checkpoints.check_shared()
     trainer.checkpoints.notes = notes_of(trainer)
 
@@ -110,6 +112,8 @@ def notes_of(trainer: Any) -> dict[str, Any]:
     """What the manifest of a checkpoint says about the layout of this run."""
     strategy = trainer._strategy
     layout = {"sharded": strategy.sharded, "mesh": dict(strategy.mesh)}
+    if strategy.owns_checkpoints:
+        layout["zero"] = strategy.stage
     aliases = aliases_of(trainer.model) if saves_shards(trainer) else {}
     return {"layout": layout, "dataSize": strategy.data_size, **({"aliases": aliases} if aliases else {})}
 
@@ -127,9 +131,10 @@ def train_with_workers(trainer: Any, resume_from: str | bool | None, ignore_keys
     with of_process().spending(RESTORING):
         checkpoint = find_checkpoint(trainer, resume_from)
     if checkpoint is not None:
+        trainer.checkpoints.ranks.agree(lambda: check_readable(trainer, checkpoint))
         tell_differences(trainer, checkpoint)
         tell_afresh(trainer, checkpoint)
-        if not trainer._strategy.sharded:
+        if not reads_late(trainer, checkpoint):
             with of_process().spending(RESTORING):
                 trainer._load_from_checkpoint(str(checkpoint))
         if trainer.args.auto_find_batch_size and (checkpoint / TRAINER_STATE).is_file():
@@ -223,18 +228,55 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     return loop
 
 
+def check_readable(trainer: Any, checkpoint: Path) -> None:
+    """Raises :class:`UserError` for a checkpoint whose training state this strategy cannot read."""
+    strategy = trainer._strategy
+    if is_of_engine(checkpoint):
+        if not strategy.owns_checkpoints:
+            raise UserError(
+                f"{checkpoint}: was written by DeepSpeed ({written(checkpoint).name}), whose engine alone reads the "
+                f"state of its optimizer; set deepspeed, or {written(checkpoint).start_again}"
+            )
+        check_layout(checkpoint, strategy.stage, strategy.ranks.world_size)
+    elif strategy.owns_checkpoints and has_optimizer(checkpoint):
+        raise UserError(
+            f"{checkpoint}: was not written by DeepSpeed, whose engine reads no other state of an optimizer; leave "
+            "deepspeed out, or begin anew with its model"
+        )
+
+
+def reads_late(trainer: Any, checkpoint: Path) -> bool:
+    """Whether the weights are read into the prepared model: by the engine, or by each rank its part."""
+    strategy = trainer._strategy
+    return is_of_engine(checkpoint) if strategy.owns_checkpoints else bool(strategy.sharded)
+
+
+def load_of_engine(trainer: Any, checkpoint: Path) -> None:
+    """Restore what DeepSpeed's engine saved: weights, optimizer and schedule."""
+    load_engine(
+        trainer._strategy.engine,
+        checkpoint,
+        trainer.lr_scheduler,
+        trainer.checkpoints.ranks,
+        strict=not adapter_names(trainer.model),
+    )
+
+
 def load_state(trainer: Any, checkpoint: str) -> None:
     """Load optimizer, schedule and scaler, and the weights if each rank holds only a part of them.
 
     If one rank cannot read its part, all ranks raise its error.
     """
+    is_late = reads_late(trainer, Path(checkpoint))
 
     def load() -> None:
-        if trainer._strategy.sharded:
+        if is_late and not trainer._strategy.owns_checkpoints:
             trainer._load_from_checkpoint(checkpoint)
         trainer._load_optimizer_and_scheduler(checkpoint)
         trainer._load_scaler(checkpoint)
 
+    if is_late and trainer._strategy.owns_checkpoints:
+        trainer._load_from_checkpoint(checkpoint)
     trainer.checkpoints.ranks.agree(load)
 
 
@@ -371,11 +413,17 @@ def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
         trainer.create_optimizer_and_scheduler(horizon.max_steps) if together else trainer.create_optimizer()
         return trainer.optimizer
 
-    prepared = trainer._strategy.prepare(trainer.model, make_optimizer, trainer._wrap_model)
+    strategy = trainer._strategy
+    prepared = strategy.prepare(trainer.model, make_optimizer, trainer._wrap_model, horizon.max_steps)
     trainer.model_wrapped, trainer.optimizer = prepared
-    if not together:
+    if strategy.owns_checkpoints:
+        trainer.deepspeed = strategy.engine
+    if strategy.schedule_of_engine is not None:
+        trainer.lr_scheduler, trainer._created_lr_scheduler = strategy.schedule_of_engine, True
+    if not together or trainer.lr_scheduler is None:
         trainer.create_scheduler(num_training_steps=horizon.max_steps)
-    check_optimizer(trainer.optimizer, trainer.model)
+    if not strategy.owns_checkpoints:  # an engine's optimizer holds partitions
+        check_optimizer(trainer.optimizer, trainer.model)
     trainer.is_prepared, handler = True, trainer.callback_handler
     handler.model, handler.optimizer, handler.lr_scheduler = trainer.model, trainer.optimizer, trainer.lr_scheduler
     handler.train_dataloader = dataloader

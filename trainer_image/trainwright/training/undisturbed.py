@@ -87,9 +87,10 @@ def _hooks(model: nn.Module) -> Iterator[dict[Any, Any]]:
 
 
 def _gathers(hook: Any) -> bool:
-    """Whether a hook belongs to ``fully_shard``."""
+    """Whether a hook belongs to ``fully_shard``, or to DeepSpeed."""
     owner = getattr(getattr(hook, "func", hook), "__self__", None)
-    return type(owner).__module__.startswith("torch.distributed.fsdp")
+    is_of_engine = str(getattr(hook, "__module__", "")).startswith("deepspeed.")
+    return is_of_engine or type(owner).__module__.startswith("torch.distributed.fsdp")
 
 
 def _reshard(model: nn.Module) -> None:

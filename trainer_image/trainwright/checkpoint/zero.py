@@ -1,0 +1,375 @@
+"""Checkpoints of DeepSpeed's engine: ``global_stepN/``, ``latest`` and ``zero_to_fp32.py``, as Hugging Face's Trainer.
+
+The engine flattens all parameters and cuts them into one partition for each rank, so a run with another number of
+ranks, or with another layout, cannot read them; it is refused before the engine reads.
+
+The files are pickles with classes of DeepSpeed. They are read with those classes and no others, so a checkpoint cannot
+run code. Every rank reads and writes its files outside of the engine's collectives, so an error on one rank can be
+reported to the others.
+"""
+
+from __future__ import annotations
+
+import enum
+import io
+import math
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from trainwright.contract import UserError
+from trainwright.distributed.ranks import Ranks
+
+LATEST, SCRIPT = "latest", "zero_to_fp32.py"
+_FOLDER = re.compile(r"^global_step\d+$")
+_OPTIMIZER = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_?optim_states\.pt$")
+_MODEL = "mp_rank_00_model_states.pt"
+
+
+class Written(NamedTuple):
+    """How the engine that wrote a checkpoint was spread: over how many ranks, and whether parameters were (ZeRO 3)."""
+
+    ranks: int
+    parameters: bool
+
+    @property
+    def name(self) -> str:
+        return f"ZeRO {'3' if self.parameters else '1 or 2'} over {self.ranks} processes"
+
+    @property
+    def start_again(self) -> str:
+        """How to train on without the state of the optimizer."""
+        made = " that trainwright consolidate makes of it" if self.parameters else " in it"
+        return f"begin anew with the model{made}"
+
+
+def tag_of(folder: Path) -> str | None:
+    """The name of the engine's folder in a checkpoint; None if it has none."""
+    try:
+        tag = (folder / LATEST).read_text(encoding="utf-8").strip()
+    except OSError:
+        tag = next((path.name for path in sorted(folder.glob("global_step*")) if path.is_dir()), "")
+    return tag if _FOLDER.match(tag) and (folder / tag).is_dir() else None
+
+
+def is_of_engine(folder: Path) -> bool:
+    """Whether DeepSpeed's engine wrote weights and optimizer of a checkpoint."""
+    return tag_of(folder) is not None
+
+
+def written(folder: Path) -> Written:
+    """How the engine that wrote a checkpoint was spread, by the names of its files."""
+    names = [path.name for path in (folder / (tag_of(folder) or "")).iterdir()]
+    return Written(sum(bool(_OPTIMIZER.search(name)) for name in names), _MODEL not in names)
+
+
+def check_layout(folder: Path, stage: int, ranks: int) -> None:
+    """Raises :class:`UserError` unless an engine of this ``stage`` on so many ``ranks`` can read the checkpoint."""
+    found = written(folder)
+    if found.ranks != ranks:
+        raise UserError(
+            f"{folder}: was written by {found.name}, and this run has {ranks}: DeepSpeed cannot divide its partitions "
+            f"anew; start {found.ranks}, or {found.start_again}"
+        )
+    if found.parameters != (stage == 3):
+        raise UserError(
+            f"{folder}: was written by {found.name}, and this run has stage {stage}; set "
+            f"zero_optimization.stage to {3 if found.parameters else '1 or 2'}, or {found.start_again}"
+        )
+
+
+# -- writing
+
+
+def save_engine(engine: Any, folder: Path, schedule: Any, trained_alone: bool = False) -> None:
+    """Write this rank's files of the engine below ``folder``; all ranks call it together, each with its own folder.
+
+    Args:
+        schedule: Its state is saved with the engine's; None for one without a state.
+        trained_alone: Leave out parameters that are not trained (those under adapters).
+
+    Raises:
+        OSError: This rank could not write, but has taken part in all that the others needed.
+    """
+    files = _writer()
+    with _using(engine, files, schedule):
+        engine.save_checkpoint(str(folder), save_latest=False, exclude_frozen_parameters=trained_alone)
+    if files.failure is not None:
+        raise files.failure
+    if engine.global_rank == 0:
+        _write_beside(engine, folder)
+
+
+def _write_beside(engine: Any, folder: Path) -> None:
+    from deepspeed.utils import zero_to_fp32
+
+    (folder / LATEST).write_text(f"global_step{engine.global_steps}", encoding="utf-8")
+    shutil.copyfile(str(zero_to_fp32.__file__), folder / SCRIPT)
+
+
+@contextmanager
+def _using(engine: Any, files: Any, schedule: Any) -> Iterator[None]:
+    """A context in which the engine reads and writes by ``files``, and its state includes that of ``schedule``."""
+    former = engine.checkpoint_engine
+    engine.checkpoint_engine, engine.lr_scheduler = files, schedule
+    vars(engine)["_copy_recovery_script"] = lambda folder: None
+    try:
+        yield
+    finally:
+        engine.checkpoint_engine, engine.lr_scheduler = former, None
+        del vars(engine)["_copy_recovery_script"]
+
+
+def _writer() -> Any:
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+    class Writer(TorchCheckpointEngine):  # type: ignore[misc]
+        """Keeps an error for later, because the other ranks wait within the engine."""
+
+        failure: Exception | None = None
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            self._keep(lambda: Path(path).mkdir(parents=True, exist_ok=exist_ok))
+
+        def save(self, state_dict: Any, path: str) -> None:
+            self._keep(lambda: _save(state_dict, path))
+
+        def _keep(self, write: Callable[[], None]) -> None:
+            if self.failure is None:
+                try:
+                    write()
+                except Exception as error:
+                    self.failure = error
+
+    return Writer(None)
+
+
+def _save(state: Any, path: str) -> None:
+    """Writes through a Python file, because torch's own writer does not report a full disk.
+
+    Raises:
+        OSError: That of the file, also where torch raises another error after it.
+    """
+    with open(path, "wb", buffering=0) as raw:
+        file = _Reported(raw)
+        try:
+            torch.save(state, file)
+            file.flush()
+        except RuntimeError as error:
+            raise file.error or error from error
+
+
+class _Reported(io.BufferedWriter):
+    """A file that keeps its error."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+# -- reading
+
+
+def load_engine(engine: Any, folder: Path, schedule: Any, ranks: Ranks, strict: bool = True) -> None:
+    """Restore the engine: weights, optimizer, and the schedule if its state was saved; all ranks call it together.
+
+    Args:
+        strict: Every parameter must be there; false where frozen ones under adapters were left out.
+
+    Raises:
+        UserError: A file is missing or damaged, or is of another model; the same on all ranks.
+    """
+    tag = tag_of(folder)
+    assert tag is not None
+    reader = _reader()
+    paths = [*engine._get_all_ckpt_names(str(folder), tag)[:1], engine._get_zero_ckpt_name(str(folder), tag)]
+    ranks.agree(lambda: reader.read_ahead(paths))
+    ranks.agree(lambda: _check_model(engine, folder, reader.known[paths[0]], strict))
+    has_schedule = schedule is not None and bool(reader.known[paths[0]].get("lr_scheduler"))
+    with _using(engine, reader, schedule):
+        engine.load_checkpoint(str(folder), tag, load_module_strict=strict, load_lr_scheduler_states=has_schedule)
+
+
+def _check_model(engine: Any, folder: Path, state: dict[str, Any], strict: bool) -> None:
+    """Raises :class:`UserError` for the weights of another model, before the engine copies any."""
+    from trainwright.checkpoint.sharded import another_model
+
+    saved = {name: tuple(shape) for name, shape in _shapes(state).items()}
+    own = {
+        name: tuple(getattr(parameter, "ds_shape", parameter.shape))
+        for name, parameter in engine.module.named_parameters()
+        if parameter.requires_grad
+    }
+    problems = [f"missing {name}" for name in own if name not in saved]
+    problems += [f"unexpected {name}" for name in saved if name not in own]
+    problems += [
+        f"{name} is {saved[name]} there and {shape} here"
+        for name, shape in own.items()
+        if name in saved and saved[name] != shape
+    ]
+    if problems and saved:
+        raise another_model(folder, problems)
+
+
+def _reader() -> Any:
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+    class Reader(TorchCheckpointEngine):  # type: ignore[misc]
+        """Hands out what was read before the engine's collectives began."""
+
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.known: dict[str, Any] = {}
+
+        def read_ahead(self, paths: Sequence[str]) -> None:
+            self.known = {path: read(Path(path)) for path in paths}
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            found = self.known.get(path)
+            return read(Path(path)) if found is None else found
+
+    return Reader()
+
+
+def read(path: Path, mapped: bool = False) -> Any:
+    """Read a file of the engine. Raises :class:`UserError` if it is missing or damaged, or holds other classes.
+
+    Args:
+        mapped: Only what is used of the tensors gets into memory; DeepSpeed's own classes are not needed.
+    """
+    try:
+        with torch.serialization.safe_globals(_STAND_INS if mapped else _classes()):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path.parent.parent}: {path.name} is missing; resume with the number format and the stage that it was "
+            "written with, or from another checkpoint"
+        ) from None
+    except Exception as error:  # a damaged pickle raises anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it is damaged, or holds more than values of DeepSpeed"
+        raise UserError(f"{path}: cannot be read ({reason}); resume from another checkpoint") from error
+
+
+def _classes() -> list[Any]:
+    """The classes of DeepSpeed that its checkpoints hold, all of them plain data."""
+    from deepspeed.runtime.fp16 import loss_scaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [loss_scaler.LossScaler, loss_scaler.DynamicLossScaler, ZeroStageEnum, fragment_address]
+
+
+class _Plain:
+    """Stands for an object of DeepSpeed whose values are not needed."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+
+class _Stage(enum.IntEnum):
+    """Stands for DeepSpeed's enumeration of the stages."""
+
+    DISABLED, OPTIMIZER, GRADIENTS, WEIGHTS = range(4)
+
+
+_STAND_INS: list[Any] = [
+    (_Plain, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
+    (_Plain, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
+    (_Plain, "deepspeed.utils.tensor_fragment.fragment_address"),
+    (_Stage, "deepspeed.runtime.zero.config.ZeroStageEnum"),
+]
+
+
+# -- the weights without the engine
+
+
+class Partitions:
+    """The float32 weights in a checkpoint of ZeRO 3, of which each file holds a partition.
+
+    Every parameter is cut into equal parts, one for each rank, of which the last is padded; a rank's file holds its
+    parts one after the other.
+
+    Attributes:
+        forms: Name -> a tensor on the meta device, of the shape and number format of the whole.
+        aliases: Name -> the name under which its tensor is saved, for tied weights.
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        place = folder / str(tag_of(folder))
+        ranks = written(folder).ranks
+        models = [read(next(iter(place.glob(f"*zero_pp_rank_{rank}_{_MODEL}")), place), True) for rank in range(ranks)]
+        states = [read(path, True)["optimizer_state_dict"] for path in _by_rank(place)]
+        self._flat = [[group.flatten() for group in state["fp32_flat_groups"]] for state in states]
+        self._frozen = [model.get("frozen_param_fragments") or {} for model in models]
+        first = models[0]
+        self._buffers = {name: first["module"][name] for name in first["buffer_names"] if name in first["module"]}
+        self._shapes, self._frozen_shapes = _shapes(first), dict(first.get("frozen_param_shapes") or {})
+        self._starts = self._offsets(ranks)
+        self.aliases: dict[str, str] = dict(first.get("shared_params") or {})
+        shapes = self._shapes | self._frozen_shapes
+        self.forms = {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()}
+        self.forms |= {name: torch.empty_like(value, device="meta") for name, value in self._buffers.items()}
+
+    def _offsets(self, ranks: int) -> dict[str, int]:
+        """Name -> where the part of each rank begins in its file."""
+        offsets, offset = {}, 0
+        for name, shape in self._shapes.items():
+            offsets[name] = offset
+            offset += math.ceil(math.prod(shape) / ranks)
+        return offsets
+
+    def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Put some tensors together."""
+        return {name: self._whole(name) for name in names}
+
+    def _whole(self, name: str) -> torch.Tensor:
+        if name in self._buffers:
+            buffer: torch.Tensor = self._buffers[name].clone()
+            return buffer
+        shape = tuple(self.forms[name].shape)
+        count = math.prod(shape)
+        if name in self._frozen_shapes:
+            parts = [fragments[name].flatten().float() for fragments in self._frozen]
+        else:
+            size = math.ceil(count / len(self._flat))
+            parts = [_slice(groups, self._starts[name], size) for groups in self._flat]
+        return torch.cat(parts)[:count].view(shape)
+
+
+def _by_rank(place: Path) -> list[Path]:
+    found = {int(match[1]): path for path in place.iterdir() if (match := _OPTIMIZER.search(path.name))}
+    return [found[rank] for rank in sorted(found)]
+
+
+def _shapes(model_state: dict[str, Any]) -> dict[str, Any]:
+    """Name -> shape of the trained parameters, in the order in which they are flattened."""
+    return {name: shape for group in model_state.get("param_shapes") or [] for name, shape in group.items()}
+
+
+def _slice(groups: list[torch.Tensor], start: int, size: int) -> torch.Tensor:
+    """``size`` elements from ``start`` on of the groups one after the other."""
+    parts = []
+    for group in groups:
+        if size and start < group.numel():
+            parts.append(group[start : start + size])
+            size -= parts[-1].numel()
+            start = 0
+        else:
+            start -= group.numel()
+    return torch.cat(parts)
