@@ -114,9 +114,23 @@ CASES: dict[str, tuple[str, list[str]]] = {
             'set evalStrategy to "steps" or "epoch"'
         ],
     ),
-    "an effect that is not built": (
-        argument("deepspeed: {zero_optimization: {stage: 3}}"),
-        [f"job.yaml:11: {ARGUMENTS}.deepspeed: DeepSpeed is not built yet; shard by fsdp, or train data parallel"],
+    "a configuration that contradicts the arguments": (
+        argument("deepspeed: {zero_optimization: {stage: 3}, gradient_clipping: 0.5}"),
+        [
+            f"job.yaml:11: {ARGUMENTS}.deepspeed: gradient_clipping is 0.5 here, and maxGradNorm is 1.0; set both "
+            'alike, or the first to "auto"'
+        ],
+    ),
+    "a key that DeepSpeed does not have": (
+        argument("deepspeed: {zero_optimization: {stage: 3}, gradient_cliping: 0.5}"),
+        [
+            f"job.yaml:11: {ARGUMENTS}.deepspeed: gradient_cliping is not a key that is supported here; did you mean "
+            "gradient_clipping?"
+        ],
+    ),
+    "a stage that ZeRO does not have": (
+        argument("deepspeed: {zero_optimization: {stage: 4}}"),
+        [f"job.yaml:11: {ARGUMENTS}.deepspeed: zero_optimization.stage: must be 1, 2 or 3, not 4"],
     ),
     "a token in the open": (
         argument("hubToken: hf_secret"),

@@ -211,6 +211,7 @@ EFFECTS: dict[str, Effect] = {
     "ddp_timeout": Effect(
         "arguments/devices.py", _DEVICES + "test_two_nodes_save_and_log_as_the_arguments_of_each_node_say"
     ),
+    "deepspeed": Effect("distributed/choice.py", "tests/zero/test_zero.py::test_gradients_are_exchanged_once_a_step"),
     "fsdp": Effect("distributed/choice.py", _SHARDS + "test_gradients_are_reduced_once_a_step"),
     "fsdp_config": Effect("distributed/choice.py", _SHARDS + "test_what_cannot_be_is_refused_in_one_line[a layer]"),
     "parallelism_config": Effect(

@@ -125,8 +125,8 @@ def test_yaml_is_read_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ({"learning_rate": -1}, "learningRate: must be at least 0, not -1"),
         ({"learning_rate": "fast"}, 'learningRate: must be a number, not the text "fast"'),
         (
-            {"deepspeed": {"zero_optimization": {}}},
-            "deepspeed: DeepSpeed is not built yet; shard by fsdp, or train data parallel",
+            {"deepspeed": {"zero_optimization": {"stage": 4}}},
+            "deepspeed: zero_optimization.stage: must be 1, 2 or 3, not 4",
         ),
     ],
 )

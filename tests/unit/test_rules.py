@@ -170,6 +170,14 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
             for optim in ("lomo", "adamw_8bit", "galore_adamw", "apollo_adamw", "paged_lion_8bit")
         ],
     ),
+    "optimizers-that-take-partitions": (
+        [{"optim": "adafactor"}, {"optim": "sgd", "deepspeed": {"a": 1}}, {"deepspeed": {"a": 1}}],
+        [{"optim": "adafactor", "deepspeed": {"a": 1}}, {"optim": "schedule_free_sgd", "deepspeed": {"a": 1}}],
+    ),
+    "deepspeed-is-made-once": (
+        [{"auto_find_batch_size": True}, {"deepspeed": {"a": 1}}],
+        [{"auto_find_batch_size": True, "deepspeed": {"a": 1}}],
+    ),
     "liger-settings-need-liger": (
         [{}, {"use_liger_kernel": True}, {"use_liger_kernel": True, "liger_kernel_config": {"rope": True}}],
         [{"liger_kernel_config": {"rope": True}}, {"use_liger_kernel": False, "liger_kernel_config": {}}],

@@ -15,6 +15,7 @@ from typing import Any
 Values = Mapping[str, Any]
 
 DEFAULTS: dict[str, str | bool | int | float] = {
+    "auto_find_batch_size": False,
     "bf16": False,
     "bf16_full_eval": False,
     "dataloader_num_workers": 0,
@@ -143,6 +144,8 @@ BITSANDBYTES = frozenset(
 """Optimizers with kernels of bitsandbytes, which know no shards."""
 UNSHARDED = IN_BACKWARD | LOW_RANK | BITSANDBYTES
 """Optimizers that cannot step on the shards of ``fsdp``."""
+ELEMENTWISE = frozenset({"adamw_torch", "adamw_torch_fused", "sgd", "rmsprop"})
+"""Optimizers that treat each element by itself, as the flat partitions of DeepSpeed require. It replaces Adagrad."""
 AXES = ("dp_replicate_size", "dp_shard_size", "tp_size", "cp_size", "sp_size")
 """The sizes in ``parallelism_config``."""
 _SHARDS = '(has({fsdp}) && {fsdp} != "")'
@@ -354,6 +357,20 @@ RULES: tuple[Rule, ...] = (
         lambda v: not v["fsdp"] or v["optim"] not in UNSHARDED,
         f"!{_SHARDS} || !({{optim}} in " + _one_of(UNSHARDED) + ")",
         "optim cannot step on the shards of fsdp; choose one that torch computes, such as the default, or drop fsdp",
+    ),
+    Rule(
+        "optimizers-that-take-partitions",
+        ("optim", "deepspeed"),
+        lambda v: not v["deepspeed"] or v["optim"] in ELEMENTWISE,
+        "!has({deepspeed}) || {optim} in " + _one_of(ELEMENTWISE),
+        "optim cannot step on DeepSpeed's partitions, which are flat; choose AdamW of torch, sgd or rmsprop",
+    ),
+    Rule(
+        "deepspeed-is-made-once",
+        ("auto_find_batch_size", "deepspeed"),
+        lambda v: not v["deepspeed"] or not v["auto_find_batch_size"],
+        "!has({deepspeed}) || !{auto_find_batch_size}",
+        "auto_find_batch_size cannot make DeepSpeed's engine again after a step that failed; set the batch size",
     ),
     Rule(
         "liger-settings-need-liger",

@@ -11,8 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trainwright.arguments import deepspeed
+from trainwright.arguments.errors import Mistake
+from trainwright.arguments.fields import FIELDS
 from trainwright.nearest import did_you_mean
-from trainwright_operator.api import declare, manifest, metadata, names
+from trainwright_operator.api import declare, manifest, metadata, mirror, names
 from trainwright_operator.api.check import check, check_change, without_nulls
 from trainwright_operator.api.job import JobSpec
 from trainwright_operator.api.pool import AcceleratorPool
@@ -85,7 +88,26 @@ def problems(content: Any) -> list[Problem]:
         return [Problem("kind", f"is missing; give kind: {names.JOB_KIND} and apiVersion: {names.API_VERSION}")]
     if not isinstance(kind, str) or kind not in SCHEMAS:
         return [Problem("kind", f"is {kind!r}, not one of {', '.join(SCHEMAS)}{did_you_mean(str(kind), SCHEMAS)}")]
-    return check(SCHEMAS[kind](), as_stored(content))
+    stored = as_stored(content)
+    return check(SCHEMAS[kind](), stored) or _of_deepspeed(stored.get("spec", {}).get("trainingArguments") or {})
+
+
+def _of_deepspeed(arguments: Mapping[str, Any]) -> list[Problem]:
+    """What of ``deepspeed`` no schema can say: its keys, and contradictions of the other arguments."""
+    if not arguments.get("deepspeed"):
+        return []
+    values = {name: info.default for name, info in FIELDS.items()} | mirror.to_arguments(arguments)
+    try:
+        lines = deepspeed.conflicts(deepspeed.check(values["deepspeed"]), values)
+    except Mistake as mistake:
+        lines = [str(mistake)]
+    return [Problem("spec.trainingArguments.deepspeed", _named(line)) for line in lines]
+
+
+def _named(line: str) -> str:
+    """DeepSpeed's key, which comes first, as it is; the argument after it as a manifest names it."""
+    key, here, argument = line.partition(" here, and ")
+    return key + here + mirror.in_manifest_names(argument)
 
 
 def as_stored(content: Mapping[str, Any]) -> dict[str, Any]:

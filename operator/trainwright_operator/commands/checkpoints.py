@@ -83,10 +83,12 @@ def _checkpoint(folder: Path, step: int, problems: list[str], best: bool) -> Che
 
 
 def _layout(manifest: dict[str, Any]) -> str | None:
-    """``one process``, ``ddp 4``, ``fsdp 4``, or ``fsdp 2x4``: replicas times ranks that one is sharded over."""
+    """``one process``, ``ddp 4``, ``zero 3 x 4``, ``fsdp 4``, or ``fsdp 2x4``: replicas times ranks of a replica."""
     layout, ranks = manifest.get("layout"), manifest.get("worldSize")
     if not isinstance(layout, dict):
         return None
+    if "zero" in layout:
+        return f"zero {layout['zero']} x {ranks}"
     if layout.get("sharded"):
         return "fsdp " + ("x".join(map(str, layout.get("mesh", {}).values())) or "1")
     return f"ddp {ranks}" if ranks != 1 else "one process"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from trainwright import rules
 
-from . import sharding
+from . import deepspeed, sharding
 from .accelerator import AcceleratorConfig
 from .errors import ArgumentError, Mistake, NotBuiltError, Problem, UnknownArgumentError, hidden, refusal, shown
 from .fields import FIELDS, FieldInfo
@@ -222,6 +222,13 @@ def _fsdp_config(info: FieldInfo, value: Any) -> dict[str, Any] | None:
     return config if any(key not in nothing or nothing[key] != setting for key, setting in config.items()) else None
 
 
+def _deepspeed(info: FieldInfo, value: Any) -> Any:
+    """The value as it was given, as in transformers, because scripts read it."""
+    config = _object_or_path(info, value)
+    deepspeed.check(config)
+    return config
+
+
 def _parallelism_config(info: FieldInfo, value: Any) -> Any:
     is_larger = any(size > 1 for size in sharding.axes(value).values())
     return (dict(value) if isinstance(value, Mapping) else value) if is_larger else None
@@ -233,6 +240,7 @@ def _opaque(info: FieldInfo, value: Any) -> Any:
 
 _BY_FIELD: dict[str, Callable[[FieldInfo, Any], Any]] = {
     "accelerator_config": _accelerator_config,
+    "deepspeed": _deepspeed,
     "fsdp": _fsdp,
     "fsdp_config": _fsdp_config,
     "parallelism_config": _parallelism_config,
@@ -290,6 +298,7 @@ def checked(values: Mapping[str, Any], across: bool = True) -> dict[str, Any]:
     if across:
         sound = {name: value for name, value in taken.items() if name not in wrong}
         problems += [*_broken_rules(taken, wrong), *_accumulation_conflict(sound), *_recomputed_twice(sound)]
+        problems += _deepspeed_conflicts(sound)
     if problems:
         raise refusal([*problems, *unbuilt])
     if unbuilt:
@@ -315,6 +324,15 @@ def _recomputed_twice(values: Mapping[str, Any]) -> list[Problem]:
         return []
     message = "fsdp_config.activation_checkpointing does the same per unit; keep that one, which gathers weights once"
     return [Problem("activation_checkpointing", message)]
+
+
+def _deepspeed_conflicts(values: Mapping[str, Any]) -> list[Problem]:
+    """A problem for each key of ``deepspeed`` that has another value than the argument of the same meaning."""
+    if not values.get("deepspeed"):
+        return []
+    complete = {name: info.default for name, info in FIELDS.items()} | dict(values)
+    found = deepspeed.conflicts(deepspeed.read_file(values["deepspeed"]), complete)
+    return [Problem("deepspeed", line) for line in found]
 
 
 def refuse_unknown(values: Mapping[str, Any], known: Collection[str]) -> None:

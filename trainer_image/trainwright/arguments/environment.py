@@ -15,7 +15,7 @@ from .errors import ArgumentError, Mistake, NotBuiltError, Problem
 
 _SHARDING = "not built yet; use --use_fsdp, or train data parallel, without"
 _UNBUILT = {
-    "ACCELERATE_USE_DEEPSPEED": f"{_SHARDING} --use_deepspeed",
+    "ACCELERATE_USE_DEEPSPEED": "give the configuration as the argument deepspeed, and launch without --use_deepspeed",
     "ACCELERATE_USE_MEGATRON_LM": f"{_SHARDING} --use_megatron_lm",
     "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": "compiling block by block is not built yet; compile the whole model",
 }

@@ -22,9 +22,7 @@ class Refusal:
     built: tuple[Any, ...] = ()
 
 
-REFUSED: dict[str, Refusal] = {
-    "deepspeed": Refusal("DeepSpeed is not built yet; shard by fsdp, or train data parallel"),
-}
+REFUSED: dict[str, Refusal] = {}
 """Field, or setting of a field after a dot -> why it is refused unless it has its default."""
 
 

@@ -178,4 +178,8 @@ class Sharding:
         "transformer_layer_cls_to_wrap, min_num_params, activation_checkpointing, cpu_ram_efficient_loading, "
         "sync_module_states, state_dict_type, ignored_modules, forward_prefetch, mixed_precision_policy.",
     )
-    deepspeed: ObjectOrPath = argument(None, "A DeepSpeed configuration; giving one trains through DeepSpeed.")
+    deepspeed: ObjectOrPath = argument(
+        None,
+        "A DeepSpeed configuration: giving one trains by DeepSpeed's engine, with ZeRO of stage 1, 2 or 3. What says "
+        '"auto" follows the other arguments. It needs an image with DeepSpeed.',
+    )
