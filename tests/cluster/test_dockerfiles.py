@@ -17,7 +17,8 @@ from cluster.paths import CHECKOUT
 Instruction = dict[str, str]
 
 TRAINER, OPERATOR = CHECKOUT / "trainer_image/Dockerfile", CHECKOUT / "operator/Dockerfile"
-TARGETS = [*((TRAINER, target) for target in ("cpu", "nvidia", "amd", "tpu", "tpu-xla")), (OPERATOR, "")]
+OF_TRAINER = ("cpu", "nvidia", "amd", "tpu", "tpu-xla", "cpu-deepspeed", "nvidia-deepspeed")
+TARGETS = [*((TRAINER, target) for target in OF_TRAINER), (OPERATOR, "")]
 HADOLINT = shutil.which("hadolint", path=Path(sys.executable).parent) or "hadolint"
 
 
@@ -114,3 +115,6 @@ def test_each_vendor_has_its_torch() -> None:
     assert "torch-tpu" in runs["tpu"]
     assert "requirements.py /src/pyproject.toml trainer hf xla" in runs["tpu-xla"]
     assert "libtpu==" in runs["tpu-xla"]
+    for target in ("cpu-deepspeed", "nvidia-deepspeed"):
+        assert "requirements.py /src/pyproject.toml deepspeed" in runs[target]
+        assert "--no-build-isolation" in runs[target]
