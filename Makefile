@@ -5,6 +5,7 @@ VENV := .venv
 XLA := .venv-xla
 COMPAT := .venv-compat
 TRACKERS := .venv-trackers
+ZERO := .venv-deepspeed
 DOCS := .venv-docs
 LOWEST := .venv-lowest
 NEWEST := .venv-newest
@@ -21,7 +22,7 @@ TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts bench-shards footprints integration multikueue mutations e2e lint format crds manual docs chart prove same-losses bench starts warm chaos bench-operator \
-	compat-env trackers types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
+	compat-env trackers deepspeed zero-table types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -73,6 +74,20 @@ $(TRACKERS)/.ready: $(VENV)/.ready pyproject.toml constraints.txt
 	$(TRACKERS)/bin/pip install --quiet --disable-pip-version-check --constraint $(TRACKERS)/constraints.txt --editable '.[trackers]'
 	$(PYTHON) -m venv $(TRACKERS)-mlflow
 	$(TRACKERS)-mlflow/bin/pip install --quiet --disable-pip-version-check mlflow
+	@touch $@
+
+deepspeed: $(ZERO)/.ready ## make .venv-deepspeed with DeepSpeed, and hold ZeRO 1, 2 and 3 on two ranks against one process, in minutes
+	$(ZERO)/bin/python -m pytest tests/zero -q --timeout 1800
+
+zero-table: $(ZERO)/.ready ## ZeRO 1, 2 and 3 on two ranks beside one process, over 20 steps of six architectures; ONLY="Llama T5" for some
+	cd tests && OMP_NUM_THREADS=1 ../$(ZERO)/bin/python -m zero $(ONLY)
+
+# A layer over .venv as above. DeepSpeed is built by the torch that is there, without its operators.
+$(ZERO)/.ready: $(VENV)/.ready pyproject.toml
+	$(PYTHON) -m venv $(ZERO)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(ZERO)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(ZERO)/bin/pip install --quiet --disable-pip-version-check setuptools wheel hjson py-cpuinfo ninja msgpack einops
+	DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(ZERO)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps 'deepspeed>=0.19'
 	@touch $@
 
 quickstart: setup ## train a small GPT here, in two pods without a cluster
@@ -265,4 +280,4 @@ images: setup ## build the images again and bring them to the nodes; MORE=traine
 	$(CLUSTER) images --name $(NAME) --more $(MORE)
 
 clean: ## remove what setup and runs made
-	rm -rf $(VENV) $(XLA) $(COMPAT) $(TRACKERS) $(TRACKERS)-mlflow $(DOCS) $(LOWEST) $(NEWEST) $(PACKAGE) $(TYPES) runs artefacts dist site
+	rm -rf $(VENV) $(XLA) $(COMPAT) $(ZERO) $(TRACKERS) $(TRACKERS)-mlflow $(DOCS) $(LOWEST) $(NEWEST) $(PACKAGE) $(TYPES) runs artefacts dist site

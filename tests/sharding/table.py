@@ -9,6 +9,7 @@ AdamW amplifies the order of sums: its difference is shown, and bounded by five 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,6 +25,10 @@ WAYS: dict[str, tuple[int, dict[str, Any]]] = {
     "FSDP 2 on 4 ranks": (4, {"fsdp": "full_shard"}),
     "HSDP 2 x 2": (4, {"fsdp": "full_shard", "parallelism_config": {"dp_replicate_size": 2, "dp_shard_size": 2}}),
 }
+ZERO: dict[str, tuple[int, dict[str, Any]]] = {
+    f"ZeRO {stage} on 2 ranks": (2, {"deepspeed": {"zero_optimization": {"stage": stage}}}) for stage in (1, 2, 3)
+}
+"""Those that need the environment of ``make deepspeed``."""
 Log = dict[str, list[float]]
 
 
@@ -54,11 +59,11 @@ def apart(log: Log, expected: Log) -> dict[str, float]:
     }
 
 
-def main(names: list[str]) -> int:
+def main(names: list[str], ways: Mapping[str, tuple[int, dict[str, Any]]] = WAYS) -> int:
     alone = all_of((names, {}))
     lines = [f"{'':22}{'':20}" + "".join(f"{optim + ': ' + key:>30}" for optim in LIMITS for key in ("loss", "norm"))]
     wrong = 0
-    for way, (ranks, options) in WAYS.items():
+    for way, (ranks, options) in ways.items():
         logs = in_world(ranks, "sharding.table:all_of", (names, options), longest=1200)
         for name in names:
             cells = []

@@ -141,7 +141,7 @@ def make(request: Any, tmp_path: Path) -> Any:
 
 SWITCHES = {
     "ACCELERATE_USE_MEGATRON_LM": (["--use_megatron_lm"], "not built yet; use --use_fsdp"),
-    "ACCELERATE_USE_DEEPSPEED": ([], "not built yet; use --use_fsdp"),
+    "ACCELERATE_USE_DEEPSPEED": ([], "give the configuration as the argument deepspeed"),
     "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION": (
         ["--dynamo_backend", "eager", "--dynamo_use_regional_compilation"],
         "compiling block by block is not built yet",
