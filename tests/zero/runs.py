@@ -151,14 +151,16 @@ def saved_and_resumed(folder: Path, stage: int, model: Callable[[], nn.Module] =
         "losses": (logged(whole, "loss"), logged(rest, "loss")),
         "rates": (logged(whole, "learning_rate"), logged(rest, "learning_rate")),
         "weights": ours,
-        "names": sorted(p.relative_to(folder / "a").as_posix() for p in (folder / "a" / "checkpoint-3").rglob("*")),
+        "names": sorted(
+            p.relative_to(folder / "a" / "checkpoint-3").as_posix() for p in (folder / "a" / "checkpoint-3").rglob("*")
+        ),
     }
 
 
 def best_model(folder: Path, stage: int) -> dict[str, Any]:
     """Training ends far from the best model, which is loaded at the end."""
     options = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
-    more = {"learning_rate": 3.0, "lr_scheduler_type": "constant", "optim": "sgd"}
+    more = {"learning_rate": 1.0, "lr_scheduler_type": "constant", "optim": "adamw_torch", "weight_decay": 0.0}
     trainer = trainer_of(folder, **{**SAVING, **options, **more}, **zero(stage))
     trainer.train()
     best = min(logged(trainer, "eval_loss"))
@@ -368,6 +370,7 @@ def full_disk(folder: Path) -> dict[str, Any]:
         said = str(error)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    torch.distributed.barrier()  # each rank removes its own files
     return {"said": said, "kept": sorted(path.name for path in folder.iterdir())}
 
 

@@ -149,7 +149,7 @@ SAID = {
     "torn model": "mp_rank_00_model_states.pt: cannot be read",
     "code in a checkpoint": "mp_rank_00_model_states.pt: cannot be read",
     "another model": "is a checkpoint of another model: transformer.wpe.weight is",
-    "a batch that contradicts": "train_batch_size is 99 here, and 2 processes x 8 samples",
+    "a batch that contradicts": "train_batch_size is 99 here, and 2 processes x 4 samples",
     "a value that DeepSpeed refuses": "deepspeed: reduce_bucket_size: ",
     "a schedule that does not exist": "scheduler.type 'Warm' is neither DeepSpeed's (",
     "two optimizers": "optimizer.type is AdamW here, and optim is rmsprop",
