@@ -158,12 +158,12 @@ def saved_and_resumed(folder: Path, stage: int, model: Callable[[], nn.Module] =
 
 
 def best_model(folder: Path, stage: int) -> dict[str, Any]:
-    """Training ends far from the best model, which is loaded at the end."""
+    """The best model is that of the first evaluation here, as the highest loss wins; it is loaded at the end."""
     options = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
-    more = {"learning_rate": 1.0, "lr_scheduler_type": "constant", "optim": "adamw_torch", "weight_decay": 0.0}
+    more = {"metric_for_best_model": "loss", "greater_is_better": True}
     trainer = trainer_of(folder, **{**SAVING, **options, **more}, **zero(stage))
     trainer.train()
-    best = min(logged(trainer, "eval_loss"))
+    best = max(logged(trainer, "eval_loss"))
     return {"best": best, "after": trainer.evaluate()["eval_loss"], "last": logged(trainer, "eval_loss")[-1]}
 
 

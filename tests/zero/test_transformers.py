@@ -27,7 +27,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "defaults": {},
     "batches": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3},
     "clipping off": {"max_grad_norm": 0.0},
-    "optimizer": {"learning_rate": 3e-4, "adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6, "weight_decay": 0.1},
+    "optimizer": {
+        "learning_rate": 3e-4, "adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6, "weight_decay": 0.1,
+    },
     "brain floats": {"bf16": True},
     "brain floats in evaluation": {"bf16_full_eval": True},
     "warmup as a share": {"warmup_steps": 0.1},
@@ -67,5 +69,6 @@ def test_what_transformers_calls_a_mismatch_is_refused(config: dict[str, Any], g
         TrainingArguments("x", use_cpu=True, deepspeed=config, **given)
     args = TrainingArguments("x", use_cpu=True, **given)
     theirs = HfTrainerDeepSpeedConfig(config)
-    theirs.trainer_config_process(SimpleNamespace(**{name: getattr(args, name) for name in FIELDS if hasattr(args, name)}, world_size=1))  # fmt: skip
+    values = {name: getattr(args, name) for name in FIELDS if hasattr(args, name)}
+    theirs.trainer_config_process(SimpleNamespace(**values, world_size=1))
     assert theirs.mismatches
