@@ -164,7 +164,8 @@ def best_model(folder: Path, stage: int) -> dict[str, Any]:
     trainer = trainer_of(folder, **{**SAVING, **options, **more}, **zero(stage))
     trainer.train()
     best = max(logged(trainer, "eval_loss"))
-    return {"best": best, "after": trainer.evaluate()["eval_loss"], "last": logged(trainer, "eval_loss")[-1]}
+    last = logged(trainer, "eval_loss")[-1]
+    return {"best": best, "after": trainer.evaluate()["eval_loss"], "last": last}
 
 
 def preempted(folder: Path, stage: int) -> Any:

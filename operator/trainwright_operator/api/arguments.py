@@ -16,7 +16,6 @@ from trainwright.rules import RULES as ARGUMENT_RULES
 from trainwright.rules import Rule as ArgumentRule
 from trainwright_operator.api import formats, mirror
 from trainwright_operator.api.types import (
-    FREE,
     INT32_MAX,
     INT64_MAX,
     RULES,
@@ -197,13 +196,6 @@ def _fsdp_config(about: str) -> Schema:
     )
 
 
-def _deepspeed(about: str) -> Schema:
-    """DeepSpeed's own names; what is not written here is left to the check of the Trainer's arguments."""
-    stage = integer("What is partitioned: 1 the optimizer's state, 2 gradients too, 3 parameters too.", 1, 3)
-    zero = record("What is partitioned, and how.", {"stage": stage}, required=["stage"]) | {FREE: True}
-    return record(about, {"zero_optimization": zero}, required=["zero_optimization"]) | {FREE: True}
-
-
 def _open(fields: Mapping[str, str]) -> Callable[[str], Schema]:
     return lambda about: open_record(about, fields)
 
@@ -212,7 +204,6 @@ _SPECIAL: dict[str, Callable[[str], Schema]] = {
     mirror.HUB_TOKEN: _secret_reference,
     "accelerator_config": _accelerator_config,
     "parallelism_config": _parallelism_config,
-    "deepspeed": _deepspeed,
     "fsdp": _fsdp,
     "fsdp_config": _fsdp_config,
     "lr_scheduler_kwargs": _open(_CURVE),

@@ -80,7 +80,7 @@ SCHEMAS = {names.JOB_KIND: job_schema, names.POOL_KIND: pool_schema}
 
 
 def problems(content: Any) -> list[Problem]:
-    """All problems of a TrainingJob or AcceleratorPool manifest."""
+    """All problems of a TrainingJob or AcceleratorPool manifest that the API server would find."""
     if not isinstance(content, Mapping):
         return [Problem("", "is not a manifest; it begins with apiVersion and kind")]
     kind = content.get("kind")
@@ -88,12 +88,19 @@ def problems(content: Any) -> list[Problem]:
         return [Problem("kind", f"is missing; give kind: {names.JOB_KIND} and apiVersion: {names.API_VERSION}")]
     if not isinstance(kind, str) or kind not in SCHEMAS:
         return [Problem("kind", f"is {kind!r}, not one of {', '.join(SCHEMAS)}{did_you_mean(str(kind), SCHEMAS)}")]
-    stored = as_stored(content)
-    return check(SCHEMAS[kind](), stored) or _of_deepspeed(stored.get("spec", {}).get("trainingArguments") or {})
+    return check(SCHEMAS[kind](), as_stored(content))
+
+
+def all_problems(content: Any) -> list[Problem]:
+    """Those of :func:`problems`, and what no schema can say."""
+    found = problems(content)
+    if found or content["kind"] != names.JOB_KIND:
+        return found
+    return _of_deepspeed(as_stored(content)["spec"].get("trainingArguments") or {})
 
 
 def _of_deepspeed(arguments: Mapping[str, Any]) -> list[Problem]:
-    """What of ``deepspeed`` no schema can say: its keys, and contradictions of the other arguments."""
+    """Keys of ``deepspeed`` that are not supported, and contradictions of the other arguments."""
     if not arguments.get("deepspeed"):
         return []
     values = {name: info.default for name, info in FIELDS.items()} | mirror.to_arguments(arguments)

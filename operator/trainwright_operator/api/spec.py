@@ -102,7 +102,7 @@ def _name(manifest: Mapping[str, Any]) -> str:
 
 
 def _accepted(manifest: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    problems = crd.problems(manifest)
+    problems = crd.all_problems(manifest)
     if not problems and manifest["kind"] != kind:
         problems = [Problem("kind", f"is {manifest['kind']}, not {kind}")]
     if problems:

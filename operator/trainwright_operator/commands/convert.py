@@ -78,7 +78,7 @@ def _arguments(file: str, content: Object, is_manifest: bool) -> Object:
         raise loading.InvalidManifests([f"{loading.source(file)}: is not a manifest; it has no apiVersion and kind"])
     if content["kind"] == names.POOL_KIND:
         raise loading.InvalidManifests([f"{loading.source(file)}: is an {names.POOL_KIND}, which has no arguments"])
-    problems = crd.problems(content)
+    problems = crd.all_problems(content)
     if problems:
         raise loading.InvalidManifests([f"{loading.source(file)}: {problem}" for problem in problems])
     return mirror.to_arguments(content["spec"].get("trainingArguments", {}))
@@ -103,7 +103,7 @@ def _print_manifest(options: Namespace, content: Object) -> int:
     for line in notes.lines:
         print(f"# {line}")
     print(manifest.write(document), end="")
-    problems = crd.problems(document)
+    problems = crd.all_problems(document)
     for problem in problems:
         print(f"{loading.source(options.file)}: {problem}", file=sys.stderr)
     return INVALID if problems else DONE

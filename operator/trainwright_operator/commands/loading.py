@@ -69,7 +69,7 @@ def on_pool(loaded: Loaded, name: str) -> Loaded:
     for document in loaded.documents:
         content = copy.deepcopy(document.content)
         content["spec"]["accelerator"] = {**(content["spec"].get("accelerator") or {}), "pool": name}
-        if problems := crd.problems(content):
+        if problems := crd.all_problems(content):
             raise InvalidManifests(f"--pool {name}: {problem}" for problem in problems)
         moved.append(replace(document, content=content))
     return Loaded(tuple(parse_job(one.content) for one in moved), loaded.pools, tuple(moved))
@@ -142,7 +142,7 @@ def _check_file(file: str, checked: Checked, *, insist: bool) -> None:
 def problem_lines(document: Document) -> Iterator[str]:
     """One line for each problem of a document, in line order."""
     found = [(line, f"{path}: appears twice; keep one of them") for path, line in document.duplicates]
-    found += [(document.line_of(problem.path) or 0, str(problem)) for problem in crd.problems(document.content)]
+    found += [(document.line_of(problem.path) or 0, str(problem)) for problem in crd.all_problems(document.content)]
     for line, text in sorted(found, key=lambda pair: pair[0]):
         yield f"{document.source}:{line}: {text}" if line else f"{document.source}: {text}"
 

@@ -131,7 +131,7 @@ def _changed(document: Document, changes: list[tuple[str, str]]) -> Document:
     content = copy.deepcopy(document.content)
     for path, value in changes:
         _set(content, path, value)
-    if problems := crd.problems(content):
+    if problems := crd.all_problems(content):
         raise InvalidManifests([f"--set: {problem}" for problem in problems])
     return replace(document, content=content)
 
