@@ -86,6 +86,7 @@ zero-table: $(ZERO)/.ready ## ZeRO 1, 2 and 3 on two ranks beside one process, o
 $(ZERO)/.ready: $(VENV)/.ready pyproject.toml
 	$(PYTHON) -m venv $(ZERO)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$($(ZERO)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	printf '%s\n' $(CURDIR)/trainer_image $(CURDIR)/operator >> $$($(ZERO)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
 	$(ZERO)/bin/pip install --quiet --disable-pip-version-check setuptools wheel hjson py-cpuinfo ninja msgpack einops
 	DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(ZERO)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps 'deepspeed>=0.19'
 	@touch $@
