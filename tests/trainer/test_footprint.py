@@ -106,6 +106,14 @@ def test_a_script_has_no_estimate(tmp_path, capsys) -> None:
     assert "a script brings its own model" in err
 
 
+def test_deepspeed_has_no_estimate(tmp_path, capsys) -> None:
+    arguments = {"deepspeed": {"zero_optimization": {"stage": 2}}}
+    code, _, err = planned(tmp_path, capsys, trainingArguments=arguments)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "what DeepSpeed's engine needs is not estimated" in err
+
+
 def test_sharding_is_advised_first_and_what_is_sharded_is_counted_so(tmp_path, capsys) -> None:
     code, out, _ = planned(tmp_path, capsys)
     assert (code, "DDP over 4 ranks" in out) == (1, True)

@@ -47,6 +47,8 @@ class Report:
     def __init__(self, job: TrainingJob, pool: AcceleratorPool) -> None:
         if job.spec.script is not None:
             raise UserError("a script brings its own model, so its memory cannot be estimated; describe shows the peak")
+        if job.spec.training_arguments.get("deepspeed"):
+            raise UserError("what DeepSpeed's engine needs is not estimated; plan the job with fsdp, or see describe")
         if line := extras.missing("torch", "transformers", "datasets"):
             raise UserError(line)
         from trainwright.declarative.footprint import Subject
