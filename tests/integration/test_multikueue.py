@@ -45,8 +45,10 @@ def opened(name: str, nodes: int, configuration: Object) -> Iterator[Side]:
                 cluster.kube.wait_condition("CustomResourceDefinition", crd["metadata"]["name"], "Established", None)
         kueue = Kueue(cluster, configuration)
         kueue.up()
-        yield Side(cluster, kueue, cluster.kube)
-        kueue.down()
+        try:
+            yield Side(cluster, kueue, cluster.kube)
+        finally:
+            kueue.down()
 
 
 @pytest.fixture(scope="module")
