@@ -74,6 +74,13 @@ def test_the_last_failure_ends_the_pod_when_the_budget_is_used_up(tmp_path):
     assert "exit code 2" in word.error
 
 
+def test_a_node_that_fails_first_twice_in_a_row_ends_the_attempt(tmp_path):
+    script = "if rank == 1: die()\ntime.sleep(300)"
+    with gang(tmp_path, script, nodes=2, environment={"TRAINWRIGHT_RESTARTS_LEFT": "5"}) as pods:
+        assert pods.run() == [137, 137], pods.log(0) + pods.log(1)
+        assert [pods.word(node).round for node in (0, 1)] == [2, 2]
+
+
 def test_no_round_follows_a_permanent_error(tmp_path):
     with gang(tmp_path, "sys.exit(65)") as pods:
         assert pods.run() == [65], pods.log()

@@ -129,6 +129,13 @@ def test_a_push_of_rank_0_does_not_hide_that_of_its_launcher():
     assert "rounds" not in keep_rounds({"attempt": 2, "trainwright": {}}, told)["trainwright"]
 
 
+def test_a_node_on_which_two_rounds_ended_is_avoided():
+    scene = restarted(running(), 2)
+    (avoided,) = scene.status["avoidedNodes"]
+    assert (avoided["node"], avoided["failures"]) == ("node-a", 2)
+    assert avoided["why"].startswith("attempt 1, round 1: Error (exit code 137); attempt 1, round 2")
+
+
 def test_only_failures_that_a_restart_may_survive_are_restarted_in_place():
     assert [code for code in (0, 1, 64, 65, 76, 124, 137, 143) if restarts_in_place(code)] == [1, 124, 137]
 

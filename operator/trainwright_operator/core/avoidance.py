@@ -6,7 +6,7 @@ a preemption, a deletion), what a retry would not change, and what another pod b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainwright.contract import shorten
@@ -37,17 +37,25 @@ def blamed(record: Record) -> str | None:
 def avoided(records: Sequence[Record], before: Iterable[Mapping[str, Any]]) -> list[Object]:
     """``status.avoidedNodes``, the latest last; a node stays in it when its attempts have left the status."""
     found = {one["node"]: dict(one) for one in before}
-    for node in dict.fromkeys(filter(None, map(blamed, records))):
-        ends = [record for record in records if blamed(record) == node]
+    failures = [failure for record in records for failure in _failures(record)]
+    for node in dict.fromkeys(node for node, _ in failures):
+        ends = [why for of_node, why in failures if of_node == node]
         if len(ends) > max(TOLERATED, found.get(node, {}).get("failures", 0)):
-            found[node] = {"node": node, "failures": len(ends), "why": shorten("; ".join(map(_why, ends)), MAX_WHY)}
+            found[node] = {"node": node, "failures": len(ends), "why": shorten("; ".join(ends), MAX_WHY)}
     return list(found.values())[-MAX_AVOIDED:]
 
 
-def _why(record: Record) -> str:
-    assert record.cause
-    code = f" (exit code {record.cause.exit_code})" if record.cause.exit_code is not None else ""
-    return f"attempt {record.number}: {record.cause.reason}{code}"
+def _failures(record: Record) -> Iterator[tuple[str, str]]:
+    """Node and reason of each round and of the attempt itself, as far as they are held against a node."""
+    for one in record.rounds:
+        if one.node:
+            yield one.node, _why(f"attempt {record.number}, round {one.number}", one.reason, one.exit_code)
+    if record.cause and (node := blamed(record)):
+        yield node, _why(f"attempt {record.number}", record.cause.reason, record.cause.exit_code)
+
+
+def _why(which: str, reason: str, exit_code: int | None) -> str:
+    return f"{which}: {reason}" + (f" (exit code {exit_code})" if exit_code is not None else "")
 
 
 def avoiding(affinity: Object | None, nodes: Iterable[str]) -> Object | None:

@@ -198,7 +198,11 @@ def _table(ended: _Ended) -> Iterator[str]:
         after = f"{strike.seconds:.1f} s" if strike.seconds is not None else "no step was left"
         again = "-" if strike.kept is None or strike.fault.kind == "pause" else f"{max(0, strike.step - strike.kept)}"
         ended_round = next(rounds.get(strike.attempt, iter(())), None) if strike.fault.kind == "rank" else None
-        said = _said_of_round(strike.attempt, ended_round) if ended_round else _said(records.get(strike.attempt))
+        said = (
+            _said_of_round(strike.attempt, ended_round)
+            if ended_round
+            else _said(records.get(strike.attempt) if strike.fault.kind != "pause" else None)
+        )
         yield f"{strike.step:<7}{fault:<34}{after:<19}{again:<15}{said}"
     for missed in ended.missed:
         yield f"{missed.step:<7}none: the run ended too soon"

@@ -145,9 +145,14 @@ class Rounds:
         answers = {node: Answer.from_json(store.get(name)) for node, name in enumerate(waited_for)}
         node, failure = first_cause(answers)
         leaves = self._stop.requested or any(answer.leaves for answer in answers.values())
-        if leaves or not restarts_in_place(failure.code):
+        if leaves or not restarts_in_place(failure.code) or self._fails_again(node):
             return None
         return RoundEnd(self.number, int(failure.code), time.time(), failure.error, failure.rank, node, step or None)
+
+    def _fails_again(self, node: int) -> bool:
+        """Whether this node of several failed first twice in a row, and soon: a new attempt may get another one."""
+        last = self.ended[-1].node if self.ended and self._place.nodes > 1 else None
+        return last == node and time.monotonic() - self._began < HEALTHY_SECONDS
 
     def _await_decision(self, key: str, store: Any, answer: Answer) -> dict[str, Any] | None:
         deadline, said = time.monotonic() + DECISION_SECONDS, answer.leaves
