@@ -62,11 +62,16 @@ class Chaos:
 
     def __init__(self, cluster: ControlPlane, folder: Path, failing: Failing, through: Kube, namespace: str) -> None:
         self._cluster, self._proxy, self._namespace = cluster, failing, namespace
-        self._operator = Patient(through, namespace, folder).start().wait_leading()
+        self._operator = Patient(through, namespace, folder)
         self._kube = cluster.kube
 
+    def start(self) -> Chaos:
+        self._operator.start().wait_leading()
+        return self
+
     def close(self) -> None:
-        self._operator.kill()
+        if self._operator.process is not None and self._operator.process.poll() is None:
+            self._operator.kill()
 
     def round(self, plan: Simulated) -> Object:
         """Bring its faults about; returns what was found."""
@@ -246,7 +251,7 @@ def chaos(folder: Path) -> Iterator[Chaos]:
             assert isinstance(failing, Failing)
             running = Chaos(cluster, folder, failing, through, namespace)
             try:
-                yield running
+                yield running.start()
             finally:
                 running.close()
     finally:
