@@ -114,6 +114,12 @@ def test_a_killed_pod_is_restarted_as_the_operator_would(tmp_path):
     assert [entry["outcome"] for entry in status["attempts"]] == ["Failed", "Succeeded"]
 
 
+def test_a_second_failure_wishes_for_no_other_node_where_there_is_one(tmp_path):
+    done = Run(tmp_path, "end(1)", nodes=1, maxRestarts=1).finish()
+    assert "attempt 2" in done.stdout
+    assert "avoided" not in done.stdout
+
+
 def test_a_permanent_error_is_one_clear_line(tmp_path):
     run = Run(tmp_path, 'end(65, error="dataset.source: /data/*.txt matches no file; check the path")', nodes=1)
     done = run.finish()

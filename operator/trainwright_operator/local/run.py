@@ -97,7 +97,8 @@ class Runner:
         observed = observe(self.job, self._objects.jobs.values(), self._objects.pods.values())
         made = plan(self.job, self._setup.pool, observed, now)
         self.job = replace(self.job, status=made.status)
-        self._on_status(made.status, made.events)
+        # There is no other node to prefer here.
+        self._on_status(made.status, tuple(one for one in made.events if one.reason != names.Reason.NODE_AVOIDED))
         self._raise_if_stalled(made.status)
         self._execute(made, now)
         return made
