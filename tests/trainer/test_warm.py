@@ -10,6 +10,7 @@ import pytest
 
 from trainer.gangs import Gang
 from trainwright.contract import ResolvedJob
+from trainwright.launch import warm
 from trainwright.launch.warm import NotWarm, forks
 
 TESTS = Path(__file__).parent.parent
@@ -67,6 +68,13 @@ CASES = {
     "a GPU that asks for it": ({"start_method": "Fork"}, {"TRAINWRIGHT_VENDOR": "amd"}, None),
     "a TPU": ({}, {"TRAINWRIGHT_VENDOR": "tpu", "TRAINWRIGHT_RUNTIME": "torch_xla"}, False),
 }
+
+
+def test_ranks_of_a_machine_with_a_gpu_are_not_forked(monkeypatch, tmp_path):
+    (driver := tmp_path / "nvidiactl").touch()
+    assert forks(JOB, {"TRAINWRIGHT_VENDOR": "cpu"})
+    monkeypatch.setattr(warm, "GPU_DRIVERS", (str(driver),))
+    assert not forks(JOB, {"TRAINWRIGHT_VENDOR": "cpu"})
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -15,6 +15,8 @@ from trainwright.contract import ENV_RUNTIME, ENV_VENDOR, RUNTIMES, ResolvedJob
 from trainwright.launch.warm_parent import LARGEST_MESSAGE, QUIET_LIBRARIES
 
 FORK, SPAWN = "Fork", "Spawn"
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd")
+"""A rank that sees one uses the GPU, also where no pool says so: on a machine of one's own."""
 
 
 class NotWarm(Exception):
@@ -39,7 +41,7 @@ def forks(job: ResolvedJob, environment: Mapping[str, str]) -> bool:
 def _hindrance(job: ResolvedJob, environment: Mapping[str, str]) -> str:
     if (environment.get(ENV_RUNTIME) or RUNTIMES[0]) != RUNTIMES[0]:
         return "the runtimes of TPUs do not survive a fork"
-    if environment.get(ENV_VENDOR) not in (None, "", "cpu"):
+    if environment.get(ENV_VENDOR) not in (None, "", "cpu") or any(map(os.path.exists, GPU_DRIVERS)):
         return "that a fork leaves a GPU usable is not proved"
     return "script.overlay replaces modules before they are imported" if job.overlay else ""
 
