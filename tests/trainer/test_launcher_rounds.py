@@ -87,6 +87,31 @@ def test_no_round_follows_a_permanent_error(tmp_path):
         assert (pods.word().round, pods.word().rounds) == (None, [])
 
 
+SWEEPS = """
+import os, subprocess, sys
+from trainwright.launch import reaper
+
+LEAVES = (
+    "import os, subprocess; left = subprocess.Popen(['sleep', '300'], start_new_session=True); "
+    "print(left.pid, flush=True); os.kill(os.getpid(), 9)"
+)
+reaper.adopt_orphans()
+for _ in range(20):
+    rank = subprocess.Popen(
+        [sys.executable, "-S", "-c", LEAVES], start_new_session=True, stdout=subprocess.PIPE, env={"NODE": "this"}
+    )
+    left = int(rank.stdout.readline())
+    while reaper.exit_code_of(rank.pid) is None:
+        pass
+    assert reaper.sweep([rank.pid], "NODE=this")
+    assert not os.path.exists(f"/proc/{left}"), "a zombie"
+"""
+
+
+def test_a_sweep_leaves_not_even_zombies():
+    subprocess.run([sys.executable, "-c", SWEEPS], check=True, timeout=60)
+
+
 def test_what_a_round_left_behind_is_gone_before_the_next_one(tmp_path):
     """Also a process that left the rank's session, and one that ignores SIGTERM."""
     script = """

@@ -70,8 +70,9 @@ def sweep(sessions: Iterable[int], mark: str, seconds: float = 5.0) -> bool:
     while (left := list(_descendants(leaders, mark.encode()))) and time.monotonic() < deadline:
         for pid in left:
             send(pid, signal.SIGKILL)
-        reap_orphans(())
         time.sleep(0.01)
+        reap_orphans(())
+    reap_orphans(())  # those that have ended since
     return not left
 
 
