@@ -7,11 +7,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from trainwright.arguments.fields import FIELDS, FieldInfo
-from trainwright.arguments.refused import REFUSED
 
-_APART = {*REFUSED, "hub_token"}
-"""Not built, or never written to a file."""
-SETTABLE = {name: info for name, info in FIELDS.items() if name not in _APART and info.kind != "opaque"}
+_SECRET = "hub_token"
+"""It is never written to a file."""
+SETTABLE = {name: info for name, info in FIELDS.items() if name != _SECRET and info.kind != "opaque"}
 
 
 def value_of(info: FieldInfo) -> st.SearchStrategy[Any]:

@@ -17,7 +17,6 @@ import trainwright.arguments.enums
 from argument_values import some_arguments
 from trainwright.arguments import ArgumentError, Seq2SeqTrainingArguments, TrainingArguments
 from trainwright.arguments.fields import FIELDS
-from trainwright.arguments.refused import REFUSED
 
 CLASSES = [
     pytest.param(TrainingArguments, transformers.TrainingArguments, id="TrainingArguments"),
@@ -295,10 +294,6 @@ def test_choices_are_those_of_transformers() -> None:
     for entry in table:
         if entry["choices"]:
             assert list(FIELDS[entry["name"]].choices or ()) == entry["choices"], entry["name"]
-
-
-def test_refused_fields_are_fields() -> None:
-    assert {name.split(".")[0] for name in REFUSED} <= set(FIELDS)
 
 
 def test_types_are_those_of_transformers() -> None:

@@ -9,12 +9,9 @@ import pytest
 
 from trainwright.arguments import (
     ArgumentError,
-    Seq2SeqTrainingArguments,
     TrainingArguments,
     UnknownArgumentError,
 )
-from trainwright.arguments.fields import FIELDS
-from trainwright.arguments.refused import REFUSED
 from trainwright.contract import ExitCode, UserError
 
 NO = 'is the boolean false; write "no" in quotes, since a bare no is a boolean in YAML'
@@ -225,45 +222,3 @@ def test_a_chain_of_setters_may_pass_through_what_does_not_fit() -> None:
         args.check()
     args.set_evaluate("epoch").check()
     assert args.do_eval
-
-
-ASKED_FOR: dict[str, Any] = {
-    "use_liger_kernel": True,
-    "liger_kernel_config": {"rope": True},
-    "optim": "lomo",
-    "optim_target_modules": ["q_proj"],
-    "accelerator_config.gradient_accumulation_kwargs": {"num_steps": 2},
-    "auto_find_batch_size": True,
-    "enable_jit_checkpoint": True,
-    "debug": "underflow_overflow",
-    "sortish_sampler": True,
-    "predict_with_generate": True,
-    "generation_max_length": 3,
-    "generation_num_beams": 2,
-    "generation_config": "folder",
-    "skip_memory_metrics": False,
-    "batch_eval_metrics": True,
-    "eval_use_gather_object": True,
-    "torch_empty_cache_steps": 3,
-    "neftune_noise_alpha": 5,
-    "include_num_input_tokens_seen": "all",
-    "train_sampling_strategy": "group_by_length",
-    "restore_callback_states_from_checkpoint": True,
-}
-"""For each field that was ever refused, a value that asks for its effect."""
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_built_is_refused_by_name(name: str) -> None:
-    field, _, setting = name.partition(".")
-    value = {setting: ASKED_FOR[name]} if setting else ASKED_FOR[name]
-    with pytest.raises(NotImplementedError) as error:
-        Seq2SeqTrainingArguments(**{field: value})
-    problem = next(each for each in error.value.problems if each.field == name)  # type: ignore[attr-defined]
-    assert problem.message.endswith(REFUSED[name].reason)
-
-
-@pytest.mark.parametrize("name", [name for name in REFUSED if name in FIELDS])
-def test_what_is_not_built_may_be_said_to_be_off(name: str) -> None:
-    for value in (FIELDS[name].default, *REFUSED[name].built):
-        Seq2SeqTrainingArguments(**{name: value})

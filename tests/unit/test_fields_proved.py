@@ -1,7 +1,4 @@
-"""No argument is accepted and ignored: each is proved by a named test, or refused at construction.
-
-A field whose effect is built moves from ``REFUSED`` to ``EFFECTS``, with the test that fails without it.
-"""
+"""No argument is accepted and ignored: each is proved by a named test that fails without its effect."""
 
 from __future__ import annotations
 
@@ -14,32 +11,14 @@ import pytest
 
 from effects import EFFECTS, SCRIPTS
 from trainwright.arguments.fields import FIELDS
-from trainwright.arguments.refused import REFUSED
 
 ROOT = Path(__file__).parents[2]
 
 PACKAGE = ROOT / "trainer_image" / "trainwright"
 
 
-def wholly_refused() -> set[str]:
-    """Fields that are refused at every value but the default; the others are built for some values."""
-    partly = {name for name, refusal in REFUSED.items() if set(map(str, refusal.built)) - off_values(name)}
-    return {name for name in REFUSED if name in FIELDS} - partly
-
-
-def off_values(name: str) -> set[str]:
-    """Spellings of the default and of nothing."""
-    return {"", "[]", "False", str(FIELDS[name].default if name in FIELDS else None)}
-
-
-def test_every_field_is_proved_or_refused() -> None:
-    neither = set(FIELDS) - set(EFFECTS) - wholly_refused()
-    assert not neither, "prove the effect in tests/effects.py, or refuse the field in trainwright.arguments.refused"
-
-
-def test_no_field_is_in_two_tables() -> None:
-    assert not set(EFFECTS) & wholly_refused(), "take what is built out of REFUSED"
-    assert set(EFFECTS) <= set(FIELDS)
+def test_every_field_is_proved() -> None:
+    assert set(EFFECTS) == set(FIELDS), "prove the effect of each field in tests/effects.py"
 
 
 @pytest.mark.parametrize("field", EFFECTS)

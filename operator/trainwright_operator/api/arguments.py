@@ -10,7 +10,6 @@ from typing import Any
 from trainwright.arguments import sharding
 from trainwright.arguments.accelerator import AcceleratorConfig
 from trainwright.arguments.fields import FIELDS, FieldInfo
-from trainwright.arguments.refused import REFUSED
 from trainwright.rules import AXES
 from trainwright.rules import RULES as ARGUMENT_RULES
 from trainwright.rules import Rule as ArgumentRule
@@ -61,7 +60,7 @@ def training_arguments() -> Schema:
 def _field(info: FieldInfo) -> Schema:
     about = describe(info)
     shape = _SPECIAL[info.name](about) if info.name in _SPECIAL else _SHAPES[info.kind](info, about)
-    rules = [*_refusal(info), *_change(info)]
+    rules = _change(info)
     return shape | {RULES: [*shape.get(RULES, ()), *rules]} if rules else shape
 
 
@@ -274,44 +273,6 @@ def _manifest_rule(rule: ArgumentRule, keys: tuple[str, ...]) -> Rule:
 
 
 _DEFAULTS = {name: info.default for name, info in FIELDS.items()}
-
-
-def _refusal(info: FieldInfo) -> list[Rule]:
-    """Refuses values that are not implemented, before a pod starts; the default is always allowed."""
-    refusal = REFUSED.get(info.name)
-    if refusal is None:
-        return []
-    allowed = [value for value in (info.default, *refusal.built) if _fits(info, value)]
-    reason = mirror.in_manifest_names(refusal.reason)
-    return [Rule(_among("self", info, allowed), reason, lambda value: _is_allowed(value, allowed))]
-
-
-def _fits(info: FieldInfo, value: Any) -> bool:
-    """Whether the field can have this value in a manifest."""
-    kinds = {
-        "bool": bool,
-        "enum": str,
-        "str": str,
-        "str|list[str]": str,
-        "list[str]": str,
-        "bool|enum": str,
-        "int": int,
-    }
-    return isinstance(value, kinds.get(info.kind, ()))
-
-
-def _among(value: str, info: FieldInfo, allowed: list[Any]) -> str:
-    if info.kind == "bool":
-        return " || ".join(value if each else f"!{value}" for each in dict.fromkeys(allowed)) or "false"
-    if "list" in info.kind:
-        choices = ", ".join(f"'{each}'" for each in dict.fromkeys(allowed))
-        return f"{value}.all(x, x in [{choices}])" if choices else f"size({value}) == 0"
-    choices = ", ".join(f"'{each}'" if isinstance(each, str) else str(each) for each in dict.fromkeys(allowed))
-    return f"{value} in [{choices}]" if choices else "false"
-
-
-def _is_allowed(value: Any, allowed: list[Any]) -> bool:
-    return all(item in allowed for item in value) if isinstance(value, list) else value in allowed
 
 
 def _change(info: FieldInfo) -> list[Rule]:

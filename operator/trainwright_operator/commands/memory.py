@@ -15,7 +15,6 @@ from rich.text import Text
 
 from trainwright import extras
 from trainwright.arguments import sharding
-from trainwright.arguments.refused import REFUSED
 from trainwright.contract import UserError
 from trainwright.footprint import Estimate, Figures, Layout, estimate, gib, with_adapters
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
@@ -139,7 +138,7 @@ class Report:
     def _layouts(self) -> list[Layout]:
         """The other ways to spread the model."""
         ranks, per_node = self._ranks, self._placed.per_node
-        if ranks == 1 or "fsdp" in REFUSED:
+        if ranks == 1:
             return []
         found = [Layout(ranks), Layout(ranks, ranks), Layout(ranks, ranks, keeps_gathered=True)]
         if 1 < per_node < ranks:
@@ -165,7 +164,7 @@ class Report:
                 return
 
     def _sharded(self, way: Way) -> Way:
-        if self._ranks == 1 or way.layout.shard == self._ranks or "fsdp" in REFUSED:
+        if self._ranks == 1 or way.layout.shard == self._ranks:
             return way
         return replace(way, layout=Layout(self._ranks, self._ranks))
 

@@ -18,10 +18,9 @@ from trainwright import rules
 
 from . import deepspeed, sharding
 from .accelerator import AcceleratorConfig
-from .errors import ArgumentError, Mistake, NotBuiltError, Problem, UnknownArgumentError, hidden, refusal, shown
+from .errors import ArgumentError, Mistake, Problem, UnknownArgumentError, hidden, refusal, shown
 from .fields import FIELDS, FieldInfo
 from .names import not_one_of, unknown
-from .refused import refusals
 from .shapes import KINDS
 from .sharding import is_on
 
@@ -290,19 +289,16 @@ def _unquoted(value: Any, literals: Iterable[str]) -> str:
 def checked(values: Mapping[str, Any], across: bool = True) -> dict[str, Any]:
     """Checks and converts ``values`` (field -> value, any subset; absent ones mean their defaults).
 
-    ``across`` also checks the rules that span fields. Raises :class:`ArgumentError` or :class:`NotBuiltError`.
+    ``across`` also checks the rules that span fields. Raises :class:`ArgumentError`.
     """
     taken, problems = coerce(values)
     wrong = {problem.field for problem in problems}
-    unbuilt = refusals({name: value for name, value in taken.items() if name not in wrong})
     if across:
         sound = {name: value for name, value in taken.items() if name not in wrong}
         problems += [*_broken_rules(taken, wrong), *_accumulation_conflict(sound), *_recomputed_twice(sound)]
         problems += _deepspeed_conflicts(sound)
     if problems:
-        raise refusal([*problems, *unbuilt])
-    if unbuilt:
-        raise NotBuiltError(unbuilt)
+        raise refusal(problems)
     return taken
 
 

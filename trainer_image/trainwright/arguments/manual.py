@@ -13,7 +13,6 @@ from typing import Any
 from trainwright.rules import RULES
 
 from .fields import FIELDS, FieldInfo
-from .refused import REFUSED
 from .shapes import KINDS
 
 _HEAD = """\
@@ -32,17 +31,12 @@ _RULES_HEAD = """\
 
 Checked at construction and by `kubectl apply`, all at once:
 """
-_REFUSED_HEAD = """\
-## What is not built yet
-
-Setting one of these to anything but its default (and the values named) is an error, never ignored:
-"""
 
 
 def manual(effects: Mapping[str, tuple[str, str]] | None = None) -> str:
     """The page as Markdown. ``effects``: field -> the module with its effect, and the test of the effect."""
     groups, effects = groupby(FIELDS.values(), key=lambda info: info.group), effects or {}
-    return "\n".join([_HEAD, *(_group(title, infos, effects) for title, infos in groups), _rules(), _refused()])
+    return "\n".join([_HEAD, *(_group(title, infos, effects) for title, infos in groups), _rules()])
 
 
 def _group(title: str, infos: Any, effects: Mapping[str, tuple[str, str]]) -> str:
@@ -70,7 +64,6 @@ def _facts(info: FieldInfo) -> list[tuple[str, str]]:
         ("form", info.form or ""),
         ("choices", ", ".join(f"`{choice}`" for choice in info.choices or ())),
         ("class", "`Seq2SeqTrainingArguments`" if info.seq2seq else ""),
-        ("not built", _code(REFUSED[info.name].reason) if info.name in REFUSED else ""),
     ]
 
 
@@ -91,18 +84,3 @@ def _code(text: str) -> str:
 
 def _rules() -> str:
     return "\n".join([_RULES_HEAD, *(f"- {_code(rule.message)}" for rule in RULES), ""])
-
-
-def _refused() -> str:
-    reasons = dict.fromkeys(refusal.reason for refusal in REFUSED.values())
-    lines = [f"- {', '.join(_refused_for(reason))}: {_code(reason)}" for reason in reasons]
-    return "\n".join([_REFUSED_HEAD, *lines])
-
-
-def _refused_for(reason: str) -> list[str]:
-    return [f"`{name}`{_built(refusal.built)}" for name, refusal in REFUSED.items() if refusal.reason == reason]
-
-
-def _built(values: tuple[Any, ...]) -> str:
-    named = ", ".join(f"`{value}`" for value in values if value not in ("", [], False))
-    return f" (but for {named})" if named else ""
