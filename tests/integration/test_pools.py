@@ -426,6 +426,8 @@ EXAMPLES = [
     "cpu",
     "any-vendor",
     "volcano",
+    "fsdp-llama-7b",
+    "fsdp-llama-7b-mi300x",
 ]
 
 

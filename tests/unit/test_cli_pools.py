@@ -27,6 +27,9 @@ PLANNED = {
     "cpu": {},
     "any-vendor": {"nvidia.com/gpu": "8"},
     "volcano": {},
+    "fsdp-cpu": {},
+    "fsdp-llama-7b": {"nvidia.com/gpu": "8", "rdma/ib": 8},
+    "fsdp-llama-7b-mi300x": {"amd.com/gpu": "8", "rdma/ib": 8},
 }
 
 
