@@ -121,3 +121,17 @@ def test_sharding_is_advised_first_and_what_is_sharded_is_counted_so(tmp_path, c
     sharded = {"fsdp": "full_shard", "fsdpConfig": {"activation_checkpointing": True}}
     code, out, _ = planned(tmp_path, capsys, trainingArguments=sharded)
     assert (code, out.splitlines()[2].startswith("FSDP full_shard over 4 ranks")) == (0, True)
+
+
+def test_replicas_between_nodes_are_proposed_where_a_rank_has_room_for_them(tmp_path, capsys) -> None:
+    nodes = {"pool": "small", "nodes": 2}
+    recomputed = {"fsdp": "full_shard", "fsdpConfig": {"activation_checkpointing": True}}
+    code, out, _ = planned(tmp_path, capsys, trainingArguments=recomputed, accelerator=nodes)
+    now, then = (re.search(rf"FSDP full_shard over {ranks}.* (\d+ MiB)  fits", out) for ranks in ("8", "4 ranks, 2"))
+    assert code == 0
+    assert now and then
+    advice = out.splitlines()[-1]
+    assert advice.startswith("spec.trainingArguments.fsdp: hybrid_shard keeps a replica in each of the 2 nodes")
+    assert advice.endswith(f"; {then[1]} for each rank then, {now[1]} now")
+    code, out, _ = planned(tmp_path, capsys, trainingArguments={"fsdp": "full_shard"}, accelerator=nodes)
+    assert (code, "hybrid_shard" in out) == (1, False)

@@ -18,6 +18,7 @@ from trainwright.arguments import sharding
 from trainwright.contract import UserError
 from trainwright.footprint import Estimate, Figures, Layout, estimate, gib, with_adapters
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
+from trainwright_operator.commands import replicas
 from trainwright_operator.core.placement.memory import memory_of
 from trainwright_operator.core.placement.pools import place
 from trainwright_operator.core.quantities import amount
@@ -80,12 +81,27 @@ class Report:
         )
         ways = [way, *(replace(way, layout=one) for one in self._layouts())]
         yield Columns(HEADINGS, [self._row(one) for one in ways], spare=("BUFFERS", "GRADIENTS", "PARAMETERS"))
+        if advice := self._advice():
+            yield Text(f"\n{advice}")
         if self.fits:
             return
         yield Text("\nWhat would make it fit, each on top of those before:")
         for name, one in self._remedies():
             total = self.of(one).total
             yield Text(f"  {gib(total):>10}  {self._verdict(total):12}  {name}")
+
+    def _advice(self) -> str | None:
+        """A replica in each node, where a rank has room for the larger shard."""
+        value = replicas.advised(self._arguments, self._placed)
+        if value is None or self.room is None:
+            return None
+        now, within = self.of(self.way), self._within_nodes(self.way)
+        if (then := self.of(within)).total > self.room:
+            return None
+        return replicas.sentence(value, self._placed, f"{gib(then.total)} for each rank then, {gib(now.total)} now")
+
+    def _within_nodes(self, way: Way) -> Way:
+        return replace(way, layout=replace(way.layout, shard=self._placed.per_node))
 
     def _row(self, way: Way) -> list[RenderableType]:
         found = self.of(way)

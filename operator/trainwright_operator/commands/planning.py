@@ -15,10 +15,10 @@ from trainwright_operator.api import crd, manifest, names
 from trainwright_operator.api.manifest import Document
 from trainwright_operator.api.names import Condition
 from trainwright_operator.api.spec import TrainingJob
-from trainwright_operator.commands import difference
+from trainwright_operator.commands import difference, replicas
 from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
 from trainwright_operator.core.observe import Observed
-from trainwright_operator.core.placement.pools import BUILTIN, choose
+from trainwright_operator.core.placement.pools import BUILTIN, choose, place
 from trainwright_operator.core.plan import Plan, plan
 
 DONE, DOES_NOT_FIT, INVALID = 0, 1, 2
@@ -37,11 +37,14 @@ def main(options: Namespace) -> int:
             for other in options.diff:
                 _print_difference(options, loaded, objects, other)
             return DONE
+        advice = list(_advice(loaded))
     except InvalidManifests as invalid:
         for line in invalid.lines:
             print(line, file=sys.stderr)
         return INVALID
     _print(objects, options.output)
+    for line in advice:
+        print(line, file=sys.stderr)
     return DONE
 
 
@@ -77,6 +80,14 @@ def _children(job: TrainingJob, loaded: Loaded, document: Document) -> list[Obje
     if not found.apply:
         print(f"{document.source}: {job.name} is {found.status.get('state')}: nothing is created", file=sys.stderr)
     return [_printable(child, job) for child in found.apply]
+
+
+def _advice(loaded: Loaded) -> Iterator[str]:
+    """For jobs that were planned. The memory is left to ``--memory``: it needs torch and the model's configuration."""
+    for job, document in zip(loaded.jobs, loaded.documents, strict=True):
+        placed = place(job, pool_of(job, document, loaded.pools))
+        if value := replicas.advised(job.spec.training_arguments, placed):
+            yield f"{document.source}: {replicas.sentence(value, placed, 'plan --memory says whether it fits')}"
 
 
 def _obstacle(found: Plan) -> str | None:
