@@ -129,7 +129,8 @@ def test_replicas_between_nodes_are_proposed_where_a_rank_has_room_for_them(tmp_
     code, out, _ = planned(tmp_path, capsys, trainingArguments=recomputed, accelerator=nodes)
     now, then = (re.search(rf"FSDP full_shard over {ranks}.* (\d+ MiB)  fits", out) for ranks in ("8", "4 ranks, 2"))
     assert code == 0
-    assert now and then
+    assert now
+    assert then
     advice = out.splitlines()[-1]
     assert advice.startswith("spec.trainingArguments.fsdp: hybrid_shard keeps a replica in each of the 2 nodes")
     assert advice.endswith(f"; {then[1]} for each rank then, {now[1]} now")
