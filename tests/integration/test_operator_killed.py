@@ -9,6 +9,7 @@ import copy
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -136,12 +137,12 @@ class Life:
                 self._kube.patch("Pod", pod["metadata"]["name"], {"status": ended}, self._namespace, "status")
 
     def _left(self) -> Object:
-        status = self._kube.get("TrainingJob", "train", self._namespace)["status"]
+        job = self._kube.get("TrainingJob", "train", self._namespace)
         children = {
             kind: sorted(_name(one["metadata"]["name"]) for one in self._kube.list(kind, self._namespace))
             for kind in KINDS
         }
-        return normalised({"status": status, **children})
+        return normalised({"status": job["status"], "seconds unaccounted for": unaccounted(job), **children})
 
 
 def _name(name: str) -> str:
@@ -151,7 +152,7 @@ def _name(name: str) -> str:
 def normalised(value: Any) -> Any:
     """Without what differs from one run to the next: times, the random end of a pod's name, the node it was put on."""
     if isinstance(value, dict):
-        fleeting = ("node", "ends", "observedGeneration")
+        fleeting = ("node", "ends", "observedGeneration", "goodput", "acceleratorSeconds")
         return {
             key: normalised(item)
             for key, item in value.items()
@@ -162,6 +163,14 @@ def normalised(value: Any) -> Any:
     if isinstance(value, str):
         return re.sub(r"node-\d", "NODE", re.sub(r"(train-0-\d-\d)-\w{5}", r"\1", value))
     return value
+
+
+def unaccounted(job: Object) -> int:
+    """The whole seconds by which the account of the job's life misses its length."""
+    created, ended = (
+        datetime.fromisoformat(time) for time in (job["metadata"]["creationTimestamp"], job["status"]["completionTime"])
+    )
+    return round(abs((ended - created).total_seconds() - sum(job["status"]["goodput"]["seconds"].values())))
 
 
 @pytest.fixture
@@ -182,6 +191,7 @@ def test_a_job_fails_stops_succeeds_and_expires_undisturbed(life, undisturbed) -
     undisturbed["is"] = finished, expired = life[0].lead()
     assert [one["outcome"] for one in finished["status"]["attempts"]] == ["Failed", "Stopped", "Succeeded"]
     assert finished["status"]["restarts"] == {"total": 1, "counted": 1, "disruptions": 0}
+    assert finished["seconds unaccounted for"] == 0
     assert finished["Job"] == ["train-0-1", "train-0-3"], "the suspended Job was deleted"
     assert expired == {**expired, "Job": [], "Pod": [], "Service": []}
 
