@@ -28,6 +28,7 @@ PLANNED = {
     "any-vendor": {"nvidia.com/gpu": "8"},
     "volcano": {},
     "fsdp-cpu": {},
+    "lora": {},
     "fsdp-llama-7b": {"nvidia.com/gpu": "8", "rdma/ib": 8},
     "fsdp-llama-7b-mi300x": {"amd.com/gpu": "8", "rdma/ib": 8},
 }
