@@ -29,7 +29,9 @@ from trainwright_operator.api.spec import parse_job, parse_pool
 from trainwright_operator.commands.loading import load
 from trainwright_operator.commands.planning import planned
 from trainwright_operator.core.children import children
+from trainwright_operator.core.history import History
 from trainwright_operator.core.placement.pools import place
+from trainwright_operator.core.policy import budget
 
 MACHINES = {
     "h100-0": ("h100", None),
@@ -171,7 +173,8 @@ def test_a_half_made_multislice_attempt_is_completed_after_a_crash(kube, namespa
     (stored,) = kube.apply(manifest, namespace)
     parsed, pool = parse_job(stored), parse_pool(pool_manifest("v6e-2x16"))
     first = Operator(kube, namespace, tmp_path, {"IMAGE": "trainer:1-cpu"})
-    made = children(parsed, place(parsed, replace(pool, image="trainer:1-tpu")), 1)
+    placement = place(parsed, replace(pool, image="trainer:1-tpu"))
+    made = children(parsed, placement, 1, budget=budget(parsed, History()))
     for child in made[:-1]:
         kube.create(child, namespace)
     assert [child["metadata"]["name"] for child in made] == ["tj-train", "train-0-1", "train-1-1"]
