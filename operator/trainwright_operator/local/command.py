@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -88,9 +88,13 @@ def _pair(text: str) -> tuple[str, str]:
 
 def main(options: argparse.Namespace) -> int:
     """0 if the job succeeded, 1 if it failed, 2 if it cannot run; 130 after Ctrl-C, 143 after SIGTERM."""
+    return refused_in_lines(lambda: _run(*read(options), options))
+
+
+def refused_in_lines(run: Callable[[], int]) -> int:
+    """The exit code of ``run``; what the user must fix is printed, a line each, and makes it 2."""
     try:
-        document, job, pool = read(options)
-        return _run(document, job, pool, options)
+        return run()
     except InvalidManifests as invalid:
         for line in invalid.lines:
             print(line, file=sys.stderr)

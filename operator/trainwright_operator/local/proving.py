@@ -20,7 +20,6 @@ from typing import Any
 from trainwright.contract import UserError
 from trainwright_operator.api.manifest import Document
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
-from trainwright_operator.commands.loading import InvalidManifests
 from trainwright_operator.core.placement.pools import place
 from trainwright_operator.core.times import read_time
 from trainwright_operator.local import command, comparing
@@ -29,7 +28,7 @@ from trainwright_operator.local.faults import KINDS, Fault, Gang, Strike, Strike
 from trainwright_operator.local.live import Lines
 from trainwright_operator.terminal import Terminal
 
-DONE, FAILED, INVALID = 0, 1, 2
+DONE, FAILED = 0, 1
 UNDISTURBED, DISTURBED, FILE = "undisturbed", "disturbed", "proof.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 
@@ -58,15 +57,7 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 def main(options: argparse.Namespace) -> int:
     """0 if the job ended as an undisturbed one, 1 if it did not or failed, 2 if it cannot run here."""
-    try:
-        document, job, pool = command.read(options)
-        return _Proof(document, job, pool, options).run()
-    except InvalidManifests as invalid:
-        for line in invalid.lines:
-            print(line, file=sys.stderr)
-    except UserError as error:
-        print(f"trainwright: {error}", file=sys.stderr)
-    return INVALID
+    return command.refused_in_lines(lambda: _Proof(*command.read(options), options).run())
 
 
 class _Interrupted(Exception):
