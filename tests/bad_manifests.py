@@ -298,6 +298,35 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "'.', optionally with a domain and '/' before it: team, or example.com/team"
         ],
     ),
+    "a policy for anomalies that does not exist": (
+        field("onAnomaly: skip"),
+        ['job.yaml:12: spec.onAnomaly: "skip" is not one of Ignore, Skip, Rollback; did you mean Skip?'],
+    ),
+    "a factor below 1": (
+        field("onAnomaly: Skip\nanomalyFactor: 0.5"),
+        ["job.yaml:13: spec.anomalyFactor: must be 0 (only what is not finite), or above 1"],
+    ),
+    "a factor for anomalies that are ignored": (
+        field("anomalyFactor: 5"),
+        [
+            "job.yaml:12: spec.anomalyFactor: has no effect while anomalies are ignored; set onAnomaly: Skip or "
+            "onAnomaly: Rollback, or remove it"
+        ],
+    ),
+    "a rollback without checkpoints": (
+        argument('saveStrategy: "no"').replace("  output:", "  onAnomaly: Rollback\n  output:"),
+        [
+            "job.yaml:12: spec.onAnomaly: Rollback needs checkpoints with the optimizer; remove saveStrategy: 'no' and "
+            "saveOnlyModel, or choose Skip"
+        ],
+    ),
+    "anomalies under DeepSpeed": (
+        argument("deepspeed: {zero_optimization: {stage: 2}}").replace("  output:", "  onAnomaly: Skip\n  output:"),
+        [
+            "job.yaml:12: spec.onAnomaly: DeepSpeed's engine clips and steps in one call, so no step can be left out; "
+            "remove onAnomaly, or shard with fsdp"
+        ],
+    ),
     "a version that does not exist": (
         GOOD.replace("v1alpha1", "v1"),
         ['job.yaml:1: apiVersion: must be trainwright.dev/v1alpha1, not "trainwright.dev/v1"'],

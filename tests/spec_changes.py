@@ -45,6 +45,8 @@ CHANGES: dict[str, tuple[str, Any, bool]] = {
     "a longer grace": ("terminationGracePeriodSeconds", 60, False),
     "offline": ("offline", True, False),
     "a hang timeout": ("hangTimeoutSeconds", 60, False),
+    "anomalies": ("onAnomaly", "Skip", False),
+    "an anomaly's factor": ("anomalyFactor", 5, False),
     "forked ranks": ("startMethod", "Fork", False),
     "deletion at the end": ("deleteAfterFinished", True, False),
 }

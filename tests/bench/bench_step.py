@@ -145,13 +145,21 @@ def arguments(case: Case, steps: int, folder: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def trainwright(case: Case, data: list[Any], clock: Clock, steps: int, folder: str) -> None:
+def trainwright(
+    case: Case, data: list[Any], clock: Clock, steps: int, folder: str, on_anomaly: str | None = None
+) -> None:
     from trainwright import PrinterCallback, Trainer, TrainingArguments
 
     args = TrainingArguments(**arguments(case, steps, folder))
     trainer = Trainer(case.make_model(), args, data_collator=clock, train_dataset=data)
+    trainer.on_anomaly = on_anomaly
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+
+
+def watching(case: Case, data: list[Any], clock: Clock, steps: int, folder: str) -> None:
+    """Trainwright with ``onAnomaly: Skip``."""
+    trainwright(case, data, clock, steps, folder, on_anomaly="Skip")
 
 
 def hugging_face(case: Case, data: list[Any], clock: Clock, steps: int, folder: str) -> None:
@@ -163,7 +171,7 @@ def hugging_face(case: Case, data: list[Any], clock: Clock, steps: int, folder: 
     trainer.train()
 
 
-RUNNERS = {"bare loop": bare, "trainwright": trainwright, "hugging face": hugging_face}
+RUNNERS = {"bare loop": bare, "trainwright": trainwright, "hugging face": hugging_face, "  onAnomaly": watching}
 
 
 def seconds_per_step(run: Callable[..., None], case: Case, data: list[Any], steps: int, folder: str) -> float:

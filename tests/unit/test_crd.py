@@ -41,7 +41,7 @@ def test_the_objects_are_small_enough_for_an_annotation_of_client_side_apply() -
     for text in crd.crds().values():
         compact = json.dumps(yaml.safe_load(text), separators=(",", ":"), ensure_ascii=False)
         kept = re.sub("[<>&]", "......", compact)
-        assert len(kept.encode()) < 0.75 * 262_144
+        assert len(kept.encode()) < 0.8 * 262_144, "the rest is for the annotations of others"
 
 
 def test_the_files_read_alike_by_pyyaml_and_by_our_reader() -> None:

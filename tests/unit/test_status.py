@@ -385,6 +385,34 @@ def test_the_end_is_told_in_the_time_zone_of_now_and_with_a_date_when_it_is_not_
     }
 
 
+def test_anomalies_are_counted_and_told_once():
+    scene = Scene(make_job()).settle().start_pods().settle()
+    one = {"count": 1, "rollbacks": 0, "step": 30, "kind": "LossNotFinite", "rank": 1, "action": "Skip"}
+    two = {"count": 2, "rollbacks": 1, "step": 45, "kind": "GradientNormTooLarge", "rank": 0, "action": "Rollback"}
+    scene.push(step=40, maxSteps=100, anomalies=one).settle().push(step=60, anomalies=two).settle()
+    assert scene.status["anomalies"].pop("since")
+    assert scene.status["anomalies"] == two
+    assert [event for event in scene.events if event.startswith("Anomaly")] == [
+        "Anomaly: 1 step was left out; the last was step 30: the loss was not finite (rank 1)"
+    ]
+    assert display.anomalies(scene.status) == (
+        "2 steps were left out, 1 of them with a rollback; the last was step 45: the gradient norm was too large "
+        "(rank 0)"
+    )
+    assert problems(scene.status) == []
+    scene.push(step=70, anomalies={**two, "kind": "x"}).push(step=80, anomalies=[]).settle()
+    assert {**scene.status["anomalies"], "since": ""} == {**two, "since": ""}
+
+
+def test_losses_of_steps_that_were_left_out_are_no_reason_to_start_again():
+    scene = Scene(make_job()).settle().start_pods().settle()
+    one = {"count": 1, "rollbacks": 0, "step": 30, "kind": "LossNotFinite", "rank": 1, "action": "Skip"}
+    scene.status = {**scene.status, "metrics": [{"name": "loss", "value": "nan"}]}
+    assert "lower learningRate" in scene.settle().status["display"]["why"]
+    scene.push(step=31, anomalies=one).settle()
+    assert "why" not in scene.status["display"]
+
+
 def test_the_slow_rank_is_shown_with_its_pod_and_node_and_told_once():
     scene = Scene(make_job().nodes(3, per_node=2)).settle().start_pods().settle()
     for index in range(3):

@@ -53,6 +53,13 @@ PACKAGES_DIR = "/opt/trainwright-packages"
 TERMINATION_FILE = "/dev/termination-log"
 MASTER_PORT = 29400
 
+ON_ANOMALY = ("Ignore", "Skip", "Rollback")
+"""What becomes of a step whose loss or gradient norm is wrong; the first is the default."""
+ANOMALIES = ("LossNotFinite", "GradientNormNotFinite", "LossTooLarge", "GradientNormTooLarge")
+"""What can be wrong with a step, the worst first."""
+ANOMALY_FACTOR = 10.0
+"""A loss or gradient norm is too large from this many times its running median, by default."""
+
 RUNTIMES = ("torchrun", "torchtpu", "torch_xla")
 """A pool's ``runtime``: a process for each accelerator under torch's elastic agent; the same with TorchTPU's launch
 environment; one process for each host, which drives all of its chips, with PyTorch/XLA.
@@ -190,6 +197,10 @@ class ResolvedJob:
     """Take over an output folder that holds another job's checkpoints."""
     async_save: bool = False
     """Write checkpoints while training continues."""
+    on_anomaly: str | None = None
+    """One of :data:`ON_ANOMALY`; None for the first."""
+    anomaly_factor: float | None = None
+    """See :data:`ANOMALY_FACTOR`; 0 for values that are not finite only."""
     start_method: str | None = None
     """Fork: ranks are forked from a process that has imported already; Spawn: each is a new one. None: see ``warm``."""
     version: int = RESOLVED_JOB_VERSION
@@ -260,6 +271,9 @@ class Progress:
     slowest: dict[str, float] | None = None
     """The rank that the others wait for: ``{"rank": int, "factor": float, "step": int}``, where ``factor`` is its own
     time in a step by the median of the others'; empty if no rank is slow, None if that is not known."""
+    anomalies: dict[str, Any] | None = None
+    """Steps that were left out or went back to a checkpoint, up to ``step``: ``{"count": int, "rollbacks": int}``, and
+    of the last one ``{"step": int, "kind": one of ANOMALIES, "rank": int, "action": one of ON_ANOMALY}``."""
     clock: dict[str, float] | None = None
     """Where the time of this attempt went so far: seconds for each of :data:`CLOCK_CAUSES` that is not 0, ``step`` (the
     last one in them), ``first`` (the step that the attempt resumed from), ``save`` (seconds of the longest save, until
@@ -289,6 +303,7 @@ class Progress:
             "runs": self.runs or None,
             "model": self.model and {"url": self.model},
             "slowest": self.slowest,
+            "anomalies": self.anomalies,
             "clock": self.clock,
         }
         return {"trainerStatus": _present(standard), "trainwright": _present(own)}
@@ -366,6 +381,8 @@ class Termination:
     ended_by: str | None = None
     clock: dict[str, float] | None = None
     """As in :class:`Progress`, without ``open``."""
+    anomalies: dict[str, Any] | None = None
+    """As in :class:`Progress`."""
     round: int | None = None
     """The last round, if ranks were restarted in place."""
     rounds: list[dict[str, Any]] = field(default_factory=list)

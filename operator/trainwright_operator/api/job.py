@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from trainwright import rules
+from trainwright.contract import ANOMALY_FACTOR, ON_ANOMALY
 from trainwright_operator.api import declare, formats, trained
 from trainwright_operator.api.arguments import training_arguments
 from trainwright_operator.api.declare import Default, Missing, Mutable
@@ -18,6 +19,7 @@ from trainwright_operator.api.types import (
     boolean,
     exactly_one,
     integer,
+    number,
     string,
     unchanged,
 )
@@ -227,6 +229,26 @@ class JobSpec:
         ),
         Default("10 times the longest step, evaluation or save so far, and at least 10 minutes"),
     ] = None
+    on_anomaly: Annotated[
+        str | None,
+        string(
+            "What becomes of a step whose loss or gradient norm, on any rank, is not finite, or anomalyFactor times "
+            "its running median. Skip: its update is left out. Rollback: training goes back to its newest checkpoint, "
+            "and on with new data.",
+            among=ON_ANOMALY,
+        ),
+        Default(ON_ANOMALY[0]),
+    ] = None
+    anomaly_factor: Annotated[
+        float | None,
+        number(
+            "With onAnomaly: from how many times its running median on a loss or gradient norm is too large. 0 for "
+            "only what is not finite, else above 1.",
+            least=0,
+            most=1e9,
+        ),
+        Default(f"{ANOMALY_FACTOR:g}"),
+    ] = None
     start_method: Annotated[
         str | None,
         string(
@@ -247,9 +269,17 @@ class JobSpec:
     hub_token: SecretKey | None = None
     """The key that ``trainingArguments.hubToken`` refers to."""
 
+    @property
+    def watches_steps(self) -> bool:
+        """Whether anomalies are not ignored."""
+        return self.on_anomaly not in (None, ON_ANOMALY[0])
+
     @staticmethod
     def rules() -> list[Rule]:
-        return [*at_creation([*_what_is_trained(), *_evaluation(), _hang_timeout()]), *_immutability()]
+        return [
+            *at_creation([*_what_is_trained(), *_evaluation(), _hang_timeout(), *_anomalies()]),
+            *_immutability(),
+        ]
 
 
 def _hang_timeout() -> Rule:
@@ -260,6 +290,53 @@ def _hang_timeout() -> Rule:
         field="hangTimeoutSeconds",
         needs=("hangTimeoutSeconds",),
     )
+
+
+def _anomalies() -> list[Rule]:
+    asked = "has(self.onAnomaly) && self.onAnomaly != 'Ignore'"
+    arguments = "has(self.trainingArguments)"
+
+    def sets(spec: Mapping[str, Any], name: str, *values: Any) -> bool:
+        arguments = spec.get("trainingArguments") or {}
+        return name in arguments and (not values or arguments[name] in values)
+
+    return [
+        Rule(
+            "!has(self.anomalyFactor) || self.anomalyFactor == 0.0 || self.anomalyFactor > 1.0",
+            "must be 0 (only what is not finite), or above 1",
+            lambda spec: spec.get("anomalyFactor", 0) == 0 or spec["anomalyFactor"] > 1,
+            field="anomalyFactor",
+            needs=("anomalyFactor",),
+        ),
+        Rule(
+            f"!has(self.anomalyFactor) || ({asked})",
+            "has no effect while anomalies are ignored; set onAnomaly: Skip or onAnomaly: Rollback, or remove it",
+            lambda spec: "anomalyFactor" not in spec or spec.get("onAnomaly", "Ignore") != "Ignore",
+            field="anomalyFactor",
+            needs=("onAnomaly",),
+        ),
+        Rule(
+            f"!({asked}) || !({arguments} && has(self.trainingArguments.deepspeed))",
+            "DeepSpeed's engine clips and steps in one call, so no step can be left out; remove onAnomaly, or "
+            "shard with fsdp",
+            lambda spec: spec.get("onAnomaly", "Ignore") == "Ignore" or not sets(spec, "deepspeed"),
+            field="onAnomaly",
+            needs=("onAnomaly",),
+        ),
+        Rule(
+            f"!({asked} && self.onAnomaly == 'Rollback') || !({arguments} && "
+            "((has(self.trainingArguments.saveStrategy) && self.trainingArguments.saveStrategy == 'no') || "
+            "(has(self.trainingArguments.saveOnlyModel) && self.trainingArguments.saveOnlyModel)))",
+            "Rollback needs checkpoints with the optimizer; remove saveStrategy: 'no' and saveOnlyModel, or choose "
+            "Skip",
+            lambda spec: (
+                spec.get("onAnomaly") != "Rollback"
+                or not (sets(spec, "saveStrategy", "no") or sets(spec, "saveOnlyModel", True))
+            ),
+            field="onAnomaly",
+            needs=("onAnomaly", "trainingArguments.saveStrategy", "trainingArguments.saveOnlyModel"),
+        ),
+    ]
 
 
 def _what_is_trained() -> list[Rule]:

@@ -91,6 +91,7 @@ class Reason:
     NODE_AVOIDED = "NodeAvoided"
     RESTARTED_IN_PLACE = "RestartedInPlace"
     SLOW_RANK = "SlowRank"
+    ANOMALY = "Anomaly"
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
     COMPLETED = "TrainingCompleted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainwright.contract import (
+    ANOMALIES,
     CLOCK_CAUSES,
     MAX_ATTEMPTS,
     MAX_MESSAGE,
@@ -10,6 +11,7 @@ from trainwright.contract import (
     MAX_ROUND_MESSAGE,
     MAX_ROUNDS,
     MAX_RUNS,
+    ON_ANOMALY,
 )
 from trainwright_operator.api.types import (
     INT64_MAX,
@@ -124,6 +126,18 @@ def job_status() -> Schema:
                     "step": integer("The step at which the ranks were last compared.", 0, INT64_MAX),
                     "pod": string("Its pod.", 253),
                     "node": string("The node of that pod.", 253),
+                },
+            ),
+            "anomalies": record(
+                "The steps that onAnomaly left out or undid, up to the step in progress.",
+                {
+                    "count": _count("How many steps."),
+                    "rollbacks": _count("How many of them went back to a checkpoint."),
+                    "step": integer("The last one.", 0, INT64_MAX),
+                    "kind": string("What was wrong with it.", among=ANOMALIES),
+                    "rank": integer("The rank that saw it.", 0),
+                    "action": string("What became of it.", among=ON_ANOMALY[1:]),
+                    "since": _time("When the first one was reported."),
                 },
             ),
             "avoidedNodes": list_of(

@@ -18,6 +18,7 @@ COUNTS = GANG | {
     "acceleratorSeconds",
     "cost",
     "slowest",
+    "anomalies",
 }
 """Progress and counts of pods: they change all the time, and no condition depends on them."""
 

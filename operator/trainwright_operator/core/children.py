@@ -133,6 +133,8 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
         grace_period_seconds=spec.termination_grace_period_seconds,
         adopt_output=spec.output.adopt,
         async_save=spec.output.async_save,
+        on_anomaly=spec.on_anomaly if spec.watches_steps else None,
+        anomaly_factor=spec.anomaly_factor,
         start_method=spec.start_method,
     )
 

@@ -38,8 +38,30 @@ def slow(status: Mapping[str, Any]) -> str:
     return f"{one.get('pod') or 'rank {}'.format(one['rank'])} {one['factor']:.1f}x"[-64:] if one else ""
 
 
+_WRONG = {
+    "LossNotFinite": "loss was not finite",
+    "GradientNormNotFinite": "gradient norm was not finite",
+    "LossTooLarge": "loss was too large",
+    "GradientNormTooLarge": "gradient norm was too large",
+}
+
+
+def anomalies(status: Mapping[str, Any]) -> str:
+    """``2 steps were left out, the last one step 45: the loss was not finite (rank 1)``; empty if there were none."""
+    one = status.get("anomalies") or {}
+    if not one.get("count"):
+        return ""
+    count, back = one["count"], one.get("rollbacks", 0)
+    counted = f"{count} step{'s were' if count > 1 else ' was'} left out"
+    if back:
+        counted += f", {back} of them with a rollback" if back < count else ", with a rollback"
+    return f"{counted}; the last was step {one['step']}: the {_WRONG[one['kind']]} (rank {one['rank']})"
+
+
 def not_finite(status: Mapping[str, Any]) -> str:
     """What is said of a run whose newest losses are no numbers: it goes on, and hardly ever recovers."""
+    if status.get("anomalies"):  # those steps were left out
+        return ""
     lost = [one for one in status.get("metrics") or () if _LOSS.fullmatch(one["name"]) and not _is_finite(one["value"])]
     if not lost:
         return ""

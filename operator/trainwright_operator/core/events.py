@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright_operator.api.names import Condition, Reason
+from trainwright_operator.core import display
 from trainwright_operator.core.history import Outcome, Record, Round
 from trainwright_operator.core.policy import describe, describe_round
 
@@ -34,6 +35,7 @@ def events(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Event, 
         *_of_gang(before, after),
         *_of_nodes(before, after),
         *_of_ranks(before, after),
+        *_of_steps(before, after),
     )
 
 
@@ -98,6 +100,12 @@ def _of_ranks(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event
     where = f"rank {now['rank']} in {now['pod']}" + (f" on {now['node']}" if "node" in now else "")
     message = f"{where} takes {now['factor']:.1f} times as long for its part of a step as the others, which wait for it"
     return [Event("Warning", Reason.SLOW_RANK, message)]
+
+
+def _of_steps(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Event]:
+    """The first step that went wrong; the others are counted in the status."""
+    was, now = (status.get("anomalies") or {} for status in (before, after))
+    return [Event("Warning", Reason.ANOMALY, display.anomalies(after))] if "since" in now and "since" not in was else []
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any], *fields: str) -> bool:

@@ -13,7 +13,16 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from trainwright.contract import MAX_METRICS, MAX_ROUND_MESSAGE, MAX_ROUNDS, MAX_RUNS, ExitCode, Termination
+from trainwright.contract import (
+    ANOMALIES,
+    MAX_METRICS,
+    MAX_ROUND_MESSAGE,
+    MAX_ROUNDS,
+    MAX_RUNS,
+    ON_ANOMALY,
+    ExitCode,
+    Termination,
+)
 from trainwright_operator.api.job import MAX_RESTARTS
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.status import MAX_ACTIVITY, MAX_NAME, MAX_PATH, MAX_URL, MAX_VALUE, MAX_WHY
@@ -47,6 +56,7 @@ class Report:
     round: int | None = None
     slowest: Mapping[str, Any] | None = None
     """Empty where no rank is slow."""
+    anomalies: Mapping[str, Any] | None = None
 
 
 def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: datetime) -> Status:
@@ -216,6 +226,9 @@ def _merged(status: Mapping[str, Any], report: Report, progress: Status, now: da
         merged["slowest"] = {**(known if same else {}), "attempt": progress["attempt"], **report.slowest}
     elif report.slowest is not None:
         merged.pop("slowest", None)
+    if report.anomalies:
+        since = {key: value for key, value in (status.get("anomalies") or {}).items() if key == "since"}
+        merged["anomalies"] = {**since, **report.anomalies}
     if report.runs:
         known = {one["tracker"]: one["url"] for one in status.get("runs") or ()} | dict(report.runs)
         merged["runs"] = [{"tracker": name, "url": url} for name, url in sorted(known.items())][:MAX_RUNS]
@@ -264,6 +277,7 @@ def _of_wire(standard: Mapping[str, Any], own: Mapping[str, Any]) -> Report:
         clock=_mapping(own.get("clock")) or None,
         round=_integer(own.get("round"), MAX_RESTARTS + 1),
         slowest=_slowest(own["slowest"]) if isinstance(own.get("slowest"), Mapping) else None,
+        anomalies=_anomalies(_mapping(own.get("anomalies"))),
     )
 
 
@@ -280,6 +294,7 @@ def _of_word(word: Termination, time: datetime | None) -> Report:
         best=_best(word.best),
         checkpoint=checkpoint,
         clock=_mapping(word.clock) or None,
+        anomalies=_anomalies(_mapping(word.anomalies)),
     )
 
 
@@ -312,6 +327,14 @@ def _checkpoint(value: Any) -> Status | None:
 def _slowest(value: Mapping[str, Any]) -> Status:
     rank, factor, step = _integer(value.get("rank")), _number(value.get("factor")), _integer(value.get("step"))
     return {"rank": rank, "factor": factor, "step": step or 0} if rank is not None and factor else {}
+
+
+def _anomalies(value: Mapping[str, Any]) -> Status | None:
+    numbers = {name: _integer(value.get(name)) for name in ("count", "rollbacks", "step", "rank")}
+    kind, action = value.get("kind"), value.get("action")
+    if None in numbers.values() or kind not in ANOMALIES or action not in ON_ANOMALY[1:]:
+        return None
+    return {**numbers, "kind": kind, "action": action}
 
 
 def _best(value: Any) -> Status | None:

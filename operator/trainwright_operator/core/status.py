@@ -69,6 +69,7 @@ def render(
         },
         "attempts": [record.to_dict() for record in history.records],
         "slowest": _slowest(before, history, attempt),
+        "anomalies": _anomalies(before, now),
         "avoidedNodes": avoided(history.records, before.get("avoidedNodes") or ()),
         "progress": _progress(before, phase),
         "startTime": started and write_time(started),
@@ -117,6 +118,12 @@ def _slowest(before: Mapping[str, Any], history: History, attempt: Attempt | Non
         return None
     pod = attempt.pod_of(found["rank"]) if attempt else None
     return {**found, "pod": pod.name, **({"node": pod.node} if pod.node else {})} if pod else found
+
+
+def _anomalies(before: Mapping[str, Any], now: datetime) -> Status:
+    """The steps that went wrong, with the time at which the operator first heard of one."""
+    found: Status = before.get("anomalies") or {}
+    return {"since": write_time(now), **found} if found else {}
 
 
 def _nodes(before: Mapping[str, Any], attempt: Attempt | None, desired: int | None) -> Status:

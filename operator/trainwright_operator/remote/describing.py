@@ -93,6 +93,8 @@ def _parts(facts: Facts, findings: list[Finding]) -> Iterator[RenderableType]:
         yield Text(_well(facts))
     if memory := _memory(facts):
         yield Text(memory)
+    if anomalies := display.anomalies(status):
+        yield Text(f"anomalies: {anomalies}")
     yield from (Text(f"{name}: {value}") for name, value in goodput.facts(status))
     yield from _conditions(facts)
     yield from section(TIMES, goodput.rows(status))

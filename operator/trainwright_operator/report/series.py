@@ -18,7 +18,7 @@ _RAW = 20
 """A curve is thinned when it has this many points for each bucket."""
 TOTALS = ("train_runtime", "train_loss")
 """A log entry with one of these closes a run, and belongs to no step."""
-_NO_CURVES = ("step", "epoch", "total_flos", "num_input_tokens_seen")
+_NO_CURVES = ("step", "epoch", "anomalies", "total_flos", "num_input_tokens_seen")
 _NO_CURVE_ENDS = ("_runtime", "_steps_per_second", "_preparation_time")
 """Metrics that say nothing about the course of a run."""
 
@@ -118,6 +118,8 @@ class Curves:
 
     def add(self, row: Mapping[str, Any], after: float = -math.inf) -> None:
         """Add one row of a log, unless its place is not after ``after``."""
+        if "anomaly" in row:  # what went wrong with a step, not a value of it
+            return
         place = self.place(row)
         if place is None:
             self.unplaced += 1

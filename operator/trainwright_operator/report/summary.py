@@ -60,6 +60,8 @@ class Summary:
     curves: dict[str, Curve] = field(default_factory=dict)
     goodput: dict[str, Any] = field(default_factory=dict)
     """``goodput``, ``acceleratorSeconds`` and ``cost`` of the status."""
+    anomalies: dict[str, Any] = field(default_factory=dict)
+    """Of the status."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -90,6 +92,7 @@ def summarize(job: Mapping[str, Any], now: datetime) -> Summary:
         restarts=dict(status.get("restarts") or {}),
         attempts=[_attempt(Record.from_dict(entry), now) for entry in status.get("attempts") or ()],
         goodput={name: status[name] for name in ("goodput", "acceleratorSeconds", "cost") if name in status},
+        anomalies=dict(status.get("anomalies") or {}),
     )
 
 
@@ -188,6 +191,7 @@ def facts(summary: Summary) -> Rows:
         ("progress", _progress(summary.progress)),
         *((name, _curve([value for _, value in curve])) for name, curve in summary.curves.items()),
         ("restarts", f"{restarts['total']}, {restarts['counted']} counted" if restarts.get("total") else ""),
+        ("anomalies", display.anomalies({"anomalies": summary.anomalies})),
         *goodput.facts(summary.goodput),
         ("best", _best(summary.best)),
         ("checkpoint", _checkpoint(summary.checkpoint)),

@@ -80,8 +80,9 @@ class OneProcess(Strategy):
             norm = hooks.clip()
         else:
             norm = self.clip(self.parameters, max_norm) if max_norm > 0 else self.norm(self.parameters)
+        verdict = hooks.judge(norm) if hooks.judge is not None else None
         hooks.before_step()
-        skipped = self._step()
+        skipped = self._step() if verdict is None else self._step_unless(verdict)
         hooks.after_step()
         if self.schedule is not None and not skipped:
             self.schedule.step()
@@ -97,6 +98,24 @@ class OneProcess(Strategy):
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return bool(self.scaler.get_scale() < scale)
+
+    def _step_unless(self, verdict: torch.Tensor) -> bool:
+        """Step the optimizer if ``verdict`` is 0; return whether it is known that it did not step.
+
+        A step that is not taken leaves the scale as it is.
+        """
+        if self.hooks.on_device:
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, verdict
+            try:
+                self.optimizer.step()
+            finally:
+                del self.optimizer.grad_scale, self.optimizer.found_inf
+            return False
+        if not verdict.item():
+            return self._step()
+        if self.scaler is not None:
+            self.scaler.update(self.scaler.get_scale())
+        return True
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:
         return clip_grad_norm_(parameters, max_norm)

@@ -1,6 +1,7 @@
 """The processes that train together, and all collectives of the package: sums, gathers, errors, a barrier.
 
-Each call is one collective. A step has only one: the sum of the targets that a loss is averaged over.
+Each call is one collective. A step has only one: the sum of the targets that a loss is averaged over, and with
+``onAnomaly`` the largest of what the ranks found.
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ class Ranks:
             import torch.distributed
 
             torch.distributed.all_reduce(tensor, group=self.group)
+
+    def max(self, tensor: Tensor) -> None:
+        """Replace the elements by their largest value over all ranks, in place; like :meth:`sum`."""
+        if self.world_size > 1:
+            import torch.distributed
+
+            torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX, group=self.group)
 
     def gather_tensors(self, tensor: Tensor) -> list[Tensor]:
         """Return every rank's tensor, in the order of the ranks; shapes and types must be equal."""

@@ -32,11 +32,16 @@ class Hooks(NamedTuple):
         before_step: Called between clipping and the optimizer's step; before both, if the engine joins the two.
         after_step: Called after the optimizer's step and before the schedule's.
         clip: Replaces the strategy's clipping; returns the norm.
+        judge: Takes the norm, before the optimizer's step; returns a scalar on the device, which is not 0 if the step
+            may not be taken. All ranks call it together, and get the same.
+        on_device: Whether the optimizer reads that scalar on the device. Else the host waits for it.
     """
 
     before_step: Callable[[], object]
     after_step: Callable[[], object]
     clip: Callable[[], Any] | None = None
+    judge: Callable[[Any], torch.Tensor] | None = None
+    on_device: bool = False
 
 
 class Strategy(ABC):

@@ -19,6 +19,7 @@ from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from trainwright.contract import CLOCK_CAUSES, ENV_REACHED_STEP
 from trainwright.launch import nodefiles
@@ -34,6 +35,7 @@ class Clock:
     Attributes:
         reached: Steps up to this one were trained before by a rank or attempt that was lost: they are redone.
         slowest: The rank that the others wait for, as :attr:`trainwright.contract.Progress.slowest`.
+        anomalies: The steps that went wrong, as :attr:`trainwright.contract.Progress.anomalies`.
         used: Whether our loop trains in this process; another one does not say what begins.
     """
 
@@ -42,6 +44,7 @@ class Clock:
         self._slots: MutableSequence[float] = _mapped(path) if path else array("d", bytes(_BYTES))
         self._cause, self.used, self._save_began = STARTING, False, 0.0
         self.slowest: dict[str, float] | None = None
+        self.anomalies: dict[str, Any] | None = None
         self.reached = max(_reached_by_former_attempts(), int(self._slots[_STEP]))
         self._begin()
 

@@ -162,6 +162,7 @@ class Reporter(TrainerCallback):
             runs=addresses.runs()[:MAX_RUNS],
             model=addresses.model(),
             slowest=self._clock.slowest if self._clock is not None else None,
+            anomalies=self._clock.anomalies if self._clock is not None else None,
             clock=self._clock.read() if self._clock is not None and self._clock.used else None,
             **self._meter.read(args, state, time.monotonic(), self._training, self.data_size),
         )

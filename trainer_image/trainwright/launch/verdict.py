@@ -131,6 +131,7 @@ def termination(
         best=report.get("best"),
         ended_by=None if end.code == ExitCode.DONE else end.by,
         clock=report.get("clock"),
+        anomalies=report.get("anomalies"),
         round=len(rounds) + 1 if rounds else None,
         rounds=[one.to_wire() for one in rounds[-MAX_ROUNDS:]],
     )

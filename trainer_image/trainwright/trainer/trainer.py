@@ -122,6 +122,16 @@ class Trainer:
     """Whether checkpoints are written in the background, from a copy in host memory. None follows the environment
     (``TRAINWRIGHT_ASYNC_SAVE=1``), then the TrainingJob (``spec.output.asyncSave``)."""
 
+    on_anomaly: str | None = None
+
+    """What becomes of a step whose loss or gradient norm, on any rank, is not finite or too large: ``"Ignore"``,
+    ``"Skip"`` or ``"Rollback"``. None follows the TrainingJob (``spec.onAnomaly``)."""
+
+    anomaly_factor: float | None = None
+
+    """From how many times its running median on a value is too large; 0 for only what is not finite. None follows the
+    TrainingJob (``spec.anomalyFactor``), which has 10 by default."""
+
     callback_handler: Any
     """A :class:`~trainwright.CallbackHandler`, or the replacement that a subclass sets."""
     control: TrainerControl

@@ -5,7 +5,7 @@ log, evaluate and save if the control requests it. The strategy (:mod:`trainwrig
 model over processes and devices, and updates it.
 
 The loop makes all decisions it can before the first step. A feature that is off (event listeners, a gradient scaler,
-delayed gradient exchange, device transfer) adds no cost to a step.
+delayed gradient exchange, device transfer, a watch for anomalies) adds no cost to a step.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,16 @@ from trainwright.distributed.collectives import sum_over_ranks
 from trainwright.distributed.preemption import Preemption, under_launcher
 from trainwright.distributed.strategy import Hooks
 from trainwright.integrations.clock import DATA, EVALUATING, RESTORING, SAVING, of_process
+from trainwright.training.anomalies import (
+    ROLLBACK,
+    SKIP,
+    Anomaly,
+    Watch,
+    check_bounds,
+    record,
+    summary_of,
+    watch_of,
+)
 from trainwright.training.losses import LossMeter
 from trainwright.training.own_time import OwnTime
 from trainwright.training.schedulers import follows_metric
@@ -58,7 +69,10 @@ class Loop:
         self.max_grad_norm = args.max_grad_norm
         self.optimizer, self.strategy = trainer.optimizer, trainer._strategy
         schedule = None if follows_metric(trainer.lr_scheduler) else trainer.lr_scheduler
-        self.strategy.start(model, self.optimizer, schedule, trainer.scaler, self.hooks())
+        self.watch = watch_of(trainer, model, trainer.scaler)
+        self.late_schedule = schedule if self.watch is not None and self.watch.on_device else None
+        of_strategy = None if self.late_schedule is not None else schedule
+        self.strategy.start(model, self.optimizer, of_strategy, trainer.scaler, self.hooks())
         self.meter, self.work = LossMeter(args.logging_nan_inf_filter), Work(trainer)
         self.preemption = Preemption(listens=under_launcher() or args.enable_jit_checkpoint)
         self.background, self.clock = trainer._background, of_process()
@@ -69,6 +83,8 @@ class Loop:
         self.learning_rate = 0.0
         self.first_step = self.logged_step = trainer.state.global_step
         self.saved_step = -1
+        self.go_back: Callable[[Path], None] | None = None
+        self.checkpoint: Path | None = None
         self.total_loss, self.lost_steps = 0.0, 0
         self.told: set[str] = set()
         self.start_time = time.time()
@@ -102,6 +118,7 @@ class Loop:
         if done == 0:
             self.stop_for_want_of_data()
         self.event("on_epoch_end")
+        self.settle()
         self.obey()
 
     def global_batches(self, epoch: int, skip: int) -> Iterator[tuple[list[Any], Any]]:
@@ -135,7 +152,11 @@ class Loop:
     def step(self, micro_batches: list[Any], num_items: Any, epoch: float) -> None:
         state = self.trainer.state
         self.event("on_step_begin")
-        self.meter.add(self.forward_backward(micro_batches, num_items))
+        if self.watch is None:
+            losses = self.forward_backward(micro_batches, num_items)
+        else:
+            losses = self.watched_forward_backward(self.watch, micro_batches, num_items, epoch)
+        self.meter.add(losses)
         self.grad_norm, _ = self.strategy.update(self.max_grad_norm)
         state.global_step += 1
         state.epoch = epoch
@@ -143,7 +164,61 @@ class Loop:
         if self.empties_cache_every and state.global_step % self.empties_cache_every == 0:
             clear_device_cache()
         self.event("on_step_end")
+        if self.watch is not None and self.is_verdict_due(self.watch):
+            self.settle()
         self.obey()
+
+    def watched_forward_backward(
+        self, watch: Watch, micro_batches: list[Any], num_items: Any, epoch: float
+    ) -> list[torch.Tensor]:
+        """As :meth:`forward_backward`; again from a checkpoint if the step before made the run go back to it."""
+        watch.keep_statistics()
+        losses = self.forward_backward(micro_batches, num_items)
+        if self.settle():
+            self.strategy.zero_grad()
+            watch.keep_statistics()
+            losses = self.forward_backward(micro_batches, num_items)
+        watch.begin(self.trainer.state.global_step + 1, epoch, losses)
+        return losses
+
+    def is_verdict_due(self, watch: Watch) -> bool:
+        """Whether the verdict of a step is read at its end: it is on the host already, or something depends on it."""
+        control = self.trainer.control
+        return not watch.on_device or control.should_log or control.should_evaluate or control.should_save
+
+    def settle(self) -> bool:
+        """Read the verdict of the newest step, if that was not done; return whether the run went back to a checkpoint.
+
+        The schedule of an optimizer that gets the verdict on the device advances here.
+        """
+        if self.watch is None or not self.watch.is_open:
+            return False
+        anomaly = self.watch.verdict()
+        if anomaly is not None:
+            return self.leave_out(self.watch, anomaly)
+        if self.late_schedule is not None:
+            self.late_schedule.step()
+        return False
+
+    def leave_out(self, watch: Watch, anomaly: Anomaly) -> bool:
+        """Record a step that was not taken, and go back to the newest checkpoint if that is the policy."""
+        state = self.trainer.state
+        check_bounds(watch, anomaly, state.log_history)
+        checkpoint = self.newest_checkpoint() if watch.policy == ROLLBACK else None
+        record(anomaly, watch.policy if checkpoint is not None else SKIP, checkpoint, state)
+        self.clock.anomalies = summary_of(state.log_history)
+        if checkpoint is None or self.go_back is None:
+            return False
+        with self.clock.spending(RESTORING):
+            self.go_back(checkpoint)
+        return True
+
+    def newest_checkpoint(self) -> Path | None:
+        """The newest checkpoint of this run, or the one that it resumed from."""
+        if self.background is not None:
+            with self.clock.spending(SAVING):
+                self.background.settle()
+        return self.checkpoint if self.saved_step < 0 else self.trainer.checkpoints.path(self.saved_step)
 
     def forward_backward(self, micro_batches: list[Any], num_items: Any) -> list[torch.Tensor]:
         """Return the losses of the micro-batches, and accumulate their gradients."""
@@ -165,7 +240,10 @@ class Loop:
 
     def hooks(self) -> Hooks:
         """Return the callbacks that run during an update."""
-        return Hooks(partial(self.event, "on_pre_optimizer_step"), self.stepped)
+        hooks = Hooks(partial(self.event, "on_pre_optimizer_step"), self.stepped)
+        if self.watch is None:
+            return hooks
+        return hooks._replace(judge=self.watch.judge, on_device=self.watch.on_device)
 
     def stepped(self) -> None:
         self.event("on_optimizer_step")
@@ -188,13 +266,15 @@ class Loop:
         trainer, step = self.trainer, self.trainer.state.global_step
         loss = self.read_losses()
         logs = {"loss": loss / (step - self.logged_step)}
-        if (first := self.meter.first_not_finite) is not None:
+        if (first := self.meter.first_not_finite) is not None and self.watch is None:
             self.tell_not_finite("loss", self.logged_step + 1 + first)
         if self.grad_norm is not None:
             logs["grad_norm"] = self.grad_norm.item()
-            if not math.isfinite(logs["grad_norm"]) and self.strategy.scaler is None:  # a scaler skips this step
-                self.tell_not_finite("gradient norm", step)
+            if not math.isfinite(logs["grad_norm"]) and self.watch is None and self.strategy.scaler is None:
+                self.tell_not_finite("gradient norm", step)  # a scaler, or a watch, leaves this step out
         logs["learning_rate"] = float(self.learning_rate)
+        if self.watch is not None and self.clock.anomalies is not None:
+            logs["anomalies"] = self.clock.anomalies["count"]
         self.logged_step = step
         if self.own_time is not None and (slowest := self.own_time.compare(step)) is not None:
             self.clock.slowest = slowest
@@ -257,6 +337,7 @@ class Loop:
 
     def yield_to_preemption(self) -> None:
         """Save a checkpoint, unless this step has one or is the one that the run began with, and exit."""
+        self.settle()
         if self.trainer.state.global_step not in (self.saved_step, self.first_step):
             self.save()
         if self.background is not None:

@@ -46,6 +46,7 @@ from trainwright.job import first_training, resolved_job, warn_if_arguments_unre
 from trainwright.outputs import TrainOutput
 from trainwright.training import checks
 from trainwright.training.activation_checkpointing import recompute_activations
+from trainwright.training.anomalies import summary_of
 from trainwright.training.checks import check_optimizer
 from trainwright.training.debugging import overflow_watched
 from trainwright.training.hooked_loop import loop_for
@@ -210,6 +211,8 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     averaging.begin(trainer.optimizer)
     trainer._background = make_background(trainer)
     loop = trainer._loop = loop_for(trainer)(trainer, model, epochs, horizon, ignore_keys)
+    loop.checkpoint, loop.go_back = checkpoint, partial(go_back, trainer)
+    clock.anomalies = summary_of(trainer.state.log_history)
     announce(trainer, horizon, place)
     trainer._strategy.zero_grad()
     loop.event("on_train_begin")
@@ -278,6 +281,14 @@ def load_state(trainer: Any, checkpoint: str) -> None:
     if is_late and trainer._strategy.owns_checkpoints:
         trainer._load_from_checkpoint(checkpoint)
     trainer.checkpoints.ranks.agree(load)
+
+
+def go_back(trainer: Any, checkpoint: Path) -> None:
+    """Restore weights, optimizer, schedule and scaler in the midst of a run; steps and data go on where they are."""
+    trainer.checkpoints.ranks.agree(lambda: check_readable(trainer, checkpoint))
+    if not reads_late(trainer, checkpoint):
+        trainer._load_from_checkpoint(str(checkpoint))
+    load_state(trainer, str(checkpoint))
 
 
 def announce(trainer: Any, horizon: Horizon, place: Place) -> None:
