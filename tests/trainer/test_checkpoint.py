@@ -9,12 +9,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from trainer.world import in_world
+from trainwright.checkpoint.diskio import Sums, crc32_of, save_summed
 from trainwright.checkpoint.store import MANIFEST, CheckpointStore, get_last_checkpoint
 from trainwright.contract import UserError
 from trainwright.distributed.ranks import Ranks
@@ -42,6 +44,22 @@ def test_a_checkpoint_is_there_whole_and_listed(tmp_path: Path) -> None:
     checksum = f"{zlib.crc32(b'weights' * 1000):08x}"
     assert manifest["files"]["model.safetensors"] == {"size": 7000, "crc32": checksum}
     assert os.listdir(tmp_path / "out") == ["checkpoint-5"]
+
+
+def test_a_file_that_is_summed_while_it_is_written_needs_no_second_reading(tmp_path: Path) -> None:
+    def write(folder: Path) -> Sums:
+        sums: Sums = {}
+        save_summed({"whole": torch.rand(700, 1000), "small": [1, 2]}, folder / "optimizer.pt", sums)
+        save_summed(torch.rand(10), folder / "changed.pt", sums)
+        with open(folder / "changed.pt", "ab") as file:
+            file.write(b"more")
+        return sums
+
+    with mock.patch("trainwright.checkpoint.diskio.crc32_of", wraps=crc32_of) as read:
+        store = CheckpointStore(tmp_path / "out")
+        store.write(1, [write])
+    assert [call.args[0].name for call in read.call_args_list] == ["changed.pt"]
+    assert store.problems(store.path(1)) == []
 
 
 def cut(folder: Path) -> None:
@@ -228,8 +246,7 @@ def python_file(folder: Path) -> None:
 
 
 def torch_file(folder: Path) -> None:
-    with open(folder / "optimizer.pt", "wb") as file:
-        torch.save(torch.zeros(1 << 19), file)
+    save_summed(torch.zeros(1 << 19), folder / "optimizer.pt", {})
 
 
 def safetensors_file(folder: Path) -> None:

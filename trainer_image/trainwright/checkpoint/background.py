@@ -118,7 +118,7 @@ class _Save:
         try:
             with self._store.explained(f"save checkpoint-{self._step}"):
                 self._part.open()
-                self._part.write(pieces)
+                self._part.write_unflushed(pieces)
         except Exception as error:
             self._part.failure = error
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from trainwright.checkpoint.diskio import single_checksum
+from trainwright.checkpoint.diskio import SummedFile, Sums, single_checksum
 from trainwright.contract import UserError
 from trainwright.distributed.named_state import is_sharded, with_part
 
@@ -47,8 +47,8 @@ def is_in_shards(folder: Path, kind: str = MODEL_SHARDS) -> bool:
 # -- writing
 
 
-def save_shards(states: Mapping[str, Mapping[str, Any]], folder: Path, group: Any) -> None:
-    """Write this rank's shards below ``folder``; all ranks of ``group`` call it together.
+def save_shards(states: Mapping[str, Mapping[str, Any]], folder: Path, group: Any) -> Sums:
+    """Write this rank's shards below ``folder``; all ranks of ``group`` call it together. Returns the files' sums.
 
     If one rank fails, all of them raise its error, so that none waits for it.
 
@@ -57,13 +57,28 @@ def save_shards(states: Mapping[str, Mapping[str, Any]], folder: Path, group: An
         folder: This rank's own folder. The first rank's gets the description.
         group: A process group of gloo that no other thread uses.
     """
-    from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
+    sums: Sums = {}
     for kind, state in states.items():
-        writer = FileSystemWriter(folder / kind, sync_files=False)  # flushed with the other files
         with _errors_of_ranks(), single_checksum():
-            save({_ROOTS[kind]: state}, storage_writer=writer, process_group=group)
+            save({_ROOTS[kind]: state}, storage_writer=_writer(folder / kind, sums), process_group=group)
+    return sums
+
+
+def _writer(folder: Path, sums: Sums) -> Any:
+    from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
+
+    class SummedFiles(FileSystem):
+        @contextmanager
+        def create_stream(self, path: Any, mode: str) -> Iterator[Any]:
+            assert mode == "wb"
+            with SummedFile(Path(path), sums) as stream:
+                yield stream
+
+    writer = FileSystemWriter(folder, sync_files=False)  # flushed with the other files
+    writer.fs = SummedFiles()
+    return writer
 
 
 @contextmanager

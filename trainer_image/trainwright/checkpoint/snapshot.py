@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from trainwright.arguments.errors import hidden
-from trainwright.checkpoint.diskio import single_checksum
+from trainwright.checkpoint.diskio import Sums, save_summed, single_checksum
 from trainwright.checkpoint.gathered import replace_whole, save_whole
 from trainwright.checkpoint.part import Piece
 from trainwright.checkpoint.sharded import MODEL_SHARDS, OPTIMIZER_SHARDS, is_in_shards, read_optimizer, save_shards
@@ -132,15 +132,17 @@ def _in_turn(pieces: list[Piece]) -> list[Piece]:
     the same, because the other ranks wait in them.
     """
 
-    def write(folder: Path) -> None:
-        errors = []
+    def write(folder: Path) -> Sums:
+        errors: list[Exception] = []
+        sums: Sums = {}
         for piece in pieces:
             try:
-                piece(folder)
+                sums |= piece(folder) or {}
             except Exception as error:
                 errors.append(error)
         if errors:
             raise errors[0]
+        return sums
 
     return [write] if pieces else []
 
@@ -166,9 +168,9 @@ def _saves_engine(trainer: Any) -> bool:
     return strategy.owns_checkpoints and strategy.engine is not None and not trainer.args.save_only_model
 
 
-def _save_engine(trainer: Any, folder: Path) -> None:
+def _save_engine(trainer: Any, folder: Path) -> Sums:
     schedule = trainer.lr_scheduler if hasattr(trainer.lr_scheduler, "state_dict") else None
-    save_engine(trainer._strategy.engine, folder, schedule, trained_alone=bool(adapter_names(trainer.model)))
+    return save_engine(trainer._strategy.engine, folder, schedule, trained_alone=bool(adapter_names(trainer.model)))
 
 
 def shards_of(trainer: Any, model: bool, optimizer: bool) -> dict[str, dict[str, Any]]:
@@ -319,10 +321,12 @@ def _states_of_rank(trainer: Any) -> dict[str, Any]:
     return states
 
 
-def _save_all(states: dict[str, Any], folder: Path) -> None:
+def _save_all(states: dict[str, Any], folder: Path) -> Sums:
+    sums: Sums = {}
     with single_checksum():
         for name, state in states.items():
-            _save(state, folder / name)
+            save_summed(state, folder / name, sums)
+    return sums
 
 
 def _parts(trainer: Any) -> dict[str, Any]:
@@ -335,12 +339,6 @@ def _parts(trainer: Any) -> dict[str, Any]:
 def _of_rank(stem: str, suffix: str, trainer: Any) -> str:
     args = trainer.args
     return f"{stem}.{suffix}" if args.world_size <= 1 else f"{stem}_{args.process_index}.{suffix}"
-
-
-def _save(value: Any, path: Path) -> None:
-    """Writes through a Python file, because torch's own writer does not report a full disk."""
-    with open(path, "wb") as file:
-        torch.save(value, file)
 
 
 def missing_state(trainer: Any, folder: Path) -> list[str]:

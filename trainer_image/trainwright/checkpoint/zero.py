@@ -11,7 +11,6 @@ reported to the others.
 from __future__ import annotations
 
 import enum
-import io
 import math
 import pickle
 import re
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from trainwright.checkpoint.diskio import Sums, save_summed
 from trainwright.contract import UserError
 from trainwright.distributed.ranks import Ranks
 
@@ -87,8 +87,10 @@ def check_layout(folder: Path, stage: int, ranks: int) -> None:
 # -- writing
 
 
-def save_engine(engine: Any, folder: Path, schedule: Any, trained_alone: bool = False) -> None:
+def save_engine(engine: Any, folder: Path, schedule: Any, trained_alone: bool = False) -> Sums:
     """Write this rank's files of the engine below ``folder``; all ranks call it together, each with its own folder.
+
+    Returns the sums of the files.
 
     Args:
         schedule: Its state is saved with the engine's; None for one without a state.
@@ -97,13 +99,15 @@ def save_engine(engine: Any, folder: Path, schedule: Any, trained_alone: bool = 
     Raises:
         OSError: This rank could not write, but has taken part in all that the others needed.
     """
-    files = _writer()
+    sums: Sums = {}
+    files = _writer(sums)
     with _using(engine, files, schedule):
         engine.save_checkpoint(str(folder), save_latest=False, exclude_frozen_parameters=trained_alone)
     if files.failure is not None:
         raise files.failure
     if engine.global_rank == 0:
         _write_beside(engine, folder)
+    return sums
 
 
 def _write_beside(engine: Any, folder: Path) -> None:
@@ -126,7 +130,7 @@ def _using(engine: Any, files: Any, schedule: Any) -> Iterator[None]:
         del vars(engine)["_copy_recovery_script"]
 
 
-def _writer() -> Any:
+def _writer(sums: Sums) -> Any:
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
     class Writer(TorchCheckpointEngine):  # type: ignore[misc]
@@ -138,7 +142,7 @@ def _writer() -> Any:
             self._keep(lambda: Path(path).mkdir(parents=True, exist_ok=exist_ok))
 
         def save(self, state_dict: Any, path: str) -> None:
-            self._keep(lambda: _save(state_dict, path))
+            self._keep(lambda: save_summed(state_dict, Path(path), sums))
 
         def _keep(self, write: Callable[[], None]) -> None:
             if self.failure is None:
@@ -148,34 +152,6 @@ def _writer() -> Any:
                     self.failure = error
 
     return Writer(None)
-
-
-def _save(state: Any, path: str) -> None:
-    """Writes through a Python file, because torch's own writer does not report a full disk.
-
-    Raises:
-        OSError: That of the file, also where torch raises another error after it.
-    """
-    with open(path, "wb", buffering=0) as raw:
-        file = _Reported(raw)
-        try:
-            torch.save(state, file)
-            file.flush()
-        except RuntimeError as error:
-            raise file.error or error from error
-
-
-class _Reported(io.BufferedWriter):
-    """A file that keeps its error."""
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.error = error
-            raise
 
 
 # -- reading
