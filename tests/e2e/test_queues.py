@@ -13,7 +13,7 @@ from cluster.kueue import Kueue, obstacle
 from demo import example, in_a_pod
 from e2e.jobs import at_step, ended, job, simple
 from integration.charts import Helm
-from integration.test_kueue import QUEUE, condition, kueue_object, team, workload_of
+from integration.queued import QUEUE, kueue_object, says, team, workload_of
 
 STEPS = 120
 HISTORY = """
@@ -57,7 +57,7 @@ def test_a_preempted_job_gives_way_by_checkpoint_and_trains_no_step_twice(
     assert done["attempts"][0]["reason"] == "Preempted"
     logged = json.loads(in_a_pod(kube, namespace, trainer_image, HISTORY).splitlines()[-1])
     assert logged == list(range(1, STEPS + 1))
-    assert condition(workload_of(kube, namespace, "gpt-on-stdlib"), "Finished")["reason"] == "Succeeded"
+    workload_of(kube, namespace, "gpt-on-stdlib", says("Finished", "Succeeded"))
 
 
 def priority_class(name: str, value: int) -> Object:

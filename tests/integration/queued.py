@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from cluster.kube import Kube, condition_of
@@ -16,10 +17,13 @@ def kueue_object(kind: str, name: str, spec: Object, where: str | None = None) -
     return {"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": kind, "metadata": meta, "spec": spec}
 
 
-def team(kube: Kube, namespace: str, cpu: str, name: str = "team", **spec: Any) -> str:
-    """A LocalQueue with a ClusterQueue of its own that has ``cpu`` of quota; returns the latter's name."""
+def team(kube: Kube, namespace: str, cpu: str, name: str = "team", nodes: Object | None = None, **spec: Any) -> str:
+    """A LocalQueue with a ClusterQueue of its own that has ``cpu`` of quota; returns the latter's name.
+
+    ``nodes`` is the spec of its ResourceFlavor.
+    """
     flavor, cluster_queue = f"nodes-{namespace}", f"{name}-{namespace}"
-    kube.apply(kueue_object("ResourceFlavor", flavor, {}))
+    kube.apply(kueue_object("ResourceFlavor", flavor, nodes or {}))
     quota = {
         "coveredResources": ["cpu", "memory"],
         "flavors": [
@@ -43,11 +47,29 @@ def queued(name: str, queue: str = "team", nodes: int = 1, **annotations: str):
     return made.with_("metadata.labels", {QUEUE: queue})
 
 
-def workload_of(kube: Kube, namespace: str, name: str) -> Object:
-    found = [
-        one for one in kube.list("Workload", namespace) if one["metadata"]["labels"]["trainwright.dev/job"] == name
-    ]
-    return found[0] if found else {}
+def workload_of(
+    kube: Kube, namespace: str, name: str, until: Callable[[Object], object] = bool, what: str = "to exist"
+) -> Object:
+    """The Workload of a job, once ``until(workload)`` holds: it is written just before or after the job's status."""
+    (found,) = kube.wait_list(
+        "Workload",
+        namespace,
+        lambda found: len(found) == 1 and until(found[0]),
+        labels=f"trainwright.dev/job={name}",
+        what=what,
+    )
+    return found
+
+
+def without_workload(kube: Kube, namespace: str, name: str = "") -> None:
+    """Wait until a job, or every job, has no Workload."""
+    label = f"trainwright.dev/job={name}" if name else ""
+    kube.wait_list("Workload", namespace, lambda found: not found, labels=label, what="to be gone")
+
+
+def says(kind: str, word: str) -> Callable[[Object], bool]:
+    """Whether a condition has ``word`` as its status or its reason."""
+    return lambda obj: word in (condition(obj, kind).get("status"), condition(obj, kind).get("reason"))
 
 
 def condition(obj: Object, kind: str) -> Object:

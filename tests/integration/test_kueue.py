@@ -27,8 +27,10 @@ from integration.queued import (
     kueue_object,
     queued,
     reserved,
+    says,
     team,
     wait_queued,
+    without_workload,
     workload_of,
 )
 from trainwright_operator.api.manifest import read
@@ -91,17 +93,20 @@ def test_a_second_job_waits_for_the_quota_of_the_first(kube, operator, namespace
     assert "queue team: couldn't assign flavors" in waiting["status"]["display"]["why"]
     assert kube.list("Pod", namespace, "trainwright.dev/job=second") == []
 
+    workload_of(kube, namespace, "first", says("PodsReady", "Started"))
     kube.patch("TrainingJob", "first", {"spec": {"suspend": True}}, namespace)
     state(kube, namespace, "Succeeded", "second")
 
-    done = workload_of(kube, namespace, "second")
-    assert condition(done, "Finished")["reason"] == "Succeeded"
-    assert condition(done, "PodsReady")["reason"] == "Started"
-    assert workload_of(kube, namespace, "first") == {}, "a suspended job leaves no quota behind"
+    workload_of(kube, namespace, "second", says("Finished", "Succeeded"))
+    without_workload(kube, namespace, "first")
 
 
 def restarts(obj: Object) -> Object:
     return obj["status"]["restarts"]
+
+
+def none_at_work(pods: list[Object]) -> bool:
+    return all(pod["status"]["phase"] not in ("Running", "Pending") for pod in pods)
 
 
 def test_a_higher_priority_stops_a_job_that_returns_later(kube, operator, namespace):  # noqa: F811
@@ -117,19 +122,20 @@ def test_a_higher_priority_stops_a_job_that_returns_later(kube, operator, namesp
     )
     state(kube, namespace, "Running", "low")
 
-    kube.apply(queued("high", nodes=2, run_for="2s").with_("metadata.labels", priority["high"]).manifest(), namespace)
+    kube.apply(
+        queued("high", nodes=2, run_for="forever").with_("metadata.labels", priority["high"]).manifest(), namespace
+    )
     state(kube, namespace, "Running", "high")
     waits = wait_queued(kube, namespace, "low", "queue team: ")
-    left = kube.list("Pod", namespace, "trainwright.dev/job=low")
 
-    assert [pod for pod in left if pod["status"]["phase"] in ("Running", "Pending")] == []
+    kube.wait_list("Pod", namespace, none_at_work, labels="trainwright.dev/job=low")
     assert attempts(waits) == [(1, "Stopped", "Preempted")]
     assert restarts(waits)["total"] == 0, "a preempted job has not failed"
 
-    state(kube, namespace, "Succeeded", "high")
+    kube.delete("TrainingJob", "high", namespace)
     again = state(kube, namespace, "Running", "low")
     assert attempts(again) == [(1, "Stopped", "Preempted"), (2, None, None)]
-    assert condition(workload_of(kube, namespace, "low"), "PodsReady")["status"] == "True"
+    workload_of(kube, namespace, "low", says("PodsReady", "True"))
 
 
 def test_a_restart_keeps_the_quota(kube, operator, namespace):  # noqa: F811
@@ -137,19 +143,18 @@ def test_a_restart_keeps_the_quota(kube, operator, namespace):  # noqa: F811
     made = queued("failing", run_for="1s", exit_code="1").with_("spec.maxRestarts", 1)
     kube.apply(made.manifest(), namespace)
     kube.wait_for(
-        "TrainingJob", "failing", namespace, lambda obj: len(obj.get("status", {}).get("attempts", ())) == 1, 60
+        "TrainingJob", "failing", namespace, lambda obj: len(obj.get("status", {}).get("attempts", ())) >= 1, 60
     )
-    first = workload_of(kube, namespace, "failing")
+    first = workload_of(kube, namespace, "failing", says("Admitted", "True"))
     kube.apply(queued("other", run_for="1s").manifest(), namespace)
 
     failed = state(kube, namespace, "Failed", "failing")
     state(kube, namespace, "Succeeded", "other")
-    last = workload_of(kube, namespace, "failing")
+    last = workload_of(kube, namespace, "failing", says("Finished", "Failed"))
 
     assert restarts(failed)["counted"] == 1
     assert last["metadata"]["uid"] == first["metadata"]["uid"]
     assert condition(last, "Admitted")["lastTransitionTime"] == condition(first, "Admitted")["lastTransitionTime"]
-    assert condition(last, "Finished")["reason"] == "Failed"
 
 
 def test_a_suspended_job_returns_its_quota_and_waits_again(kube, operator, namespace):  # noqa: F811
@@ -177,7 +182,7 @@ def test_a_deleted_job_leaves_no_workload(kube, operator, namespace, when):  # n
     else:
         state(kube, namespace, {"running": "Running", "finished": "Succeeded"}[when])
     kube.delete("TrainingJob", "train", namespace)
-    kube.wait_list("Workload", namespace, lambda found: not found, 30)
+    without_workload(kube, namespace)
 
 
 def test_an_admin_takes_a_job_out_and_lets_it_in_again(kube, operator, namespace):  # noqa: F811
@@ -202,7 +207,7 @@ def test_a_queue_that_is_drained_and_opened(kube, operator, namespace):  # noqa:
     state(kube, namespace, "Running")
     kube.patch("ClusterQueue", queue, {"spec": {"stopPolicy": "HoldAndDrain"}}, None)
     wait_queued(kube, namespace, "train", "queue team: ")
-    kube.wait_list("Pod", namespace, lambda found: all(pod["status"]["phase"] != "Running" for pod in found), 30)
+    kube.wait_list("Pod", namespace, none_at_work)
     kube.patch("ClusterQueue", queue, {"spec": {"stopPolicy": "None"}}, None)
     assert attempts(state(kube, namespace, "Running"))[0][1:] == ("Stopped", "ClusterQueueStopped")
 
@@ -230,26 +235,21 @@ def test_the_label_is_changed_and_removed_while_a_job_waits(kube, operator, name
 
     kube.patch("TrainingJob", "freed", {"metadata": {"labels": {QUEUE: None}}}, namespace)
     state(kube, namespace, "Succeeded", "freed")
-    assert workload_of(kube, namespace, "freed") == {}
+    without_workload(kube, namespace, "freed")
 
 
 def test_the_flavor_chooses_the_nodes(kube, operator, namespace):  # noqa: F811
-    queue = team(kube, namespace, cpu="1")
-    flavor = f"nodes-{namespace}"
     taint = {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}
-    kube.apply(
-        kueue_object("ResourceFlavor", flavor, {"nodeLabels": {"kubernetes.io/os": "linux"}, "tolerations": [taint]})
-    )
+    nodes = {"nodeLabels": {"kubernetes.io/os": "linux"}, "tolerations": [taint]}
+    queue = team(kube, namespace, cpu="1", nodes=nodes)
     kube.apply(queued("train", run_for="forever").manifest(), namespace)
     state(kube, namespace, "Running")
     pod = kube.list("Pod", namespace, "trainwright.dev/job=train")[0]
     assert pod["spec"]["nodeSelector"]["kubernetes.io/os"] == "linux"
     assert taint in pod["spec"]["tolerations"]
-    assert (
-        pod["metadata"]["annotations"]["kueue.x-k8s.io/workload"]
-        == workload_of(kube, namespace, "train")["metadata"]["name"]
-    )
-    assert workload_of(kube, namespace, "train")["status"]["admission"]["clusterQueue"] == queue
+    found = workload_of(kube, namespace, "train")
+    assert pod["metadata"]["annotations"]["kueue.x-k8s.io/workload"] == found["metadata"]["name"]
+    assert found["status"]["admission"]["clusterQueue"] == queue
 
 
 def test_a_workload_that_is_deleted_stops_the_job_which_waits_again(kube, operator, namespace):  # noqa: F811
@@ -260,7 +260,7 @@ def test_a_workload_that_is_deleted_stops_the_job_which_waits_again(kube, operat
     kube.delete("Workload", first["metadata"]["name"], namespace)
     again = kube.wait_for("TrainingJob", "train", namespace, lambda obj: len(obj["status"]["attempts"]) == 2, 60)
     assert attempts(again)[0] == (1, "Stopped", "WorkloadDeleted")
-    assert workload_of(kube, namespace, "train")["metadata"]["uid"] != first["metadata"]["uid"]
+    workload_of(kube, namespace, "train", lambda obj: obj["metadata"]["uid"] != first["metadata"]["uid"])
 
 
 def test_quota_that_was_borrowed_is_reclaimed(kube, operator, namespace):  # noqa: F811
@@ -377,8 +377,14 @@ def test_an_operator_killed_at_each_write_loses_no_quota_and_no_workload(kueue, 
         )
         kube.wait_for("Workload", name, namespace, lambda obj: not reserved(obj), 60, "to return its quota")
         kube.patch("Workload", name, {"spec": {"active": True}}, namespace)
-        again = kube.wait_for("TrainingJob", "train", namespace, lambda obj: obj["status"]["state"] == "Running", 60)
-        assert attempts(again) == [(1, "Stopped", "Deactivated"), (2, None, None)]
+        returned = [(1, "Stopped", "Deactivated"), (2, None, None)]
+        kube.wait_for(
+            "TrainingJob",
+            "train",
+            namespace,
+            lambda obj: obj["status"]["state"] == "Running" and attempts(obj) == returned,
+            what="to have returned",
+        )
 
         end = {"spec": {"activeDeadlineSeconds": 1}}
         strike(
