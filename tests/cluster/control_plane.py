@@ -40,6 +40,8 @@ USERS = {
     "kube-controller-manager": ("system:kube-controller-manager", "system:masters"),
     "kube-scheduler": ("system:kube-scheduler", None),
 }
+FRONT_PROXY = "front-proxy"
+"""As whom the API server asks another process that serves a part of the API."""
 HEALTH = {
     "kube-controller-manager": ("https", "controllers"),
     "kube-scheduler": ("https", "scheduler"),
@@ -180,6 +182,7 @@ class ControlPlane:
         self.state.chmod(0o700)
         authority = Authority.create(self._pki)
         authority.issue_server("api")
+        authority.issue_client(FRONT_PROXY, FRONT_PROXY)
         (self.state / "stages.yaml").write_text(STAGES)
         names = [name for several in PORTS.values() for name in several]
         ports = dict(zip(names, free_ports(len(names)), strict=True))
@@ -259,6 +262,13 @@ class ControlPlane:
             f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=Node,RBAC",
+            f"--requestheader-client-ca-file={pki / 'ca.crt'}",
+            f"--requestheader-allowed-names={FRONT_PROXY}",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            f"--proxy-client-cert-file={pki / f'{FRONT_PROXY}.crt'}",
+            f"--proxy-client-key-file={pki / f'{FRONT_PROXY}.key'}",
             "--external-hostname=localhost",
             "--allow-privileged",
             "--endpoint-reconciler-type=none",  # it refuses to publish a loopback address

@@ -21,13 +21,20 @@ from cluster.process import Daemon
 from cluster.say import timed
 
 MODULE = "sigs.k8s.io/kueue"
-_CERTIFICATES = "/etc/kueue/metrics/certs"
-"""Where Kueue looks for the certificate of its metrics; it cannot be told another place."""
-_START = (
-    f'mount -t tmpfs tmpfs /etc && mkdir -p {_CERTIFICATES} && cp "$1" {_CERTIFICATES}/tls.crt && '
-    f'cp "$2" {_CERTIFICATES}/tls.key && shift 2 && exec "$@"'
-)
-"""Gives the process an /etc of its own, so that no file of this machine is written."""
+_START = """set -e
+root=$1 crt=$2 key=$3
+shift 3
+mount -t tmpfs tmpfs "$root"
+for each in /*; do
+  if [ -L "$each" ]; then cp -P "$each" "$root"
+  elif [ -d "$each" ] && [ "$each" != /etc ]; then mkdir "$root$each"; mount --rbind "$each" "$root$each"; fi
+done
+for certificates in "$root/etc/kueue/metrics/certs" "$root/visibility"; do
+  mkdir -p "$certificates"; cp "$crt" "$certificates/tls.crt"; cp "$key" "$certificates/tls.key"
+done
+exec chroot "$root" "$@"
+"""
+"""Kueue reads certificates from two fixed places, so it gets a root of its own with this machine's folders in it."""
 
 
 _NAMESPACE = ["unshare", "--map-root-user", "--mount"]
@@ -48,12 +55,14 @@ def obstacle() -> str:
 class Kueue:
     """Kueue on a cluster that is up; ``configuration`` is merged into its Configuration.
 
-    Without ``webhooks`` none are registered: an API server in a container does not reach them on loopback.
+    Without ``webhooks`` none are registered: an API server in a container does not reach them on loopback. With
+    ``visibility`` it also serves the places of the Workloads that wait.
     """
 
     cluster: ControlPlane | Kind
     configuration: dict[str, Any]
     webhooks: bool = True
+    visibility: bool = False
 
     @property
     def state(self) -> Path:
@@ -74,6 +83,8 @@ class Kueue:
             daemon.wait_ready(self._ready, PATIENCE_SECONDS)
             if self.webhooks:
                 self._register_webhooks()
+            if self.visibility:
+                self._register_visibility()
 
     def reconfigure(self) -> None:
         """Start it anew with this configuration, on the ports and with the certificates that it had."""
@@ -96,7 +107,9 @@ class Kueue:
         daemon.wait_ready(self._ready, PATIENCE_SECONDS)
 
     def daemon(self) -> Daemon:
-        certificate = [str(self.state / f"webhook.{end}") for end in ("crt", "key")]
+        root = self.state / "root"
+        root.mkdir(exist_ok=True)
+        certificate = [str(root), *(str(self.state / f"webhook.{end}") for end in ("crt", "key"))]
         kueue = [str(programs.program("kueue")), f"--config={self.state / 'configuration.yaml'}"]
         command = [*_NAMESPACE, "sh", "-c", _START, "sh", *certificate, *kueue]
         return Daemon("kueue", [*command, f"--kubeconfig={self.cluster.kubeconfig}"], self.state)
@@ -119,8 +132,8 @@ class Kueue:
         authority.issue_server("webhook")
         for end in ("crt", "key"):
             shutil.copy(self.state / f"webhook.{end}", self.state / f"tls.{end}")
-        health, self_port = free_ports(2)
-        (self.state / "ports").write_text(f"{health} {self_port}")
+        health, self_port, visibility = free_ports(3)
+        (self.state / "ports").write_text(f"{health} {self_port} {visibility}")
         configuration = {
             "apiVersion": "config.kueue.x-k8s.io/v1beta2",
             "kind": "Configuration",
@@ -132,7 +145,8 @@ class Kueue:
             "internalCertManagement": {"enable": False},
             "clientConnection": {"qps": 300, "burst": 500},
             "integrations": {"frameworks": ["batch/job"]},
-            "featureGates": {"VisibilityOnDemand": False},
+            "featureGates": {"VisibilityOnDemand": self.visibility},
+            **({"visibilityServer": {"bindAddress": "127.0.0.1", "bindPort": visibility}} if self.visibility else {}),
             **self.configuration,
         }
         (self.state / "configuration.yaml").write_text(yaml.safe_dump(configuration))
@@ -155,6 +169,20 @@ class Kueue:
                 path = one["clientConfig"]["service"]["path"]
                 one["clientConfig"] = {"url": f"https://127.0.0.1:{port}{path}", "caBundle": _base64(bundle)}
             self.cluster.kube.create({**found, "webhooks": kept})
+
+    def _register_visibility(self) -> None:
+        """Kueue's own registration of the API, with a Service that stands for loopback."""
+        port = int((self.state / "ports").read_text().split()[2])
+        kube, name = self.cluster.kube, {"name": "visibility-server", "namespace": "kueue-system"}
+        kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name["namespace"]}})
+        loopback = {"type": "ExternalName", "externalName": "localhost"}
+        kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": name, "spec": loopback})
+        manifest = _source() / "config" / "components" / "visibility" / "apiservice_v1beta2.yaml"
+        registered = yaml.safe_load(manifest.read_text())
+        registered["spec"]["service"] = {**name, "port": port}
+        kube.apply(registered)
+        kind = f"{registered['apiVersion']}/APIService"
+        kube.wait_condition(kind, registered["metadata"]["name"], "Available", None, PATIENCE_SECONDS)
 
 
 def _is_served(webhook: dict[str, Any]) -> bool:

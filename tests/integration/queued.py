@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cluster.control_plane import ControlPlane
 from cluster.kube import Kube, condition_of
+from cluster.simulated import simulated_node
 from integration.jobs import job
 
 Object = dict[str, Any]
@@ -45,6 +47,28 @@ def queued(name: str, queue: str = "team", nodes: int = 1, **annotations: str):
     resources = {"requests": {"cpu": "1", "memory": "1Gi"}}
     made = job(name, nodes, **annotations).with_("spec.podTemplate.resources", resources)
     return made.with_("metadata.labels", {QUEUE: queue})
+
+
+def priorities(kube: Kube, namespace: str, **values: int) -> dict[str, Object]:
+    """The labels of a job in the queue ``team``, for each priority."""
+    for name, value in values.items():
+        made = kueue_object("WorkloadPriorityClass", f"{name}-{namespace}", {}) | {"value": value}
+        kube.apply({key: part for key, part in made.items() if key != "spec"})
+    return {name: {QUEUE: "team", "kueue.x-k8s.io/priority-class": f"{name}-{namespace}"} for name in values}
+
+
+def racks(cluster: ControlPlane, kube: Kube, namespace: str, size: int) -> str:
+    """Two racks of nodes with room for one pod each, and a queue ``racks`` over them; returns the label of a rack."""
+    rack = f"rack.example.com/{namespace}"
+    for index in range(2 * size):
+        room = {"cpu": "1", "example.com/gpu": "1"}
+        labels = {rack: f"r{index // size}", "racks": namespace}
+        cluster.add_node(simulated_node(f"{namespace}-{index}", room, labels))
+    levels = {"levels": [{"nodeLabel": rack}, {"nodeLabel": "kubernetes.io/hostname"}]}
+    kube.apply(kueue_object("Topology", namespace, levels))
+    nodes = {"nodeLabels": {"racks": namespace}, "topologyName": namespace}
+    team(kube, namespace, cpu="9", name="racks", nodes=nodes)
+    return rack
 
 
 def workload_of(

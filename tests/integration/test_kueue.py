@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from cluster.fixtures import namespace  # noqa: F401
 from cluster.kube import Kube
 from cluster.kueue import Kueue, obstacle
 from cluster.paths import CHECKOUT
-from cluster.simulated import simulated_node
 from integration.conftest import started
 from integration.jobs import job, state
 from integration.operators import Operator
@@ -24,8 +25,9 @@ from integration.queued import (
     QUEUE,
     attempts,
     condition,
-    kueue_object,
+    priorities,
     queued,
+    racks,
     reserved,
     says,
     team,
@@ -61,7 +63,7 @@ def kube(cluster: ControlPlane) -> Kube:
 
 @pytest.fixture(scope="module")
 def kueue(cluster: ControlPlane, kube: Kube) -> Iterator[Kueue]:
-    running = Kueue(cluster, {})
+    running = Kueue(cluster, {}, visibility=True)
     running.up()
     yield running
     running.down()
@@ -111,12 +113,7 @@ def none_at_work(pods: list[Object]) -> bool:
 
 def test_a_higher_priority_stops_a_job_that_returns_later(kube, operator, namespace):  # noqa: F811
     team(kube, namespace, cpu="2", preemption={"withinClusterQueue": "LowerPriority"})
-    for name, value in (("low", 1), ("high", 100)):
-        made = kueue_object("WorkloadPriorityClass", f"{name}-{namespace}", {}) | {"value": value}
-        kube.apply({key: part for key, part in made.items() if key != "spec"})
-    priority = {
-        name: {QUEUE: "team", "kueue.x-k8s.io/priority-class": f"{name}-{namespace}"} for name in ("low", "high")
-    }
+    priority = priorities(kube, namespace, low=1, high=100)
     kube.apply(
         queued("low", nodes=2, run_for="forever").with_("metadata.labels", priority["low"]).manifest(), namespace
     )
@@ -136,6 +133,27 @@ def test_a_higher_priority_stops_a_job_that_returns_later(kube, operator, namesp
     again = state(kube, namespace, "Running", "low")
     assert attempts(again) == [(1, "Stopped", "Preempted"), (2, None, None)]
     workload_of(kube, namespace, "low", says("PodsReady", "True"))
+
+
+def test_a_job_that_waits_and_the_command_line_say_its_place(kube, operator, namespace):  # noqa: F811
+    team(kube, namespace, cpu="0")
+    for name, labels in priorities(kube, namespace, low=1, high=100).items():
+        kube.apply(queued(name, run_for="1s").with_("metadata.labels", labels).manifest(), namespace)
+    last = wait_queued(kube, namespace, "low", "place 2 in the ClusterQueue; couldn't assign flavors")
+    wait_queued(kube, namespace, "high", "place 1 in the ClusterQueue; couldn't assign flavors")
+    assert last["status"]["display"]["why"].startswith("queue team: place 2 in the ClusterQueue")
+
+    listed = command("queue", "team", "--namespace", namespace, "--kubeconfig", str(kube.kubeconfig))
+    rows = [line.split() for line in listed.splitlines()]
+    assert [row[:3] for row in rows if "low" in row or "high" in row] == [["1", "1", "high"], ["2", "2", "low"]]
+
+
+def command(*words: str) -> str:
+    """What the command line prints."""
+    folders = os.pathsep.join(str(CHECKOUT / one) for one in ("trainer_image", "operator"))
+    environment = {**os.environ, "PYTHONPATH": folders, "COLUMNS": "160"}
+    program = [sys.executable, "-m", "trainwright_operator.cli", *words]
+    return subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_restart_keeps_the_quota(kube, operator, namespace):  # noqa: F811
@@ -301,32 +319,7 @@ def test_an_elastic_job_starts_with_the_pods_that_there_is_quota_for(kube, opera
 
 
 def test_pods_are_placed_in_one_rack_by_kueue(cluster, kube, operator, namespace):  # noqa: F811
-    rack = f"rack.example.com/{namespace}"
-    for index in range(4):
-        cluster.add_node(
-            simulated_node(
-                f"{namespace}-{index}",
-                {"cpu": "1", "example.com/gpu": "1"},
-                {rack: f"r{index // 2}", "racks": namespace},
-            )
-        )
-    levels = {"levels": [{"nodeLabel": rack}, {"nodeLabel": "kubernetes.io/hostname"}]}
-    kube.apply(kueue_object("Topology", namespace, levels))
-    team(kube, namespace, cpu="4")
-    flavor = {"nodeLabels": {"racks": namespace}, "topologyName": namespace}
-    kube.apply(kueue_object("ResourceFlavor", f"racks-{namespace}", flavor))
-    quota = {
-        "coveredResources": ["cpu", "memory"],
-        "flavors": [
-            {
-                "name": f"racks-{namespace}",
-                "resources": [{"name": "cpu", "nominalQuota": "9"}, {"name": "memory", "nominalQuota": "1Ti"}],
-            }
-        ],
-    }
-    kube.apply(kueue_object("ClusterQueue", f"racks-{namespace}", {"namespaceSelector": {}, "resourceGroups": [quota]}))
-    kube.apply(kueue_object("LocalQueue", "racks", {"clusterQueue": f"racks-{namespace}"}, namespace))
-
+    rack = racks(cluster, kube, namespace, size=2)
     made = queued("near", "racks", nodes=2, run_for="forever").with_("spec.accelerator.topology", {"required": rack})
     kube.apply(made.manifest(), namespace)
     state(kube, namespace, "Running", "near")
@@ -339,6 +332,63 @@ def test_pods_are_placed_in_one_rack_by_kueue(cluster, kube, operator, namespace
     wide = queued("wide", "racks", nodes=3, run_for="1s").with_("spec.accelerator.topology", {"required": rack})
     kube.apply(wide.manifest(), namespace)
     wait_queued(kube, namespace, "wide", "topology")
+
+
+def lose(kube: Kube, pod: Object) -> None:
+    """Take a pod's node away, and then the pod, as the garbage collector of pods does a minute later."""
+    kube.delete("Node", pod["spec"]["nodeName"], None)
+    kube.delete("Pod", pod["metadata"]["name"], pod["metadata"]["namespace"], gracePeriodSeconds=0)
+
+
+def test_a_lost_node_is_replaced_by_kueue_and_the_next_attempt_is_placed_there(cluster, kube, operator, namespace):  # noqa: F811
+    rack = racks(cluster, kube, namespace, size=3)
+    made = queued("train", "racks", nodes=2, run_for="forever").with_("spec.accelerator.topology", {"required": rack})
+    kube.apply(made.manifest(), namespace)
+    state(kube, namespace, "Running")
+    admitted = workload_of(kube, namespace, "train", says("PodsReady", "Started"))
+    lost, kept = kube.list("Pod", namespace, "trainwright.dev/job=train")
+    node = lost["spec"]["nodeName"]
+
+    lose(kube, lost)
+    again = kube.wait_for(
+        "TrainingJob",
+        "train",
+        namespace,
+        lambda obj: obj["status"]["state"] == "Running" and len(obj["status"]["attempts"]) == 2,
+        what="to run again",
+    )
+
+    assert attempts(again)[0][1] == "Disrupted"
+    replaced = workload_of(kube, namespace, "train", says("PodsReady", "True"))
+    assert replaced["metadata"]["uid"] == admitted["metadata"]["uid"]
+    assert condition(replaced, "Admitted") == condition(admitted, "Admitted"), "the quota was never returned"
+    used = {pod["spec"]["nodeName"] for pod in kube.list("Pod", namespace, "trainwright.dev/job=train")}
+    assert len(used) == 2
+    assert node not in used
+    assert len({kube.get("Node", one, None)["metadata"]["labels"][rack] for one in used}) == 1
+    assert kept["spec"]["nodeName"] in used
+
+
+def test_a_rack_without_a_spare_node_is_left_for_another(cluster, kube, operator, namespace):  # noqa: F811
+    rack = racks(cluster, kube, namespace, size=2)
+    made = queued("train", "racks", nodes=2, run_for="forever").with_("spec.accelerator.topology", {"required": rack})
+    kube.apply(made.manifest(), namespace)
+    state(kube, namespace, "Running")
+    lost, _ = kube.list("Pod", namespace, "trainwright.dev/job=train")
+    place = kube.get("Node", lost["spec"]["nodeName"], None)["metadata"]["labels"][rack]
+
+    lose(kube, lost)
+    kube.wait_for(
+        "TrainingJob",
+        "train",
+        namespace,
+        lambda obj: obj["status"]["state"] == "Running" and len(obj["status"]["attempts"]) > 1,
+        what="to run again",
+    )
+    used = kube.wait_list("Pod", namespace, lambda found: len(found) == 2, labels="trainwright.dev/job=train")
+    places = {kube.get("Node", pod["spec"]["nodeName"], None)["metadata"]["labels"][rack] for pod in used}
+    assert len(places) == 1
+    assert place not in places
 
 
 def is_workload(verb: str, suffix: str = "", words: str = "") -> Which:

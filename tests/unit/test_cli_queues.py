@@ -77,7 +77,8 @@ def test_those_that_wait_are_listed_in_their_order(served: bool) -> None:
         workload("first", "2026-01-01T11:00:00Z", waits),
         workload("urgent", "2026-01-01T11:58:00Z", waits, priority=9),
     ]
-    places = {"trainingjob-urgent": 1, "trainingjob-first": 2, "trainingjob-late": 3} if served else {}
+    order = ("urgent", "first", "late")
+    places = {f"trainingjob-{name}": (at, at + 4) for at, name in enumerate(order, 1)} if served else {}
     queue = {"metadata": {"name": "team"}, "spec": {"clusterQueue": "cq"}}
     console = Console(file=io.StringIO(), width=160)
     console.print(Group(*_section(queue, found, places, NOW)))
@@ -86,6 +87,7 @@ def test_those_that_wait_are_listed_in_their_order(served: bool) -> None:
     assert lines[0] == ["queue", "team", "(ClusterQueue", "cq):", "1", "admitted,", "3", "waiting"]
     names = ("runs", "urgent", "first", "late")
     assert [next(word for word in line if word in names) for line in lines[2:]] == list(names)
-    assert [line[0] for line in lines[3:]] == (["1", "2", "3"] if served else ["-", "-", "-"])
-    assert lines[3][2:5] == ["9", "2", "2m"]
-    assert lines[4][4] == "60m"
+    shown = [["1", "5"], ["2", "6"], ["3", "7"]]
+    assert [line[:2] for line in lines[3:]] == (shown if served else [["-", "-"]] * 3)
+    assert lines[3][3:6] == ["9", "2", "2m"]
+    assert lines[4][5] == "60m"

@@ -140,6 +140,14 @@ def test_a_job_that_waits_says_what_for(case: str) -> None:
     assert planned.queue == ()
 
 
+def test_a_job_that_waits_says_its_place_where_it_is_known() -> None:
+    queue = Queue(Workload(stored(job(), *WAITS["quota"][0])), place=2)
+    planned = plan(job(), POOL, Observed(), NOW, queue=queue)
+    found = {one["type"]: one for one in planned.status["conditions"]}
+    assert found["Queued"]["message"] == "queue team: place 2 in the ClusterQueue; 2 more needed"
+    assert planned.status["display"]["why"] == found["Queued"]["message"]
+
+
 def test_planning_again_for_a_job_that_waits_changes_nothing() -> None:
     queue = Queue(Workload(stored(job(), *WAITS["quota"][0])))
     first = plan(job(), POOL, Observed(), NOW, queue=queue)

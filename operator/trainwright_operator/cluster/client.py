@@ -117,6 +117,10 @@ class Api:
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         return await self._send("GET", resource.path(namespace, name))
 
+    async def read(self, path: str, **params: str) -> Object:
+        """What is served at a path that belongs to no resource of objects."""
+        return await self._send("GET", path, params=params)
+
     async def list(
         self,
         resource: Resource,

@@ -17,6 +17,7 @@ from trainwright_operator.cluster.client import Api, ApiError, Object, Resource
 from trainwright_operator.cluster.health import BLIND_SECONDS, STUCK_SECONDS, Watches
 from trainwright_operator.cluster.informer import Stores, watched
 from trainwright_operator.cluster.metrics import Metrics
+from trainwright_operator.cluster.places import Places
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.resources import TRAINING_JOBS
@@ -59,9 +60,10 @@ class Controller:
         reconciler: Reconciler,
         settings: Settings,
         metrics: Metrics,
-        queues: bool = False,
+        places: Places | None = None,
     ) -> None:
-        self.watched = watched(queues)
+        self.watched = watched(places is not None)
+        self._places = places
         self._api, self._stores, self._reconciler = api, stores, reconciler
         self._settings, self._metrics = settings, metrics
         self._queue: KeyedQueue[ObjectKey] = KeyedQueue()
@@ -110,6 +112,8 @@ class Controller:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._relist())
+            if self._places:
+                tasks.create_task(self._look_places_up(self._places))
             for scope, version in self._primed.items():
                 tasks.create_task(self._bridge(scope, version))
             for _ in range(self._settings.workers):
@@ -163,6 +167,17 @@ class Controller:
             await asyncio.sleep(min(interval, BLIND_SECONDS) if self._watches.doubted else interval)
             for resource in self.watched:
                 await self._list_again(resource)
+
+    async def _look_places_up(self, places: Places) -> None:
+        while True:
+            await asyncio.sleep(places.interval)
+            try:
+                changed = await places.look()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                logger.warning("could not look up places in the queue: %s", error)
+                continue
+            for key in changed:
+                self._queue.add(key)
 
     async def _list_again(self, resource: Resource) -> None:
         try:

@@ -16,6 +16,7 @@ from trainwright_operator.cluster.health import Pulse
 from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.lease import Lease, Timing
 from trainwright_operator.cluster.metrics import Metrics
+from trainwright_operator.cluster.places import Places
 from trainwright_operator.cluster.progress import ProgressEndpoint, RateLimit, TokenCheck
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.recorder import Recorder
@@ -66,8 +67,9 @@ async def _lead(
     gangs = await find_gangs(api, settings.gang_timeout)
     queues = await find_queues(api, settings.kueue, settings.namespaces)
     recorder = Recorder(api, settings.pod_name)
-    reconciler = Reconciler(api, stores, settings, metrics, recorder, utcnow, endpoint, gangs, queues)
-    controller = Controller(api, stores, reconciler, settings, metrics, queues.followed)
+    places = Places(api, stores.workloads)
+    reconciler = Reconciler(api, stores, settings, metrics, recorder, utcnow, endpoint, gangs, queues, places.of)
+    controller = Controller(api, stores, reconciler, settings, metrics, places if queues.followed else None)
     with gc_tuning.spared():
         await controller.prime()
     pulse.primed = True

@@ -99,10 +99,12 @@ class Reconciler:
         endpoint: Callable[[ObjectKey], PushEndpoint | None] = lambda key: None,
         gangs: Gangs = ONE_BY_ONE,
         queues: Queues = UNFOLLOWED,
+        places: Callable[[str, str], int | None] = lambda namespace, workload: None,
     ) -> None:
         self._api, self._stores, self._settings = api, stores, settings
         self._metrics, self._recorder = metrics, recorder
         self._now, self._endpoint, self._gangs, self._queues = now, endpoint, gangs, queues
+        self._places = places
         self._warnings = Warnings(api)
         self._parser = JobParser()
         self._pushes: dict[ObjectKey, PendingPush] = {}
@@ -191,7 +193,8 @@ class Reconciler:
         workload = self._workload(key, job)
         if workload is None and not wanted:
             return None
-        return kueue.Queue(workload, self._stores.flavors(), self._stores.priorities())
+        place = self._places(key[0], workload.name) if workload else None
+        return kueue.Queue(workload, self._stores.flavors(), self._stores.priorities(), place=place)
 
     async def _follow(self, key: ObjectKey, job: TrainingJob, changes: tuple[kueue.Change, ...]) -> None:
         workload = self._workload(key, job)

@@ -10,14 +10,17 @@ from rich.console import Group, RenderableType
 
 from trainwright_operator.api.names import LABEL_JOB
 from trainwright_operator.core.queues.kueue import UNSEEN
-from trainwright_operator.core.queues.workload import PLURAL, VERSION, On, Workload
+from trainwright_operator.core.queues.workload import PLURAL, VERSION, On, Workload, places_of, places_path
 from trainwright_operator.core.times import read_time
 from trainwright_operator.remote.cluster import Absent, Cluster, Object, RemoteError
 from trainwright_operator.remote.command import DONE, command, show
 from trainwright_operator.remote.tables import section
 
-VISIBILITY = "/apis/visibility.kueue.x-k8s.io/v1beta2"
-HEADINGS = ("PLACE", "JOB", "PRIORITY", "PODS", "SINCE", "STATE", "WHY")
+HEADINGS = ("PLACE", "OVERALL", "JOB", "PRIORITY", "PODS", "SINCE", "STATE", "WHY")
+MOST_PLACES = 100_000
+"""The most that Kueue answers at once."""
+Places = Mapping[str, tuple[int, int]]
+"""By the name of a Workload, its place in the LocalQueue and in the ClusterQueue."""
 NO_KUEUE = f"this cluster does not serve {VERSION}: install Kueue 0.15 or newer"
 
 
@@ -45,19 +48,15 @@ def _items(cluster: Cluster, plural: str) -> list[Object]:
         raise RemoteError(NO_KUEUE) from None
 
 
-def _places(cluster: Cluster, queue: str) -> Mapping[str, int]:
-    """The place of each waiting Workload, counted from 1; empty where Kueue's visibility API is not served."""
-    path = f"{VISIBILITY}/namespaces/{cluster.namespace}/localqueues/{queue}/pendingworkloads"
+def _places(cluster: Cluster, queue: str) -> Places:
+    """The places of those that wait; none where Kueue's visibility API is not served, or may not be read."""
     try:
-        found = cluster.items(path)
+        return places_of(cluster.items(places_path(cluster.namespace, queue), limit=str(MOST_PLACES)))
     except RemoteError:
         return {}
-    return {one["metadata"]["name"]: int(one.get("positionInLocalQueue") or 0) + 1 for one in found}
 
 
-def _section(
-    queue: Object, workloads: list[Workload], places: Mapping[str, int], now: datetime
-) -> Iterator[RenderableType]:
+def _section(queue: Object, workloads: list[Workload], places: Places, now: datetime) -> Iterator[RenderableType]:
     """A line about the queue, then those that hold its quota, then those that wait, in their order."""
     holding = [one for one in workloads if one.reserved]
     waiting = sorted((one for one in workloads if not one.reserved), key=lambda one: _order(one, places))
@@ -68,16 +67,17 @@ def _section(
     yield ""
 
 
-def _order(workload: Workload, places: Mapping[str, int]) -> tuple[int, int, str]:
+def _order(workload: Workload, places: Places) -> tuple[int, int, str]:
     """Kueue's own order; else the higher priority first, then the older."""
-    return places.get(workload.name, len(places) + 1), -_priority(workload), _created(workload)
+    last = (len(places) + 1, 0)
+    return places.get(workload.name, last)[0], -_priority(workload), _created(workload)
 
 
-def _row(workload: Workload, places: Mapping[str, int], now: datetime) -> list[str]:
-    place = str(places.get(workload.name, "-")) if not workload.reserved else ""
+def _row(workload: Workload, places: Places, now: datetime) -> list[str]:
+    place, overall = ("", "") if workload.reserved else places.get(workload.name, ("-", "-"))
     state, why, since = _state(workload)
     pods = sum(int(one.get("count") or 1) for one in workload.spec.get("podSets") or ())
-    return [place, _job(workload), str(_priority(workload)), str(pods), _age(since, now), state, why]
+    return [str(place), str(overall), _job(workload), str(_priority(workload)), str(pods), _age(since, now), state, why]
 
 
 def _state(workload: Workload) -> tuple[str, str, datetime | None]:

@@ -87,12 +87,14 @@ class Queue:
         flavors: Every ResourceFlavor of the cluster.
         priorities: The values of the WorkloadPriorityClasses, and of the PriorityClasses (key: ``pod/<name>``).
         trouble: Why this operator cannot follow queues at all; empty if it can.
+        place: That of the waiting Workload in its ClusterQueue, counted from 1; None if it is not known.
     """
 
     workload: Workload | None = None
     flavors: Mapping[str, Flavor] = field(default_factory=dict)
     priorities: Mapping[str, int] = field(default_factory=dict)
     trouble: str = ""
+    place: int | None = None
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,7 @@ def hold(job: TrainingJob, place: Placement, queue: Queue, now: datetime) -> Hol
         return _deactivated(job, found)
     if found.admitted:
         return _without_flavor(job, found, queue)
-    return _not_admitted(job, found, now)
+    return _not_admitted(job, found, queue.place, now)
 
 
 def _waits(job: TrainingJob, reason: str, message: str, stalled: bool = False) -> Hold:
@@ -303,7 +305,7 @@ def _without_flavor(job: TrainingJob, found: Workload, queue: Queue) -> Hold | N
     return _waits(job, "FlavorNotFound", f"ResourceFlavor {missing[0]} does not exist", True) if missing else None
 
 
-def _not_admitted(job: TrainingJob, found: Workload, now: datetime) -> Hold:
+def _not_admitted(job: TrainingJob, found: Workload, place: int | None, now: datetime) -> Hold:
     if found.evicted and found.reserved:
         return _waits(job, _evicted(found)[0], f"{_evicted(found)[1]}; its quota is being returned")
     if found.reserved:
@@ -318,6 +320,8 @@ def _not_admitted(job: TrainingJob, found: Workload, now: datetime) -> Hold:
     reason, message = pending.get("reason") or UNSEEN, (pending.get("message") or "it waits").rstrip(".")
     if fix := _fix(job, message):
         message = f"{message}; {fix}"
+    if place is not None:
+        message = f"place {place} in the ClusterQueue; {message}"
     return _waits(job, reason, message, stalled=reason in _NEEDS_A_PERSON)
 
 

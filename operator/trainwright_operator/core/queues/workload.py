@@ -19,6 +19,11 @@ KIND, PLURAL = "Workload", "workloads"
 FINALIZER = f"{GROUP}/resource-in-use"
 """Keeps a deleted Workload, and its quota, until the pods that use it have ended."""
 
+VISIBILITY = "visibility.kueue.x-k8s.io/v1beta2"
+"""The API by which Kueue gives the places of the Workloads that wait; it says nothing of when one will start."""
+FIRST_PLACES = 10
+"""How many places of a ClusterQueue the status of jobs shows."""
+
 
 class On:
     """Types of a Workload's conditions."""
@@ -157,6 +162,22 @@ class Workload:
     def checks(self) -> list[Object]:
         """The admission checks of its ClusterQueue, with the state of each."""
         return list(self.status.get("admissionChecks") or ())
+
+
+def places_path(namespace: str, queue: str) -> str:
+    """Where the places of the Workloads in a LocalQueue are read."""
+    return f"/apis/{VISIBILITY}/namespaces/{namespace}/localqueues/{queue}/pendingworkloads"
+
+
+def places_of(items: Iterable[Object]) -> dict[str, tuple[int, int]]:
+    """The places of Workloads by name, in their LocalQueue and in its ClusterQueue, each counted from 1."""
+    return {
+        one["metadata"]["name"]: (
+            int(one.get("positionInLocalQueue") or 0) + 1,
+            int(one.get("positionInClusterQueue") or 0) + 1,
+        )
+        for one in items
+    }
 
 
 def owned(objects: Iterable[Object], uid: str) -> Workload | None:
