@@ -46,6 +46,7 @@ from trainwright.job import first_training, resolved_job, warn_if_arguments_unre
 from trainwright.outputs import TrainOutput
 from trainwright.training import checks
 from trainwright.training.activation_checkpointing import recompute_activations
+from trainwright.training.agreement import check_alike
 from trainwright.training.anomalies import summary_of
 from trainwright.training.checks import check_optimizer
 from trainwright.training.debugging import overflow_watched
@@ -127,6 +128,7 @@ def train(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] |
 
 def train_with_workers(trainer: Any, resume_from: str | bool | None, ignore_keys: list[str] | None) -> TrainOutput:
     check_ready(trainer)
+    check_alike(trainer, resume_from)
     claim_output(trainer)
     of_process().enter(STARTING)
     with of_process().spending(RESTORING):
