@@ -373,6 +373,18 @@ def has_optimizer(folder: Path) -> bool:
 
 def _load_optimizer(trainer: Any, folder: Path) -> None:
     """Load the optimizer, or this rank's shards of it, whether the checkpoint holds it whole or in shards."""
+    optimizer = trainer.optimizer
+    own_settings = [set(group) for group in optimizer.param_groups]
+    _restore_optimizer(trainer, folder)
+    for own, group in zip(own_settings, optimizer.param_groups, strict=False):
+        if lacking := sorted(own - set(group)):
+            raise UserError(
+                f"{folder}: holds the state of another optimizer, one without {', '.join(lacking)}; set optim as it "
+                "was, or begin anew with its model"
+            )
+
+
+def _restore_optimizer(trainer: Any, folder: Path) -> None:
     model, optimizer = trainer.model, trainer.optimizer
     if is_in_shards(folder, OPTIMIZER_SHARDS):
         with _explained(folder / OPTIMIZER_SHARDS):
