@@ -296,7 +296,7 @@ def checked(values: Mapping[str, Any], across: bool = True) -> dict[str, Any]:
     if across:
         sound = {name: value for name, value in taken.items() if name not in wrong}
         problems += [*_broken_rules(taken, wrong), *_accumulation_conflict(sound), *_recomputed_twice(sound)]
-        problems += _deepspeed_conflicts(sound)
+        problems += [*_deepspeed_conflicts(sound), *_computed_in_two(sound)]
     if problems:
         raise refusal(problems)
     return taken
@@ -320,6 +320,16 @@ def _recomputed_twice(values: Mapping[str, Any]) -> list[Problem]:
         return []
     message = "fsdp_config.activation_checkpointing does the same per unit; keep that one, which gathers weights once"
     return [Problem("activation_checkpointing", message)]
+
+
+def _computed_in_two(values: Mapping[str, Any]) -> list[Problem]:
+    """A problem if ``bf16`` or ``fp16``, and the precision of ``fsdp_config``, are two formats of 16 bits."""
+    config, args = values.get("fsdp_config"), {"bf16": "bfloat16", "fp16": "float16"}
+    given = None if not is_on(values.get("fsdp")) else sharding.read(values["fsdp"], config).param_dtype
+    name = next((name for name in args if values.get(name)), None)
+    if name is None or given not in args.values() or given == args[name]:
+        return []
+    return [Problem("fsdp_config", f"mixed_precision_policy computes in {given}, and {name} in {args[name]}; keep one")]
 
 
 def _deepspeed_conflicts(values: Mapping[str, Any]) -> list[Problem]:

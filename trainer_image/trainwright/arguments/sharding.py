@@ -93,7 +93,10 @@ def words(fsdp: Any) -> list[str]:
             raise Mistake("no_shard shards nothing; leave fsdp out to train data parallel")
         if item not in STRATEGIES and item.lower() not in ("true", "false"):
             raise Mistake(f"{item!r} {not_one_of(item, STRATEGIES)}")
-    return [item for item in items if item in STRATEGIES]
+    found = [item for item in items if item in STRATEGIES]
+    if len(kinds := dict.fromkeys(item for item in found if "reshard_after_forward" in STRATEGIES[item])) > 1:
+        raise Mistake(f"{' and '.join(kinds)} exclude each other; keep one")
+    return found
 
 
 def read_file(config: Any) -> dict[str, Any]:
@@ -134,11 +137,27 @@ def read(fsdp: Any, config: Any) -> Fsdp:
     for key, value in completed(fsdp, config).items():
         given |= read_key(key, value)
     settings = Fsdp(**given)
+    _check_units(settings)
     if settings.cpu_ram_efficient_loading and not settings.sync_module_states:
         raise Mistake("cpu_ram_efficient_loading: needs sync_module_states, by which the others get the weights")
-    if settings.auto_wrap_policy == "SIZE_BASED_WRAP" and not settings.min_num_params:
-        raise Mistake("min_num_params: SIZE_BASED_WRAP needs it: the parameters of the smallest unit, above 0")
     return settings
+
+
+def _check_units(settings: Fsdp) -> None:
+    """Raises :class:`Mistake` for a key that the policy does not read."""
+    policy = settings.auto_wrap_policy
+    if policy == "SIZE_BASED_WRAP" and not settings.min_num_params:
+        raise Mistake("min_num_params: SIZE_BASED_WRAP needs it: the parameters of the smallest unit, above 0")
+    if policy != "SIZE_BASED_WRAP" and settings.min_num_params:
+        raise Mistake(
+            f"min_num_params: {policy} does not choose units by size; leave it out, or set auto_wrap_policy to "
+            "SIZE_BASED_WRAP"
+        )
+    if policy != POLICIES[0] and settings.transformer_layer_cls_to_wrap:
+        raise Mistake(
+            f"transformer_layer_cls_to_wrap: {policy} does not choose units by class; leave it out, or set "
+            f"auto_wrap_policy to {POLICIES[0]}"
+        )
 
 
 def read_key(key: str, value: Any, shown: str | None = None) -> dict[str, Any]:
@@ -327,6 +346,8 @@ def axes(config: Any) -> dict[str, int]:
     if config is None:
         return {}
     known = (*_AXES, *_UNBUILT_AXES)
+    if not isinstance(config, Mapping) and not hasattr(config, _AXES[0]):
+        raise Mistake(f"must be a mapping of sizes, or accelerate's ParallelismConfig, not {config!r}")
     given = config if isinstance(config, Mapping) else {name: getattr(config, name, None) for name in known}
     for name, size in given.items():
         if name not in known:
