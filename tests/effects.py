@@ -27,6 +27,7 @@ _LOADER = "tests/trainer/test_data_workers.py::test_settings_reach_torchs_loader
 _LOOP, _HOOKS = "tests/trainer/test_loop.py::", "tests/trainer/test_loop_hooks.py::"
 _CALLBACKS, _RANKS = "tests/trainer/test_callbacks.py::", "tests/trainer/test_distributed.py::"
 _SHARDS = "tests/trainer/test_fsdp_features.py::"
+_MISTAKES = "tests/trainer/test_bad_sharding.py::test_a_mistake_is_one_line_on_every_rank_and_the_checkpoint_stays"
 _EFFECTS = "tests/trainer/test_arguments_effects.py::"
 _EVALUATION = "tests/trainer/test_evaluation.py::test_one_process_agrees_with_transformers"
 _PRECISION = "tests/trainer/test_precision.py::"
@@ -213,10 +214,8 @@ EFFECTS: dict[str, Effect] = {
     ),
     "deepspeed": Effect("distributed/choice.py", "tests/zero/test_zero.py::test_gradients_are_exchanged_once_a_step"),
     "fsdp": Effect("distributed/choice.py", _SHARDS + "test_gradients_are_reduced_once_a_step"),
-    "fsdp_config": Effect("distributed/choice.py", _SHARDS + "test_what_cannot_be_is_refused_in_one_line[a layer]"),
-    "parallelism_config": Effect(
-        "distributed/choice.py", _SHARDS + "test_what_cannot_be_is_refused_in_one_line[sizes]"
-    ),
+    "fsdp_config": Effect("distributed/choice.py", _MISTAKES + "[a layer that is not there]"),
+    "parallelism_config": Effect("distributed/choice.py", _MISTAKES + "[sizes that do not multiply]"),
     "debug": Effect("training/session.py", _DEBUGGING + "TestOverflow::test_the_module_that_overflows_is_named"),
     "skip_memory_metrics": Effect(
         "trainer/trainer.py", _LOOP + "TestLogging::test_memory_is_measured_when_it_is_asked_for"

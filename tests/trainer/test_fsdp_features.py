@@ -348,31 +348,9 @@ def trainer_folder() -> str:
     return str(folders[0])
 
 
-def refusals() -> dict[str, str]:
-    optimizer = (torch.optim.SGD(tiny.gpt2().parameters()), None)
-    cases: dict[str, dict[str, Any]] = {
-        "a layer": {"fsdp_config": {"transformer_layer_cls_to_wrap": ["GPT2Blok"]}},
-        "an optimizer": {"trainer": {"optimizers": optimizer}},
-        "ignored but trained": {"fsdp_config": {"ignored_modules": r".*\.h\.0"}},
-        "ignored nothing": {"fsdp_config": {"ignored_modules": r"nothing"}},
-        "sizes": {"parallelism_config": {"dp_replicate_size": 3, "dp_shard_size": 2}},
-        "no shards": {"parallelism_config": {"dp_replicate_size": 2, "dp_shard_size": 1}},
-        "uneven": {"accelerator_config": {"even_batches": False}},
-    }
-    return {name: said(losses, **options) for name, options in cases.items()}
-
-
-def said(call: Callable[..., Any], **options: Any) -> str:
-    try:
-        call(**options)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "nothing"
-
-
 SHOWN: list[Callable[[], Any]] = [
     once_a_step, with_every_batch, mixed_precision, scaled_gradients, noisy_embeddings, own_means, tied_and_resting,
-    preempted, refusals,
+    preempted,
 ]  # fmt: skip
 
 
@@ -458,24 +436,3 @@ def test_after_training_and_evaluation_all_parameters_are_shards_and_tied_ones_t
     size = sum(parameter.numel() for parameter in tiny.gpt2().parameters())
     expected = {"tied": True, "shards": True, "state": True, "enabled": True, "parameters": size, "units": 3}
     assert [seen["tied_and_resting"] for seen in two] == [expected] * 2
-
-
-REFUSED = {
-    "a layer": "ModelError: fsdp_config.transformer_layer_cls_to_wrap: GPT2LMHeadModel has no GPT2Blok; its layers "
-    "are of GPT2Block",
-    "an optimizer": "TrainerError: optimizers: with fsdp the optimizer is made of the shards, after the model is "
-    "sharded; name it in optim, give optimizer_cls_and_kwargs, or override create_optimizer",
-    "ignored but trained": "ModelError: fsdp_config.ignored_modules: transformer.h.0 trains, and no rank would send "
-    "its gradients; freeze it first",
-    "ignored nothing": "ModelError: fsdp_config.ignored_modules: 'nothing' matches no module of GPT2LMHeadModel",
-    "sizes": "UserError: parallelism_config: dp_replicate_size 3 x dp_shard_size 2 is not the 2 processes of this "
-    "run; let their product be that",
-    "no shards": "UserError: parallelism_config: dp_shard_size 1 shards nothing; raise it, or leave fsdp out",
-    "uneven": "UserError: accelerator_config: without even_batches ranks make different numbers of steps, and with "
-    "fsdp each needs all; leave it on",
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_is_refused_in_one_line(two, name):
-    assert [seen["refusals"][name] for seen in two] == [REFUSED[name]] * 2
