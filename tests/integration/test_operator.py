@@ -30,7 +30,8 @@ def test_a_job_is_created_runs_and_succeeds(kube, namespace, operator):
     (made,) = kube.list("Job", namespace)
     assert made["metadata"]["name"] == "train-0-1"
     assert len(kube.list("Pod", namespace)) == 2
-    assert {"AttemptStarted", "Running", "Succeeded"} <= {event["reason"] for event in events(kube, namespace)}
+    wanted = {"AttemptStarted", "Running", "Succeeded"}
+    kube.wait_list("Event", namespace, lambda found: wanted <= {one["reason"] for one in found}, 20)
 
 
 def test_a_service_that_is_deleted_under_its_pods_is_back_at_once(kube, namespace, operator):
@@ -170,7 +171,8 @@ def test_pods_that_fit_nowhere_are_told_in_the_schedulers_words(kube, namespace,
 
 
 def test_an_api_server_that_restarts_loses_nothing(kube, namespace, tmp_path, cluster):
-    operator = Operator(kube, namespace, tmp_path).start().wait_leading()
+    patient = {"LEASE_DURATION": "70", "LEASE_RENEW_DEADLINE": "60"}  # however slowly the API server is back
+    operator = Operator(kube, namespace, tmp_path, patient).start().wait_leading()
     kube.apply(job(run_for="5s").manifest(), namespace)
     state(kube, namespace, "Running")
     cluster.restart_api_server()
