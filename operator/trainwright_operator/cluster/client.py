@@ -163,8 +163,12 @@ class Api:
     async def watch(
         self, resource: Resource, namespace: str | None, selector: str, version: int, seconds: int
     ) -> AsyncIterator[tuple[str, Object]]:
-        """Type and object of each change after ``version``, for the given seconds."""
+        """Type and object of each change after ``version``, for the given seconds.
+
+        A ``BOOKMARK`` has a version and no object, so that a watch without changes can be continued.
+        """
         params = {"watch": "1", "resourceVersion": str(version), "timeoutSeconds": str(seconds)}
+        params["allowWatchBookmarks"] = "true"
         if selector:
             params["labelSelector"] = selector
         assert self._session is not None, "use `async with Api(...)`"

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,7 @@ from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.places import Places
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
-from trainwright_operator.cluster.resources import TRAINING_JOBS
+from trainwright_operator.cluster.resources import PODS, TRAINING_JOBS
 from trainwright_operator.cluster.settings import Settings
 
 SETTLE_SECONDS = 0.25
@@ -32,8 +33,14 @@ SETTLED_PODS = 500
 HEAD_START_SECONDS = 15.0
 """Under overload, a new job goes before keys of other jobs that have waited less than this."""
 
-BRIDGE_SECONDS = 60
-"""How long kopf may take until its watches are established."""
+WATCH_SECONDS = 60
+"""The length of one of our watches: also how long kopf may take until its own are established."""
+
+FOLLOWED = frozenset({PODS})
+"""Watched without kopf, which keeps a task for each object: of a gang's start that was half of the processor time."""
+
+LONGEST_DELAY = 30.0
+"""Between the tries of a watch that fails, in seconds."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +71,7 @@ class Controller:
     ) -> None:
         self.watched = watched(places is not None)
         self._places = places
+        self.watched_by_kopf = {one: selector for one, selector in self.watched.items() if one not in FOLLOWED}
         self._api, self._stores, self._reconciler = api, stores, reconciler
         self._settings, self._metrics = settings, metrics
         self._queue: KeyedQueue[ObjectKey] = KeyedQueue()
@@ -115,7 +123,8 @@ class Controller:
             if self._places:
                 tasks.create_task(self._look_places_up(self._places))
             for scope, version in self._primed.items():
-                tasks.create_task(self._bridge(scope, version))
+                watch = self._follow if scope[0] in FOLLOWED else self._bridge
+                tasks.create_task(watch(scope, version))
             for _ in range(self._settings.workers):
                 tasks.create_task(self._work())
 
@@ -147,18 +156,42 @@ class Controller:
             self._metrics.reconcile_errors.inc()
         self._queue.done(key, failed=True)
 
-    async def _bridge(self, scope: Scope, version: int) -> None:
-        """Watch from the first list until kopf does, because kopf misses deletions before its own list."""
+    async def _follow(self, scope: Scope, version: int | None) -> None:
+        """Watch from the first list on, without end; what no watch can tell any more is listed."""
+        delay = 1.0
+        while True:
+            try:
+                if version is None:
+                    version = (await self._list(scope[0]))[scope]
+                async for reached in self._changes(scope, version):
+                    version = reached
+                    self._watches.saw(scope, version)
+                    delay = 1.0
+            except (ApiError, aiohttp.ClientError, TimeoutError) as error:
+                logger.warning("the watch of %s failed: %s", scope[0].plural, error)
+                if isinstance(error, ApiError) and error.code == 410:
+                    version = None
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, LONGEST_DELAY)
+
+    async def _changes(self, scope: Scope, version: int) -> AsyncIterator[int]:
+        """Take each change after ``version`` until the watch ends; yields the version that was reached."""
         resource, namespace = scope
         selector = self.watched[resource]
-        try:
-            async for kind, obj in self._api.watch(resource, namespace, selector, version, BRIDGE_SECONDS):
+        async for kind, obj in self._api.watch(resource, namespace, selector, version, WATCH_SECONDS):
+            if kind != "BOOKMARK":
                 self._take(resource, kind == "DELETED", obj)
-                if version_of(obj) >= self._live.get(scope, math.inf):
+            yield version_of(obj)
+
+    async def _bridge(self, scope: Scope, version: int) -> None:
+        """Watch from the first list until kopf does, because kopf misses deletions before its own list."""
+        try:
+            async for reached in self._changes(scope, version):
+                if reached >= self._live.get(scope, math.inf):
                     return
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
-            logger.warning("could not watch %s from the first list: %s", resource.plural, error)
-            await self._list_again(resource)
+            logger.warning("could not watch %s from the first list: %s", scope[0].plural, error)
+            await self._list_again(scope[0])
 
     async def _relist(self) -> None:
         """Relist; only this finds deletions that were missed in a gap of a watch."""

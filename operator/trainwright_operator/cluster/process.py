@@ -79,7 +79,7 @@ async def _lead(
         parts = [
             controller.run(),
             recorder.run(),
-            handlers.watch(settings, controller.watched, controller.on_event, stop),
+            handlers.watch(settings, controller.watched_by_kopf, controller.on_event, stop),
         ]
         stack.push_async_callback(recorder.flush)
         if identity:
