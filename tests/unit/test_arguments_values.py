@@ -31,7 +31,7 @@ from trainwright.rules import AXES
 
 
 @given(some_arguments())
-@settings(max_examples=300)
+@settings(max_examples=150)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_every_way_there_and_back_gives_the_same(values: dict[str, Any]) -> None:
     try:

@@ -403,7 +403,7 @@ def lives(draw: st.DrawFn) -> list[tuple[str, dict[str, float]]]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(lives(), st.floats(0.0, 5.0))
 def test_whatever_happens_the_causes_add_up_to_the_wall_time(attempts, delay):
     life = Life(make_job().with_("spec.maxRestarts", 99))

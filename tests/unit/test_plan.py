@@ -282,7 +282,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(ACTIONS)
 def test_any_history_ends_with_the_counts_right(actions):
     scene = Scene(make_job().nodes(2).with_("spec.maxRestarts", 2)).settle()
