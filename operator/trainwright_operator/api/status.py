@@ -73,33 +73,9 @@ def job_status() -> Schema:
             "conditions": _conditions(),
             "startTime": _time("When the first attempt was created."),
             "completionTime": _time("When the job succeeded or failed."),
-            "nodes": record(
-                "Pods of the current attempt.",
-                {
-                    "desired": _count("Pods requested."),
-                    "ready": _count("Pods that are ready."),
-                    "active": _count("Pods that are running or pending."),
-                    "failed": _count("Pods that failed."),
-                },
-            ),
-            "restarts": record(
-                "Attempts after the first, and restarts in place.",
-                {
-                    "total": _count("All restarts."),
-                    "counted": _count(
-                        "Restarts after a failure, in new pods or in place; they count towards maxRestarts."
-                    ),
-                    "disruptions": _count("Restarts after an eviction, a preemption or a lost node."),
-                },
-            ),
-            "gang": record(
-                "What node 0 of the current attempt reported about the rendezvous.",
-                {
-                    "attempt": integer("The attempt that reported it.", 1),
-                    "met": {"type": "boolean", "description": "Whether all nodes have joined the rendezvous."},
-                    "waits": string("Which nodes it waits for, and what to check.", MAX_WHY),
-                },
-            ),
+            "nodes": _nodes(),
+            "restarts": _restarts(),
+            "gang": _gang(),
             "progress": _progress(),
             "metrics": list_of(
                 f"The latest value of each metric, for at most {MAX_METRICS} metrics.",
@@ -116,18 +92,7 @@ def job_status() -> Schema:
             "attempts": list_of(
                 f"The last {MAX_ATTEMPTS} attempts, and why each one ended.", _attempt(), MAX_ATTEMPTS, key="attempt"
             ),
-            "slowest": record(
-                "The rank that the others wait for: its own time in a step (batches and forward passes) is at least "
-                "1.3 times the median of theirs, over 20 steps or more.",
-                {
-                    "attempt": integer("The attempt.", 1),
-                    "rank": integer("The rank.", 0),
-                    "factor": number("Its own time by the median of the others.", least=0),
-                    "step": integer("The step at which the ranks were last compared.", 0, INT64_MAX),
-                    "pod": string("Its pod.", 253),
-                    "node": string("The node of that pod.", 253),
-                },
-            ),
+            "slowest": _slowest(),
             "anomalies": record(
                 "The steps that onAnomaly left out or undid, up to the step in progress.",
                 {
@@ -160,6 +125,55 @@ def job_status() -> Schema:
                 "The columns of kubectl get.",
                 {name: string(about, MAX_WHY if name == "why" else 64) for name, about in DISPLAY.items()},
             ),
+        },
+    )
+
+
+def _nodes() -> Schema:
+    return record(
+        "Pods of the current attempt.",
+        {
+            "desired": _count("Pods requested."),
+            "ready": _count("Pods that are ready."),
+            "active": _count("Pods that are running or pending."),
+            "failed": _count("Pods that failed."),
+        },
+    )
+
+
+def _restarts() -> Schema:
+    return record(
+        "Attempts after the first, and restarts in place.",
+        {
+            "total": _count("All restarts."),
+            "counted": _count("Restarts after a failure, in new pods or in place; they count towards maxRestarts."),
+            "disruptions": _count("Restarts after an eviction, a preemption or a lost node."),
+        },
+    )
+
+
+def _gang() -> Schema:
+    return record(
+        "What node 0 of the current attempt reported about the rendezvous.",
+        {
+            "attempt": integer("The attempt that reported it.", 1),
+            "met": {"type": "boolean", "description": "Whether all nodes have joined the rendezvous."},
+            "waits": string("Which nodes it waits for, and what to check.", MAX_WHY),
+        },
+    )
+
+
+def _slowest() -> Schema:
+    return record(
+        "The rank that the others wait for: its own time in a step (batches and forward passes) is at least "
+        "1.3 times the median of theirs, over 20 steps or more.",
+        {
+            "attempt": integer("The attempt.", 1),
+            "rank": integer("The rank.", 0),
+            "factor": number("Its own time by the median of the others.", least=0),
+            "step": integer("The step at which the ranks were last compared.", 0, INT64_MAX),
+            "pod": string("Its pod.", 253),
+            "node": string("The node of that pod.", 253),
         },
     )
 

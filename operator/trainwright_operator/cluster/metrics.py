@@ -22,8 +22,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = self.registry
-        self.jobs = Gauge("trainwright_jobs", "TrainingJobs by state.", ["state"], registry=own)
+        self._of_the_operator(self.registry)
+        self._of_jobs(self.registry)
+        self._of_accelerators(self.registry)
+
+    def _of_the_operator(self, own: CollectorRegistry) -> None:
         self.reconcile_seconds = Histogram(
             "trainwright_reconcile_duration_seconds", "Time of one reconcile.", buckets=SECONDS, registry=own
         )
@@ -38,6 +41,13 @@ class Metrics:
         self.progress_pushes = Counter(
             "trainwright_progress_pushes_total", "Progress pushes of pods by result.", ["result"], registry=own
         )
+        self.progress_serving = Gauge(
+            "trainwright_progress_serving", "1 while this replica serves the progress endpoint.", registry=own
+        )
+        self.leading = Gauge("trainwright_leading", "1 while this replica is the leader.", registry=own)
+
+    def _of_jobs(self, own: CollectorRegistry) -> None:
+        self.jobs = Gauge("trainwright_jobs", "TrainingJobs by state.", ["state"], registry=own)
         self.restarts = Counter(
             "trainwright_job_restarts_total",
             "Restarts, by the reason why the previous attempt or round ended.",
@@ -68,6 +78,20 @@ class Metrics:
             ["namespace", "cause"],
             registry=own,
         )
+        self.goodput = Gauge(
+            "trainwright_job_goodput_ratio",
+            "The share of the life of a job at work that was spent in steps, suspension apart.",
+            ["namespace", "name"],
+            registry=own,
+        )
+        self.slowest = Gauge(
+            "trainwright_job_slowest_rank_ratio",
+            "Of a job at work with a slow rank: its own time in a step, by the median of the other ranks.",
+            ["namespace", "name"],
+            registry=own,
+        )
+
+    def _of_accelerators(self, own: CollectorRegistry) -> None:
         self.accelerator_seconds = Counter(
             "trainwright_accelerator_seconds_total",
             "Accelerators that jobs held, times seconds.",
@@ -92,22 +116,6 @@ class Metrics:
             ["namespace", "currency"],
             registry=own,
         )
-        self.goodput = Gauge(
-            "trainwright_job_goodput_ratio",
-            "The share of the life of a job at work that was spent in steps, suspension apart.",
-            ["namespace", "name"],
-            registry=own,
-        )
-        self.slowest = Gauge(
-            "trainwright_job_slowest_rank_ratio",
-            "Of a job at work with a slow rank: its own time in a step, by the median of the other ranks.",
-            ["namespace", "name"],
-            registry=own,
-        )
-        self.progress_serving = Gauge(
-            "trainwright_progress_serving", "1 while this replica serves the progress endpoint.", registry=own
-        )
-        self.leading = Gauge("trainwright_leading", "1 while this replica is the leader.", registry=own)
 
     def api_request(self, verb: str, code: int) -> None:
         self.api_requests.labels(verb, code).inc()
