@@ -99,11 +99,14 @@ quickstart: setup ## train a small GPT here, in two pods without a cluster
 
 # Tests
 
+# Real processes and clusters share the machine with others: one that fails is tried once more, and the summary names it.
+TWICE = --reruns 1 -raR
+
 test: ## every test that this machine can run; what it could not is said in one line
 	@$(MAKE) --no-print-directory -j 2 setup compat-env cluster-tools
 	$(BIN)/pytest tests/unit tests/fake -q -n 2
-	$(BIN)/pytest tests/trainer tests/local -q -n 2
-	$(BIN)/pytest tests/cluster tests/integration tests/e2e -q
+	$(BIN)/pytest tests/trainer tests/local -q -n 2 $(TWICE)
+	$(BIN)/pytest tests/cluster tests/integration tests/e2e -q $(TWICE)
 
 browser: setup $(BROWSER)/.ready ## the report in headless Chromium (Debian: chromium), looked at by axe; needs node and npm
 	$(BIN)/pytest tests/browser -q -s
