@@ -274,6 +274,28 @@ def resumed_adapters(folder: Path, stage: int) -> dict[str, Any]:
     return saved_and_resumed(folder, stage, adapters)
 
 
+def resumed_elsewhere(given: tuple[Path, list[tuple[int, int]]]) -> dict[str, Any]:
+    """Resumes the runs of :func:`saved_and_resumed` from their middle in this world; (its stage, that of the rest)."""
+    folder, cases = given
+    return {
+        f"{act} {saved} -> {stage}": _tried(
+            lambda place, _, act=act, saved=saved, stage=stage: rest_of(folder / f"{act}-{saved}" / "a", place, stage),
+            folder / f"{act}-{saved}-{stage}-{ranks()}",
+            None,
+        )
+        for act in ("saved_and_resumed", "resumed_adapters")
+        for saved, stage in cases
+    }
+
+
+def rest_of(saved: Path, folder: Path, stage: int) -> dict[str, Any]:
+    model = adapters() if saved.parent.name.startswith("resumed_adapters") else tiny.gpt2()
+    trainer = trainer_of(folder, model, **{**SAVING, "save_strategy": "no"}, **zero(stage))
+    trainer.train(resume_from_checkpoint=str(saved / "checkpoint-3"))
+    groups = [(group["weight_decay"], group["lr"]) for group in trainer.optimizer.param_groups]
+    return {"losses": logged(trainer, "loss"), "groups": groups, "weights": weights_of(trainer)}
+
+
 # -- what cannot be
 
 
@@ -291,6 +313,7 @@ def refused(folder: Path) -> dict[str, str]:
     def damaged(change: Callable[[Path], None]) -> Path:
         copy = folder / f"copy of {change.__name__}"
         if torch.distributed.get_rank() == 0:
+            shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(made, copy)
             (copy / "checkpoint-3" / "trainwright_manifest.json").unlink()
             change(copy / "checkpoint-3" / "global_step3")
@@ -310,6 +333,9 @@ def refused(folder: Path) -> dict[str, str]:
         shutil.copy(states / "zero_pp_rank_1_mp_rank_00_optim_states.pt",
                     states / "zero_pp_rank_2_mp_rank_00_optim_states.pt")  # fmt: skip
 
+    def without_a_file(states: Path) -> None:
+        (states / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
+
     def own_clipping() -> None:
         class Clipping(Trainer):
             def _clip_grad_norm(self, model: Any) -> Any:
@@ -320,8 +346,12 @@ def refused(folder: Path) -> dict[str, str]:
     wide: Any = tiny.gpt2()
     wide.transformer.wpe = nn.Embedding(99, wide.config.n_embd)
     cases: dict[str, Callable[[], Any]] = {
-        "another stage": lambda: resume(made / "checkpoint-3", **zero(3)),
-        "another number of ranks": lambda: resume(damaged(of_three), **zero(2)),
+        "a partition too many": lambda: resume(damaged(of_three), **zero(2)),
+        "a partition too few": lambda: resume(damaged(without_a_file), **zero(2)),
+        "torn partition of another stage": lambda: resume(damaged(without_optimizer), **zero(3)),
+        "another model and stage": lambda: trainer_of(folder, wide, **SAVING, **zero(3)).train(
+            str(made / "checkpoint-3")
+        ),
         "no engine": lambda: resume(made / "checkpoint-3"),
         "not of an engine": lambda: resume(plain_run / "checkpoint-3", **zero(2)),
         "torn partition of one rank": lambda: resume(damaged(without_optimizer), **zero(2)),
@@ -383,6 +413,8 @@ def everything(folder: Path) -> dict[str, Any]:
             seen[f"{act.__name__} {stage}"] = _tried(act, folder / f"{act.__name__}-{stage}", zero(stage))
         for alone in (*ALONE, resumed_adapters):
             seen[f"{alone.__name__} {stage}"] = _tried(alone, folder / f"{alone.__name__}-{stage}", stage)
+    layouts = [(saved, stage) for saved in STAGES for stage in STAGES if (saved == 3) != (stage == 3)]
+    seen |= resumed_elsewhere((folder, layouts))
     seen["refused"] = _tried(lambda place, _: refused(place), folder / "refused", None)
     seen["full disk"] = _tried(lambda place, _: full_disk(place), folder / "full", None)
     return seen

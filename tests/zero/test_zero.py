@@ -54,6 +54,21 @@ def test_a_resumed_run_ends_with_the_same_bits(two: Any, name: str, stage: int) 
         assert seen["rates"][0] == seen["rates"][1]
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_a_run_goes_on_in_another_layout(two: Any, folder: Path, ranks: int) -> None:
+    every = [(saved, stage) for saved in runs.STAGES for stage in runs.STAGES]
+    seen = two if ranks == 2 else in_world(ranks, "zero.runs:resumed_elsewhere", (folder, every), longest=LONGEST)
+    cases = [name for name in seen[0] if " -> " in name]
+    assert len(cases) == (8 if ranks == 2 else 18)
+    for case in cases:
+        whole = of_ranks(two, case.partition(" -> ")[0])[0]
+        for rest in of_ranks(seen, case):
+            assert rest["losses"] == pytest.approx(whole["losses"][0], rel=1e-5), case
+            assert [decay for decay, _ in rest["groups"]] == ([0.1] if "adapters" in case else [0.1, 0.0])
+            for name, value in rest["weights"].items():
+                torch.testing.assert_close(value, whole["weights"][name], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("stage", runs.STAGES)
 def test_a_checkpoint_has_the_files_of_hugging_faces_trainer(two: Any, stage: int) -> None:
     names = of_ranks(two, f"saved_and_resumed {stage}")[0]["names"]
@@ -141,8 +156,10 @@ def test_gradients_are_exchanged_once_a_step(two: Any) -> None:
 
 
 SAID = {
-    "another stage": "was written by ZeRO 1 or 2 over 2 processes, and this run has stage 3",
-    "another number of ranks": "was written by ZeRO 1 or 2 over 3 processes, and this run has 2",
+    "a partition too many": "was written by 2 processes and has the partitions of 3",
+    "a partition too few": "was written by 2 processes and has the partitions of 1",
+    "torn partition of another stage": "zero_pp_rank_1_mp_rank_00_optim_states.pt: cannot be read",
+    "another model and stage": "is a checkpoint of another model: transformer.wpe.weight is",
     "no engine": "was written by DeepSpeed (ZeRO 1 or 2 over 2 processes), whose engine alone reads",
     "not of an engine": "was not written by DeepSpeed, whose engine reads no other state",
     "torn partition of one rank": "zero_pp_rank_1_mp_rank_00_optim_states.pt: cannot be read",

@@ -57,7 +57,7 @@ REFUSED = {
     "tensor_parallel": "tensor parallelism is not built yet; leave it out",
     "use_data_before_expert_parallelism": "expert parallelism is not built yet; leave it out",
     "weight_quantization": _NOT_TRIED,
-    "checkpoint.load_universal": "universal checkpoints are not read; leave it out",
+    "checkpoint.load_universal": "any layout resumes from the usual checkpoints; leave it out",
     "checkpoint.parallel_write": _NO_FILES,
     "checkpoint.writer": _NO_FILES,
     "zero_optimization.mics_shard_size": "shards within a node are not built with DeepSpeed; see fsdp: hybrid_shard",

@@ -23,7 +23,8 @@ from trainwright.checkpoint.gathered import (
 )
 from trainwright.checkpoint.sharded import MODEL_SHARDS, Shards, is_in_shards
 from trainwright.checkpoint.store import MANIFEST, CheckpointStore
-from trainwright.checkpoint.zero import LATEST, SCRIPT, Partitions, is_of_engine, written
+from trainwright.checkpoint.zero import LATEST, SCRIPT, is_of_engine, written
+from trainwright.checkpoint.zero_partitions import Partitions
 from trainwright.contract import UserError
 from trainwright.distributed.ranks import Ranks
 from trainwright.integrations.waiting import bytes_below, growing

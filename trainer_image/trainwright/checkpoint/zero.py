@@ -1,7 +1,7 @@
 """Checkpoints of DeepSpeed's engine: ``global_stepN/``, ``latest`` and ``zero_to_fp32.py``, as Hugging Face's Trainer.
 
-The engine flattens all parameters and cuts them into one partition for each rank, so a run with another number of
-ranks, or with another layout, cannot read them; it is refused before the engine reads.
+The engine flattens all parameters and cuts them into one partition for each rank, and reads them in the same layout
+alone. For another stage or number of ranks, see :mod:`trainwright.checkpoint.zero_layouts`.
 
 The files are pickles with classes of DeepSpeed. They are read with those classes and no others, so a checkpoint cannot
 run code. Every rank reads and writes its files outside of the engine's collectives, so an error on one rank can be
@@ -11,11 +11,10 @@ reported to the others.
 from __future__ import annotations
 
 import enum
-import math
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from trainwright.distributed.ranks import Ranks
 LATEST, SCRIPT = "latest", "zero_to_fp32.py"
 _FOLDER = re.compile(r"^global_step\d+$")
 _OPTIMIZER = re.compile(r"zero_pp_rank_(\d+)_mp_rank_00_?optim_states\.pt$")
-_MODEL = "mp_rank_00_model_states.pt"
+MODEL = "mp_rank_00_model_states.pt"
 
 
 class Written(NamedTuple):
@@ -66,22 +65,23 @@ def is_of_engine(folder: Path) -> bool:
 def written(folder: Path) -> Written:
     """How the engine that wrote a checkpoint was spread, by the names of its files."""
     names = [path.name for path in (folder / (tag_of(folder) or "")).iterdir()]
-    return Written(sum(bool(_OPTIMIZER.search(name)) for name in names), _MODEL not in names)
+    return Written(sum(bool(_OPTIMIZER.search(name)) for name in names), MODEL not in names)
 
 
-def check_layout(folder: Path, stage: int, ranks: int) -> None:
-    """Raises :class:`UserError` unless an engine of this ``stage`` on so many ``ranks`` can read the checkpoint."""
-    found = written(folder)
-    if found.ranks != ranks:
-        raise UserError(
-            f"{folder}: was written by {found.name}, and this run has {ranks}: DeepSpeed cannot divide its partitions "
-            f"anew; start {found.ranks}, or {found.start_again}"
-        )
-    if found.parameters != (stage == 3):
-        raise UserError(
-            f"{folder}: was written by {found.name}, and this run has stage {stage}; set "
-            f"zero_optimization.stage to {3 if found.parameters else '1 or 2'}, or {found.start_again}"
-        )
+def is_same_layout(folder: Path, stage: int, ranks: int) -> bool:
+    """Whether an engine of this ``stage`` on so many ``ranks`` reads the files of a checkpoint as they are."""
+    return written(folder) == Written(ranks, stage == 3)
+
+
+def optimizer_files(place: Path) -> list[Path]:
+    """The files of the optimizer in the engine's folder, by rank."""
+    found = {int(match[1]): path for path in place.iterdir() if (match := _OPTIMIZER.search(path.name))}
+    return [found[rank] for rank in sorted(found)]
+
+
+def shapes_of(model_state: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> shape of the trained parameters, in the order in which they are flattened."""
+    return {name: shape for group in model_state.get("param_shapes") or [] for name, shape in group.items()}
 
 
 # -- writing
@@ -171,17 +171,17 @@ def load_engine(engine: Any, folder: Path, schedule: Any, ranks: Ranks, strict: 
     reader = _reader()
     paths = [*engine._get_all_ckpt_names(str(folder), tag)[:1], engine._get_zero_ckpt_name(str(folder), tag)]
     ranks.agree(lambda: reader.read_ahead(paths))
-    ranks.agree(lambda: _check_model(engine, folder, reader.known[paths[0]], strict))
+    ranks.agree(lambda: check_model(engine, folder, reader.known[paths[0]]))
     has_schedule = schedule is not None and bool(reader.known[paths[0]].get("lr_scheduler"))
     with _using(engine, reader, schedule):
         engine.load_checkpoint(str(folder), tag, load_module_strict=strict, load_lr_scheduler_states=has_schedule)
 
 
-def _check_model(engine: Any, folder: Path, state: dict[str, Any], strict: bool) -> None:
+def check_model(engine: Any, folder: Path, state: Mapping[str, Any]) -> None:
     """Raises :class:`UserError` for the weights of another model, before the engine copies any."""
     from trainwright.checkpoint.sharded import another_model
 
-    saved = {name: tuple(shape) for name, shape in _shapes(state).items()}
+    saved = {name: tuple(shape) for name, shape in shapes_of(state).items()}
     own = {
         name: tuple(getattr(parameter, "ds_shape", parameter.shape))
         for name, parameter in engine.module.named_parameters()
@@ -267,85 +267,3 @@ _STAND_INS: list[Any] = [
     (_Plain, "deepspeed.utils.tensor_fragment.fragment_address"),
     (_Stage, "deepspeed.runtime.zero.config.ZeroStageEnum"),
 ]
-
-
-# -- the weights without the engine
-
-
-class Partitions:
-    """The float32 weights in a checkpoint of ZeRO 3, of which each file holds a partition.
-
-    Every parameter is cut into equal parts, one for each rank, of which the last is padded; a rank's file holds its
-    parts one after the other.
-
-    Attributes:
-        forms: Name -> a tensor on the meta device, of the shape and number format of the whole.
-        aliases: Name -> the name under which its tensor is saved, for tied weights.
-
-    Raises:
-        UserError: A file is missing or damaged.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        place = folder / str(tag_of(folder))
-        ranks = written(folder).ranks
-        models = [read(next(iter(place.glob(f"*zero_pp_rank_{rank}_{_MODEL}")), place), True) for rank in range(ranks)]
-        states = [read(path, True)["optimizer_state_dict"] for path in _by_rank(place)]
-        self._flat = [[group.flatten() for group in state["fp32_flat_groups"]] for state in states]
-        self._frozen = [model.get("frozen_param_fragments") or {} for model in models]
-        first = models[0]
-        self._buffers = {name: first["module"][name] for name in first["buffer_names"] if name in first["module"]}
-        self._shapes, self._frozen_shapes = _shapes(first), dict(first.get("frozen_param_shapes") or {})
-        self._starts = self._offsets(ranks)
-        self.aliases: dict[str, str] = dict(first.get("shared_params") or {})
-        shapes = self._shapes | self._frozen_shapes
-        self.forms = {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()}
-        self.forms |= {name: torch.empty_like(value, device="meta") for name, value in self._buffers.items()}
-
-    def _offsets(self, ranks: int) -> dict[str, int]:
-        """Name -> where the part of each rank begins in its file."""
-        offsets, offset = {}, 0
-        for name, shape in self._shapes.items():
-            offsets[name] = offset
-            offset += math.ceil(math.prod(shape) / ranks)
-        return offsets
-
-    def read(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Put some tensors together."""
-        return {name: self._whole(name) for name in names}
-
-    def _whole(self, name: str) -> torch.Tensor:
-        if name in self._buffers:
-            buffer: torch.Tensor = self._buffers[name].clone()
-            return buffer
-        shape = tuple(self.forms[name].shape)
-        count = math.prod(shape)
-        if name in self._frozen_shapes:
-            parts = [fragments[name].flatten().float() for fragments in self._frozen]
-        else:
-            size = math.ceil(count / len(self._flat))
-            parts = [_slice(groups, self._starts[name], size) for groups in self._flat]
-        return torch.cat(parts)[:count].view(shape)
-
-
-def _by_rank(place: Path) -> list[Path]:
-    found = {int(match[1]): path for path in place.iterdir() if (match := _OPTIMIZER.search(path.name))}
-    return [found[rank] for rank in sorted(found)]
-
-
-def _shapes(model_state: dict[str, Any]) -> dict[str, Any]:
-    """Name -> shape of the trained parameters, in the order in which they are flattened."""
-    return {name: shape for group in model_state.get("param_shapes") or [] for name, shape in group.items()}
-
-
-def _slice(groups: list[torch.Tensor], start: int, size: int) -> torch.Tensor:
-    """``size`` elements from ``start`` on of the groups one after the other."""
-    parts = []
-    for group in groups:
-        if size and start < group.numel():
-            parts.append(group[start : start + size])
-            size -= parts[-1].numel()
-            start = 0
-        else:
-            start -= group.numel()
-    return torch.cat(parts)

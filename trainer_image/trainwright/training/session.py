@@ -31,7 +31,8 @@ from trainwright.checkpoint.snapshot import (
 )
 from trainwright.checkpoint.store import CheckpointStore, how_to_accept
 from trainwright.checkpoint.weights import check_ties
-from trainwright.checkpoint.zero import check_layout, is_of_engine, load_engine, written
+from trainwright.checkpoint.zero import is_of_engine, is_same_layout, load_engine, written
+from trainwright.checkpoint.zero_layouts import load_other_layout
 from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
 from trainwright.data import fork_server
 from trainwright.data.epochs import Epochs
@@ -242,7 +243,6 @@ def check_readable(trainer: Any, checkpoint: Path) -> None:
                 f"{checkpoint}: was written by DeepSpeed ({written(checkpoint).name}), whose engine alone reads the "
                 f"state of its optimizer; set deepspeed, or {written(checkpoint).start_again}"
             )
-        check_layout(checkpoint, strategy.stage, strategy.ranks.world_size)
     elif strategy.owns_checkpoints and has_optimizer(checkpoint):
         raise UserError(
             f"{checkpoint}: was not written by DeepSpeed, whose engine reads no other state of an optimizer; leave "
@@ -258,13 +258,11 @@ def reads_late(trainer: Any, checkpoint: Path) -> bool:
 
 def load_of_engine(trainer: Any, checkpoint: Path) -> None:
     """Restore what DeepSpeed's engine saved: weights, optimizer and schedule."""
-    load_engine(
-        trainer._strategy.engine,
-        checkpoint,
-        trainer.lr_scheduler,
-        trainer.checkpoints.ranks,
-        strict=not adapter_names(trainer.model),
-    )
+    strategy, ranks = trainer._strategy, trainer.checkpoints.ranks
+    if not is_same_layout(checkpoint, strategy.stage, ranks.world_size):
+        load_other_layout(strategy.engine, checkpoint, trainer.lr_scheduler, ranks)
+        return
+    load_engine(strategy.engine, checkpoint, trainer.lr_scheduler, ranks, strict=not adapter_names(trainer.model))
 
 
 def load_state(trainer: Any, checkpoint: str) -> None:
