@@ -327,6 +327,18 @@ CASES: dict[str, tuple[str, list[str]]] = {
             "remove onAnomaly, or shard with fsdp"
         ],
     ),
+    "a preflight of no time": (
+        field("preflight: {timeoutSeconds: 1}"),
+        ["job.yaml:12: spec.preflight.timeoutSeconds: must be at least 10, not 1"],
+    ),
+    "a preflight that allows less than the median": (
+        field("preflight: {maxSlowdown: 0.9}"),
+        ["job.yaml:12: spec.preflight.maxSlowdown: must be 0 (any), or above 1"],
+    ),
+    "a check of a preflight that does not exist": (
+        field("preflight: {maxSlowDown: 2}"),
+        ["job.yaml:12: spec.preflight.maxSlowDown: is not a field; did you mean maxSlowdown?"],
+    ),
     "a version that does not exist": (
         GOOD.replace("v1alpha1", "v1"),
         ['job.yaml:1: apiVersion: must be trainwright.dev/v1alpha1, not "trainwright.dev/v1"'],

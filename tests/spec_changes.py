@@ -47,6 +47,7 @@ CHANGES: dict[str, tuple[str, Any, bool]] = {
     "a hang timeout": ("hangTimeoutSeconds", 60, False),
     "anomalies": ("onAnomaly", "Skip", False),
     "an anomaly's factor": ("anomalyFactor", 5, False),
+    "a preflight": ("preflight", {"timeoutSeconds": 60}, False),
     "forked ranks": ("startMethod", "Fork", False),
     "deletion at the end": ("deleteAfterFinished", True, False),
 }

@@ -50,6 +50,16 @@ def test_a_node_is_avoided_after_the_second_failure_there() -> None:
     assert problems(job.status) == []
 
 
+def test_a_node_whose_preflight_hangs_twice_is_avoided() -> None:
+    job, error = scene(), "preflight: rank 1 on bad did not multiply matrices within 60 s"
+    for _ in range(2):
+        attempt(job, "good", "bad").exit(1, 124, reason="Hang", error=error, rank=1, ended_by="script")
+        job.wait(1).exit_all(124, reason="Hang", error=error, rank=1, ended_by="peer").settle()
+    assert [(one["node"], one["failures"]) for one in job.status["avoidedNodes"]] == [("bad", 2)]
+    last = job.status["attempts"][-1]
+    assert (last["node"], last["reason"], last["message"]) == ("bad", "Hang", error)
+
+
 def test_it_stays_avoided_when_its_attempts_have_left_the_status() -> None:
     job = scene()
     for _ in range(2):

@@ -124,6 +124,20 @@ def test_the_resolved_job_rides_in_the_template():
     assert source["fieldRef"]["fieldPath"] == "metadata.annotations['trainwright.dev/resolved-job']"
 
 
+def test_what_is_watched_and_checked_reaches_the_pods_only_if_it_is_asked_for() -> None:
+    def resolved(job):
+        text = planned(job)["Job"]["spec"]["template"]["metadata"]["annotations"]["trainwright.dev/resolved-job"]
+        return ResolvedJob.from_json(text)
+
+    found = resolved(make_job().with_("spec.onAnomaly", "Ignore"))
+    assert (found.on_anomaly, found.anomaly_factor, found.preflight) == (None, None, None)
+    asked = make_job().with_("spec.onAnomaly", "Skip").with_("spec.anomalyFactor", 4)
+    found = resolved(asked.with_("spec.preflight", {"timeoutSeconds": 60}))
+    assert (found.on_anomaly, found.anomaly_factor) == ("Skip", 4)
+    assert found.preflight == {"timeoutSeconds": 60, "maxSlowdown": 3.0}
+    assert resolved(make_job().with_("spec.preflight", {})).preflight == {"timeoutSeconds": 300, "maxSlowdown": 3.0}
+
+
 def test_a_large_resolved_job_takes_a_config_map():
     found = planned(make_job().script(inline='"' * 60_000), attempt=2)
     assert found["ConfigMap"]["metadata"]["name"] == "tj-gpt-corpus-2"

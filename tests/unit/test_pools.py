@@ -84,6 +84,18 @@ SHARDED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("onAnomaly", "Skip", "spec.onAnomaly: a step of a compiled program cannot be left out on TPUs"),
+        ("preflight", {}, "spec.preflight: it has no checks for TPUs"),
+    ],
+)
+def test_what_tpus_cannot_do_is_refused(field: str, value: object, said: str) -> None:
+    with pytest.raises(PoolError, match=said):
+        place(make_job().with_(f"spec.{field}", value).build(), SLICE)
+
+
 @pytest.mark.parametrize("name", SHARDED)
 def test_shards_that_do_not_fit_the_processes_are_refused(name):
     pool, nodes, sizes, said = SHARDED[name]

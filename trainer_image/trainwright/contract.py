@@ -60,6 +60,9 @@ ANOMALIES = ("LossNotFinite", "GradientNormNotFinite", "LossTooLarge", "Gradient
 ANOMALY_FACTOR = 10.0
 """A loss or gradient norm is too large from this many times its running median, by default."""
 
+PREFLIGHT_SECONDS, PREFLIGHT_SLOWDOWN = 300, 3.0
+"""How long the checks of ``spec.preflight`` may take, and how many times the median one rank may take, by default."""
+
 RUNTIMES = ("torchrun", "torchtpu", "torch_xla")
 """A pool's ``runtime``: a process for each accelerator under torch's elastic agent; the same with TorchTPU's launch
 environment; one process for each host, which drives all of its chips, with PyTorch/XLA.
@@ -201,6 +204,8 @@ class ResolvedJob:
     """One of :data:`ON_ANOMALY`; None for the first."""
     anomaly_factor: float | None = None
     """See :data:`ANOMALY_FACTOR`; 0 for values that are not finite only."""
+    preflight: dict[str, Any] | None = None
+    """``{"timeoutSeconds": int, "maxSlowdown": float}`` for the checks before the first round; None for no checks."""
     start_method: str | None = None
     """Fork: ranks are forked from a process that has imported already; Spawn: each is a new one. None: see ``warm``."""
     version: int = RESOLVED_JOB_VERSION

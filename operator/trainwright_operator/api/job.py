@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from trainwright import rules
-from trainwright.contract import ANOMALY_FACTOR, ON_ANOMALY
+from trainwright.contract import ANOMALY_FACTOR, ON_ANOMALY, PREFLIGHT_SECONDS, PREFLIGHT_SLOWDOWN
 from trainwright_operator.api import declare, formats, trained
 from trainwright_operator.api.arguments import training_arguments
 from trainwright_operator.api.declare import Default, Missing, Mutable
@@ -15,11 +15,13 @@ from trainwright_operator.api.names import MULTIKUEUE
 from trainwright_operator.api.pods import PodTemplate
 from trainwright_operator.api.types import (
     Rule,
+    Schema,
     at_creation,
     boolean,
     exactly_one,
     integer,
     number,
+    record,
     string,
     unchanged,
 )
@@ -162,6 +164,35 @@ class SecretKey:
     key: str
 
 
+def _preflight() -> Schema:
+    return record(
+        "Checks of every rank before anything is trained: a product of matrices and a sum over all ranks with known "
+        "results, and the time of these and of messages between neighbours, beside the other ranks. A rank that fails "
+        "ends the attempt. {} for the defaults.",
+        {
+            "timeoutSeconds": integer(
+                f"Seconds that all checks may take, with the start of their processes. Default: {PREFLIGHT_SECONDS}.",
+                10,
+                86400,
+            ),
+            "maxSlowdown": number(
+                "How many times the median of the other ranks a rank may take, above 1; 0 for any. Default: "
+                f"{PREFLIGHT_SLOWDOWN:g}.",
+                least=0,
+                most=1e9,
+            ),
+        },
+        rules=[
+            Rule(
+                "!has(self.maxSlowdown) || self.maxSlowdown == 0.0 || self.maxSlowdown > 1.0",
+                "must be 0 (any), or above 1",
+                lambda value: value.get("maxSlowdown", 0) == 0 or value["maxSlowdown"] > 1,
+                field="maxSlowdown",
+            )
+        ],
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """What to train, on what, and where the result goes.
@@ -249,6 +280,7 @@ class JobSpec:
         ),
         Default(f"{ANOMALY_FACTOR:g}"),
     ] = None
+    preflight: Annotated[Mapping[str, Any] | None, _preflight(), Default("no checks")] = None
     start_method: Annotated[
         str | None,
         string(

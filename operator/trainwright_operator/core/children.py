@@ -12,7 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from trainwright.contract import MASTER_PORT, MAX_RESOLVED_JOB_BYTES, SCRIPT_DIR, ResolvedJob
+from trainwright.contract import (
+    MASTER_PORT,
+    MAX_RESOLVED_JOB_BYTES,
+    PREFLIGHT_SECONDS,
+    PREFLIGHT_SLOWDOWN,
+    SCRIPT_DIR,
+    ResolvedJob,
+)
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
 from trainwright_operator.core import elastic
@@ -135,8 +142,14 @@ def resolve(job: TrainingJob, place: Placement, attempt: int) -> ResolvedJob:
         async_save=spec.output.async_save,
         on_anomaly=spec.on_anomaly if spec.watches_steps else None,
         anomaly_factor=spec.anomaly_factor,
+        preflight=_preflight(spec.preflight),
         start_method=spec.start_method,
     )
+
+
+def _preflight(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    defaults = {"timeoutSeconds": PREFLIGHT_SECONDS, "maxSlowdown": PREFLIGHT_SLOWDOWN}
+    return None if given is None else {**defaults, **given}
 
 
 def _as_dict(value: Mapping[str, Any] | None) -> dict[str, Any] | None:

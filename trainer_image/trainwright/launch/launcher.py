@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from trainwright import contract
 from trainwright.contract import EndedBy, ExitCode, ResolvedJob, Termination, UserError
-from trainwright.launch import nodefiles, reaper, runtime, verdict
+from trainwright.launch import nodefiles, preflight_round, reaper, runtime, verdict
 from trainwright.launch.meeting import GangReporter
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, wait_for_master
 from trainwright.launch.rounds import Rounds
@@ -61,6 +61,10 @@ def launch(job: ResolvedJob, place: Place, folder: Path) -> Termination:
     agent = import_agent(place, wait)
     gang = agent.GangRendezvous(place, f"{job.name}-{job.attempt}", reporter, wait)
     rounds = Rounds(place, os.environ, stop, reporter.rounds)
+    if job.preflight is not None:
+        end = preflight_round.check(job, place, gang, agent, folder, stop)
+        if end.code != ExitCode.DONE:
+            return verdict.termination(end)
     report: dict[str, Any] = {}
     while True:
         supervisor = _supervisor(job, folder, rounds, stop)

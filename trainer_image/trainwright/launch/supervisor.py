@@ -214,12 +214,16 @@ class Supervisor:
             # Only the rank: a signal to its group would kill the data loader workers that it still needs.
             reaper.send(rank.pid, signal.SIGTERM)
 
-    def _handle_hang(self) -> None:
-        self._hung = Failure(
+    def hang(self, now: float) -> Failure:
+        """Describe a hang of this node's ranks at ``now``, a monotonic time."""
+        return Failure(
             ExitCode.HANG,
             f"no rank finished a step for {self._watchdog.timeout:.0f} s after step {self.last_step()}; "
             f"{self._suspects()}the stacks of every rank are in the log",
         )
+
+    def _handle_hang(self) -> None:
+        self._hung = self.hang(time.monotonic())
         self.noticed = time.time()
         self._report(self._hung)
         self._print_stacks()

@@ -57,6 +57,8 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
         raise PoolError("spec.accelerator.minNodes: a TPU slice has a fixed number of hosts; remove it")
     if reason := elastic.problem(job):
         raise PoolError(f"spec.accelerator.minNodes: {reason}")
+    if job.spec.preflight is not None and vendor.name == tpu.VENDOR.name:
+        raise PoolError("spec.preflight: it has no checks for TPUs; remove it, or choose another pool")
     if job.spec.watches_steps and vendor.name == tpu.VENDOR.name:
         raise PoolError(
             "spec.onAnomaly: a step of a compiled program cannot be left out on TPUs; remove it, or choose another pool"
