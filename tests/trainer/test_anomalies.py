@@ -297,7 +297,7 @@ def on_ranks(_: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ranks() -> list[dict[str, Any]]:
-    return in_world(2, "trainer.test_anomalies:on_ranks")
+    return in_world(2, "trainer.test_anomalies:on_ranks", longest=400)
 
 
 LEFT_OUT = {"ddp, a large loss": (22, "LossTooLarge")}
