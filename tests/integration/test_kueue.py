@@ -137,15 +137,22 @@ def test_a_higher_priority_stops_a_job_that_returns_later(kube, operator, namesp
 
 def test_a_job_that_waits_and_the_command_line_say_its_place(kube, operator, namespace):  # noqa: F811
     team(kube, namespace, cpu="0")
-    for name, labels in priorities(kube, namespace, low=1, high=100).items():
+    made = priorities(kube, namespace, low=1, high=100)
+    for name, labels in made.items():
         kube.apply(queued(name, run_for="1s").with_("metadata.labels", labels).manifest(), namespace)
-    last = wait_queued(kube, namespace, "low", "place 2 in the ClusterQueue; couldn't assign flavors")
+    last = wait_queued(kube, namespace, "low", "place 2 in the ClusterQueue; ")
     wait_queued(kube, namespace, "high", "place 1 in the ClusterQueue; couldn't assign flavors")
     assert last["status"]["display"]["why"].startswith("queue team: place 2 in the ClusterQueue")
+    kube.apply(queued("same", run_for="1s").with_("metadata.labels", made["low"]).manifest(), namespace)
+    wait_queued(kube, namespace, "same", "place 3 in the ClusterQueue; ")
 
     listed = command("queue", "team", "--namespace", namespace, "--kubeconfig", str(kube.kubeconfig))
     rows = [line.split() for line in listed.splitlines()]
-    assert [row[:3] for row in rows if "low" in row or "high" in row] == [["1", "1", "high"], ["2", "2", "low"]]
+    assert [row[:3] for row in rows if row[:1] and row[0].isdigit()] == [
+        ["1", "1", "high"],
+        ["2", "2", "low"],
+        ["3", "3", "same"],
+    ]
 
 
 def command(*words: str) -> str:

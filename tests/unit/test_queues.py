@@ -148,6 +148,15 @@ def test_a_job_that_waits_says_its_place_where_it_is_known() -> None:
     assert planned.status["display"]["why"] == found["Queued"]["message"]
 
 
+def test_a_job_that_kueue_says_nothing_of_has_a_place_too() -> None:
+    planned = plan(job(), POOL, Observed(), NOW, queue=Queue(Workload(stored(job())), place=7))
+    found = {one["type"]: one for one in planned.status["conditions"]}
+    assert found["Queued"]["reason"] == "PendingEvaluation"
+    assert found["Queued"]["message"] == (
+        "queue team: place 7 in the ClusterQueue; Kueue looks at it when those before it have started"
+    )
+
+
 def test_planning_again_for_a_job_that_waits_changes_nothing() -> None:
     queue = Queue(Workload(stored(job(), *WAITS["quota"][0])))
     first = plan(job(), POOL, Observed(), NOW, queue=queue)

@@ -315,14 +315,25 @@ def _not_admitted(job: TrainingJob, found: Workload, place: int | None, now: dat
     pending = found.condition(On.QUOTA_RESERVED)
     if not pending:
         left = remaining(found.created or now, FIRST_ANSWER, now)
-        waits = _waits(job, UNSEEN, f"Kueue has not looked at Workload {found.name} yet; is its controller at work?")
-        return replace(waits, again=left or None, unheard=bool(left))
+        return replace(_unseen(job, found, place), again=left or None, unheard=bool(left))
     reason, message = pending.get("reason") or UNSEEN, (pending.get("message") or "it waits").rstrip(".")
     if fix := _fix(job, message):
         message = f"{message}; {fix}"
+    return _waits(job, reason, _at(place) + message, stalled=reason in _NEEDS_A_PERSON)
+
+
+def _at(place: int | None) -> str:
+    return "" if place is None else f"place {place} in the ClusterQueue; "
+
+
+def _unseen(job: TrainingJob, found: Workload, place: int | None) -> Hold:
+    """Kueue says nothing of a Workload that asks for the same as one before it which has no room."""
     if place is not None:
-        message = f"place {place} in the ClusterQueue; {message}"
-    return _waits(job, reason, message, stalled=reason in _NEEDS_A_PERSON)
+        return _waits(job, UNSEEN, f"{_at(place)}Kueue looks at it when those before it have started")
+    message = (
+        f"Kueue has not looked at Workload {found.name} yet: others are before it, or Kueue's controller is not at work"
+    )
+    return _waits(job, UNSEEN, message)
 
 
 def _fix(job: TrainingJob, message: str) -> str:
