@@ -21,7 +21,7 @@ from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.places import Places
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
-from trainwright_operator.cluster.resources import PODS, TRAINING_JOBS
+from trainwright_operator.cluster.resources import PODS, TRAINING_JOBS, WORKLOADS
 from trainwright_operator.cluster.settings import Settings
 
 SETTLE_SECONDS = 0.25
@@ -92,8 +92,14 @@ class Controller:
 
     def _take(self, resource: Resource, deleted: bool, obj: Object) -> None:
         for key in self._stores.take(resource, obj, deleted):
-            of_job = resource is TRAINING_JOBS
-            self._queue.add(key, -HEAD_START_SECONDS if of_job else settle_seconds(self._stores.pods.count(key)))
+            self._queue.add(key, self._delay(resource, key))
+
+    def _delay(self, resource: Resource, key: ObjectKey) -> float:
+        if resource is TRAINING_JOBS:
+            return -HEAD_START_SECONDS
+        if resource is WORKLOADS:  # one write admits a job, and its quota is idle until its pods run
+            return 0.0
+        return settle_seconds(self._stores.pods.count(key))
 
     def on_progress(self, key: ObjectKey, push: dict[str, Any]) -> None:
         self._queue.add(key, self._reconciler.keep_progress(key, push))
