@@ -55,6 +55,10 @@ def test_a_preempted_job_gives_way_by_checkpoint_and_trains_no_step_twice(
     assert (done["state"], done["restarts"]["counted"]) == ("Succeeded", 0), done
     assert [one["outcome"] for one in done["attempts"]] == ["Stopped", "Succeeded"]
     assert done["attempts"][0]["reason"] == "Preempted"
+    account = done["goodput"]["seconds"]
+    lost = account.get("redone", 0.0)
+    print(f"the preemption cost {lost} s of work, of {account}")
+    assert lost == 0.0
     logged = json.loads(in_a_pod(kube, namespace, trainer_image, HISTORY).splitlines()[-1])
     assert logged == list(range(1, STEPS + 1))
     workload_of(kube, namespace, "gpt-on-stdlib", says("Finished", "Succeeded"))
