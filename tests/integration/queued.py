@@ -71,6 +71,21 @@ def racks(cluster: ControlPlane, kube: Kube, namespace: str, size: int) -> str:
     return rack
 
 
+def racks_of(kube: Kube, namespace: str, rack: str, lost: str) -> set[str]:
+    """The racks of a job of two pods, once both run and neither is on the node that was lost."""
+    pods = kube.wait_list(
+        "Pod",
+        namespace,
+        lambda found: (
+            [pod["status"]["phase"] for pod in found] == ["Running"] * 2
+            and all(pod["spec"]["nodeName"] != lost for pod in found)
+        ),
+        labels="trainwright.dev/job=train",
+        what="to run on other nodes",
+    )
+    return {kube.get("Node", pod["spec"]["nodeName"], None)["metadata"]["labels"][rack] for pod in pods}
+
+
 def workload_of(
     kube: Kube, namespace: str, name: str, until: Callable[[Object], object] = bool, what: str = "to exist"
 ) -> Object:
