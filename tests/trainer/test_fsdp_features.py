@@ -187,6 +187,22 @@ def evaluated_in_half_precision() -> Any:
         return trainer.evaluate()["eval_loss"]
 
 
+class Gathering(Trainer):
+    """Its loss is a collective, as that of TRL's trainers is."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        if sharded():
+            torch.distributed.all_reduce(torch.ones(()))
+        return super().compute_loss(*args, **kwargs)
+
+
+def evaluated_by_a_loss_that_gathers() -> Any:
+    """Whole models on both ranks: only the loss makes them wait for each other."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(folder, kind=Gathering, fsdp=None, per_device_eval_batch_size=2)
+        return trainer.evaluate(tiny.texts(5))["eval_loss"]
+
+
 def generated() -> Any:
     args = {"use_cpu": True, "predict_with_generate": True, "per_device_eval_batch_size": 2, "save_strategy": "no"}
     with tempfile.TemporaryDirectory() as folder:
@@ -231,6 +247,7 @@ COMPARED: list[Callable[[], Any]] = [
     activations_recomputed_by_fsdp, kept_after_the_forward_pass, prefetched, wrapped_by_size, wrapped_as_one,
     words_of_older_versions, compiled, trained_twice_after_an_evaluation, batches_that_do_not_fit,
     evaluated_on_uneven_ranks, evaluated_with_nothing_for_one_rank, evaluated_in_half_precision, generated,
+    evaluated_by_a_loss_that_gathers,
     stopped_early, read_by_a_callback, optimizers,
 ]  # fmt: skip
 

@@ -152,12 +152,17 @@ def _prepare(trainer: Any) -> tuple[nn.Module, float | None]:
     return model, preparation
 
 
+_MAY_GATHER = ("compute_loss", "prediction_step")
+"""Methods that users override, and that may gather over the ranks, as those of TRL do."""
+
+
 class _Pass:
     """One pass over a loader, and its results.
 
     Attributes:
         predictions: Nested arrays with one row per sample, after the pass. ``labels`` and ``inputs`` likewise.
         num_samples: Samples over all ranks.
+        in_step: Whether a forward pass may be a collective, which all ranks make equally often.
     """
 
     def __init__(
@@ -176,6 +181,8 @@ class _Pass:
         self.loss_only, self.ignore_keys = loss_only, ignore_keys
         self.ranks = trainer._strategy.data
         self.wants_inputs, self.wants_losses = (name in args.include_for_metrics for name in ("inputs", "loss"))
+        own_loss = trainer.compute_loss_func is not None or any(map(trainer._overrides, _MAY_GATHER))
+        self.in_step = trainer._strategy.sharded or own_loss
         self.by_batch = args.batch_eval_metrics and trainer.compute_metrics is not None
         self.keeps_outputs = is_prediction or not args.batch_eval_metrics
         self.batch_metrics: dict[str, Any] | None = None
@@ -202,7 +209,7 @@ class _Pass:
         """Evaluate one round; ``batch`` is None if only other ranks have samples left."""
         loss = logits = labels = inputs = None
         count = 0
-        if self.trainer._strategy.sharded:
+        if self.in_step:
             self._call_with_the_others(batch)
         if batch is not None:
             loss, logits, labels = self.trainer.prediction_step(
@@ -225,7 +232,7 @@ class _Pass:
             self._compute_batch(batch, loss, count, logits, labels, is_last)
 
     def _call_with_the_others(self, batch: Any) -> None:
-        """Call the model if this rank has no batch but others have, because a sharded model needs all ranks."""
+        """Call the model if this rank has no batch but others have, because they may wait for it."""
         if not self.counts:  # the first round: a rank may never get a batch of its own
             self.stand_in = self._first_batch(batch)
         if batch is None:
