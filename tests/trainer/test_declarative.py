@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+from builders import make_job
+from pool_cases import pool_manifest
 from trainwright.contract import ENV_JOB_FILE, ENV_OUTPUT_DIR, ExitCode, ResolvedJob, UserError
 from trainwright.declarative.environment import prepare_environment
 from trainwright.declarative.job import run_declarative
+from trainwright.integrations import expected_memory
+from trainwright.integrations.reporter import Reporter
+from trainwright_operator.api.spec import parse_pool
+from trainwright_operator.api.status import MEMORY_PARTS
+from trainwright_operator.commands.memory import Report
 
 JOB = ResolvedJob(
     name="small",
@@ -99,6 +107,50 @@ def test_a_second_attempt_goes_on_where_the_first_saved(folder: Path, monkeypatc
     for name in ("whole", "lost"):
         base = folder / name if name == "lost" else folder / name / "checkpoint-6"
         assert (base / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def measured_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """As on an accelerator, whose peak is measured."""
+    with monkeypatch.context() as patch:
+        patch.setattr("trainwright.declarative.job._NO_PEAK", ())
+        yield patch
+    expected_memory.forget()
+
+
+def test_the_estimate_of_plan_is_reported_and_training_is_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, measured_here: pytest.MonkeyPatch
+) -> None:
+    reporter = Reporter(attempt=1)
+    measured_here.setattr(Reporter, "from_environment", lambda: reporter)
+    train(JOB, folder / "reported", monkeypatch)
+    pushed = reporter._collect(urgent=True)
+    reporter.close()
+    measured_here.undo()
+    expected_memory.forget()
+    train(JOB, folder / "plain", monkeypatch)
+    assert expected_memory.expected() is None
+    first, second = (folder / name / "model.safetensors" for name in ("reported", "plain"))
+    assert first.read_bytes() == second.read_bytes()
+
+    spec = {"task": JOB.task, "model": JOB.model, "dataset": JOB.dataset, "accelerator": {"pool": "cpu"}}
+    arguments = {"perDeviceTrainBatchSize": 2, "useCpu": True}
+    job = make_job().with_("spec", {**spec, "output": {"emptyDir": {}}, "trainingArguments": arguments})
+    report = Report(job.build(), parse_pool(pool_manifest("cpu", vendor="cpu")))
+    planned = report.of(report.way)
+    parts = {name: round(getattr(planned, name)) for name in MEMORY_PARTS}
+    assert pushed["trainwright"]["memory"] == {"estimate": round(planned.total), **parts}
+    assert all(parts[name] > 0 for name in ("parameters", "gradients", "optimizer", "activations"))
+
+
+@pytest.mark.usefixtures("measured_here")
+def test_no_job_fails_because_its_memory_cannot_be_estimated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise NotImplementedError("no fake kernel")
+
+    monkeypatch.setattr("trainwright.declarative.footprint.Subject", fail)
+    assert train(JOB, folder / "out", monkeypatch)["train_loss"] > 0
+    assert expected_memory.expected() is None
 
 
 def test_the_output_of_another_job_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

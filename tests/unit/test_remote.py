@@ -419,3 +419,14 @@ def test_describe_shows_the_peak_memory_beside_that_of_the_accelerator() -> None
         describing.render(Facts(job, NOW, pools=[pool]), [])
     )
     assert "61.2 GiB;" in printed(describing.render(Facts(job, NOW), []))
+
+
+def test_describe_shows_the_estimate_of_the_memory_beside_the_peak() -> None:
+    job = stored(running())
+    parts = {"parameters": 25.1, "gradients": 6.3, "optimizer": 12.5, "activations": 10.0, "buffers": 1.2}
+    job["status"]["memory"] = {"attempt": 1, "estimate": 55.1, **parts}
+    estimated = "estimated: 55.1 GiB (parameters 25.1, gradients 6.3, optimizer 12.5, activations 10.0, buffers 1.2)"
+    beside = lambda: " ".join(printed(describing.render(Facts(job, NOW), [])).split())  # noqa: E731
+    assert f"peak memory of an accelerator: not measured yet; {estimated}" in beside()
+    job["status"]["memory"]["peak"] = 54.8
+    assert f"peak memory of an accelerator: 54.8 GiB; {estimated}" in beside()

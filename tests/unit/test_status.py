@@ -413,6 +413,34 @@ def test_losses_of_steps_that_were_left_out_are_no_reason_to_start_again():
     assert "why" not in scene.status["display"]
 
 
+PARTS = {"parameters": 25, "gradients": 6, "optimizer": 12, "activations": 10, "buffers": 1}
+
+
+def test_the_estimate_of_the_memory_stands_beside_the_highest_peak_of_the_attempt():
+    scene = Scene(make_job()).settle().start_pods().settle()
+    sizes = {name: size * 2**30 for name, size in {"estimate": 54, **PARTS}.items()}
+
+    def push(peak: float | None, **more) -> dict:
+        wire = progress(step=4, attempt=1, metrics={"peak_memory_gib": peak} if peak else {}, **more)
+        scene.status = merge_progress(scene.status, wire, START)
+        return scene.settle().status["memory"]
+
+    assert push(None, memory=sizes) == {"attempt": 1, "estimate": 54, **PARTS}
+    assert push(53.5, memory=sizes)["peak"] == 53.5
+    assert push(2.0) == {"attempt": 1, "estimate": 54, "peak": 53.5, **PARTS}, "it ends with the attempt alone"
+    assert problems(scene.status) == []
+    scene.exit_all(1).settle().wait(60).settle()
+    assert scene.status["memory"]["peak"] == 53.5
+    scene.start_pods().settle()
+    scene.status = merge_progress(scene.status, progress(step=1, attempt=2, metrics={"peak_memory_gib": 2.0}), START)
+    assert scene.settle().status["memory"] == {"attempt": 2, "peak": 2.0}
+
+
+@pytest.mark.parametrize("sizes", [{"estimate": "much"}, {**PARTS, "estimate": -1}, PARTS, {**PARTS, "estimate": [1]}])
+def test_an_estimate_that_makes_no_sense_is_left_out(sizes):
+    assert "memory" not in merge_progress(OPEN, progress(step=1, attempt=2, memory=sizes), START)
+
+
 def test_the_slow_rank_is_shown_with_its_pod_and_node_and_told_once():
     scene = Scene(make_job().nodes(3, per_node=2)).settle().start_pods().settle()
     for index in range(3):

@@ -279,6 +279,9 @@ class Progress:
     anomalies: dict[str, Any] | None = None
     """Steps that were left out or went back to a checkpoint, up to ``step``: ``{"count": int, "rollbacks": int}``, and
     of the last one ``{"step": int, "kind": one of ANOMALIES, "rank": int, "action": one of ON_ANOMALY}``."""
+    memory: dict[str, int] | None = None
+    """What a rank was expected to need, in bytes: ``estimate`` of all, and its parts, the fields of
+    :class:`trainwright.footprint.Estimate`."""
     clock: dict[str, float] | None = None
     """Where the time of this attempt went so far: seconds for each of :data:`CLOCK_CAUSES` that is not 0, ``step`` (the
     last one in them), ``first`` (the step that the attempt resumed from), ``save`` (seconds of the longest save, until
@@ -309,6 +312,7 @@ class Progress:
             "model": self.model and {"url": self.model},
             "slowest": self.slowest,
             "anomalies": self.anomalies,
+            "memory": self.memory,
             "clock": self.clock,
         }
         return {"trainerStatus": _present(standard), "trainwright": _present(own)}

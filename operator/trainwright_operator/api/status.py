@@ -59,6 +59,14 @@ GOODPUT_CAUSES = {
     "unmeasured": "Nobody measured it: a script without our Trainer, a lost status, a clock that was set.",
 }
 """Where the time of a job goes, in the order in which it is shown."""
+MEMORY_PARTS = {
+    "parameters": "Weights.",
+    "gradients": "Gradients.",
+    "optimizer": "State of the optimizer.",
+    "activations": "Activations at the peak of a step.",
+    "buffers": "Buffers of the model, and of the exchange with other ranks.",
+}
+"""What makes up the estimate of the memory of a rank."""
 MAX_CURRENCIES = 4
 MAX_AVOIDED = 32
 """Nodes that a job avoids."""
@@ -83,6 +91,7 @@ def job_status() -> Schema:
                 MAX_METRICS,
                 key="name",
             ),
+            "memory": _memory(),
             "best": _best(),
             "checkpoint": _checkpoint("The latest complete checkpoint."),
             "runs": list_of(
@@ -275,6 +284,19 @@ def _cost() -> Schema:
             "lostAcceleratorSeconds": number("Those in lost.", least=0),
         },
         required=["currency", "amount", "lost", "acceleratorSeconds", "lostAcceleratorSeconds"],
+    )
+
+
+def _memory() -> Schema:
+    parts = {name: number(f"Of the estimate: {about}", least=0) for name, about in MEMORY_PARTS.items()}
+    return record(
+        "GiB of memory on one accelerator: what was measured, and what the trainer expected before it began.",
+        {
+            "attempt": integer("The attempt.", 1),
+            "peak": number("The most that tensors took on rank 0's accelerator so far.", least=0),
+            "estimate": number("What a rank needs for a step, as trainwright plan --memory estimates it.", least=0),
+            **parts,
+        },
     )
 
 

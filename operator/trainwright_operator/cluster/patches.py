@@ -12,6 +12,7 @@ COUNTS = GANG | {
     "gang",
     "progress",
     "metrics",
+    "memory",
     "best",
     "checkpoint",
     "goodput",

@@ -7,16 +7,16 @@ allocates nothing; torch and transformers must be installed here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from trainwright import extras
-from trainwright.arguments import sharding
+from trainwright.arguments.spread import Way, needed, optimizer, stated
 from trainwright.contract import UserError
-from trainwright.footprint import Estimate, Figures, Layout, estimate, gib, with_adapters
+from trainwright.footprint import Estimate, Figures, Layout, gib, with_adapters
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
 from trainwright_operator.commands import replicas
 from trainwright_operator.core.placement.memory import memory_of
@@ -28,17 +28,6 @@ if TYPE_CHECKING:
     from trainwright.declarative.footprint import Subject
 
 HEADINGS = ("MODEL", "PARAMETERS", "GRADIENTS", "OPTIMIZER", "ACTIVATIONS", "BUFFERS", "TOTAL", "VERDICT")
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to train: what decides the memory of a rank."""
-
-    batch_size: int
-    accumulates: bool
-    recompute: bool
-    layout: Layout
-    adapters: bool = False
 
 
 class Report:
@@ -55,10 +44,9 @@ class Report:
 
         self._job, self._pool, self._placed = job, pool, place(job, pool)
         self._arguments: Mapping[str, Any] = job.spec.training_arguments
-        self._optim = str(self._arguments.get("optim", "adamw_torch_fused"))
         self._subject: Subject = Subject(job.spec.model or {}, job.spec.dataset or {}, job.spec.task or "")
         self._known: dict[tuple[int, bool, bool], Figures] = {}
-        self.way = self._stated()
+        self.way = stated(self._arguments, self._ranks, self._placed.per_node)
         self.room = self._room()
 
     @property
@@ -67,17 +55,15 @@ class Report:
 
     def of(self, way: Way) -> Estimate:
         figures = self._figures(way)
-        if way.adapters:
-            figures = with_adapters(figures)
-        return estimate(figures, way.layout, self._optim, str(self._arguments.get("optim_args", "")), way.accumulates)
+        return needed(with_adapters(figures) if way.adapters else figures, way, self._arguments)
 
     def parts(self) -> Iterator[RenderableType]:
         """For a terminal: the figures of the job as it is, of other layouts, and of what would make it fit."""
         figures, way = self._figures(self.way), self.way
         yield Text(
-            f"{self._job.name}: {figures.elements:,} parameters, {_precision(self._arguments)}, {self._optim}, batch "
-            f"{way.batch_size} x {self._subject.tokens} tokens on each rank, pool {self._pool.name}: "
-            f"{self._pool_memory()}"
+            f"{self._job.name}: {figures.elements:,} parameters, {_precision(self._arguments)}, "
+            f"{optimizer(self._arguments)}, batch {way.batch_size} x {self._subject.tokens} tokens on each rank, "
+            f"pool {self._pool.name}: {self._pool_memory()}"
         )
         ways = [way, *(replace(way, layout=one) for one in self._layouts())]
         yield Columns(HEADINGS, [self._row(one) for one in ways], spare=("BUFFERS", "GRADIENTS", "PARAMETERS"))
@@ -128,28 +114,9 @@ class Report:
             return amount(limit) / self._placed.per_node if limit else None
         return memory_of(self._pool)
 
-    def _stated(self) -> Way:
-        given = self._arguments
-        recompute = bool(given.get("activation_checkpointing") or given.get("gradient_checkpointing"))
-        if sharding.is_on(given.get("fsdp")):
-            recompute |= sharding.read(given["fsdp"], given.get("fsdp_config")).activation_checkpointing
-        return Way(
-            int(given.get("per_device_train_batch_size", 8)),
-            int(given.get("gradient_accumulation_steps", 1)) > 1,
-            recompute,
-            self._layout(given),
-        )
-
     @property
     def _ranks(self) -> int:
         return self._placed.nodes * self._placed.slices * self._placed.per_node
-
-    def _layout(self, given: Mapping[str, Any]) -> Layout:
-        if self._ranks == 1 or not sharding.is_on(given.get("fsdp")):
-            return Layout(self._ranks)
-        settings = sharding.read(given["fsdp"], given.get("fsdp_config"))
-        sizes = sharding.sizes(settings, given.get("parallelism_config"), self._ranks, self._placed.per_node)
-        return Layout(self._ranks, sizes.shard, not settings.reshard_after_forward, settings.cpu_offload)
 
     def _layouts(self) -> list[Layout]:
         """The other ways to spread the model."""
@@ -192,21 +159,12 @@ class Report:
         return f"perDeviceTrainBatchSize: 1, gradientAccumulationSteps: {steps}"
 
     def _figures(self, way: Way) -> Figures:
-        from trainwright.declarative.footprint import Step
+        from trainwright.declarative.footprint import step_of
 
-        sharded = way.layout.shard > 1
-        key = (way.batch_size, way.recompute, sharded)
+        key = (way.batch_size, way.recompute, way.layout.shard > 1)
         if key not in self._known:
-            kwargs = self._arguments.get("gradient_checkpointing_kwargs")
-            step = Step(way.batch_size, _dtype(self._arguments), way.recompute, kwargs, sharded)
-            self._known[key] = self._subject.figures(step)
+            self._known[key] = self._subject.figures(step_of(way, self._arguments))
         return self._known[key]
-
-
-def _dtype(arguments: Mapping[str, Any]) -> Any:
-    import torch
-
-    return torch.bfloat16 if arguments.get("bf16") else torch.float16 if arguments.get("fp16") else None
 
 
 def _precision(arguments: Mapping[str, Any]) -> str:

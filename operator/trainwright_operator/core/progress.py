@@ -25,7 +25,7 @@ from trainwright.contract import (
 )
 from trainwright_operator.api.job import MAX_RESTARTS
 from trainwright_operator.api.names import Reason
-from trainwright_operator.api.status import MAX_ACTIVITY, MAX_NAME, MAX_PATH, MAX_URL, MAX_VALUE, MAX_WHY
+from trainwright_operator.api.status import MAX_ACTIVITY, MAX_NAME, MAX_PATH, MAX_URL, MAX_VALUE, MAX_WHY, MEMORY_PARTS
 from trainwright_operator.core import display, goodput
 from trainwright_operator.core.history import Record, Round
 from trainwright_operator.core.observe import Attempt, Pod
@@ -36,6 +36,9 @@ _INT64 = 2**53 - 1
 _LAST_TIME = 253402300799.0
 _MOST_RANKS = 2**20
 _FAR = 3650 * 86_400
+_GIB = 2**30
+_PEAK = "peak_memory_gib"
+"""The metric of the Trainer."""
 _COUNTERS = {"current_step": "step", "total_steps": "maxSteps", "current_epoch": "epoch"}
 """How the KubeflowCallback of transformers tells the step: among the metrics."""
 
@@ -57,6 +60,8 @@ class Report:
     slowest: Mapping[str, Any] | None = None
     """Empty where no rank is slow."""
     anomalies: Mapping[str, Any] | None = None
+    memory: Mapping[str, float] = field(default_factory=dict)
+    """GiB that a rank was expected to need, and of them those of each part."""
 
 
 def merge_progress(status: Mapping[str, Any], push: Mapping[str, Any], now: datetime) -> Status:
@@ -229,6 +234,8 @@ def _merged(status: Mapping[str, Any], report: Report, progress: Status, now: da
     if report.anomalies:
         since = {key: value for key, value in (status.get("anomalies") or {}).items() if key == "since"}
         merged["anomalies"] = {**since, **report.anomalies}
+    if memory := _memory_of(status, progress["attempt"], report):
+        merged["memory"] = memory
     if report.runs:
         known = {one["tracker"]: one["url"] for one in status.get("runs") or ()} | dict(report.runs)
         merged["runs"] = [{"tracker": name, "url": url} for name, url in sorted(known.items())][:MAX_RUNS]
@@ -237,6 +244,16 @@ def _merged(status: Mapping[str, Any], report: Report, progress: Status, now: da
     shown = display.training(merged) | (display.ending(progress, now) if now else {})
     merged["display"] = {**(status.get("display") or {}), **shown}
     return merged
+
+
+def _memory_of(status: Mapping[str, Any], attempt: int, report: Report) -> Status:
+    """The peak that this attempt measured so far, beside what it was expected to need; empty while neither is known."""
+    known = status.get("memory") or {}
+    known = known if known.get("attempt") == attempt else {}
+    peak = _number(report.metrics.get(_PEAK))
+    measured = {} if peak is None else {"peak": max(peak, known.get("peak", 0.0))}
+    found = {**known, **report.memory, **measured}
+    return {"attempt": attempt, **found} if found else {}
 
 
 def _bounded(metrics: Mapping[str, str], newest: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -278,6 +295,7 @@ def _of_wire(standard: Mapping[str, Any], own: Mapping[str, Any]) -> Report:
         round=_integer(own.get("round"), MAX_RESTARTS + 1),
         slowest=_slowest(own["slowest"]) if isinstance(own.get("slowest"), Mapping) else None,
         anomalies=_anomalies(_mapping(own.get("anomalies"))),
+        memory=_memory(_mapping(own.get("memory"))),
     )
 
 
@@ -335,6 +353,13 @@ def _anomalies(value: Mapping[str, Any]) -> Status | None:
     if None in numbers.values() or kind not in ANOMALIES or action not in ON_ANOMALY[1:]:
         return None
     return {**numbers, "kind": kind, "action": action}
+
+
+def _memory(value: Mapping[str, Any]) -> dict[str, float]:
+    """In GiB; empty unless the sum and each part is there."""
+    names = ("estimate", *MEMORY_PARTS)
+    sizes = {name: size for name in names if (size := _number(value.get(name))) is not None}
+    return {name: round(size / _GIB, 3) for name, size in sizes.items()} if len(sizes) == len(names) else {}
 
 
 def _best(value: Any) -> Status | None:

@@ -25,7 +25,7 @@ from trainwright_operator.core.waiting import Hold
 
 __all__ = ["merge_final_word", "merge_progress", "render"]
 
-_KEPT = ("metrics", "best", "checkpoint", "runs", "model", "goodput", "acceleratorSeconds", "cost")
+_KEPT = ("metrics", "memory", "best", "checkpoint", "runs", "model", "goodput", "acceleratorSeconds", "cost")
 """What others than the policy have found out."""
 _EXPLAINED = frozenset({Phase.PENDING, Phase.RESTARTING, Phase.FAILED})
 """Where the word of the state alone leaves a person asking."""

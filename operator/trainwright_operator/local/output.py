@@ -33,7 +33,7 @@ FILE = "trainingjob.yaml"
 SPEED_SECONDS = 5.0
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "trainwright")
 _NAMESPACE = uuid.UUID("6f1f5f0e-63f5-4b0e-8d5e-7d2f3a3f5a11")
-_KEPT = ("progress", "metrics", "best", "checkpoint", "anomalies")
+_KEPT = ("progress", "metrics", "memory", "best", "checkpoint", "anomalies")
 
 
 class OutputFolder:

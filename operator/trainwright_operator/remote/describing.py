@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -13,6 +14,7 @@ from rich.text import Text
 from trainwright.footprint import gib
 from trainwright_operator.api.names import API_VERSION, CONTAINER, POOL_PLURAL
 from trainwright_operator.api.spec import parse_pool
+from trainwright_operator.api.status import MEMORY_PARTS
 from trainwright_operator.core import display, goodput
 from trainwright_operator.core.placement.memory import memory_of
 from trainwright_operator.core.states import Object, status_of
@@ -118,16 +120,26 @@ def _well(facts: Facts) -> str:
 
 
 def _memory(facts: Facts) -> str:
-    """The peak that the trainer reported, beside the memory of an accelerator if the pool is known."""
-    metrics = {one["name"]: one["value"] for one in status_of(facts.job).get("metrics") or ()}
-    peak = metrics.get("peak_memory_gib")
-    if peak is None:
+    """The peak that the trainer measured, beside its estimate and the memory of an accelerator, if they are known."""
+    status, spec = status_of(facts.job), facts.job["spec"]
+    metrics = {one["name"]: one["value"] for one in status.get("metrics") or ()}
+    known = status.get("memory") or {}
+    peak = known.get("peak") if known else metrics.get("peak_memory_gib")
+    if peak is None and "estimate" not in known:
         return ""
-    wanted = (facts.job["spec"].get("accelerator") or {}).get("pool")
+    wanted = (spec.get("accelerator") or {}).get("pool")
     pool = next((one for one in facts.pools or () if one["metadata"]["name"] == wanted), None)
     room = memory_of(parse_pool(pool)) if pool else None
+    measured = "not measured yet" if peak is None else f"{peak} GiB"
     of = f" of {gib(room)}" if room else ""
-    return f"peak memory of an accelerator: {peak} GiB{of}; trainwright plan --memory estimates it from the manifest"
+    return f"peak memory of an accelerator: {measured}{of}{_estimate(known, spec)}"
+
+
+def _estimate(known: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
+    if "estimate" in known:
+        parts = ", ".join(f"{name} {known[name]}" for name in MEMORY_PARTS if name in known)
+        return f"; estimated: {known['estimate']} GiB ({parts})"
+    return "" if spec.get("script") else "; trainwright plan --memory estimates it from the manifest"
 
 
 def _conditions(facts: Facts) -> Iterator[RenderableType]:

@@ -21,15 +21,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainwright.contract import UserError
+from trainwright.arguments.spread import Arguments, Way, needed, stated
+from trainwright.contract import ResolvedJob, UserError
 from trainwright.declarative import tasks
 from trainwright.declarative.manifest import DatasetSpec, ModelSpec, view
 from trainwright.declarative.models import follow_tokenizer, load_config, new_model, positions
 from trainwright.declarative.tokenizers import load_tokenizer
 from trainwright.distributed.wrapping import layers_of
-from trainwright.footprint import Figures, Point, peaks
+from trainwright.footprint import Estimate, Figures, Point, peaks
+from trainwright.integrations import expected_memory
 from trainwright.training.activation_checkpointing import recompute_activations
 from trainwright.training.precision import autocast_forward
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ class Step:
     recompute_kwargs: Mapping[str, Any] | None = None
     sharded: bool = False
     """Whether FSDP gathers the weights in ``dtype``, so that autocast makes no copies of them."""
+
+
+def step_of(way: Way, given: Arguments) -> Step:
+    """The step of a rank that trains this way."""
+    dtype = torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else None
+    kwargs = given.get("gradient_checkpointing_kwargs")
+    return Step(way.batch_size, dtype, way.recompute, kwargs, sharded=way.layout.shard > 1)
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,25 @@ class Subject:
             model = new_model(self._spec, self._config, self._task.name)
             kind = "row" if self._task.name == "SequenceClassification" else "tokens"
             return trace(model, step, Sample(self.tokens, kind))
+
+
+def announce_expected(job: ResolvedJob, ranks: int) -> None:
+    """Estimate what a rank needs, as ``plan --memory`` does, for the status. No job fails because of it."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            expected_memory.announce(expected(job, ranks))
+    except Exception as error:  # the model's own code runs here, with tensors that it does not know
+        logger.info("the memory of this job is not estimated: %s", error)
+
+
+def expected(job: ResolvedJob, ranks: int) -> Estimate:
+    """What each of ``ranks`` processes needs. Raises :class:`UserError` for a job that has no estimate."""
+    given = job.training_arguments
+    if job.script is not None or given.get("deepspeed"):
+        raise UserError("a script and DeepSpeed have no estimate")
+    way = stated(given, ranks, job.per_node)
+    subject = Subject(job.model or {}, job.dataset or {}, job.task or "")
+    return needed(subject.figures(step_of(way, given)), way, given)
 
 
 def trace(model: nn.Module, step: Step, sample: Sample) -> Figures:

@@ -23,6 +23,7 @@ from trainwright.declarative.reading import Rows, read_splits
 from trainwright.declarative.sample import write_samples
 from trainwright.declarative.tokenizers import load_tokenizer
 from trainwright.integrations.waiting import follow_bars
+from trainwright.job import current_round
 
 
 class Parts(NamedTuple):
@@ -48,6 +49,7 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
     store = CheckpointStore.of_job(output, job)
     store.claim(adopt=job.adopt_output)
     parts = assemble(job, args)
+    _announce_memory(job, args)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # data loader workers fork, which its threads do not survive
     trainer = Seq2SeqTrainer(
         model=parts.model,
@@ -69,6 +71,18 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
         if sample is not None:
             print(write_samples(trainer.model, parts.tokenizer, sample, args.seed, output), flush=True)
     trainer.end()
+
+
+_NO_PEAK = ("cpu", "xla")
+"""Devices beside whose peak no estimate can stand: nobody measures that of a CPU, and a process of XLA has several."""
+
+
+def _announce_memory(job: ResolvedJob, args: Any) -> None:
+    """Rank 0 estimates what a rank needs, once in an attempt; it takes seconds."""
+    if args.process_index == 0 and args.device.type not in _NO_PEAK and current_round() == 1:
+        from trainwright.declarative.footprint import announce_expected
+
+        announce_expected(job, args.world_size)
 
 
 def assemble(job: ResolvedJob, args: Any) -> Parts:

@@ -28,7 +28,7 @@ from trainwright.contract import (
     Progress,
     UserError,
 )
-from trainwright.integrations import addresses, clock, waiting
+from trainwright.integrations import addresses, clock, expected_memory, waiting
 from trainwright.job import current_round
 from trainwright.launch import nodefiles
 from trainwright.launch.push import Endpoint, Poster, Publisher
@@ -161,6 +161,7 @@ class Reporter(TrainerCallback):
             activity=waiting.activity(),
             runs=addresses.runs()[:MAX_RUNS],
             model=addresses.model(),
+            memory=expected_memory.expected(),
             slowest=self._clock.slowest if self._clock is not None else None,
             anomalies=self._clock.anomalies if self._clock is not None else None,
             clock=self._clock.read() if self._clock is not None and self._clock.used else None,

@@ -1,0 +1,58 @@
+"""How the arguments of a job spread its model and its batches over ranks: what decides the memory of one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainwright.arguments import sharding
+from trainwright.footprint import Estimate, Figures, Layout, estimate
+
+Arguments = Mapping[str, Any]
+"""Those that are given, by the names of :class:`trainwright.TrainingArguments`."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train: what decides the memory of a rank."""
+
+    batch_size: int
+    accumulates: bool
+    recompute: bool
+    layout: Layout
+    adapters: bool = False
+
+
+def stated(given: Arguments, ranks: int, per_node: int) -> Way:
+    """The way that the arguments state for ``ranks`` processes, ``per_node`` of them on each node.
+
+    Raises:
+        UserError: the sizes of a mesh do not give ``ranks``.
+    """
+    recompute = bool(given.get("activation_checkpointing") or given.get("gradient_checkpointing"))
+    if sharding.is_on(given.get("fsdp")):
+        recompute |= sharding.read(given["fsdp"], given.get("fsdp_config")).activation_checkpointing
+    return Way(
+        int(given.get("per_device_train_batch_size", 8)),
+        int(given.get("gradient_accumulation_steps", 1)) > 1,
+        recompute,
+        _layout(given, ranks, per_node),
+    )
+
+
+def _layout(given: Arguments, ranks: int, per_node: int) -> Layout:
+    if ranks == 1 or not sharding.is_on(given.get("fsdp")):
+        return Layout(ranks)
+    settings = sharding.read(given["fsdp"], given.get("fsdp_config"))
+    sizes = sharding.sizes(settings, given.get("parallelism_config"), ranks, per_node)
+    return Layout(ranks, sizes.shard, not settings.reshard_after_forward, settings.cpu_offload)
+
+
+def optimizer(given: Arguments) -> str:
+    return str(given.get("optim", "adamw_torch_fused"))
+
+
+def needed(figures: Figures, way: Way, given: Arguments) -> Estimate:
+    """What a rank needs to train this way."""
+    return estimate(figures, way.layout, optimizer(given), str(given.get("optim_args", "")), way.accumulates)
