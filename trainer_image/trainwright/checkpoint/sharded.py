@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -179,6 +179,18 @@ def read_model(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         raise another_model(folder, problems)
     read = shards.read({saved[name]: value for name, value in state.items()})
     return {name: read[saved[name]] for name, value in state.items() if not isinstance(value, torch.Tensor)}
+
+
+def read_whole(folder: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """Read some tensors of a model whole; the others that the checkpoint holds are on the meta device.
+
+    Raises:
+        UserError: A file is missing or damaged.
+    """
+    shards = Shards(folder, MODEL_SHARDS)
+    forms = {path: form for path in shards.paths() if (form := shards.form(path)) is not None}
+    wanted = {path: torch.empty_like(form, device="cpu") for path, form in forms.items() if ".".join(path) in names}
+    return {".".join(path): tensor for path, tensor in (forms | shards.read(wanted)).items()}
 
 
 def _differences(own: Mapping[str, Any], saved: Mapping[str, torch.Tensor | None]) -> Iterator[str]:

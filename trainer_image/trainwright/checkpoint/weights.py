@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -25,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trainwright.checkpoint.sharded import another_model, is_in_shards, read_model
+from trainwright.checkpoint.sharded import another_model, is_in_shards, read_model, read_whole
 from trainwright.checkpoint.staging import Stager
 from trainwright.checkpoint.tensor_file import DTYPES
 from trainwright.contract import UserError
@@ -161,7 +162,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     model, folder = unwrap(model), Path(folder)
     if adapter_names(model):
         with gathered([p for p in model.parameters() if p.requires_grad], writes=True):
-            load_adapters(model, folder)
+            load_adapters(model, folder, partial(read_whole, folder) if is_in_shards(folder) else None)
         return
     if is_in_shards(folder):
         model.load_state_dict(read_model(model_state(model), folder), strict=False)

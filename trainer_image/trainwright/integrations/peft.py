@@ -8,7 +8,7 @@ model, and the model's own ``add_adapter``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -39,15 +39,26 @@ def _is_wrapped(model: nn.Module) -> bool:
     return isinstance(model, PeftModel)
 
 
-def load_adapters(model: nn.Module, folder: Path) -> None:
+def load_adapters(
+    model: nn.Module, folder: Path, read_shards: Callable[[Collection[str]], dict[str, torch.Tensor]] | None = None
+) -> None:
     """Load every adapter of ``model`` from a checkpoint, in place. Does not change which are active and trained.
+
+    Args:
+        read_shards: Reads whole tensors by name, if the checkpoint holds the active adapter in shards, as that of
+            transformers' Trainer under FSDP does.
 
     Raises:
         UserError: An adapter is missing or damaged, or differs in its parameters (the message lists them).
     """
     from peft import set_peft_model_state_dict
 
-    states = {name: _read(_folder_of(model, name, folder), name) for name in adapter_names(model)}
+    states = {}
+    for name in adapter_names(model):
+        if read_shards is not None and name in cast(Any, model).active_adapters:
+            states[name] = read_shards(adapter_state(model, name, model.state_dict()))
+        else:
+            states[name] = _read(_folder_of(model, name, folder), name)
     for name, state in states.items():
         _check_adapter_matches(model, name, state, folder)
     for name, state in states.items():
