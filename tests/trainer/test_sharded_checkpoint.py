@@ -19,6 +19,7 @@ import torch
 import torch.distributed
 from accelerate import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin, fsdp_utils
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch.distributed.checkpoint import filesystem
 
@@ -100,6 +101,7 @@ def two_ranks(folder: Path) -> dict[str, Any]:
     assert read_from(read, folder / "best" / "model") == []
     seen["read in shards"] = run(folder / "read", 2, **SHARDED, model=read, max_steps=1, learning_rate=0.0)
     seen |= with_accelerate(folder / "accelerate", first)
+    seen |= with_adapters(folder / "adapters")
     seen["refused"] = refused(folder)
     return seen
 
@@ -126,6 +128,43 @@ def with_accelerate(folder: Path, ours: Path) -> dict[str, Any]:
         shutil.copy(ours / "trainer_state.json", theirs)
     torch.distributed.barrier()
     return {"by accelerate": run(folder / "again", 2, theirs, **SHARDED)}
+
+
+def adapted(seed: int = 3) -> Any:
+    base = quiet(tiny.gpt2())
+    torch.manual_seed(seed)
+    return get_peft_model(
+        base, LoraConfig(target_modules=["c_attn"], modules_to_save=["ln_f"], r=4, init_lora_weights=False)
+    )
+
+
+def with_adapters(folder: Path) -> dict[str, Any]:
+    """Runs that train adapters: resumed, with adapters that PEFT loads before and after the model is sharded."""
+    first = trainer_of(folder / "a", 2, adapted(), **SHARDED)
+    first.train()
+    seen = {"adapters": ending(first)}
+    seen["resumed adapters"] = run(folder / "b", 2, folder / "a" / f"checkpoint-{HALF}", **SHARDED, model=adapted())
+    seen["best adapters"] = best_of(folder / "best", model=adapted())
+    two = [adapted(5) for _ in range(2)]
+    for model in two:
+        model.load_adapter(str(folder / "a" / f"checkpoint-{HALF}"), "second")
+    seen["two adapters"] = run(folder / "c", 2, **SHARDED, model=two[0])
+    seen["two adapters resumed"] = run(folder / "d", 2, folder / "c" / f"checkpoint-{HALF}", **SHARDED, model=two[1])
+    other = trainer_of(folder / "e", 2, adapted(5), **SHARDED, max_steps=1)
+    other.train()
+    other.model.load_adapter(str(folder / "a" / f"checkpoint-{STEPS}"), "default")
+    seen["adapters loaded into shards"] = ending(other)
+    return seen
+
+
+def adapter_added_late(folder: Path) -> str:
+    trainer = trainer_of(folder, 2, adapted(), **SHARDED, max_steps=1)
+    trainer.train()
+    trainer.model.add_adapter("late", LoraConfig(target_modules=["c_attn"], r=2))
+    trainer.model.set_adapter("late")
+    with pytest.raises(UserError) as caught:
+        trainer.train()
+    return str(caught.value)
 
 
 def without_values(seed: int = 0) -> Any:
@@ -173,6 +212,7 @@ def refused(folder: Path) -> dict[str, str]:
     torch.distributed.barrier()
     said = {name: error_of(bad / "out", bad / name) for name in ("missing", "damaged", "code")}
     said["another model"] = error_of(bad / "out", first, model=wider())
+    said["late adapter"] = adapter_added_late(folder / "late")
     said["full"] = error_of(folder / "full", full=True)
     os.environ["TRAINWRIGHT_ASYNC_SAVE"] = "1"
     said["full beside"] = error_of(folder / "full beside", full=True)
@@ -337,6 +377,29 @@ def test_each_rank_reads_its_shards_of_a_saved_model(two):
     assert_same(two["read in shards"]["weights"], two["best"]["weights"])
 
 
+# -- adapters
+
+
+@pytest.mark.parametrize("name", ["adapters", "two adapters"])
+def test_a_run_of_adapters_is_resumed_from_their_files_to_the_bit(name, two, output):
+    resumed = {"adapters": "resumed adapters", "two adapters": "two adapters resumed"}[name]
+    assert distance(two[resumed], two[name]) == 0
+    names = files_of(output / "adapters" / {"adapters": "a", "two adapters": "c"}[name] / f"checkpoint-{HALF}")
+    assert "adapter_model.safetensors" in names
+    assert ("second/adapter_model.safetensors" in names) is (name == "two adapters")
+    assert not [file for file in names if MODEL_SHARDS in file or file == "model.safetensors"]
+
+
+def test_the_best_adapters_are_loaded_and_saved_as_peft_reads_them(two, output):
+    assert [path.name for path in (output / "adapters" / "best").glob("checkpoint-*")] == ["checkpoint-2"]
+    read = PeftModel.from_pretrained(quiet(tiny.gpt2()), output / "adapters" / "best" / "model")
+    assert_same(dict(read.state_dict()), two["best adapters"]["weights"])
+
+
+def test_peft_loads_an_adapter_into_shards(two):
+    assert_same(two["adapters loaded into shards"]["weights"], two["adapters"]["weights"])
+
+
 # -- what is wrong
 
 REFUSED = {
@@ -344,6 +407,7 @@ REFUSED = {
     "damaged": "its description of the shards cannot be read",
     "code": "which describes no shards",
     "another model": "is a checkpoint of another model: transformer.wte.weight is (32, 16) there and (32, 32) here",
+    "late adapter": "c_attn.lora_A.late.weight was added after the model was sharded",
     "full": "cannot save checkpoint-4: the disk is full",
     "full beside": "cannot save checkpoint-4: the disk is full",
 }

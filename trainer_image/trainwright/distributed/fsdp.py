@@ -38,6 +38,7 @@ from torch.nn.utils import get_total_norm
 from trainwright.arguments.errors import ModelError
 from trainwright.arguments.sharding import Fsdp, Sizes
 from trainwright.contract import UserError
+from trainwright.distributed.named_state import is_sharded
 from trainwright.distributed.native import AT_ONCE, OneProcess
 from trainwright.distributed.ranks import Ranks
 from trainwright.distributed.strategy import Kind
@@ -132,6 +133,7 @@ class FullyShard(OneProcess):
         max_steps: int = 0,
     ) -> tuple[nn.Module, Any]:
         wrapped = (wrap or self.wrap)(model)
+        _check_sharded(wrapped)
         return wrapped, make_optimizer()
 
     def units(self, model: nn.Module) -> list[nn.Module]:
@@ -349,6 +351,16 @@ def _to_float32(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
+
+
+def _check_sharded(model: nn.Module) -> None:
+    """Raises :class:`ModelError` for a parameter that trains and was added to the model after it was sharded."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not is_sharded(parameter):
+            raise ModelError(
+                f"{name} was added after the model was sharded, and no rank would send its gradients; add it before "
+                "the first training or evaluation"
+            )
 
 
 def _check_dtypes(units: list[nn.Module]) -> None:
