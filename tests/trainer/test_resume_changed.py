@@ -267,6 +267,7 @@ def test_a_checkpoint_of_transformers_tells_what_it_holds(tmp_path: Path, caplog
         ours = run(tmp_path / "b", numbers(LENGTH), checkpoint, max_steps=4, per_device_train_batch_size=3)
     assert "logging_steps 500 -> 1" in caplog.text
     assert "per_device_train_batch_size 4 -> 3" in caplog.text
+    assert "num_train_epochs" not in caplog.text  # theirs counts them from max_steps
     assert flat(ours) == [number for batch in theirs.model.trained for number in batch][8:14]
 
 

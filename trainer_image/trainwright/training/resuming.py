@@ -173,8 +173,11 @@ def _told(trainer: Any, folder: Path) -> dict[str, Any]:
     found = {name: value for name, value in arguments_of(folder).items() if _is_told(name)}
     if not found:
         state = _state_of(folder)
-        names = ("save_steps", "eval_steps", "logging_steps", "num_train_epochs")
+        names = ("save_steps", "eval_steps", "logging_steps")
         found = {name: state[name] for name in names if state.get(name) and (getattr(trainer.args, name) or 0) >= 1}
+        epochs = state.get("num_train_epochs")  # whole ones, and counted from max_steps if that is given
+        if epochs and trainer.args.max_steps <= 0 and epochs != math.ceil(trainer.args.num_train_epochs):
+            found["num_train_epochs"] = epochs
         found |= {"per_device_train_batch_size": state["train_batch_size"]} if state.get("train_batch_size") else {}
     length = (saved_position(trainer, folder) or {}).get("length")
     return found if length is None else found | {"train_dataset": length}
