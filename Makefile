@@ -22,7 +22,7 @@ TESTS ?= tests/unit tests/fake tests/trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-queue xla compat quickstart test browser unit fake trainer local sweep sharding layouts bench-shards footprints integration multikueue mutations e2e lint format crds manual docs chart prove same-losses bench starts warm chaos bench-operator \
-	compat-env trackers deepspeed zero-table bench-zero types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
+	compat-env trackers deepspeed interchange zero-table bench-zero types test-lowest test-newest package actionlint cluster-tools cluster cluster-down cluster-status kubeconfig images push clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ $(TRACKERS)/.ready: $(VENV)/.ready pyproject.toml constraints.txt
 
 deepspeed: $(ZERO)/.ready ## make .venv-deepspeed with DeepSpeed, and hold ZeRO 1, 2 and 3 on two ranks against one process, in minutes
 	$(ZERO)/bin/python -m pytest tests/zero -q --timeout 1800
+
+interchange: $(ZERO)/.ready ## checkpoints of transformers' Trainer under ours and back, with ZeRO 1, 2, 3 and FSDP 2 on two ranks, in minutes
+	$(ZERO)/bin/python -m pytest tests/interchange -q --timeout 1800
 
 zero-table: $(ZERO)/.ready ## ZeRO 1, 2 and 3 on two ranks beside one process, over 20 steps of six architectures; ONLY="Llama T5" for some
 	cd tests && OMP_NUM_THREADS=1 ../$(ZERO)/bin/python -m zero $(ONLY)
