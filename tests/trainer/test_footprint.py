@@ -106,12 +106,26 @@ def test_a_script_has_no_estimate(tmp_path, capsys) -> None:
     assert "a script brings its own model" in err
 
 
-def test_deepspeed_has_no_estimate(tmp_path, capsys) -> None:
-    arguments = {"deepspeed": {"zero_optimization": {"stage": 2}}}
+def test_zero_is_counted_with_its_buckets_and_the_whole_model_at_the_start(tmp_path, capsys) -> None:
+    arguments = {"deepspeed": {"zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}}, "bf16": True}
+    code, out, _ = planned(tmp_path, capsys, trainingArguments=arguments)
+    parts = re.search(r"ZeRO 3 over 4 ranks +(\d+) MiB +(\d+) MiB +(\d+) MiB", out)
+    assert code == 0
+    assert parts, out
+    elements, sizes = 21_143_552, (2, 6, 12)
+    assert [int(size) for size in parts.groups()] == [round(elements * size / 4 / 2**20) for size in sizes]
+    assert f"before it is partitioned: {gib(4 * elements)}" in out
+    arguments["deepspeed"]["zero_optimization"]["reduce_bucket_size"] = 500_000_000
+    code, out, _ = planned(tmp_path, capsys, trainingArguments=arguments)
+    assert (code, out.splitlines()[2].endswith("does not fit")) == (1, True)
+
+
+def test_a_key_of_deepspeed_whose_memory_is_not_counted_is_named(tmp_path, capsys) -> None:
+    arguments = {"deepspeed": {"zero_optimization": {"stage": 2}, "data_types": {"grad_accum_dtype": "fp32"}}}
     code, _, err = planned(tmp_path, capsys, trainingArguments=arguments)
     assert code == 2
     assert err.count("\n") == 1
-    assert "what DeepSpeed's engine needs is not estimated" in err
+    assert "what data_types does to memory is not estimated" in err
 
 
 def test_sharding_is_advised_first_and_what_is_sharded_is_counted_so(tmp_path, capsys) -> None:

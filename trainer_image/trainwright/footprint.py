@@ -77,6 +77,35 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Zero:
+    """How DeepSpeed's ZeRO spreads a model over all ranks. Sizes are in elements."""
+
+    ranks: int
+    stage: int
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    bucket: int = 500_000_000
+    """Of the buffers in which gradients are reduced; they are allocated whole, however small the model is."""
+    live: int = 1_000_000_000
+    """Of stage 3: how many gathered parameters may stay until they are needed again."""
+    prefetched: int = 50_000_000
+    persistent: int = 100_000
+    """Of stage 3: smaller parameters are never partitioned."""
+
+    @property
+    def shard(self) -> int:
+        """Over how many ranks the parameters are divided."""
+        return self.ranks if self.stage == 3 else 1
+
+    @property
+    def name(self) -> str:
+        parts = {"optimizer": self.offload_optimizer, "parameters": self.offload_parameters}
+        offloaded = " and ".join(name for name, on in parts.items() if on)
+        over = f"{self.ranks} ranks" if self.ranks > 1 else "one rank"
+        return f"ZeRO {self.stage} over {over}{f', {offloaded} offloaded' if offloaded else ''}"
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The peak memory of one rank, by its parts."""
 
@@ -86,10 +115,13 @@ class Estimate:
     activations: float
     buffers: float
     """Of the model, and of the exchange with other ranks."""
+    start: float = 0.0
+    """What a rank holds before the first step, if that is not a part of these: the whole model, until an engine has
+    partitioned it."""
 
     @property
     def total(self) -> float:
-        return self.parameters + self.gradients + self.optimizer + self.activations + self.buffers
+        return max(self.start, self.parameters + self.gradients + self.optimizer + self.activations + self.buffers)
 
 
 def estimate(figures: Figures, layout: Layout, optim: str, optim_args: str = "", accumulates: bool = False) -> Estimate:
@@ -102,6 +134,47 @@ def estimate(figures: Figures, layout: Layout, optim: str, optim_args: str = "",
     peak = max((_at(point, whole, layout, accumulates) for point in figures.points), default=0.0)
     kept = whole / shard * on_device
     return Estimate(parameters, kept, state, max(0.0, peak - kept), figures.buffers + _exchange(figures, layout))
+
+
+_MOST_PERSISTENT = 1_000_000
+"""Elements: with a threshold above this all parameters of stage 3 are counted as gathered."""
+
+
+def estimate_zero(
+    figures: Figures, zero: Zero, optim: str, optim_args: str = "", accumulates: bool = False
+) -> Estimate:
+    """The peak of one rank under ZeRO, in the number format of ``figures.gathered``, which the engine gave the model.
+
+    Parameters, gradients (in this format, and in float32 while the optimizer steps) and the optimizer's state with its
+    float32 weights are what DeepSpeed's ``estimate_zero2_model_states_mem_needs`` and ``estimate_zero3_...`` sum up.
+    """
+    width = figures.gathered / max(1, figures.elements)
+    partition = figures.trainable / zero.ranks
+    on_device = 0 if zero.offload_optimizer else 1
+    parameters = 0 if zero.offload_parameters else figures.gathered / zero.shard
+    state = (4 * figures.trainable + optimizer_state(figures, optim, optim_args)) / zero.ranks * on_device
+    kept = width * partition * on_device
+    in_float32 = 4 * partition * on_device
+    whole = width * figures.trainable if zero.stage == 1 else kept
+    always = accumulates or zero.stage == 3
+    backward = max(
+        (one.activations + (whole if always else min(one.gradients, whole)) for one in figures.points), default=0.0
+    )
+    stepping = kept + in_float32 + width * partition * on_device  # it flattens the gradients
+    buffers = _exchange_zero(figures, zero, width)
+    rest = max(backward, stepping - buffers) - kept - in_float32
+    start = float(figures.parameters)  # the engine gets the whole model on the device, in the format it was made in
+    return Estimate(parameters, kept + in_float32, state, max(0.0, rest), figures.buffers + buffers, start)
+
+
+def _exchange_zero(figures: Figures, zero: Zero, width: float) -> float:
+    """The buckets, the gradients of a unit on their way into them with a copy, and what stage 3 gathers."""
+    found = width * zero.bucket + 2 * figures.largest_unit
+    if zero.stage < 3:
+        return found
+    everything = zero.persistent > _MOST_PERSISTENT
+    gathered = figures.elements if everything else min(figures.elements, zero.live + zero.prefetched)
+    return found + width * gathered + figures.largest_unit
 
 
 def _at(point: Point, whole: int, layout: Layout, accumulates: bool) -> float:

@@ -16,7 +16,7 @@ from rich.text import Text
 from trainwright import extras
 from trainwright.arguments.spread import Way, needed, optimizer, stated
 from trainwright.contract import UserError
-from trainwright.footprint import Estimate, Figures, Layout, gib, with_adapters
+from trainwright.footprint import Estimate, Figures, Layout, Zero, gib, with_adapters
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
 from trainwright_operator.commands import replicas
 from trainwright_operator.core.placement.memory import memory_of
@@ -36,8 +36,6 @@ class Report:
     def __init__(self, job: TrainingJob, pool: AcceleratorPool) -> None:
         if job.spec.script is not None:
             raise UserError("a script brings its own model, so its memory cannot be estimated; describe shows the peak")
-        if job.spec.training_arguments.get("deepspeed"):
-            raise UserError("what DeepSpeed's engine needs is not estimated; plan the job with fsdp, or see describe")
         if line := extras.missing("torch", "transformers", "datasets"):
             raise UserError(line)
         from trainwright.declarative.footprint import Subject
@@ -45,8 +43,8 @@ class Report:
         self._job, self._pool, self._placed = job, pool, place(job, pool)
         self._arguments: Mapping[str, Any] = job.spec.training_arguments
         self._subject: Subject = Subject(job.spec.model or {}, job.spec.dataset or {}, job.spec.task or "")
-        self._known: dict[tuple[int, bool, bool], Figures] = {}
-        self.way = stated(self._arguments, self._ranks, self._placed.per_node)
+        self._known: dict[tuple[int, bool, bool, bool], Figures] = {}
+        self.way = stated(self._arguments, self._ranks, self._placed.per_node, self._subject.hidden_size)
         self.room = self._room()
 
     @property
@@ -67,6 +65,8 @@ class Report:
         )
         ways = [way, *(replace(way, layout=one) for one in self._layouts())]
         yield Columns(HEADINGS, [self._row(one) for one in ways], spare=("BUFFERS", "GRADIENTS", "PARAMETERS"))
+        if start := self.of(way).start:
+            yield Text(f"Each rank holds the whole model at its start, before it is partitioned: {gib(start)}")
         if advice := self._advice():
             yield Text(f"\n{advice}")
         if self.fits:
@@ -87,6 +87,7 @@ class Report:
         return replicas.sentence(value, self._placed, f"{gib(then.total)} for each rank then, {gib(now.total)} now")
 
     def _within_nodes(self, way: Way) -> Way:
+        assert isinstance(way.layout, Layout), "advice is of fsdp alone"
         return replace(way, layout=replace(way.layout, shard=self._placed.per_node))
 
     def _row(self, way: Way) -> list[RenderableType]:
@@ -131,8 +132,9 @@ class Report:
     def _remedies(self) -> Iterator[tuple[str, Way]]:
         """Until one fits: shard, recompute, accumulate, offload; and adapters, which train less."""
         way = self.way
+        instead = ", instead of deepspeed" if isinstance(way.layout, Zero) else ""
         for name, changed in (
-            (f"fsdp: full_shard, over {self._ranks} ranks", self._sharded),
+            (f"fsdp: full_shard, over {self._ranks} ranks{instead}", self._sharded),
             ("gradientCheckpointing: true", lambda one: replace(one, recompute=True)),
             (self._smaller_batch_name(), lambda one: replace(one, batch_size=1, accumulates=True)),
             ("fsdp: full_shard offload", self._offloaded),
@@ -152,7 +154,9 @@ class Report:
         return replace(way, layout=Layout(self._ranks, self._ranks))
 
     def _offloaded(self, way: Way) -> Way:
-        return way if way.layout.shard == 1 else replace(way, layout=replace(way.layout, offload=True))
+        if isinstance(way.layout, Zero) or way.layout.shard == 1:
+            return way
+        return replace(way, layout=replace(way.layout, offload=True))
 
     def _smaller_batch_name(self) -> str:
         steps = self.way.batch_size * int(self._arguments.get("gradient_accumulation_steps", 1))
@@ -161,7 +165,7 @@ class Report:
     def _figures(self, way: Way) -> Figures:
         from trainwright.declarative.footprint import step_of
 
-        key = (way.batch_size, way.recompute, way.layout.shard > 1)
+        key = (way.batch_size, way.recompute, way.layout.shard > 1, isinstance(way.layout, Zero))
         if key not in self._known:
             self._known[key] = self._subject.figures(step_of(way, self._arguments))
         return self._known[key]

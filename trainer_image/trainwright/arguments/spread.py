@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainwright.arguments import sharding
-from trainwright.footprint import Estimate, Figures, Layout, estimate
+from trainwright.arguments.zero_memory import zero_of
+from trainwright.footprint import Estimate, Figures, Layout, Zero, estimate, estimate_zero
 
 Arguments = Mapping[str, Any]
 """Those that are given, by the names of :class:`trainwright.TrainingArguments`."""
@@ -20,15 +21,18 @@ class Way:
     batch_size: int
     accumulates: bool
     recompute: bool
-    layout: Layout
+    layout: Layout | Zero
     adapters: bool = False
 
 
-def stated(given: Arguments, ranks: int, per_node: int) -> Way:
+def stated(given: Arguments, ranks: int, per_node: int, hidden_size: int | None = None) -> Way:
     """The way that the arguments state for ``ranks`` processes, ``per_node`` of them on each node.
 
+    Args:
+        hidden_size: The width of the model, by which DeepSpeed's ``"auto"`` sizes its buckets.
+
     Raises:
-        UserError: the sizes of a mesh do not give ``ranks``.
+        UserError: the sizes of a mesh do not give ``ranks``, or what a key of ``deepspeed`` does is not counted.
     """
     recompute = bool(given.get("activation_checkpointing") or given.get("gradient_checkpointing"))
     if sharding.is_on(given.get("fsdp")):
@@ -37,7 +41,7 @@ def stated(given: Arguments, ranks: int, per_node: int) -> Way:
         int(given.get("per_device_train_batch_size", 8)),
         int(given.get("gradient_accumulation_steps", 1)) > 1,
         recompute,
-        _layout(given, ranks, per_node),
+        zero_of(given, ranks, hidden_size) if given.get("deepspeed") else _layout(given, ranks, per_node),
     )
 
 
@@ -55,4 +59,7 @@ def optimizer(given: Arguments) -> str:
 
 def needed(figures: Figures, way: Way, given: Arguments) -> Estimate:
     """What a rank needs to train this way."""
-    return estimate(figures, way.layout, optimizer(given), str(given.get("optim_args", "")), way.accumulates)
+    rest = (optimizer(given), str(given.get("optim_args", "")), way.accumulates)
+    if isinstance(way.layout, Zero):
+        return estimate_zero(figures, way.layout, *rest)
+    return estimate(figures, way.layout, *rest)

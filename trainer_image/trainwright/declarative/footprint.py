@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainwright.arguments.deepspeed import hidden_size_of
 from trainwright.arguments.spread import Arguments, Way, needed, stated
 from trainwright.contract import ResolvedJob, UserError
 from trainwright.declarative import tasks
@@ -28,7 +29,7 @@ from trainwright.declarative.manifest import DatasetSpec, ModelSpec, view
 from trainwright.declarative.models import follow_tokenizer, load_config, new_model, positions
 from trainwright.declarative.tokenizers import load_tokenizer
 from trainwright.distributed.wrapping import layers_of
-from trainwright.footprint import Estimate, Figures, Point, peaks
+from trainwright.footprint import Estimate, Figures, Point, Zero, peaks
 from trainwright.integrations import expected_memory
 from trainwright.training.activation_checkpointing import recompute_activations
 from trainwright.training.precision import autocast_forward
@@ -47,13 +48,22 @@ class Step:
     recompute_kwargs: Mapping[str, Any] | None = None
     sharded: bool = False
     """Whether FSDP gathers the weights in ``dtype``, so that autocast makes no copies of them."""
+    converted: bool = False
+    """Whether an engine keeps the whole model in ``dtype``, without autocast."""
 
 
 def step_of(way: Way, given: Arguments) -> Step:
     """The step of a rank that trains this way."""
     dtype = torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else None
     kwargs = given.get("gradient_checkpointing_kwargs")
-    return Step(way.batch_size, dtype, way.recompute, kwargs, sharded=way.layout.shard > 1)
+    return Step(
+        way.batch_size,
+        dtype,
+        way.recompute,
+        kwargs,
+        sharded=way.layout.shard > 1,
+        converted=isinstance(way.layout, Zero),
+    )
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ class Subject:
             longest = positions(new_model(self._spec, self._config, task))
         lengths = tasks.lengths(self._task, data, tokenizer, longest)
         self.tokens = int(lengths["block_size"] or lengths["max_length"] or 1)
+        self.hidden_size = hidden_size_of(self._config)
 
     def figures(self, step: Step) -> Figures:
         """The figures of one step, traced."""
@@ -105,10 +116,10 @@ def announce_expected(job: ResolvedJob, ranks: int) -> None:
 def expected(job: ResolvedJob, ranks: int) -> Estimate:
     """What each of ``ranks`` processes needs. Raises :class:`UserError` for a job that has no estimate."""
     given = job.training_arguments
-    if job.script is not None or given.get("deepspeed"):
-        raise UserError("a script and DeepSpeed have no estimate")
-    way = stated(given, ranks, job.per_node)
+    if job.script is not None:
+        raise UserError("a script has no estimate")
     subject = Subject(job.model or {}, job.dataset or {}, job.task or "")
+    way = stated(given, ranks, job.per_node, subject.hidden_size)
     return needed(subject.figures(step_of(way, given)), way, given)
 
 
@@ -117,12 +128,17 @@ def trace(model: nn.Module, step: Step, sample: Sample) -> Figures:
     model.train()
     if step.recompute:
         recompute_activations(model, dict(step.recompute_kwargs or {}) or None)
-    autocast_forward(model, torch.device("cpu"), step.dtype)
+    if not step.converted:
+        autocast_forward(model, torch.device("cpu"), step.dtype)
     inputs = _inputs(step.batch_size, sample)
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    kept, gradients = sum(map(_size, parameters)), sum(map(_size, trained))
-    if step.sharded and step.dtype is not None:
+    kept = sum(map(_size, parameters))
+    if step.converted and step.dtype is not None:
+        for tensor in [*parameters, *model.buffers()]:
+            tensor.data = tensor.data.to(step.dtype if tensor.is_floating_point() else None)
+    gradients = sum(map(_size, trained))
+    if step.sharded and step.dtype is not None and not step.converted:
         for parameter in parameters:
             parameter.data = parameter.data.to(step.dtype)
     scale = gradients / max(1, sum(map(_size, trained)))  # a shard of a gradient has the format of its weight

@@ -24,4 +24,5 @@ def expected() -> dict[str, int] | None:
 
 
 def _parts(estimate: Estimate) -> dict[str, float]:
-    return {"estimate": estimate.total, **asdict(estimate)}
+    parts = {name: size for name, size in asdict(estimate).items() if name != "start"}
+    return {"estimate": estimate.total, **parts}
