@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from compat.cases import CASES
 
@@ -130,3 +132,51 @@ def test_libraries_train_on_our_trainer_as_on_theirs_and_resume_bit_for_bit(tmp_
             wrong |= {name: problems} if problems else {}
     show(table)
     assert wrong == {}
+
+
+BY_BATCH = ("eval_mean_token_accuracy", "eval_entropy", "total_flos")
+"""TRL takes its means over the batches of all ranks at a time, larger ones than one process has; and smaller batches
+of training have less padding to compute with."""
+
+
+def sft_on(ranks: int, models: Path, out: Path) -> None:
+    """Run the script on some ranks, which meet on a port that was free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = os.pathsep.join([str(ROOT / "trainer_image"), "."])
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks), "PYTHONPATH": paths}
+    offline = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [str(PYTHON), "-m", "trainwright.overlay", "compat/sft_on_ranks.py", str(models), str(out)]
+    running = []
+    for rank in range(ranks):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        running.append(subprocess.Popen(command, cwd=ROOT / "tests", env={**os.environ, **world, **offline, **own}))
+    try:
+        assert [process.wait(600) for process in running] == [0] * ranks
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.skipif(not ALL, reason="make compat runs it")
+@pytest.mark.timeout(1300)
+def test_sft_on_two_ranks_that_shard_the_model_logs_what_one_process_does(tmp_path: Path):
+    made = [str(PYTHON), "-c", f"from pathlib import Path; from compat import tiny; tiny.make(Path({str(tmp_path)!r}))"]
+    subprocess.run(made, cwd=ROOT / "tests", check=True)
+    for ranks in (1, 2):
+        sft_on(ranks, tmp_path, tmp_path / str(ranks))
+    for kind, weights in (("whole", "model"), ("adapters", "adapter_model")):
+        one, two = (json.loads((tmp_path / ranks / kind / "log.json").read_text()) for ranks in "12")
+        assert any("trainwright" in name for name in two["lineage"])
+        assert (one["sharded"], two["sharded"]) == (False, True)
+        assert len(one["log"]) == len(two["log"]) == 9
+        for a, b in zip(one["log"], two["log"], strict=True):
+            kept = [name for name in a if not name.endswith(MEASURED) and name not in BY_BATCH]
+            assert [b[name] for name in kept] == pytest.approx([a[name] for name in kept], rel=1e-6), kept
+        a, b = (load_file(tmp_path / ranks / kind / "model" / f"{weights}.safetensors") for ranks in "12")
+        assert a.keys() == b.keys()
+        apart = max(float((a[name] - b[name]).abs().max()) for name in a)
+        print(f"TRL SFT, {kind}: weights {apart:.1e} apart")
+        assert apart < 1e-6
