@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from builders import make_job
+from cluster.simulated import RUN_FOR
 
 
 def job(name="train", nodes=2, **annotations):
@@ -21,3 +22,9 @@ def state(kube, namespace, wanted, name="train", seconds=90):
         seconds,
         f"to be {wanted}",
     )
+
+
+def finish(kube, namespace, name="train"):
+    """Let the pods of a job that would run forever end well."""
+    for pod in kube.list("Pod", namespace, f"trainwright.dev/job={name}"):
+        kube.patch("Pod", pod["metadata"]["name"], {"metadata": {"annotations": {RUN_FOR: "0s"}}}, namespace)

@@ -24,7 +24,7 @@ from cluster.simulated import FOREVER
 from integration import charts
 from integration.charts import CHART, Helm, ProgramError
 from integration.conftest import started
-from integration.jobs import job, state
+from integration.jobs import finish, job, state
 from integration.operators import Operator
 from trainwright_operator.api.manifest import read
 from trainwright_operator.cluster.settings import PREFIX, Settings
@@ -304,7 +304,7 @@ def test_an_upgrade_that_changes_the_pods_of_jobs_counts_from_the_next_attempt(k
 def test_jobs_train_on_while_nothing_is_installed_and_are_picked_up_unharmed(kube, helm, operator) -> None:
     helm.install()
     running = operator()
-    kube.apply(job("ends", run_for="3s").manifest(), helm.namespace)
+    kube.apply(job("ends", run_for=FOREVER).manifest(), helm.namespace)
     kube.apply(job("stays", run_for=FOREVER).manifest(), helm.namespace)
     state(kube, helm.namespace, "Running", "ends")
     before = state(kube, helm.namespace, "Running", "stays")
@@ -312,6 +312,7 @@ def test_jobs_train_on_while_nothing_is_installed_and_are_picked_up_unharmed(kub
     running.stop()
     kube.apply(certificate("eA=="), helm.namespace)
     helm.uninstall()
+    finish(kube, helm.namespace, "ends")
     kube.wait_for("Job", "ends-0-1", helm.namespace, lambda obj: obj["status"].get("succeeded") == 2)
     assert kube.get("TrainingJob", "ends", helm.namespace)["status"]["state"] == "Running", "nobody was there to see it"
     helm.install()

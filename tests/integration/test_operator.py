@@ -9,7 +9,7 @@ import pytest
 from cluster.kube import condition_of
 from cluster.paths import CHECKOUT
 from cluster.simulated import FOREVER
-from integration.jobs import job, state
+from integration.jobs import finish, job, state
 from integration.operators import Operator
 from trainwright_operator.api.manifest import read
 
@@ -173,9 +173,10 @@ def test_pods_that_fit_nowhere_are_told_in_the_schedulers_words(kube, namespace,
 def test_an_api_server_that_restarts_loses_nothing(kube, namespace, tmp_path, cluster):
     patient = {"LEASE_DURATION": "70", "LEASE_RENEW_DEADLINE": "60"}  # however slowly the API server is back
     operator = Operator(kube, namespace, tmp_path, patient).start().wait_leading()
-    kube.apply(job(run_for="5s").manifest(), namespace)
+    kube.apply(job(run_for=FOREVER).manifest(), namespace)
     state(kube, namespace, "Running")
     cluster.restart_api_server()
+    finish(kube, namespace)
     state(kube, namespace, "Succeeded")
     assert operator.stop() == 0, "it was the same process all the time"
 

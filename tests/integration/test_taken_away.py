@@ -83,7 +83,7 @@ def test_a_job_that_somebody_scales_down_says_so_and_goes_on_afterwards(
 def test_pods_whose_job_was_deleted_without_them_train_to_their_end(
     kube: Kube, namespace: str, operator: Operator
 ) -> None:
-    kube.apply(job(run_for="8s").manifest(), namespace)
+    kube.apply(job(run_for="15s").manifest(), namespace)
     state(kube, namespace, "Running")
     kube.delete("Job", "train-0-1", namespace, propagationPolicy="Orphan")
     kube.wait_gone("Job", "train-0-1", namespace)
