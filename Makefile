@@ -145,6 +145,9 @@ mutations: setup cluster-tools ## ask validate and the API server about 10,000 m
 	TRAINWRIGHT_MUTATIONS=10000 $(BIN)/pytest tests/integration/test_validation.py -q --timeout 1800 \
 		-k "mutated_specs or right_by_themselves"
 
+fault-stories: setup cluster-tools ## faults on the cluster of `make cluster`, as kubectl sees them: STORY=kill-rank for one
+	cd tests && $(BIN)/python -m fault_stories $(STORY)
+
 e2e: setup ## real pods on the cluster of `make cluster`, or on any other by KUBECONFIG
 	TRAINWRIGHT_CLUSTER=$(NAME) $(BIN)/pytest tests/e2e -q
 

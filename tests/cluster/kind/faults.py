@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 from cluster.kind.provider import Kind
-from cluster.kube import Object
+from cluster.kube import ApiError, Object
 from cluster.say import ClusterError, say
 
 UNSCHEDULABLE = {"spec": {"unschedulable": True}}
@@ -36,10 +36,10 @@ class Faults:
         node, process = self._main_process(pod, namespace)
         self._on(node, "kill", f"-{signal}", process)
 
-    def kill_rank(self, pod: str, namespace: str) -> None:
-        """Kill a rank in the pod: the newest child of its launcher."""
+    def kill_rank(self, pod: str, namespace: str, signal: str = "KILL") -> None:
+        """Send a signal to a rank in the pod: the newest child of its launcher."""
         node, process = self._main_process(pod, namespace)
-        self._on(node, "kill", "-KILL", self._on(node, "pgrep", "-n", "-P", process).strip())
+        self._on(node, "kill", f"-{signal}", self._on(node, "pgrep", "-n", "-P", process).strip())
 
     def _main_process(self, pod: str, namespace: str) -> tuple[str, str]:
         """Of the pod's first container: its node, and its process id there."""
@@ -55,7 +55,18 @@ class Faults:
         kube.patch("Node", node, UNSCHEDULABLE, namespace=None)
         for pod in kube.list("Pod"):
             if pod["spec"].get("nodeName") == node and not _of_daemon_set(pod):
-                kube.evict(pod["metadata"]["name"], pod["metadata"]["namespace"])
+                self._evict(pod)
+
+    def _evict(self, pod: Object, seconds: float = 90) -> None:
+        """Evict a pod; as kubectl does, again and again while a disruption budget forbids it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.cluster.kube.evict(pod["metadata"]["name"], pod["metadata"]["namespace"])
+            except ApiError as error:
+                if error.code != 429 or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
 
     def uncordon(self, node: str) -> None:
         """Let pods be scheduled to the node again."""
