@@ -103,3 +103,9 @@ def test_an_api_server_that_is_away_is_asked_less_and_less_often():
     times = [at for at, _ in script.asked]
     waits = [round(after - before) for before, after in itertools.pairwise(times)]
     assert waits == [1, 2, 4, 8, 16, *[round(LONGEST_DELAY)] * 4, 1]
+
+
+def test_watches_that_end_at_once_are_not_opened_in_a_hot_loop():
+    script = Script([[] for _ in range(1000)])
+    followed(script, 60)
+    assert len(script.asked) <= 61

@@ -39,8 +39,8 @@ WATCH_SECONDS = 60
 FOLLOWED = frozenset({PODS})
 """Watched without kopf, which keeps a task for each object: of a gang's start that was half of the processor time."""
 
-LONGEST_DELAY = 30.0
-"""Between the tries of a watch that fails, in seconds."""
+SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
+"""Between the tries of a watch, in seconds: at first, and after it has failed several times."""
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class Controller:
 
     async def _follow(self, scope: Scope, version: int | None) -> None:
         """Watch from the first list on, without end; what no watch can tell any more is listed."""
-        delay = 1.0
+        delay = SHORTEST_DELAY
         while True:
             try:
                 if version is None:
@@ -172,7 +172,8 @@ class Controller:
                 async for reached in self._changes(scope, version):
                     version = reached
                     self._watches.saw(scope, version)
-                    delay = 1.0
+                    delay = SHORTEST_DELAY
+                await asyncio.sleep(SHORTEST_DELAY)  # whoever ends watches at once, such as a proxy, is not hammered
             except (ApiError, aiohttp.ClientError, TimeoutError) as error:
                 logger.warning("the watch of %s failed: %s", scope[0].plural, error)
                 if isinstance(error, ApiError) and error.code == 410:
