@@ -85,12 +85,7 @@ def job_status() -> Schema:
             "restarts": _restarts(),
             "gang": _gang(),
             "progress": _progress(),
-            "metrics": list_of(
-                f"The latest value of each metric, for at most {MAX_METRICS} metrics.",
-                _metric(),
-                MAX_METRICS,
-                key="name",
-            ),
+            "metrics": _metrics(),
             "memory": _memory(),
             "best": _best(),
             "checkpoint": _checkpoint("The latest complete checkpoint."),
@@ -130,10 +125,7 @@ def job_status() -> Schema:
                 MAX_CURRENCIES,
                 key="currency",
             ),
-            "display": record(
-                "The columns of kubectl get.",
-                {name: string(about, MAX_WHY if name == "why" else 64) for name, about in DISPLAY.items()},
-            ),
+            "display": _display(),
         },
     )
 
@@ -184,6 +176,22 @@ def _slowest() -> Schema:
             "pod": string("Its pod.", 253),
             "node": string("The node of that pod.", 253),
         },
+    )
+
+
+def _display() -> Schema:
+    return record(
+        "The columns of kubectl get.",
+        {name: string(about, MAX_WHY if name == "why" else 64) for name, about in DISPLAY.items()},
+    )
+
+
+def _metrics() -> Schema:
+    return list_of(
+        f"The latest value of each metric, for at most {MAX_METRICS} metrics.",
+        _metric(),
+        MAX_METRICS,
+        key="name",
     )
 
 
