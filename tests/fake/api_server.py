@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from trainwright_operator.cluster.client import Connection
+from trainwright_operator.cluster.client import Api, Connection
 
 
 @dataclass
@@ -150,3 +150,14 @@ def _resource(path):
     parts = path.strip("/").split("/")
     known = ("services", "jobs", "pods", "configmaps", "trainingjobs", "acceleratorpools", "leases", "tokenreviews")
     return next((part for part in parts if part in (*known, "events", "secrets")), parts[-1])
+
+
+def play(scene):
+    """Run ``scene(server, api)`` with a server of its own and a client of it."""
+
+    async def run():
+        server = FakeApiServer()
+        async with server.serve() as connection, Api(connection) as api:
+            await scene(server, api)
+
+    asyncio.run(run())

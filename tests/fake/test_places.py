@@ -1,11 +1,8 @@
 """The places of waiting jobs, from a visibility API that is served, fails, or is not there."""
 
-import asyncio
-
 import pytest
 
-from fake.api_server import FakeApiServer
-from trainwright_operator.cluster.client import Api
+from fake.api_server import play
 from trainwright_operator.cluster.places import LOOK_SECONDS, UNSERVED_SECONDS, Places
 from trainwright_operator.core.queues.workload import places_path
 
@@ -24,15 +21,6 @@ def answer(**places):
         for name, place in places.items()
     ]
     return {"metadata": {}, "items": items}
-
-
-def play(scene):
-    async def run():
-        server = FakeApiServer()
-        async with server.serve() as connection, Api(connection) as api:
-            await scene(server, api)
-
-    asyncio.run(run())
 
 
 def test_only_jobs_whose_place_has_changed_are_looked_at_again():

@@ -9,26 +9,16 @@ import socket
 import pytest
 from aiohttp import web
 
-from fake.api_server import FakeApiServer
+from fake.api_server import play
 from integration.operators import free_port
 from trainwright_operator.cluster import serving
 from trainwright_operator.cluster.certificate import Certificates, flaw
-from trainwright_operator.cluster.client import Api
 from trainwright_operator.cluster.serving import Identity
 from trainwright_operator.cluster.settings import Settings
 
 SETTINGS = Settings(operator_namespace="ns", pod_name="operator-0")
 SECRET = "/api/v1/namespaces/ns/secrets/trainwright-progress-tls"
 POD = "/api/v1/namespaces/ns/pods/operator-0"
-
-
-def play(scene):
-    async def run():
-        server = FakeApiServer()
-        async with server.serve() as connection, Api(connection) as api:
-            await scene(server, api)
-
-    asyncio.run(run())
 
 
 def told(identity):
