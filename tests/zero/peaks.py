@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-import weakref
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from trainer.counted import Counted, FromTheSecondStep
 from trainer.measured import SMALL
-from trainwright import Trainer, TrainerCallback, TrainingArguments
+from trainwright import Trainer, TrainingArguments
 from zero.runs import zero
 
 TOKENS, ROWS = 128, 2
@@ -41,42 +39,6 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Counted(TorchDispatchMode):
-    """``now`` and ``peak`` are bytes of storages that are alive."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
-        self._sizes: dict[int, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
-        return made
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        name, size = storage._cdata, storage.nbytes()
-        if name not in self._sizes:
-            weakref.finalize(storage, self._freed, name)
-        self.now += size - self._sizes.get(name, 0)
-        self._sizes[name] = size
-        self.peak = max(self.peak, self.now)
-
-    def _freed(self, name: int) -> None:
-        self.now -= self._sizes.pop(name, 0)
-
-
-class _FromTheSecondStep(TrainerCallback):
-    def __init__(self, counted: Counted) -> None:
-        self.counted, self.start = counted, 0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 1:
-            self.start, self.counted.peak = self.counted.peak, self.counted.now
-
-
 def peaks(cases: dict[str, dict[str, Any]]) -> dict[str, tuple[int, int]]:
     """Case -> peaks of this rank until the end of the first step, and from then on."""
     return {name: _peak(arguments) for name, arguments in cases.items()}
@@ -90,7 +52,7 @@ def _peak(arguments: dict[str, Any]) -> tuple[int, int]:
     config = transformers.CONFIG_MAPPING[MODEL["source"]](**MODEL["fromConfig"])
     given = {"max_steps": 3, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
     with tempfile.TemporaryDirectory() as folder, Counted() as counted:
-        later = _FromTheSecondStep(counted)
+        later = FromTheSecondStep(counted)
         model = transformers.AutoModelForCausalLM.from_config(config)
         args = TrainingArguments(folder, per_device_train_batch_size=ROWS, **given, **arguments)
         Trainer(model, args, train_dataset=rows, callbacks=[later]).train()
