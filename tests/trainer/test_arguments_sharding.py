@@ -124,9 +124,10 @@ def test_no_sharding_may_be_said_in_many_ways() -> None:
         assert not sharding.is_on(args.fsdp)
 
 
-def test_activations_are_not_recomputed_twice() -> None:
-    with pytest.raises(ArgumentError, match=r"fsdp_config\.activation_checkpointing does the same"):
-        TrainingArguments(fsdp=True, fsdp_config={"activation_checkpointing": True}, activation_checkpointing=True)
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_activations_are_not_recomputed_twice(name: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"{name}: fsdp_config\.activation_checkpointing does the same"):
+        TrainingArguments(fsdp=True, fsdp_config={"activation_checkpointing": True}, **{name: True})
 
 
 # -- the mesh
@@ -153,6 +154,11 @@ def test_the_mesh_is(name: str) -> None:
 def test_one_process_is_refused_as_in_transformers() -> None:
     with pytest.raises(UserError, match="fsdp: it shards over the processes of a run, and this one trains alone"):
         sharding.sizes(sharding.Fsdp(), None, 1, 1)
+
+
+def test_a_node_of_one_process_has_no_ranks_to_shard_over() -> None:
+    with pytest.raises(UserError, match="hybrid_shard shards within a node, and each node has one process"):
+        sharding.sizes(sharding.Fsdp(hybrid=True), None, 2, 1)
 
 
 @pytest.mark.parametrize("axis", ["tp_size", "cp_size", "sp_size"])

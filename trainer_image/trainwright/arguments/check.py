@@ -316,10 +316,11 @@ def _recomputed_twice(values: Mapping[str, Any]) -> list[Problem]:
     """A problem if both the model and FSDP should recompute activations, as in transformers."""
     config = values.get("fsdp_config")
     by_fsdp = str((config or {}).get("activation_checkpointing", False)).lower() == "true"
-    if not (by_fsdp and is_on(values.get("fsdp")) and values.get("activation_checkpointing")):
+    name = next((name for name in ("activation_checkpointing", "gradient_checkpointing") if values.get(name)), None)
+    if name is None or not (by_fsdp and is_on(values.get("fsdp"))):
         return []
     message = "fsdp_config.activation_checkpointing does the same per unit; keep that one, which gathers weights once"
-    return [Problem("activation_checkpointing", message)]
+    return [Problem(name, message)]
 
 
 def _computed_in_two(values: Mapping[str, Any]) -> list[Problem]:

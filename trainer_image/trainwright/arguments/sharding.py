@@ -370,6 +370,11 @@ def sizes(settings: Fsdp, parallelism: Any, world_size: int, local_world_size: i
     given = axes(parallelism)
     replicate, shard = given.get("dp_replicate_size"), given.get("dp_shard_size")
     if replicate is None and shard is None:
+        if settings.hybrid and local_world_size == 1:
+            raise UserError(
+                "fsdp: hybrid_shard shards within a node, and each node has one process; start several on each "
+                "(perNode), or set full_shard"
+            )
         shard = local_world_size if settings.hybrid else world_size
     if shard is None:
         shard = max(world_size // (replicate or 1), 1)
