@@ -128,6 +128,16 @@ def test_a_key_of_deepspeed_whose_memory_is_not_counted_is_named(tmp_path, capsy
     assert "what data_types does to memory is not estimated" in err
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, capsys, monkeypatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("We couldn't connect") from ConnectionError("no name")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", unreachable)
+    code, out, err = planned(tmp_path, capsys, model={"source": "org/model"})
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "We couldn't connect" in err
+
+
 def test_sharding_is_advised_first_and_what_is_sharded_is_counted_so(tmp_path, capsys) -> None:
     code, out, _ = planned(tmp_path, capsys)
     assert (code, "DDP over 4 ranks" in out) == (1, True)

@@ -51,6 +51,7 @@ def main(options: Namespace) -> int:
 def _print_memory(loaded: Loaded) -> int:
     from rich.console import Group
 
+    from trainwright.declarative.diagnosis import Unreachable
     from trainwright_operator.commands.memory import Report
     from trainwright_operator.terminal import show
 
@@ -60,7 +61,7 @@ def _print_memory(loaded: Loaded) -> int:
         try:
             report = Report(job, pool)
             show(Group(*report.parts()))
-        except UserError as error:
+        except (UserError, Unreachable) as error:
             raise InvalidManifests([f"{document.source}: {error}"]) from None
         fits = fits and report.fits
     return DONE if fits else DOES_NOT_FIT
