@@ -14,10 +14,13 @@ import pytest
 import torch
 import yaml
 
+from trainer import sharded_memory
 from trainer.measured import CASES, GPT2
+from trainer.world import in_world
 from trainwright import TrainingArguments
-from trainwright.declarative.footprint import Step, Subject
-from trainwright.footprint import Estimate, Layout, estimate, gib
+from trainwright.arguments.spread import needed, stated
+from trainwright.declarative.footprint import Step, Subject, step_of
+from trainwright.footprint import Estimate, Layout, estimate, gib, with_adapters
 from trainwright_operator.cli import main
 
 SOME = ["gpt2, recomputed", "llama, bf16"]
@@ -54,6 +57,42 @@ def test_the_estimate_is_what_training_takes(name: str) -> None:
     assert told.total == pytest.approx(seen["peak"], rel=0.25)
 
 
+# -- spread over ranks
+
+
+def estimated_of_rank(name: str, ranks: int) -> Estimate:
+    model, task = sharded_memory.MODELS[name.partition(",")[0]]
+    given = {"per_device_train_batch_size": sharded_memory.ROWS, **sharded_memory.CASES[ranks][name]}
+    lengths = {"blockSize" if task == "CausalLM" else "maxLength": sharded_memory.TOKENS}
+    subject = Subject({**model, "tokenizer": "bytes"}, {"source": "x", **lengths}, task)
+    way = stated(given, ranks, ranks)
+    figures = subject.figures(step_of(way, given))
+    return needed(with_adapters(figures) if "adapters" in name else figures, way, given)
+
+
+@pytest.fixture(scope="module")
+def measured_of_ranks() -> dict[int, list[dict[str, sharded_memory.Seen]]]:
+    return {ranks: in_world(ranks, "trainer.sharded_memory:seen", CASES_OF[ranks], longest=400) for ranks in CASES_OF}
+
+
+CASES_OF = {2: sharded_memory.CASES[2], 4: sharded_memory.CASES[4]}
+
+
+@pytest.mark.skipif(NAMES is SOME, reason="in minutes: make footprints")
+@pytest.mark.parametrize(("ranks", "name"), [(ranks, name) for ranks, cases in CASES_OF.items() for name in cases])
+def test_the_estimate_is_what_the_rank_with_the_most_takes(measured_of_ranks: Any, ranks: int, name: str) -> None:
+    told = estimated_of_rank(name, ranks)
+    seen = [rank[name] for rank in measured_of_ranks[ranks]]
+    peak = max(one.peak for one in seen)
+    print(f"{name}, {ranks} ranks: {gib(told.total)} estimated, {gib(peak)} counted ({told.total / peak - 1:+.1%})")
+    if "adapters" not in name:
+        assert told.parameters == max(one.parameters for one in seen)
+        assert told.optimizer == max(one.optimizer for one in seen)
+    assert told.total == pytest.approx(peak, rel=0.25)
+
+
+# -- plan --memory
+
 POOL = {
     "apiVersion": "trainwright.dev/v1alpha1",
     "kind": "AcceleratorPool",
@@ -62,8 +101,12 @@ POOL = {
 }
 
 
-def planned(folder: Path, capsys: pytest.CaptureFixture[str], **spec: Any) -> tuple[int, str, str]:
-    """Exit code and output of ``plan --memory`` for a GPT-2 on four small GPUs."""
+def planned(
+    folder: Path, capsys: pytest.CaptureFixture[str], pool: dict[str, Any] | None = None, **spec: Any
+) -> tuple[int, str, str]:
+    """Exit code and output of ``plan --memory`` for a GPT-2 on four small GPUs, or on what ``pool`` states."""
+    own = pool or {}
+    pool = {**POOL, "spec": own if "vendor" in own else {**POOL["spec"], **own}}
     stated = {
         "model": {**GPT2, "tokenizer": "bytes"},
         "dataset": {"source": "/data/*.txt", "blockSize": 256},
@@ -77,7 +120,7 @@ def planned(folder: Path, capsys: pytest.CaptureFixture[str], **spec: Any) -> tu
         "metadata": {"name": "gpt"},
         "spec": spec if "script" in spec else {**stated, **spec},
     }
-    (folder / "job.yaml").write_text(yaml.safe_dump_all([POOL, job]))
+    (folder / "job.yaml").write_text(yaml.safe_dump_all([pool, job]))
     code = main(["plan", str(folder / "job.yaml"), "--memory"])
     done = capsys.readouterr()
     return code, done.out, done.err
@@ -128,6 +171,31 @@ def test_a_key_of_deepspeed_whose_memory_is_not_counted_is_named(tmp_path, capsy
     assert "what data_types does to memory is not estimated" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"optim": "galore_adamw", "optimTargetModules": ["c_attn"]}, "what galore_adamw keeps of the layers"),
+        ({"fsdp": "full_shard", "fsdpConfig": {"ignored_modules": "lm_head"}}, "lm_head trains"),
+        ({"fsdp": "full_shard", "fsdpConfig": {"transformer_layer_cls_to_wrap": ["Block"]}}, "are of GPT2Block"),
+        (
+            {
+                "fsdp": "full_shard",
+                "fsdpConfig": {"auto_wrap_policy": "NO_WRAP", "transformer_layer_cls_to_wrap": ["B"]},
+            },
+            "NO_WRAP does not choose units by class",
+        ),
+        (
+            {"fsdp": "full_shard", "gradientCheckpointing": True, "fsdpConfig": {"activation_checkpointing": True}},
+            "gradient_checkpointing: fsdp_config.activation_checkpointing does the same per unit",
+        ),
+    ],
+)
+def test_what_the_job_would_refuse_is_refused_in_one_line(tmp_path, capsys, arguments: Any, line: str) -> None:
+    code, out, err = planned(tmp_path, capsys, trainingArguments=arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert line in err
+
+
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, capsys, monkeypatch) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("We couldn't connect") from ConnectionError("no name")
@@ -136,6 +204,28 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, capsys, monkeypatch)
     code, out, err = planned(tmp_path, capsys, model={"source": "org/model"})
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "We couldn't connect" in err
+
+
+def test_replicas_within_nodes_of_one_process_are_refused(tmp_path, capsys) -> None:
+    nodes = {"pool": "small", "nodes": 2, "perNode": 1}
+    code, _, err = planned(tmp_path, capsys, trainingArguments={"fsdp": "hybrid_shard"}, accelerator=nodes)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "each node has one process" in err
+
+
+def test_gradients_that_stay_whole_are_counted_and_how_to_sum_them_is_said(tmp_path, capsys) -> None:
+    stated = {"fsdp": "full_shard", "fsdpConfig": {"activation_checkpointing": True}, "gradientAccumulationSteps": 4}
+    code, out, _ = planned(tmp_path, capsys, pool={"memoryPerAccelerator": "320Mi"}, trainingArguments=stated)
+    assert code == 1
+    whole = gib(4 * 21_143_552)
+    assert re.search(rf"FSDP full_shard over 4 ranks +\d+ MiB +{whole} .*does not fit", out)
+    assert "  acceleratorConfig: {gradient_accumulation_kwargs: {sync_each_batch: true}}\n" in out
+
+
+def test_fsdp_is_not_proposed_for_tpus(tmp_path, capsys) -> None:
+    tpu = {"vendor": "tpu", "generation": "v5e", "topology": "2x2", "chipsPerHost": 4, "memoryPerAccelerator": "100Mi"}
+    code, out, _ = planned(tmp_path, capsys, pool=tpu)
+    assert (code, "FSDP" in out, "fsdp" in out) == (1, False, False)
 
 
 def test_sharding_is_advised_first_and_what_is_sharded_is_counted_so(tmp_path, capsys) -> None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pool_cases import pool_manifest
 from trainwright.arguments.enums import OptimizerNames
-from trainwright.footprint import GIB, Figures, Layout, Point, estimate, gib, optimizer_state, peaks, with_adapters
+from trainwright.footprint import (
+    GIB,
+    Figures,
+    Layout,
+    Point,
+    Shape,
+    estimate,
+    gib,
+    optimizer_state,
+    peaks,
+    with_adapters,
+)  # fmt: skip
 from trainwright_operator.api.spec import parse_pool
 from trainwright_operator.core.placement.memory import memory_of
 
@@ -45,15 +58,37 @@ def test_a_shard_is_a_part_of_what_is_kept(layout: Layout, share: int) -> None:
     assert (found.parameters, found.gradients, found.optimizer) == (4000 / share, 4000 / share, 8000 / share)
 
 
-def test_what_stays_gathered_needs_more_than_what_is_gathered_again() -> None:
-    again, kept = (estimate(MODEL, Layout(8, 8, stays), "adamw_torch").buffers for stays in (False, True))
-    assert kept - again == 4000 - 2 * 400
+SHARDED = replace(
+    MODEL,
+    summed=4000,
+    points=(Point(900, 0, 800, 2000, 0), Point(500, 1000, 800, 1200, 600), Point(0, 4000, 0, 0, 300)),
+)
+"""As it is traced for FSDP: at the end of the forward pass, within the backward pass, and at its end."""
 
 
-def test_offloading_leaves_activations_and_the_gathered_unit() -> None:
-    found = estimate(MODEL, Layout(8, 8, offload=True), "adamw_torch")
+@pytest.mark.parametrize(("stays", "gathered"), [(False, 800 + 600), (True, 2000)])
+def test_what_is_gathered_at_the_peak_is_in_the_buffers(stays: bool, gathered: int) -> None:
+    assert estimate(SHARDED, Layout(8, 8, stays), "adamw_torch").buffers - 16 == gathered
+
+
+def test_gradients_of_earlier_micro_batches_stay_whole_unless_each_batch_is_summed() -> None:
+    whole, summed = (
+        estimate(SHARDED, Layout(4, 4), "sgd", accumulates=True, sync_each_batch=each) for each in (False, True)
+    )
+    assert (whole.gradients, summed.gradients) == (4000, 1000)
+    assert whole.total - summed.total == 3000
+
+
+def test_the_rank_with_the_largest_shards_is_counted() -> None:
+    bias, matrix = Shape(1, 1, 4), Shape(10, 100, 4)
+    found = estimate(replace(SHARDED, shapes=(bias, matrix)), Layout(4, 4), "adamw_torch")
+    assert (found.parameters, found.optimizer) == (4 * (1 + 3 * 100), pytest.approx(8 * 1000 * 301 / 1001))
+
+
+def test_offloading_leaves_activations_and_what_is_gathered() -> None:
+    found = estimate(SHARDED, Layout(8, 8, offload=True), "adamw_torch")
     assert found.parameters + found.gradients + found.optimizer == 0
-    assert found.activations == 9000
+    assert found.total - 16 == 500 + 800 + 600
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ tracing itself, which needs torch, is in ``trainwright.declarative.footprint``. 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from operator import ge
 
 GIB = 2**30
 
@@ -27,10 +28,33 @@ _IN_PLACE = ("lomo", "adalomo")
 
 @dataclass(frozen=True)
 class Point:
-    """A moment of a step: live activations (with temporaries), and live gradients."""
+    """A moment of a step: live activations (with temporaries), and live gradients.
+
+    Under FSDP ``gradients`` are those that were summed over the ranks, of all shards; ``unreduced`` those that are
+    still whole, with the buffer in which they are summed. What is gathered, with its buffers, is freed after the
+    forward pass of a unit and gathered again, or stays until its backward pass.
+    """
 
     activations: int
     gradients: int
+    gathered_again: int = 0
+    stays_gathered: int = 0
+    unreduced: int = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A parameter as FSDP divides it: by the rows of its first dimension."""
+
+    rows: int
+    columns: int
+    width: int
+    """Bytes of an element."""
+    trained: bool = True
+
+    def shard(self, ranks: int) -> int:
+        """Elements on the rank that has the most."""
+        return -(-self.rows // ranks) * self.columns
 
 
 @dataclass(frozen=True)
@@ -52,6 +76,10 @@ class Figures:
     buffers: int
     points: tuple[Point, ...]
     """The moments of a step that can be its peak."""
+    shapes: tuple[Shape, ...] = ()
+    """Those of all parameters."""
+    summed: int = 0
+    """All gradients in the format in which FSDP sums them over the ranks, where it is traced."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +152,75 @@ class Estimate:
         return max(self.start, self.parameters + self.gradients + self.optimizer + self.activations + self.buffers)
 
 
-def estimate(figures: Figures, layout: Layout, optim: str, optim_args: str = "", accumulates: bool = False) -> Estimate:
-    """The peak of one rank. ``accumulates``: gradients of earlier micro-batches are there in every forward pass."""
-    shard = layout.shard
-    on_device = 0 if layout.offload else 1
-    parameters = figures.parameters / shard * on_device
-    state = optimizer_state(figures, optim, optim_args) / shard * on_device
+def estimate(
+    figures: Figures,
+    layout: Layout,
+    optim: str,
+    optim_args: str = "",
+    accumulates: bool = False,
+    sync_each_batch: bool = False,
+) -> Estimate:
+    """The peak of one rank.
+
+    Args:
+        accumulates: Gradients of earlier micro-batches are there in every forward pass.
+        sync_each_batch: FSDP sums them after each micro-batch; else each rank keeps them whole until the last.
+    """
+    if layout.shard > 1:
+        return _estimate_sharded(figures, layout, optim, optim_args, accumulates, sync_each_batch)
+    state = optimizer_state(figures, optim, optim_args)
     whole = 0 if optim.removesuffix("_layerwise") in _IN_PLACE else figures.gradients
-    peak = max((_at(point, whole, layout, accumulates) for point in figures.points), default=0.0)
-    kept = whole / shard * on_device
-    return Estimate(parameters, kept, state, max(0.0, peak - kept), figures.buffers + _exchange(figures, layout))
+    peak = max((one.activations + _accumulated(one, whole, accumulates) for one in figures.points), default=0)
+    buckets = figures.gradients if layout.ranks > 1 else 0  # into which DDP copies the gradients
+    return Estimate(figures.parameters, whole, state, max(0, peak - whole), figures.buffers + buckets)
+
+
+def _accumulated(point: Point, whole: int, accumulates: bool) -> int:
+    return whole if accumulates else min(point.gradients, whole)
+
+
+def _estimate_sharded(
+    figures: Figures, layout: Layout, optim: str, optim_args: str, accumulates: bool, sync_each_batch: bool
+) -> Estimate:
+    """What is kept is that of the rank with the largest shards. Gathered units are among the buffers."""
+    on_device = 0 if layout.offload else 1
+    shard = layout.shard
+    share = _largest_share(figures, shard)
+    kept = figures.gradients * share * on_device
+    whole = figures.summed if accumulates and not sync_each_batch else 0
+
+    def gathered(point: Point) -> int:
+        return point.unreduced + (point.stays_gathered if layout.keeps_gathered else point.gathered_again)
+
+    def size(point: Point) -> float:
+        reduced = kept if accumulates and sync_each_batch else point.gradients * share * on_device
+        return point.activations + gathered(point) + (whole or reduced)
+
+    peak = max(figures.points, key=size, default=Point(0, 0))
+    rest = max(0.0, size(peak) - max(kept, whole))
+    buffers = min(rest, float(gathered(peak)))
+    return Estimate(
+        _sharded(figures, shard) * on_device,
+        float(max(kept, whole)),
+        optimizer_state(figures, optim, optim_args) * share * on_device,
+        rest - buffers,
+        figures.buffers + buffers,
+    )
+
+
+def _sharded(figures: Figures, ranks: int) -> float:
+    """Bytes of the parameters on the rank that has the most of them."""
+    if not figures.shapes:
+        return figures.parameters / ranks
+    return float(sum(one.shard(ranks) * one.width for one in figures.shapes))
+
+
+def _largest_share(figures: Figures, ranks: int) -> float:
+    """The share of the trained parameters that this rank has."""
+    trained = [one for one in figures.shapes if one.trained]
+    if not trained:
+        return 1 / ranks
+    return sum(one.shard(ranks) for one in trained) / sum(one.shard(1) for one in trained)
 
 
 _MOST_PERSISTENT = 1_000_000
@@ -177,22 +264,6 @@ def _exchange_zero(figures: Figures, zero: Zero, width: float) -> float:
     return found + width * gathered + figures.largest_unit
 
 
-def _at(point: Point, whole: int, layout: Layout, accumulates: bool) -> float:
-    gradients = whole if accumulates else min(point.gradients, whole)
-    return point.activations + gradients / layout.shard * (0 if layout.offload else 1)
-
-
-def _exchange(figures: Figures, layout: Layout) -> float:
-    """DDP copies gradients into buckets; FSDP gathers two units at a time, and has the gradients of one."""
-    if layout.ranks == 1:
-        return 0.0
-    if layout.shard == 1:
-        return float(figures.gradients)
-    trained = figures.trainable / figures.elements if figures.elements else 0
-    gathered = figures.gathered if layout.keeps_gathered else 2 * figures.largest_unit
-    return gathered + figures.largest_unit * trained
-
-
 def optimizer_state(figures: Figures, optim: str, optim_args: str = "") -> float:
     """The state that the optimizer keeps on the device. Paged optimizers keep theirs in host memory when it is full."""
     name = optim.removeprefix("paged_").removesuffix("_layerwise")
@@ -204,24 +275,32 @@ def optimizer_state(figures: Figures, optim: str, optim_args: str = "") -> float
 
 
 def peaks(points: Iterable[Point]) -> tuple[Point, ...]:
-    """Those of ``points`` that no other one exceeds in both, with the most activations first."""
+    """Those of ``points`` that no other one exceeds in everything, with the most activations first."""
     found: list[Point] = []
-    for point in sorted(set(points), key=lambda one: (-one.activations, -one.gradients)):
-        if not found or point.gradients > found[-1].gradients:
+    for point in sorted(set(points), key=_sizes, reverse=True):
+        if not any(all(map(ge, _sizes(other), _sizes(point))) for other in found):
             found.append(point)
     return tuple(found)
+
+
+def _sizes(point: Point) -> tuple[int, ...]:
+    return astuple(point)
 
 
 def with_adapters(figures: Figures, rank: int = 16) -> Figures:
     """Roughly the same model with LoRA: about 1 % of its parameters are trained, the others have no gradients."""
     share = min(1.0, rank / 16 * 0.01)
-    points = tuple(replace(point, gradients=int(point.gradients * share)) for point in figures.points)
+    points = tuple(
+        replace(point, gradients=int(point.gradients * share), unreduced=int(point.unreduced * share))
+        for point in figures.points
+    )
     return replace(
         figures,
         trainable=int(figures.trainable * share),
         gradients=int(figures.gradients * share),
         factored=int(figures.factored * share),
         points=points,
+        summed=int(figures.summed * share),
     )
 
 

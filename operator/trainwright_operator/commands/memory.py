@@ -14,6 +14,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from trainwright import extras
+from trainwright.arguments.check import checked
+from trainwright.arguments.errors import ArgumentError
 from trainwright.arguments.spread import Way, needed, optimizer, stated
 from trainwright.contract import UserError
 from trainwright.footprint import Estimate, Figures, Layout, Zero, gib, with_adapters
@@ -27,6 +29,8 @@ from trainwright_operator.terminal import Columns
 if TYPE_CHECKING:
     from trainwright.declarative.footprint import Subject
 
+_EACH_BATCH = "{gradient_accumulation_kwargs: {sync_each_batch: true}}"
+"""Without it FSDP keeps the gradients of earlier micro-batches whole."""
 HEADINGS = ("MODEL", "PARAMETERS", "GRADIENTS", "OPTIMIZER", "ACTIVATIONS", "BUFFERS", "TOTAL", "VERDICT")
 
 
@@ -40,6 +44,7 @@ class Report:
             raise UserError(line)
         from trainwright.declarative.footprint import Subject
 
+        _check(job.spec.training_arguments)
         self._job, self._pool, self._placed = job, pool, place(job, pool)
         self._arguments: Mapping[str, Any] = job.spec.training_arguments
         self._subject: Subject = Subject(job.spec.model or {}, job.spec.dataset or {}, job.spec.task or "")
@@ -119,10 +124,15 @@ class Report:
     def _ranks(self) -> int:
         return self._placed.nodes * self._placed.slices * self._placed.per_node
 
+    @property
+    def _shards(self) -> bool:
+        """Whether FSDP is possible here."""
+        return self._pool.vendor != "tpu"
+
     def _layouts(self) -> list[Layout]:
         """The other ways to spread the model."""
         ranks, per_node = self._ranks, self._placed.per_node
-        if ranks == 1:
+        if ranks == 1 or not self._shards:
             return []
         found = [Layout(ranks), Layout(ranks, ranks), Layout(ranks, ranks, keeps_gathered=True)]
         if 1 < per_node < ranks:
@@ -136,7 +146,9 @@ class Report:
         for name, changed in (
             (f"fsdp: full_shard, over {self._ranks} ranks{instead}", self._sharded),
             ("gradientCheckpointing: true", lambda one: replace(one, recompute=True)),
-            (self._smaller_batch_name(), lambda one: replace(one, batch_size=1, accumulates=True)),
+            (f"acceleratorConfig: {_EACH_BATCH}", self._summing_each_batch),
+            (self._smaller_batch_name(), self._smaller_batch),
+            (f"{self._smaller_batch_name()}, acceleratorConfig: {_EACH_BATCH}", self._smaller_summed_batch),
             ("fsdp: full_shard offload", self._offloaded),
             ("LoRA of rank 16, by a script", lambda one: replace(one, adapters=True)),
         ):
@@ -149,14 +161,26 @@ class Report:
                 return
 
     def _sharded(self, way: Way) -> Way:
-        if self._ranks == 1 or way.layout.shard == self._ranks:
+        layout = way.layout
+        if self._ranks == 1 or not self._shards or (isinstance(layout, Zero) and layout.shard == self._ranks):
             return way
-        return replace(way, layout=Layout(self._ranks, self._ranks))
+        return replace(
+            way, layout=Layout(self._ranks, self._ranks, offload=isinstance(layout, Layout) and layout.offload)
+        )
 
     def _offloaded(self, way: Way) -> Way:
         if isinstance(way.layout, Zero) or way.layout.shard == 1:
             return way
         return replace(way, layout=replace(way.layout, offload=True))
+
+    def _summing_each_batch(self, way: Way) -> Way:
+        return replace(way, sync_each_batch=way.accumulates and way.fsdp is not None)
+
+    def _smaller_batch(self, way: Way) -> Way:
+        return replace(way, batch_size=1, accumulates=True)
+
+    def _smaller_summed_batch(self, way: Way) -> Way:
+        return way if way.batch_size == 1 else self._summing_each_batch(self._smaller_batch(way))
 
     def _smaller_batch_name(self) -> str:
         steps = self.way.batch_size * int(self._arguments.get("gradient_accumulation_steps", 1))
@@ -165,10 +189,18 @@ class Report:
     def _figures(self, way: Way) -> Figures:
         from trainwright.declarative.footprint import step_of
 
-        key = (way.batch_size, way.recompute, way.layout.shard > 1, isinstance(way.layout, Zero))
+        key = (way.batch_size, way.recompute, way.fsdp is not None, isinstance(way.layout, Zero))
         if key not in self._known:
             self._known[key] = self._subject.figures(step_of(way, self._arguments))
         return self._known[key]
+
+
+def _check(arguments: Mapping[str, Any]) -> None:
+    """Raises :class:`UserError` for what the job would refuse when it starts."""
+    try:
+        checked(arguments)
+    except ArgumentError as error:
+        raise UserError(f"spec.trainingArguments: {'; '.join(map(str, error.problems))}") from None
 
 
 def _precision(arguments: Mapping[str, Any]) -> str:

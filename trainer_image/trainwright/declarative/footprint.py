@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,16 +22,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainwright.arguments.deepspeed import hidden_size_of
+from trainwright.arguments.sharding import Fsdp
 from trainwright.arguments.spread import Arguments, Way, needed, stated
 from trainwright.contract import ResolvedJob, UserError
 from trainwright.declarative import tasks
+from trainwright.declarative.gathering import Gathering, Unit
 from trainwright.declarative.manifest import DatasetSpec, ModelSpec, view
 from trainwright.declarative.models import follow_tokenizer, load_config, new_model, positions
 from trainwright.declarative.tokenizers import load_tokenizer
+from trainwright.distributed.fsdp import ignored_modules, units_of
 from trainwright.distributed.wrapping import layers_of
-from trainwright.footprint import Estimate, Figures, Point, Zero, peaks
+from trainwright.footprint import Estimate, Figures, Point, Shape, Zero, peaks
 from trainwright.integrations import expected_memory
-from trainwright.training.activation_checkpointing import recompute_activations
+from trainwright.training.activation_checkpointing import recompute_activations, recompute_layer
+from trainwright.training.losses import is_causal_lm, label_smoother
 from trainwright.training.precision import autocast_forward
 
 logger = logging.getLogger(__name__)
@@ -46,23 +50,27 @@ class Step:
     """Of autocast; None computes in the format of the weights."""
     recompute: bool = False
     recompute_kwargs: Mapping[str, Any] | None = None
-    sharded: bool = False
-    """Whether FSDP gathers the weights in ``dtype``, so that autocast makes no copies of them."""
+    fsdp: Fsdp | None = None
+    """Of a model that FSDP shards. It gathers the weights in ``dtype``, so that autocast makes no copies of them."""
     converted: bool = False
     """Whether an engine keeps the whole model in ``dtype``, without autocast."""
+    use_cache: bool = False
+    label_smoothing: float = 0.0
 
 
 def step_of(way: Way, given: Arguments) -> Step:
     """The step of a rank that trains this way."""
     dtype = torch.bfloat16 if given.get("bf16") else torch.float16 if given.get("fp16") else None
-    kwargs = given.get("gradient_checkpointing_kwargs")
+    kwargs = given.get("activation_checkpointing_kwargs") or given.get("gradient_checkpointing_kwargs")
     return Step(
         way.batch_size,
         dtype,
         way.recompute,
         kwargs,
-        sharded=way.layout.shard > 1,
+        way.fsdp,
         converted=isinstance(way.layout, Zero),
+        use_cache=bool(given.get("use_cache", False)),
+        label_smoothing=float(given.get("label_smoothing_factor", 0.0)),
     )
 
 
@@ -126,37 +134,94 @@ def expected(job: ResolvedJob, ranks: int) -> Estimate:
 def trace(model: nn.Module, step: Step, sample: Sample) -> Figures:
     """The figures of ``model``; it must have been made without storage, as everything that it computes is."""
     model.train()
-    if step.recompute:
+    if (config := getattr(model, "config", None)) is not None:
+        config.use_cache = step.use_cache  # as the Trainer does
+    units: list[nn.Module] = []
+    if step.fsdp:
+        ignored_modules(model, step.fsdp)  # nothing is frozen, so each of them is refused
+        units = [*units_of(model, step.fsdp), model]
+    if step.fsdp and step.fsdp.activation_checkpointing:
+        for unit in units[:-1]:
+            recompute_layer(unit)
+    elif step.recompute:
         recompute_activations(model, dict(step.recompute_kwargs or {}) or None)
     if not step.converted:
         autocast_forward(model, torch.device("cpu"), step.dtype)
     inputs = _inputs(step.batch_size, sample)
+    kept = _kept(model, step)
+    _convert(model, step)
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    kept = sum(map(_size, parameters))
-    if step.converted and step.dtype is not None:
-        for tensor in [*parameters, *model.buffers()]:
-            tensor.data = tensor.data.to(step.dtype if tensor.is_floating_point() else None)
-    gradients = sum(map(_size, trained))
-    if step.sharded and step.dtype is not None and not step.converted:
-        for parameter in parameters:
-            parameter.data = parameter.data.to(step.dtype)
-    scale = gradients / max(1, sum(map(_size, trained)))  # a shard of a gradient has the format of its weight
     live = Live([*parameters, *model.buffers(), *inputs.values()], trained)
+    if step.fsdp:
+        live.follow(list(_fsdp_units(units, kept, step.fsdp)))
     with live:
-        loss = model(**inputs)["loss"]
-        loss.backward()
+        _loss(model, inputs, step.label_smoothing).backward()
+    live.end()
     return Figures(
         elements=sum(parameter.numel() for parameter in parameters),
-        parameters=kept,
+        parameters=sum(kept.values()),
         trainable=sum(parameter.numel() for parameter in trained),
-        gradients=gradients,
+        gradients=sum(kept[parameter] for parameter in trained),
         factored=sum(map(_factored, trained)),
         gathered=sum(map(_size, parameters)),
         largest_unit=max((sum(map(_size, unit)) for unit in _units(model)), default=0),
         buffers=sum(map(_size, model.buffers())),
-        points=peaks(Point(one.activations, int(one.gradients * scale)) for one in live.points),
+        points=peaks(live.points),
+        shapes=tuple(_shapes(kept)),
+        summed=sum(unit.summed for unit in live.units),
     )
+
+
+def _loss(model: nn.Module, inputs: dict[str, torch.Tensor], smoothing: float) -> torch.Tensor:
+    """The model's own loss, or that of smoothed labels, which the Trainer computes from the logits."""
+    smoother = label_smoother(model, smoothing)
+    if smoother is None:
+        return cast(torch.Tensor, model(**inputs)["loss"])
+    labels = inputs["labels"]
+    others = {name: value for name, value in inputs.items() if name != "labels"}
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        others["decoder_input_ids"] = labels  # as the collator makes them from the labels
+    return smoother(model(**others), labels, is_causal_lm(model))
+
+
+def _kept(model: nn.Module, step: Step) -> dict[nn.Parameter, int]:
+    """The bytes of each parameter as a rank keeps it: with mixed precision FSDP trains in float32."""
+    is_mixed = step.fsdp is not None and step.dtype is not None
+
+    def width(parameter: nn.Parameter) -> int:
+        return max(4, parameter.itemsize) if is_mixed and parameter.requires_grad else parameter.itemsize
+
+    return {parameter: parameter.numel() * width(parameter) for parameter in model.parameters()}
+
+
+def _convert(model: nn.Module, step: Step) -> None:
+    """Give the weights the number format in which the model computes, if that is not left to autocast."""
+    computes = step.dtype if step.converted or step.fsdp else None
+    if step.fsdp and step.fsdp.param_dtype:
+        computes = getattr(torch, step.fsdp.param_dtype)
+    if computes is None:
+        return
+    for tensor in [*model.parameters(), *(model.buffers() if step.converted else ())]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(computes)
+
+
+def _fsdp_units(modules: list[nn.Module], kept: Mapping[nn.Parameter, int], fsdp: Fsdp) -> Iterator[Unit]:
+    """The units of ``modules``, inner ones first; gradients are summed in float32 where weights are converted."""
+    sums = getattr(torch, fsdp.reduce_dtype) if fsdp.reduce_dtype else None
+    inside: set[nn.Parameter] = set()
+    for module in modules:
+        own = [parameter for parameter in module.parameters() if parameter not in inside]
+        inside.update(own)
+        is_converted = any(_size(parameter) != kept[parameter] for parameter in own)
+        yield Unit(module, own, sums or (torch.float32 if is_converted else None), kept.__getitem__)
+
+
+def _shapes(kept: Mapping[nn.Parameter, int]) -> Iterator[Shape]:
+    for parameter, size in kept.items():
+        rows = parameter.shape[0] if parameter.dim() else 1
+        yield Shape(rows, parameter.numel() // max(1, rows), size // max(1, parameter.numel()), parameter.requires_grad)
 
 
 class Live(TorchDispatchMode):
@@ -165,10 +230,20 @@ class Live(TorchDispatchMode):
     def __init__(self, known: list[torch.Tensor], trained: list[nn.Parameter]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.points: list[Point] = []
+        self.units: list[Unit] = []
+        self._gathering: Gathering | None = None
         self._alive = {tensor.untyped_storage()._cdata for tensor in known}
         self._total = self._gradients = 0
         for parameter in trained:
             parameter.register_post_accumulate_grad_hook(self._accumulated)
+
+    def follow(self, units: list[Unit]) -> None:
+        """Count what FSDP has in memory for ``units`` too; the root comes last."""
+        self.units, self._gathering = units, Gathering(units, self._note)
+
+    def end(self) -> None:
+        if self._gathering is not None:
+            self._gathering.end()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
@@ -190,12 +265,18 @@ class Live(TorchDispatchMode):
         self._alive.discard(name)
         self._total -= size
 
-    def _accumulated(self, parameter: torch.Tensor) -> None:
+    def _accumulated(self, parameter: Any) -> None:
         self._gradients += _size(parameter)
+        if self._gathering is not None:
+            self._gathering.accumulated(parameter)
         self._note()
 
     def _note(self) -> None:
-        self.points.append(Point(max(0, self._total - self._gradients), self._gradients))
+        activations, fsdp = max(0, self._total - self._gradients), self._gathering
+        if fsdp is None:
+            self.points.append(Point(activations, self._gradients))
+            return
+        self.points.append(Point(activations, fsdp.reduced, fsdp.again.size, fsdp.stays.size, fsdp.unreduced))
 
 
 def _size(tensor: torch.Tensor) -> int:
@@ -236,8 +317,10 @@ def _without_storage() -> Iterator[None]:
         with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
             warnings.simplefilter("ignore")
             yield
-    except (RuntimeError, NotImplementedError) as error:
-        line = str(error).splitlines()[0]
+    except UserError:
+        raise
+    except Exception as error:  # of the model's own code, which may look at values
+        line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"spec.model: its memory cannot be estimated, as it does not run without data: {line}"
         ) from error

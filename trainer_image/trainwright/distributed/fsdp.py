@@ -142,34 +142,14 @@ class FullyShard(OneProcess):
         Raises:
             ModelError: ``transformer_layer_cls_to_wrap`` names a class that the model does not have.
         """
-        policy = self.settings.auto_wrap_policy
-        if policy == "NO_WRAP":
-            return []
-        if policy == "SIZE_BASED_WRAP":
-            chosen = list(_by_size(model, self.settings.min_num_params))
-        else:
-            chosen = _by_class(model, self.settings.transformer_layer_cls_to_wrap)
-        return _without_shared(model, chosen)
+        return units_of(model, self.settings)
 
     def _ignored(self, model: nn.Module) -> set[nn.Parameter]:
         """Return the parameters of the modules that ``ignored_modules`` matches; they must be frozen."""
-        pattern = self.settings.ignored_modules
-        if pattern is None:
-            return set()
-        try:
-            matches = re.compile(pattern).fullmatch
-        except re.error as error:
-            raise UserError(f"fsdp_config.ignored_modules: {pattern!r} is no regular expression: {error}") from None
-        modules = {name: module for name, module in model.named_modules() if matches(name)}
-        if not modules:
-            raise ModelError(f"fsdp_config.ignored_modules: {pattern!r} matches no module of {class_name(model)}")
-        for name, module in modules.items():
-            if any(parameter.requires_grad for parameter in module.parameters()):
-                raise ModelError(
-                    f"fsdp_config.ignored_modules: {name} trains, and no rank would send its gradients; freeze it first"
-                )
+        modules = ignored_modules(model, self.settings)
+        for module in modules:
             module.to(self.device)
-        return {parameter for module in modules.values() for parameter in module.parameters()}
+        return {parameter for module in modules for parameter in module.parameters()}
 
     def _spread_weights(self, model: nn.Module) -> None:
         """Give all ranks the weights and buffers of rank 0, as DistributedDataParallel does, if all have values."""
@@ -284,6 +264,43 @@ def _by_device(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
     for tensor in tensors:
         groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     return list(groups.values())
+
+
+def units_of(model: nn.Module, settings: Fsdp) -> list[nn.Module]:
+    """:meth:`FullyShard.units`, for the settings alone."""
+    policy = settings.auto_wrap_policy
+    if policy == "NO_WRAP":
+        return []
+    if policy == "SIZE_BASED_WRAP":
+        chosen = list(_by_size(model, settings.min_num_params))
+    else:
+        chosen = _by_class(model, settings.transformer_layer_cls_to_wrap)
+    return _without_shared(model, chosen)
+
+
+def ignored_modules(model: nn.Module, settings: Fsdp) -> list[nn.Module]:
+    """Return the modules that ``ignored_modules`` matches.
+
+    Raises:
+        UserError: It is no regular expression.
+        ModelError: No module matches, or one that trains.
+    """
+    pattern = settings.ignored_modules
+    if pattern is None:
+        return []
+    try:
+        matches = re.compile(pattern).fullmatch
+    except re.error as error:
+        raise UserError(f"fsdp_config.ignored_modules: {pattern!r} is no regular expression: {error}") from None
+    modules = {name: module for name, module in model.named_modules() if matches(name)}
+    if not modules:
+        raise ModelError(f"fsdp_config.ignored_modules: {pattern!r} matches no module of {class_name(model)}")
+    for name, module in modules.items():
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            raise ModelError(
+                f"fsdp_config.ignored_modules: {name} trains, and no rank would send its gradients; freeze it first"
+            )
+    return list(modules.values())
 
 
 def _by_class(model: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
