@@ -97,10 +97,31 @@ def test_offloading_leaves_activations_and_what_is_gathered() -> None:
         ("adamw_torch", "", 8000), ("sgd", "", 0), ("sgd", "momentum=0.9", 4000), ("adafactor", "", 80),
         ("adamw_8bit", "", pytest.approx(2000, rel=0.05)), ("paged_adamw_32bit", "", 8000), ("ademamix", "", 12000),
         ("lion_32bit", "", 4000), ("adamw_torch_4bit", "", pytest.approx(1000, rel=0.1)),
+        ("paged_ademamix_32bit", "", 12000), ("rmsprop", "momentum=0.9, centered=true", 12000),
+        ("rmsprop", "momentum=0, centered=false", 4000), ("rmsprop_bnb", "", 4000), ("grokadamw", "", 0),
     ],
 )  # fmt: skip
 def test_the_state_of_an_optimizer(optim: str, settings: str, bytes_of_state: float) -> None:
     assert optimizer_state(MODEL, optim, settings) == bytes_of_state
+
+
+def test_bitsandbytes_keeps_the_moments_of_embeddings_in_32_bits() -> None:
+    found = optimizer_state(replace(MODEL, in_bytes=600), "adamw_8bit")
+    assert found == 2 * (600 * (1 + 4 / 256) + 400 * 4)
+
+
+@pytest.mark.parametrize(
+    ("optim", "bytes_of_state"),
+    [("adamw_torch_fused", 4000), ("schedule_free_sgd", 2000), ("stable_adamw", 6000), ("lion_32bit", 4000)],
+)
+def test_torch_keeps_moments_in_the_format_of_the_weights(optim: str, bytes_of_state: float) -> None:
+    assert optimizer_state(replace(MODEL, parameters=2000, gradients=2000), optim) == bytes_of_state
+
+
+def test_a_loop_over_all_tensors_copies_them_while_it_steps() -> None:
+    little = replace(MODEL, points=(Point(100, 4000),))
+    plain, fused = (estimate(little, Layout(), optim).total for optim in ("adamw_torch", "adamw_torch_fused"))
+    assert (fused, plain) == (4000 + 4000 + 8000 + 16 + 100, 4000 + 4000 + 8000 + 16 + 4000)
 
 
 def test_every_optimizer_has_a_state_that_is_no_more_than_three_copies() -> None:

@@ -12,15 +12,21 @@ from operator import ge
 
 GIB = 2**30
 
-_EIGHT_BIT, _FOUR_BIT = 2.0 + 2 * 4 / 256, 1.0 + 2 * 4 / 128
-_PER_ELEMENT: dict[str, float] = {
-    "adamw_torch_4bit": _FOUR_BIT, "adamw_torch_8bit": _EIGHT_BIT,
-    "adamw_bnb_8bit": _EIGHT_BIT, "adamw_8bit": _EIGHT_BIT, "ademamix": 12, "ademamix_8bit": 1.5 * _EIGHT_BIT,
-    "lion_8bit": _EIGHT_BIT / 2, "lion_32bit": 4, "rmsprop": 4, "rmsprop_bnb": 4, "rmsprop_bnb_8bit": _EIGHT_BIT / 2,
-    "rmsprop_bnb_32bit": 4, "sgd": 0, "adagrad": 4, "lomo": 0, "grokadamw": 12, "schedule_free_sgd": 4,
+_BLOCKED_BYTE = 1.0 + 4 / 256
+"""Of a state in 8 bits: a byte, and a float32 scale for each block of 256."""
+_FOUR_BIT = 1.0 + 2 * 4 / 128
+_STATES = {
+    "ademamix": 3, "sgd": 0, "adagrad": 1, "rmsprop": 1, "schedule_free_sgd": 1, "lion": 1, "rmsprop_bnb": 1,
+    "lomo": 0,
+    "grokadamw": 0,  # it keeps them in host memory between the steps
 }  # fmt: skip
-"""Bytes of state for a float32 parameter; the other optimizers keep two moments in float32."""
-_TWO_MOMENTS = 8.0
+"""How many numbers an optimizer keeps for each parameter; the others keep two moments."""
+_AS_WEIGHTS = ("adamw_torch", "sgd", "adagrad", "rmsprop", "schedule_free_", "stable_adamw")
+"""Beginnings of those whose state has the format of the weights; that of the others is in float32."""
+_SETTINGS = {"sgd": ("momentum",), "rmsprop": ("momentum", "centered")}
+"""Values of ``optim_args`` that each add a state, unless they are 0 or false."""
+_STEPPING = {"adamw_torch": 4, "rmsprop": 4, "adagrad": 8}
+"""Bytes for each parameter that torch's loops over all whole tensors of an accelerator make while they step."""
 _FACTORED = ("adafactor", "galore_adafactor", "galore_adafactor_layerwise", "adalomo")
 _IN_PLACE = ("lomo", "adalomo")
 """Optimizers that use up each gradient as soon as it is computed."""
@@ -78,6 +84,8 @@ class Figures:
     """The moments of a step that can be its peak."""
     shapes: tuple[Shape, ...] = ()
     """Those of all parameters."""
+    in_bytes: int | None = None
+    """Elements of which bitsandbytes keeps states in 8 bits: not of embeddings and small tensors. None for all."""
     summed: int = 0
     """All gradients in the format in which FSDP sums them over the ranks, where it is traced."""
 
@@ -171,6 +179,7 @@ def estimate(
     state = optimizer_state(figures, optim, optim_args)
     whole = 0 if optim.removesuffix("_layerwise") in _IN_PLACE else figures.gradients
     peak = max((one.activations + _accumulated(one, whole, accumulates) for one in figures.points), default=0)
+    peak = max(peak, whole + _STEPPING.get(optim, 0) * figures.trainable)
     buckets = figures.gradients if layout.ranks > 1 else 0  # into which DDP copies the gradients
     return Estimate(figures.parameters, whole, state, max(0, peak - whole), figures.buffers + buckets)
 
@@ -239,7 +248,7 @@ def estimate_zero(
     partition = figures.trainable / zero.ranks
     on_device = 0 if zero.offload_optimizer else 1
     parameters = 0 if zero.offload_parameters else figures.gathered / zero.shard
-    state = (4 * figures.trainable + optimizer_state(figures, optim, optim_args)) / zero.ranks * on_device
+    state = (4 * figures.trainable + optimizer_state(figures, optim, optim_args, 4)) / zero.ranks * on_device
     kept = width * partition * on_device
     in_float32 = 4 * partition * on_device
     whole = width * figures.trainable if zero.stage == 1 else kept
@@ -264,14 +273,35 @@ def _exchange_zero(figures: Figures, zero: Zero, width: float) -> float:
     return found + width * gathered + figures.largest_unit
 
 
-def optimizer_state(figures: Figures, optim: str, optim_args: str = "") -> float:
-    """The state that the optimizer keeps on the device. Paged optimizers keep theirs in host memory when it is full."""
+def optimizer_state(figures: Figures, optim: str, optim_args: str = "", width: float | None = None) -> float:
+    """The state that the optimizer keeps on the device. Paged optimizers keep theirs in host memory when it is full.
+
+    Args:
+        width: Bytes of an element of a weight that it steps; None for those of the weights that are kept.
+    """
     name = optim.removeprefix("paged_").removesuffix("_layerwise")
     if name in _FACTORED:
         return float(figures.factored)
-    if name == "sgd" and "momentum" in (optim_args or ""):
-        return 4.0 * figures.trainable
-    return _PER_ELEMENT.get(name, _TWO_MOMENTS) * figures.trainable
+    if name == "adamw_torch_4bit":
+        return _FOUR_BIT * figures.trainable
+    if name == "adamw_torch_8bit":
+        return 2 * _BLOCKED_BYTE * figures.trainable
+    kind = name.removesuffix("_8bit").removesuffix("_32bit")
+    states = _STATES.get(kind, 2) + len(_added_states(kind, optim_args))
+    if name.endswith("_8bit"):
+        in_bytes = figures.trainable if figures.in_bytes is None else figures.in_bytes
+        return states * (_BLOCKED_BYTE * in_bytes + 4.0 * (figures.trainable - in_bytes))
+    if not name.startswith(_AS_WEIGHTS) or "bnb" in name:
+        return 4.0 * states * figures.trainable
+    width = width or figures.gradients / max(1, figures.trainable)
+    compensation = width if name == "stable_adamw" and width < 4 else 0  # of what a weight of 16 bits cannot hold
+    return (states * width + compensation) * figures.trainable
+
+
+def _added_states(kind: str, optim_args: str) -> list[str]:
+    given = dict(part.strip().partition("=")[::2] for part in (optim_args or "").split(",") if "=" in part)
+    off = ("0", "0.0", "false", "no", "")
+    return [name for name in _SETTINGS.get(kind, ()) if given.get(name, "").strip().lower() not in off]
 
 
 def peaks(points: Iterable[Point]) -> tuple[Point, ...]:
@@ -300,6 +330,7 @@ def with_adapters(figures: Figures, rank: int = 16) -> Figures:
         gradients=int(figures.gradients * share),
         factored=int(figures.factored * share),
         points=points,
+        in_bytes=None,
         summed=int(figures.summed * share),
     )
 

@@ -169,6 +169,7 @@ def trace(model: nn.Module, step: Step, sample: Sample) -> Figures:
         buffers=sum(map(_size, model.buffers())),
         points=peaks(live.points),
         shapes=tuple(_shapes(kept)),
+        in_bytes=_in_bytes(model),
         summed=sum(unit.summed for unit in live.units),
     )
 
@@ -216,6 +217,16 @@ def _fsdp_units(modules: list[nn.Module], kept: Mapping[nn.Parameter, int], fsdp
         inside.update(own)
         is_converted = any(_size(parameter) != kept[parameter] for parameter in own)
         yield Unit(module, own, sums or (torch.float32 if is_converted else None), kept.__getitem__)
+
+
+_LEAST_IN_BYTES = 4096
+"""Elements of the smallest tensor of which bitsandbytes keeps states in 8 bits."""
+
+
+def _in_bytes(model: nn.Module) -> int:
+    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    large = (one for one in model.parameters() if one.requires_grad and one.numel() >= _LEAST_IN_BYTES)
+    return sum(one.numel() for one in large if one not in embeddings)
 
 
 def _shapes(kept: Mapping[nn.Parameter, int]) -> Iterator[Shape]:
