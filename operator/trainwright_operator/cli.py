@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 from trainwright_operator import __version__
+from trainwright_operator.commands.options import add_set
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction["_Parser"]
@@ -133,7 +134,8 @@ def _add_plan(commands: Commands) -> None:
         "examples:\n  trainwright plan job.yaml\n  trainwright plan job.yaml --pools pools.yaml -o json\n"
         "  trainwright plan job.yaml --diff former.yaml\n"
         "  trainwright plan job.yaml --pools pools.yaml --pool mi300x --diff h100\n"
-        "  trainwright plan job.yaml --pools pools.yaml --memory",
+        "  trainwright plan job.yaml --pools pools.yaml --memory\n"
+        "  trainwright plan job.yaml --memory --set spec.trainingArguments.fsdp=full_shard",
     )
     parser.add_argument("file", metavar="FILE", help="the manifest, or - for standard input")
     parser.add_argument(
@@ -143,6 +145,7 @@ def _add_plan(commands: Commands) -> None:
         "-o", "--output", choices=("yaml", "json"), default="yaml", help="output format (default: yaml)"
     )
     parser.add_argument("--pool", metavar="NAME", help="plan for this pool instead of spec.accelerator.pool")
+    add_set(parser)
     parser.add_argument(
         "--memory",
         action="store_true",

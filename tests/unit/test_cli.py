@@ -206,6 +206,32 @@ def test_no_difference_is_empty(job: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_field_may_be_changed_for_a_plan_and_compared_with_the_file(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plan", job, "--set", "spec.accelerator.nodes=3") == 0
+    _, planned = yaml.safe_load_all(capsys.readouterr().out)
+    assert planned["spec"]["completions"] == 3
+    assert run("plan", job, "--set", "spec.accelerator.nodes=3", "--diff", job) == 0
+    assert "+  completions: 3\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("spec.trainingArguments.maxSteps=many", "--set: spec.trainingArguments.maxSteps: "),
+        ("spec.task.name=x", "--set spec.task.name: task is not an object"),
+        ("spec.task=", "--set spec.task: give one value after the ="),
+    ],
+)
+def test_a_change_for_a_plan_that_is_invalid_is_one_line(
+    job: Path, change: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plan", job, "--set", change) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(problem)
+
+
 # the whole
 
 

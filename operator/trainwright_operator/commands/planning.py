@@ -6,6 +6,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from trainwright.contract import UserError
 from trainwright_operator.api import crd, manifest, names
 from trainwright_operator.api.manifest import Document
 from trainwright_operator.api.names import Condition
-from trainwright_operator.api.spec import TrainingJob
-from trainwright_operator.commands import difference, replicas
+from trainwright_operator.api.spec import TrainingJob, parse_job
+from trainwright_operator.commands import difference, overriding, replicas
 from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
 from trainwright_operator.core.observe import Observed
 from trainwright_operator.core.placement.pools import BUILTIN, choose, place
@@ -30,6 +31,8 @@ def main(options: Namespace) -> int:
         loaded = load([options.file], options.pools)
         if options.pool:
             loaded = on_pool(loaded, options.pool)
+        if options.set:
+            loaded = _with_changes(loaded, options.set)
         if options.memory:
             return _print_memory(loaded)
         objects = planned(loaded)
@@ -46,6 +49,11 @@ def main(options: Namespace) -> int:
     for line in advice:
         print(line, file=sys.stderr)
     return DONE
+
+
+def _with_changes(loaded: Loaded, changes: overriding.Changes) -> Loaded:
+    documents = tuple(overriding.overridden(document, changes) for document in loaded.documents)
+    return replace(loaded, jobs=tuple(parse_job(one.content) for one in documents), documents=documents)
 
 
 def _print_memory(loaded: Loaded) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import os
 import signal
 import sys
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from trainwright import extras
 from trainwright.contract import UserError
-from trainwright_operator.api import crd, manifest
 from trainwright_operator.api.manifest import Document
 from trainwright_operator.api.pods import PodTemplate
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob, parse_job
+from trainwright_operator.commands import overriding
 from trainwright_operator.commands.loading import InvalidManifests, Loaded, load, on_pool, pool_of
+from trainwright_operator.commands.options import add_set, pair
 from trainwright_operator.core.history import History
 from trainwright_operator.core.placement.pools import place
 from trainwright_operator.core.policy import target_raised
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, output: str = "runs/NAME") ->
         metavar="NAME=DIR",
         action="append",
         default=[],
-        type=_pair,
+        type=pair,
         help="the folder to use for a volume of podTemplate.volumes; repeatable",
     )
     parser.add_argument(
@@ -62,28 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser, output: str = "runs/NAME") ->
         metavar="NAME=DIR",
         action="append",
         default=[],
-        type=_pair,
+        type=pair,
         help="the folder to use for the ConfigMap of spec.script; repeatable",
     )
-    parser.add_argument(
-        "--set",
-        metavar="PATH=VALUE",
-        action="append",
-        default=[],
-        type=_pair,
-        help="change a field for this run, such as spec.trainingArguments.maxSteps=20; repeatable",
-    )
+    add_set(parser)
     parser.add_argument("--pool", metavar="NAME", help="run on this pool instead of the manifest's; cpu always exists")
     parser.add_argument(
         "--pools", metavar="FILE", action="append", default=[], help="manifests of AcceleratorPools; repeatable"
     )
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} must be written NAME=VALUE")
-    return name, value
 
 
 def main(options: argparse.Namespace) -> int:
@@ -110,7 +96,7 @@ def read(options: argparse.Namespace) -> tuple[Document, TrainingJob, Accelerato
     if len(loaded.jobs) != 1:
         names = ", ".join(job.name for job in loaded.jobs)
         raise UserError(f"{options.file}: holds {len(loaded.jobs)} TrainingJobs ({names}); run takes one")
-    document = _changed(loaded.documents[0], options.set)
+    document = overriding.overridden(loaded.documents[0], options.set)
     job = _on_this_machine(parse_job(document.content))
     _check_packages(job)
     return document, job, _pool(job, document, loaded)
@@ -126,38 +112,6 @@ def _on_this_machine(job: TrainingJob) -> TrainingJob:
     """Pods always use the network of this machine, even if the pool forbids the host network."""
     template = replace(job.spec.pod_template, host_network=False)
     return replace(job, spec=replace(job.spec, pod_template=template))
-
-
-def _changed(document: Document, changes: list[tuple[str, str]]) -> Document:
-    """The document with the fields of ``--set``, validated again."""
-    if not changes:
-        return document
-    content = copy.deepcopy(document.content)
-    for path, value in changes:
-        _set(content, path, value)
-    if problems := crd.all_problems(content):
-        raise InvalidManifests([f"--set: {problem}" for problem in problems])
-    return replace(document, content=content)
-
-
-def _set(content: dict[str, Any], path: str, value: str) -> None:
-    *parents, last = path.split(".")
-    parent = content
-    for key in parents:
-        parent = parent.setdefault(key, {})
-        if not isinstance(parent, dict):
-            raise UserError(f"--set {path}: {key} is not an object")
-    parent[last] = _value(path, value)
-
-
-def _value(path: str, text: str) -> Any:
-    try:
-        documents = list(manifest.read(text, f"--set {path}"))
-    except manifest.ManifestError as error:
-        raise InvalidManifests([str(error)]) from None
-    if len(documents) != 1:
-        raise UserError(f"--set {path}: give one value after the =")
-    return documents[0].content
 
 
 def _pool(job: TrainingJob, document: Document, loaded: Loaded) -> AcceleratorPool:
