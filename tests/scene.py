@@ -12,6 +12,7 @@ from typing import Any
 
 from builders import JobBuilder, make_job
 from trainwright_operator.api.spec import AcceleratorPool, TrainingJob
+from trainwright_operator.core.leaving import Leaving
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.placement.pools import BUILTIN
 from trainwright_operator.core.plan import Plan, plan
@@ -38,6 +39,7 @@ class Scene:
         self.last: Plan | None = None
         self.endpoint: PushEndpoint | None = None
         self.services: frozenset[str] | None = None
+        self.nodes: dict[str, Leaving] = {}
 
     @property
     def job(self) -> TrainingJob:
@@ -49,7 +51,7 @@ class Scene:
         return self._memo[1]
 
     def observed(self) -> Observed:
-        found = observe(self.job, self.objects.jobs.values(), self.objects.pods.values())
+        found = observe(self.job, self.objects.jobs.values(), self.objects.pods.values(), nodes=self.nodes)
         return replace(found, services=self.services)
 
     def plan(self) -> Plan:

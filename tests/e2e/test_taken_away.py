@@ -68,6 +68,32 @@ def test_a_process_that_is_killed_in_its_pod_is_no_failure(
     assert again["status"]["attempts"][0]["reason"] == "UnexplainedStop"
 
 
+def test_a_signal_on_a_node_that_is_announced_to_go_is_explained(
+    release: Helm, kube: Kube, namespace: str, faults: Faults
+) -> None:
+    kube.apply(named("moved", script=SLEEP, maxRestarts=0), namespace)
+    running(kube, namespace, "moved")
+    (pod,) = pods_of(kube, namespace, "moved")
+    node = kube.get("Pod", pod, namespace)["spec"]["nodeName"]
+    taints = kube.get("Node", node, None)["spec"].get("taints", [])
+    leaving = {"key": "cloud.google.com/impending-node-termination", "effect": "NoSchedule"}
+    kube.patch("Node", node, {"spec": {"taints": [*taints, leaving]}}, None)
+    try:
+        faults.kill(pod, namespace, "TERM")
+        again = job(kube, namespace, lambda one: len(one.get("attempts", ())) == 2, "to begin again", name="moved")
+        kube.wait_list(
+            "Pod",
+            namespace,
+            lambda pods: any(one["spec"].get("nodeName") not in (None, node) for one in pods),
+            what="to be placed on another node",
+        )
+    finally:
+        kube.patch("Node", node, {"spec": {"taints": taints}}, None)
+    attempt = again["status"]["attempts"][0]
+    assert (attempt["outcome"], attempt["reason"]) == ("Disrupted", "NodeLeaving")
+    assert attempt["message"] == f"stopped on request; node {node} is taken by GKE, as for maintenance"
+
+
 def test_a_copy_that_kubectl_debug_makes_decides_nothing(release: Helm, kube: Kube, namespace: str) -> None:
     kube.apply(named("copied", script={"inline": "import time; time.sleep(40)"}), namespace)
     running(kube, namespace, "copied")

@@ -149,7 +149,7 @@ def merged(known, patch):
 def _resource(path):
     parts = path.strip("/").split("/")
     known = ("services", "jobs", "pods", "configmaps", "trainingjobs", "acceleratorpools", "leases", "tokenreviews")
-    return next((part for part in parts if part in (*known, "events", "secrets")), parts[-1])
+    return next((part for part in parts if part in (*known, "events", "secrets", "nodes")), parts[-1])
 
 
 def play(scene):

@@ -381,6 +381,51 @@ def test_a_claim_that_is_yet_to_come_is_left_to_the_scheduler():
     play(scene)
 
 
+NODE_PATH = "/api/v1/nodes/node-a"
+TAKEN = {
+    "metadata": {"name": "node-a"},
+    "spec": {"taints": [{"key": "cloud.google.com/impending-node-termination", "effect": "NoSchedule"}]},
+}
+
+
+def stopped_pod(server):
+    """A pod that ended by a signal of which nothing else in the cluster tells."""
+    pod = ready_pod(server, 0)
+    ended = {"exitCode": 143, "message": '{"reason": "x", "exit_code": 143, "ended_by": "signal"}'}
+    pod["spec"] = {**pod["spec"], "nodeName": "node-a"}
+    pod["status"] = {
+        "phase": "Failed",
+        "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}],
+    }
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("node", "code", "reason", "said"),
+    [
+        (TAKEN, None, "NodeLeaving", "stopped on request; node node-a is taken by GKE, as for maintenance"),
+        (None, None, "NodeLeaving", "stopped on request; node node-a is gone"),
+        (TAKEN, 403, "UnexplainedStop", "stopped on request, though nothing in the cluster tells of one"),
+    ],
+)
+def test_the_node_of_a_pod_that_was_asked_to_stop_is_looked_at_once(node, code, reason, said):
+    async def scene(world, server):
+        await world.reconcile()
+        await world.reconcile()
+        if node:
+            server.put(NODE_PATH, copy.deepcopy(node))
+        if code:
+            server.fail("GET", code, path=NODE_PATH)
+        world.stores.pods.put(stopped_pod(server))
+        for _ in range(4):
+            await world.reconcile()
+        (entry,) = world.status["attempts"]
+        assert (entry["outcome"], entry["reason"], entry["message"]) == ("Disrupted", reason, said)
+        assert world.count("GET", "nodes") == 1
+
+    play(scene)
+
+
 def test_a_spec_that_this_release_cannot_read_is_told_and_not_tried_for_ever():
     async def scene(world, server):
         assert await world.reconcile() is None

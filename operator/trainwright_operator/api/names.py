@@ -121,6 +121,7 @@ class Reason:
     IMAGE_MISMATCH = "ImageMismatch"
     PREEMPTED = "Preempted"
     POD_DELETED = "PodDeleted"
+    NODE_LEAVING = "NodeLeaving"
     JOB_DELETED = "JobDeleted"
     JOB_DEADLINE = "JobDeadlineExceeded"
     PODS_GONE = "PodsGone"

@@ -7,7 +7,7 @@ retried with the queue's backoff.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,6 +26,7 @@ from trainwright_operator.cluster.recorder import Recorder
 from trainwright_operator.cluster.resources import (
     CLAIMS,
     JOBS,
+    NODES,
     SERVICES,
     TRAINING_JOBS,
     UNFOLLOWED,
@@ -38,6 +39,7 @@ from trainwright_operator.cluster.settings import Settings
 from trainwright_operator.core.claims import output_claim, unshared
 from trainwright_operator.core.cleanup import Delete
 from trainwright_operator.core.gangs import ONE_BY_ONE, Gangs
+from trainwright_operator.core.leaving import GONE, Leaving, leaving, node_of_disruption
 from trainwright_operator.core.observe import Observed, observe
 from trainwright_operator.core.placement.pools import choose, image_of
 from trainwright_operator.core.plan import Plan, plan
@@ -155,7 +157,10 @@ class Reconciler:
         if kueue.queue_of(job):
             lost = self._workload(key, job) is None and observed.admitted
             self._queues = await self._queues.still(self._api, lost)
-        planned = plan(job, self._pool(job), observed, now, self._endpoint(key), self._gangs, self._queue(key, job))
+        planned = self._plan(key, job, observed, now)
+        if nodes := await self._leaving(job, planned):
+            observed = self._observe(key, job, nodes=nodes)
+            planned = self._plan(key, job, observed, now)
         try:
             if message := await self._unshared(job, planned):
                 return refused(job, observed, now, Reason.OUTPUT_NOT_SHARED, message, REFUSED_AGAIN)
@@ -179,6 +184,22 @@ class Reconciler:
         if obstacles:
             planned = deletion_blocked(planned, obstacles, REFUSED_AGAIN)
         return replace(planned, requeue_after=_soonest(planned.requeue_after, explained_in))
+
+    def _plan(self, key: ObjectKey, job: TrainingJob, observed: Observed, now: datetime) -> Plan:
+        return plan(job, self._pool(job), observed, now, self._endpoint(key), self._gangs, self._queue(key, job))
+
+    async def _leaving(self, job: TrainingJob, planned: Plan) -> dict[str, Leaving]:
+        """What the node says whose pod has just disrupted the job; one read for each disruption."""
+        name = node_of_disruption(job.status, planned.status)
+        if name is None:
+            return {}
+        try:
+            found = leaving(await self._api.get(NODES, None, name))
+        except ApiError as error:
+            if error.code not in (403, 404):
+                raise
+            found = GONE if error.code == 404 else None
+        return {name: found} if found else {}
 
     def _pool(self, job: TrainingJob) -> AcceleratorPool | None:
         pool = choose(job, self._stores.accelerator_pools())
@@ -235,9 +256,7 @@ class Reconciler:
 
     async def _observed(self, key: ObjectKey, job: TrainingJob, now: datetime) -> tuple[Observed, float | None]:
         """The state in the cache, with Events of jobs that wait without a reason, or seconds until they are read."""
-        jobs, pods = self._stores.jobs.group(key), self._stores.pods.group(key)
-        services = frozenset(one["metadata"]["name"] for one in self._stores.services.group(key))
-        observed = replace(observe(job, jobs, pods), services=services)
+        observed = self._observe(key, job)
         waiting = silent(observed)
         if waiting is None:
             return observed, None
@@ -246,8 +265,18 @@ class Reconciler:
         waits = (self._stores.jobs if waiting.kind == JOBS.kind else self._stores.pods).get((key[0], waiting.name))
         warnings = await self._warnings.about(waiting.kind, waits) if waits else []
         early = not warnings and bool(waiting.left(now, UNEXPLAINED_FOR))
-        explained = replace(observe(job, jobs, pods, warnings), services=services)
-        return explained, UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
+        return self._observe(key, job, warnings), UNEXPLAINED_AGAIN if early else EXPLAINED_AGAIN
+
+    def _observe(
+        self,
+        key: ObjectKey,
+        job: TrainingJob,
+        events: Iterable[Object] = (),
+        nodes: Mapping[str, Leaving] | None = None,
+    ) -> Observed:
+        jobs, pods = self._stores.jobs.group(key), self._stores.pods.group(key)
+        services = frozenset(one["metadata"]["name"] for one in self._stores.services.group(key))
+        return replace(observe(job, jobs, pods, events, nodes), services=services)
 
     async def _unshared(self, job: TrainingJob, planned: Plan) -> str | None:
         """Why the new pods could not all write to the output; a claim that does not exist yet is no reason."""

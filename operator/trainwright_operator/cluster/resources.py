@@ -27,6 +27,7 @@ CORE_EVENTS = Resource("v1", "Event", "events")
 """Events in core/v1, which has field selectors for the Events of one object."""
 CLAIM_TEMPLATES = Resource("resource.k8s.io/v1", "ResourceClaimTemplate", "resourceclaimtemplates")
 CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+NODES = Resource("v1", "Node", "nodes", namespaced=False)
 SECRETS = Resource("v1", "Secret", "secrets")
 WORKLOADS = Resource(workload.VERSION, workload.KIND, workload.PLURAL)
 FLAVORS = Resource(workload.VERSION, "ResourceFlavor", "resourceflavors", namespaced=False)

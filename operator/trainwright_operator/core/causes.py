@@ -172,8 +172,8 @@ def _of_end(pod: Pod, end: End, asked: datetime | None) -> Cause:
     elif asked:
         reason = Reason.PREEMPTED if end.exit_code == ExitCode.PREEMPTED else Reason.POD_DELETED
     elif end.exit_code == ExitCode.PREEMPTED:
-        reason = Reason.PEER_STOPPED if by == EndedBy.PEER else Reason.UNEXPLAINED_STOP
-        message = _message_or(end, "it was stopped after a peer" if by == EndedBy.PEER else UNASKED)
+        reason, default = _unasked(pod, by)
+        message = _message_or(end, default)
     elif by == EndedBy.LOST:
         outcome, reason = Outcome.FAILED, Reason.PEER_LOST
     elif end.reason in _LOST_CONTAINERS:
@@ -184,6 +184,15 @@ def _of_end(pod: Pod, end: End, asked: datetime | None) -> Cause:
 
 
 UNASKED = "stopped on request, though nothing in the cluster tells of one"
+
+
+def _unasked(pod: Pod, by: str | None) -> tuple[str, str]:
+    """Reason and message of a pod that was asked to stop, without a deletion or a mark of its own."""
+    if by == EndedBy.PEER:
+        return Reason.PEER_STOPPED, "it was stopped after a peer"
+    if pod.leaving and pod.leaving.takes_pods:
+        return Reason.NODE_LEAVING, "stopped on request"
+    return Reason.UNEXPLAINED_STOP, UNASKED
 
 
 def _message_or(end: End | None, default: str) -> str:
@@ -200,6 +209,8 @@ def _ended_by(end: End) -> str | None:
 
 
 def _cause(pod: Pod, outcome: Outcome, reason: str, message: str, time: datetime | None) -> Cause:
+    if pod.leaving and outcome is Outcome.DISRUPTED and reason not in FOLLOWED:
+        message = f"{message}; node {pod.node} {pod.leaving.words}"
     return Cause(outcome, reason, message, pod.name, pod.node, pod.end.exit_code if pod.end else None, time)
 
 

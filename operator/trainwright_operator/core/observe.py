@@ -7,7 +7,7 @@ neither children of a former TrainingJob with the same name nor a stray pod with
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from trainwright.contract import Termination
 from trainwright_operator.api import names
 from trainwright_operator.api.spec import TrainingJob
+from trainwright_operator.core.leaving import Leaving
 from trainwright_operator.core.times import read_time
 
 Object = Mapping[str, Any]
@@ -70,6 +71,8 @@ class Pod:
     """How many pods train together."""
     excess: str = ""
     """What it used more of than its own limits let it, for which the kubelet evicted it."""
+    leaving: Leaving | None = None
+    """What its node says of its end, where that was asked."""
     kept_by: tuple[str, ...] = ()
     """Containers that go on after the trainer has ended: the pod, and with it the Job, does not end by itself."""
 
@@ -211,9 +214,16 @@ class Observed:
 
 
 def observe(
-    job: TrainingJob, jobs: Iterable[Object], pods: Iterable[Object], events: Iterable[Object] = ()
+    job: TrainingJob,
+    jobs: Iterable[Object],
+    pods: Iterable[Object],
+    events: Iterable[Object] = (),
+    nodes: Mapping[str, Leaving] | None = None,
 ) -> Observed:
-    """What the cluster holds of ``job``; ``events`` (core/v1) may add why pods are refused or stuck."""
+    """What the cluster holds of ``job``.
+
+    ``events`` (core/v1) may add why pods are refused or stuck, ``nodes`` why pods on these nodes end.
+    """
     warnings = {
         _involved(event): event.get("message") or "" for event in sorted(events, key=_last) if _tells_why(event)
     }
@@ -234,6 +244,8 @@ def observe(
             continue
         warned = ("Pod", look.pod.name) in warnings
         pod = _pod(item, look.attempt, warnings) if warned else look.pod
+        if nodes and (said := nodes.get(pod.node or "")):
+            pod = replace(pod, leaving=said)
         by_attempt.setdefault(look.attempt, ([], []))[1].append(pod)
     attempts = tuple(_attempt(number, *parts) for number, parts in sorted(by_attempt.items()))
     return Observed(attempts, foreign, probe=_probe(job, jobs, pods))
