@@ -45,6 +45,17 @@ def test_the_cluster_queue_covers_what_the_pods_of_every_pool_request(capsys, tm
         assert [one["name"] for one in flavor["resources"]] == group["coveredResources"]
 
 
+def test_claimed_devices_are_covered_by_the_name_of_their_quota(capsys, tmp_path) -> None:
+    path = tmp_path / "pools.yaml"
+    claimed = {"vendor": "nvidia", "deviceClassName": "gpu.nvidia.com"}
+    pools = [pool_manifest("a", **claimed), pool_manifest("b", **claimed, quotaResource="example.com/gpu")]
+    path.write_text(manifest.write(*pools))
+    assert main(["pools", "--kueue", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert "name: example.com/gpu" in captured.out
+    assert "not counted: the devices of a, which have a deviceClassName; set quotaResource" in captured.err
+
+
 def test_files_without_a_pool_are_an_error(capsys, tmp_path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(manifest.write(make_job().without("metadata.uid").manifest()))

@@ -99,6 +99,28 @@ def test_the_slices_of_a_tpu_job_are_one_unit() -> None:
     assert pod_set["template"]["spec"]["containers"][0]["resources"]["limits"]["google.com/tpu"] == "4"
 
 
+def test_claimed_devices_are_counted_where_the_pool_names_their_quota() -> None:
+    pool = AcceleratorPool("dra", "nvidia", device_class_name="gpu.nvidia.com", per_node=4)
+    counted = replace(pool, quota_resource="example.com/gpu")
+
+    def resources(of: AcceleratorPool) -> Object:
+        spec = kueue.workload(job(), place(job(), of), Queue())["spec"]["podSets"][0]["template"]["spec"]
+        assert "resourceClaims" not in spec, "Kueue would look for their templates"
+        return dict(spec["containers"][0].get("resources", {}))
+
+    assert "example.com/gpu" not in str(resources(pool))
+    assert resources(counted)["requests"]["example.com/gpu"] == "4"
+    assert "claims" not in resources(counted)
+    on = plan(job(), counted, Observed(), NOW, queue=Queue(Workload(of_pool(job(), counted)), SPOT))
+    template = next(child for child in on.apply if child["kind"] == "Job")["spec"]["template"]
+    assert "example.com/gpu" not in str(template), "no node has it"
+
+
+def of_pool(of: TrainingJob, pool: AcceleratorPool) -> Object:
+    made = kueue.workload(of, place(of, pool), Queue())
+    return {**made, "status": {"conditions": list(ADMITTED), "admission": ADMISSION}}
+
+
 def test_nothing_of_the_workload_changes_with_the_attempt() -> None:
     of, _ = running(job())
     later = replace(of, status={**of.status, "attempts": [*of.status["attempts"], {"attempt": 7, "startTime": "x"}]})

@@ -65,6 +65,12 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"deviceSelectors": ["true"]},
         "spec.deviceSelectors: selects among the devices of deviceClassName; give deviceClassName too",
     ),
+    "a quota of no claims": (
+        "h100",
+        {"quotaResource": "example.com/gpu"},
+        "spec.quotaResource: counts the devices of deviceClassName; remove it, others are counted as the resource that "
+        "pods request",
+    ),
     "a mount of nothing": (
         "h100",
         {"volumeMounts": [{"name": "gib", "mountPath": "/usr/local/gib"}]},

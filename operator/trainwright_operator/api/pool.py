@@ -154,6 +154,16 @@ class AcceleratorPool:
             8,
         ),
     ] = ()
+    quota_resource: Annotated[
+        str | None,
+        string(
+            "The resource that a queue counts the devices of deviceClassName as, such as example.com/gpu: that of "
+            "Kueue's deviceClassMappings, or one of its own.",
+            317,
+            pattern=formats.QUALIFIED,
+        ),
+        Default("they are not counted"),
+    ] = None
     runtime_class_name: Annotated[
         str | None, formats.object_name("The RuntimeClass of the pods, such as nvidia."), Default("the node's")
     ] = None
@@ -329,6 +339,13 @@ def _ways_to_devices() -> list[Rule]:
             "selects among the devices of deviceClassName; give deviceClassName too",
             lambda pool: "deviceSelectors" not in pool or "deviceClassName" in pool,
             field="deviceSelectors",
+            needs=(),
+        ),
+        Rule(
+            "!has(self.quotaResource) || has(self.deviceClassName)",
+            "counts the devices of deviceClassName; remove it, others are counted as the resource that pods request",
+            lambda pool: "quotaResource" not in pool or "deviceClassName" in pool,
+            field="quotaResource",
             needs=(),
         ),
     ]

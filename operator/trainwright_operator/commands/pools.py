@@ -27,9 +27,10 @@ def main(options: Namespace) -> int:
     if mistakes:
         return INVALID
     print(manifest.write(*map(flavor, pools), cluster_queue(options.name, pools)), end="")
-    uncounted = [pool.name for pool in pools if pool.device_class_name]
+    uncounted = [pool.name for pool in pools if pool.device_class_name and not pool.quota_resource]
     if uncounted:
-        print(f"not counted: the accelerators of {', '.join(uncounted)}, which have a deviceClassName", file=sys.stderr)
+        named = ", ".join(uncounted)
+        print(f"not counted: the devices of {named}, which have a deviceClassName; set quotaResource", file=sys.stderr)
     print(f"set each nominalQuota of ClusterQueue {options.name}, then make a LocalQueue for it", file=sys.stderr)
     return DONE
 
@@ -46,7 +47,8 @@ def cluster_queue(name: str, pools: Iterable[AcceleratorPool]) -> Object:
     A resource belongs to one group of flavors, and a group covers the same resources in each of its flavors.
     """
     pools = list(pools)
-    own = [resource for pool in pools for resource in (VENDORS[pool.vendor].resource_of(pool), *pool.rdma_resources)]
+    devices = [pool.quota_resource or VENDORS[pool.vendor].resource_of(pool) for pool in pools]
+    own = [resource for pool, device in zip(pools, devices, strict=True) for resource in (device, *pool.rdma_resources)]
     covered = [*BASIC, *dict.fromkeys(resource for resource in own if resource)]
     resources = [{"name": resource, "nominalQuota": 0} for resource in covered]
     group = {"coveredResources": covered, "flavors": [{"name": pool.name, "resources": resources} for pool in pools]}

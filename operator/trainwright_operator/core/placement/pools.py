@@ -89,6 +89,7 @@ def place(job: TrainingJob, pool: AcceleratorPool) -> Placement:
         device_class=pool.device_class_name,
         device_selectors=pool.device_selectors,
         devices=layout.devices,
+        quota_resource=pool.quota_resource,
         annotations=pool.pod_annotations,
         volumes=pool.volumes,
         volume_mounts=pool.volume_mounts,

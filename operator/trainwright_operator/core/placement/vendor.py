@@ -148,6 +148,8 @@ class Placement:
     """Devices are claimed of this class (Dynamic Resource Allocation), ``devices`` for each pod."""
     device_selectors: tuple[str, ...] = ()
     devices: int = 0
+    quota_resource: str | None = None
+    """What a queue counts claimed devices as; the pods themselves do not request it."""
     annotations: Mapping[str, str] | None = None
     labels: Mapping[str, str] | None = None
     """Labels of the pods that a queue asks for."""

@@ -221,7 +221,16 @@ def _pod_spec(job: TrainingJob, place: Placement) -> Object:
     for kind in ("initContainers", "containers"):
         if kind in full:
             found[kind] = [_asks(container) for container in full[kind]]
+    if place.quota_resource:
+        found["containers"][0] = _counted(found["containers"][0], place.quota_resource, place.devices)
     return found
+
+
+def _counted(container: Object, resource: str, devices: int) -> Object:
+    """With the devices that the pod claims (Dynamic Resource Allocation), as a resource that only the queue knows."""
+    resources = {name: value for name, value in (container.get("resources") or {}).items() if name != "claims"}
+    more = {kind: {**resources.get(kind, {}), resource: str(devices)} for kind in ("requests", "limits")}
+    return {**container, "resources": {**resources, **more}}
 
 
 def _asks(container: Mapping[str, Any]) -> Object:
