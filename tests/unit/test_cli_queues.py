@@ -15,7 +15,7 @@ from pool_cases import pool_manifest
 from trainwright_operator.api import manifest
 from trainwright_operator.cli import main
 from trainwright_operator.core.queues.workload import Workload
-from trainwright_operator.remote.queueing import _section
+from trainwright_operator.remote.queueing import _asked_for, _section
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 Object = dict[str, Any]
@@ -102,3 +102,23 @@ def test_those_that_wait_are_listed_in_their_order(served: bool) -> None:
     assert [line[:2] for line in lines[3:]] == (shown if served else [["-", "-"]] * 3)
     assert lines[3][3:6] == ["9", "2", "2m"]
     assert lines[4][5] == "60m"
+
+
+def test_a_queue_that_does_not_exist_is_listed_with_those_that_wait_for_it() -> None:
+    waits = workload("gpt", "2026-01-01T11:00:00Z", when("QuotaReserved", "False", "LocalQueue team doesn't exist"))
+    other = {"metadata": {"name": "zoo"}, "spec": {"clusterQueue": "cq"}}
+    found = _asked_for([other], [waits])
+    assert list(found) == ["team", "zoo"]
+    assert next(iter(_section(found["team"], [waits], {}, NOW))) == (
+        "queue team (no such LocalQueue exists): 0 admitted, 1 waiting"
+    )
+
+
+def test_an_elastic_job_is_listed_with_the_pods_that_it_was_admitted_with() -> None:
+    made = workload("gpt", "2026-01-01T11:00:00Z", when("QuotaReserved", "True"), when("Admitted", "True"))
+    made.stored["spec"]["podSets"] = [{"count": 4}]
+    made.stored["status"]["admission"] = {"clusterQueue": "cq", "podSetAssignments": [{"count": 3}]}
+    console = Console(file=io.StringIO(), width=160)
+    console.print(Group(*_section({"metadata": {"name": "team"}, "spec": {}}, [made], {}, NOW)))
+    row = next(line.split() for line in console.file.getvalue().splitlines() if "gpt" in line)
+    assert row[:4] == ["gpt", "0", "3", "60m"]

@@ -26,19 +26,32 @@ NO_KUEUE = f"this cluster does not serve {VERSION}: install Kueue 0.15 or newer"
 
 @command
 def main(cluster: Cluster, options: argparse.Namespace) -> int:
-    queues = _items(cluster, "localqueues")
+    workloads = [one for one in map(Workload, _items(cluster, PLURAL)) if not one.finished]
+    queues = _asked_for(_items(cluster, "localqueues"), workloads)
     if options.name:
-        queues = [one for one in queues if one["metadata"]["name"] == options.name]
+        queues = {name: queue for name, queue in queues.items() if name == options.name}
     if not queues:
         wanted = f"LocalQueue named {options.name!r}" if options.name else "LocalQueue"
         raise RemoteError(f"no {wanted} in namespace {cluster.namespace}; `kubectl get localqueues -A` lists all")
-    workloads = [Workload(one) for one in _items(cluster, PLURAL)]
     now = datetime.now(UTC)
-    for queue in queues:
-        name = queue["metadata"]["name"]
-        mine = [one for one in workloads if one.queue == name and not one.finished]
+    for name, queue in queues.items():
+        mine = [one for one in workloads if one.queue == name]
         show(Group(*_section(queue, mine, _places(cluster, name), now)))
     return DONE
+
+
+def _asked_for(queues: list[Object], workloads: list[Workload]) -> dict[str, Object]:
+    """The LocalQueues by name, also those that do not exist and that somebody waits for."""
+    known = {_name(one): one for one in queues}
+    return {name: known.get(name, {"metadata": {"name": name}}) for name in sorted({*known, *_queues_of(workloads)})}
+
+
+def _queues_of(workloads: list[Workload]) -> set[str]:
+    return {one.queue for one in workloads if one.queue}
+
+
+def _name(obj: Object) -> str:
+    return str(obj["metadata"]["name"])
 
 
 def _items(cluster: Cluster, plural: str) -> list[Object]:
@@ -60,8 +73,8 @@ def _section(queue: Object, workloads: list[Workload], places: Places, now: date
     """A line about the queue, then those that hold its quota, then those that wait, in their order."""
     holding = [one for one in workloads if one.reserved]
     waiting = sorted((one for one in workloads if not one.reserved), key=lambda one: _order(one, places))
-    of = queue["spec"].get("clusterQueue", "")
-    yield f"queue {queue['metadata']['name']} (ClusterQueue {of}): {len(holding)} admitted, {len(waiting)} waiting"
+    of = f"ClusterQueue {queue['spec'].get('clusterQueue', '')}" if "spec" in queue else "no such LocalQueue exists"
+    yield f"queue {_name(queue)} ({of}): {len(holding)} admitted, {len(waiting)} waiting"
     ordered = [*sorted(holding, key=_created), *waiting]
     yield from section(HEADINGS, [_row(one, places, now) for one in ordered])
     yield ""
@@ -76,8 +89,14 @@ def _order(workload: Workload, places: Places) -> tuple[int, int, str]:
 def _row(workload: Workload, places: Places, now: datetime) -> list[str]:
     place, overall = ("", "") if workload.reserved else places.get(workload.name, ("-", "-"))
     state, why, since = _state(workload)
-    pods = sum(int(one.get("count") or 1) for one in workload.spec.get("podSets") or ())
-    return [str(place), str(overall), _job(workload), str(_priority(workload)), str(pods), _age(since, now), state, why]
+    pods = str(_pods(workload))
+    return [str(place), str(overall), _job(workload), str(_priority(workload)), pods, _age(since, now), state, why]
+
+
+def _pods(workload: Workload) -> int:
+    """Those that it has quota for, which may be fewer than an elastic job asks for; else those that it asks for."""
+    given = (workload.status.get("admission") or {}).get("podSetAssignments")
+    return sum(int(one.get("count") or 1) for one in given or workload.spec.get("podSets") or ())
 
 
 def _state(workload: Workload) -> tuple[str, str, datetime | None]:
