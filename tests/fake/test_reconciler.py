@@ -13,7 +13,7 @@ from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.reconciler import Reconciler
 from trainwright_operator.cluster.recorder import Recorder
-from trainwright_operator.cluster.resources import POOLS, TRAINING_JOBS
+from trainwright_operator.cluster.resources import POOLS, TRAINING_JOBS, Queues
 from trainwright_operator.cluster.settings import Settings
 
 PATH = "/apis/trainwright.dev/v1alpha1/namespaces/default/trainingjobs/train"
@@ -525,6 +525,25 @@ def test_the_first_word_of_the_scheduler_is_told_at_once_and_the_next_ones_at_in
         assert [message.split("/")[1].split()[0] for message in written] == ["10", "25", "40", "55", "70"]
 
     play(scene)
+
+
+def test_a_workload_that_lost_its_labels_gets_them_back_and_is_not_created_for_ever():
+    job = make_job("train").with_("metadata.labels", {"kueue.x-k8s.io/queue-name": "team"})
+
+    async def scene(world, server):
+        world.reconciler = Reconciler(
+            world.api, world.stores, Settings(), world.metrics, world.recorder, lambda: world.now, queues=Queues(True)
+        )
+        await world.reconcile()
+        (path,) = (path for path in server.objects if "/workloads/" in path)
+        labels = server.objects[path]["metadata"].pop("labels")
+        world.stores.workloads.remove(server.put(path, server.objects[path]))  # as the watch by labels says
+        for _ in range(3):
+            await world.reconcile()
+        assert server.objects[path]["metadata"]["labels"] == labels
+        assert world.count("POST", "workloads") == 2
+
+    play(scene, job)
 
 
 def test_an_event_that_cannot_be_written_does_not_stop_the_work():

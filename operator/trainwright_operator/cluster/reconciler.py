@@ -305,8 +305,18 @@ class Reconciler:
             meta = child["metadata"]
             made = await self._api.get(resource, meta["namespace"], meta["name"])
             _check_owner(made, job)
+            if resource is WORKLOADS:
+                made = await self._labelled(made, meta["labels"])
         if resource in (JOBS, SERVICES, WORKLOADS):
             self._stores.take(resource, made)
+
+    async def _labelled(self, workload: Object, labels: Mapping[str, str]) -> Object:
+        """With the labels by which it is watched, which somebody has removed: it would be created again and again."""
+        metadata = workload["metadata"]
+        if labels.items() <= (metadata.get("labels") or {}).items():
+            return workload
+        patch = {"metadata": {"labels": dict(labels)}}
+        return await self._api.patch(WORKLOADS, metadata["namespace"], metadata["name"], patch)
 
     async def _try_to_create(self, child: Object, job: TrainingJob) -> None:
         """Create what the job does well without; where it is refused, it is tried again at the next look."""
