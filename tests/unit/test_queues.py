@@ -330,14 +330,59 @@ def test_a_deleted_workload_is_held_until_the_pods_have_ended() -> None:
     }
 
 
+@pytest.mark.parametrize("what", ["pods", "queue"])
 @pytest.mark.parametrize("reserved", [False, True])
-def test_a_workload_that_was_changed_by_hand_starts_nothing_and_is_not_fought_over(reserved: bool) -> None:
+def test_a_workload_that_was_changed_by_hand_starts_nothing_and_is_not_fought_over(reserved: bool, what: str) -> None:
     found = stored(job(), *(ADMITTED if reserved else WAITS["quota"][0]), admission=ADMISSION)
-    found["spec"]["podSets"][0]["count"] = 1
+    if what == "queue":
+        found["spec"]["queueName"] = "other"
+    else:
+        found["spec"]["podSets"][0]["count"] = 1
     planned = plan(job(), POOL, Observed(), NOW, queue=Queue(Workload(found), SPOT))
     assert (planned.apply, planned.queue, planned.delete) == ((), (), ())
     assert planned.status["display"]["state"] == "Queued (WorkloadDiffers)"
     assert "delete workload" in planned.status["display"]["why"]
+
+
+URGENT = {"urgent": 9}
+
+
+def of_class(name: str, *conditions: Object) -> Queue:
+    """The Workload of a job of class ``urgent``, in a cluster that has only the class ``name``."""
+    found = kueue.workload(job(**{kueue.LABEL_PRIORITY: "urgent"}), place(job(), POOL), Queue(priorities=URGENT))
+    status = {"conditions": list(conditions), "admission": ADMISSION}
+    return Queue(Workload({**found, "status": status}), SPOT, {name: 9})
+
+
+@pytest.mark.parametrize("label", ["urgent", "nowhere"])
+def test_a_priority_class_that_is_gone_holds_no_quota_for_nothing(label: str) -> None:
+    of = job(**{kueue.LABEL_PRIORITY: label})
+    assert "Job" in kinds(plan(of, POOL, Observed(), NOW, queue=of_class("", *ADMITTED)))
+
+
+@pytest.mark.parametrize(("label", "reason"), [("urgent", "WaitingForQuota"), ("nowhere", "QueueUnusable")])
+def test_a_priority_class_that_does_not_exist_is_named_unless_the_workload_has_it(label: str, reason: str) -> None:
+    of = job(**{kueue.LABEL_PRIORITY: label})
+    waits = plan(of, POOL, Observed(), NOW, queue=of_class("", *WAITS["quota"][0]))
+    assert waits.status["display"]["state"] == f"Queued ({reason})"
+
+
+WRONG = {
+    LABEL_QUEUE: ("Team_A", "is no name of a LocalQueue"),
+    kueue.LABEL_MAX_SECONDS: ("soon", "write a whole number of seconds from 1 on"),
+}
+
+
+@pytest.mark.parametrize("label", WRONG)
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_label_that_kueue_would_refuse_is_named_and_nothing_is_sent(label: str, waits: bool) -> None:
+    value, message = WRONG[label]
+    of = job(**{label: value})
+    queue = Queue(Workload(stored(job(), *WAITS["quota"][0])) if waits else None)
+    planned = plan(of, POOL, Observed(), NOW, queue=queue)
+    assert (planned.apply, planned.queue, planned.requeue_after) == ((), (), None)
+    assert planned.status["display"]["state"] == "Queued (QueueUnusable)"
+    assert message in planned.status["display"]["why"]
 
 
 def test_a_queue_that_cannot_be_followed_holds_the_job() -> None:

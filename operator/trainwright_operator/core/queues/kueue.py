@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from trainwright.contract import MAX_MESSAGE, shorten
-from trainwright_operator.api import names
+from trainwright_operator.api import formats, names
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.spec import TrainingJob
 from trainwright_operator.core import elastic
@@ -157,20 +158,20 @@ def workload(job: TrainingJob, place: Placement, queue: Queue) -> Object:
 
 def missing(job: TrainingJob, place: Placement, queue: Queue) -> tuple[Object, ...]:
     """The Workload, if it is yet to be created."""
-    unusable = queue.trouble or job.labels.get(LABEL_PRIORITY, "") not in {"", *queue.priorities}
+    unusable = queue.trouble or _wrong_label(job, queue)
     return () if queue.workload or prebuilt(job) or unusable else (workload(job, place, queue),)
 
 
 def _spec(job: TrainingJob, place: Placement) -> Object:
     """What Kueue keeps unchanged while quota is reserved."""
-    seconds = job.labels.get(LABEL_MAX_SECONDS, "")
+    seconds = _seconds(job.labels.get(LABEL_MAX_SECONDS, ""))
     pods: Object = {"name": POD_SET, "count": place.pods, "template": {"spec": _pod_spec(job, place)}}
     if elastic.asked(job) and (least := elastic.sizes(job)[-1]) < place.pods:
         pods["minCount"] = least
     return {
         "queueName": queue_of(job),
         "podSets": [pods | _topology(job, place)],
-        **({"maximumExecutionTimeSeconds": int(seconds)} if seconds.isascii() and seconds.isdigit() else {}),
+        **({"maximumExecutionTimeSeconds": seconds} if seconds else {}),
     }
 
 
@@ -259,11 +260,9 @@ def hold(job: TrainingJob, place: Placement, queue: Queue, now: datetime) -> Hol
     """What the next attempt waits for; None when its pods may be created."""
     if queue.trouble:
         return Hold(Reason.QUEUE_UNUSABLE, queue.trouble, queued=True, stalled=True, again=LOOK_AGAIN)
-    name = job.labels.get(LABEL_PRIORITY)
-    if name and name not in queue.priorities:
-        message = f"WorkloadPriorityClass {name} does not exist; create it, or change the label {LABEL_PRIORITY}"
-        return Hold(Reason.QUEUE_UNUSABLE, message, queued=True, stalled=True)
     found = queue.workload
+    if message := _wrong_label(job, queue):
+        return Hold(Reason.QUEUE_UNUSABLE, message, queued=True, stalled=True)
     if found is None and prebuilt(job):
         return _waits(job, UNSEEN, f"its Workload {prebuilt(job)} is not here yet")
     if found is None:
@@ -276,7 +275,7 @@ def hold(job: TrainingJob, place: Placement, queue: Queue, now: datetime) -> Hol
             return _waits(job, Reason.WORKLOAD_DIFFERS, message, stalled=True)
     elif found.digest != _digest(_spec(job, place)):
         return _waits(job, Reason.WORKLOAD_REPLACED, "the job was changed, and with it what it asks Kueue for")
-    elif differs := _differs(found.spec, _spec(job, place)):
+    elif differs := _moved(job, found) or _differs(found.spec, _spec(job, place)):
         command = f"kubectl -n {job.namespace} delete workload {found.name}"
         message = f"its Workload was changed by hand: {differs}; `{command}` lets the operator make it anew"
         return _waits(job, Reason.WORKLOAD_DIFFERS, message, stalled=True)
@@ -287,6 +286,25 @@ def hold(job: TrainingJob, place: Placement, queue: Queue, now: datetime) -> Hol
     if found.admitted:
         return _without_flavor(job, found, queue)
     return _not_admitted(job, found, queue.place, now)
+
+
+def _wrong_label(job: TrainingJob, queue: Queue) -> str:
+    """Which label asks for what cannot be, and the fix; empty where the Workload exists and does without it."""
+    name, seconds, found = job.labels.get(LABEL_PRIORITY, ""), job.labels.get(LABEL_MAX_SECONDS), queue.workload
+    if found and found.admitted:
+        return ""
+    if not re.fullmatch(formats.SUBDOMAIN.expression, queue_of(job)):
+        return f"label {LABEL_QUEUE}={queue_of(job)} is no name of a LocalQueue; {formats.SUBDOMAIN.hint}"
+    if seconds is not None and _seconds(seconds) is None:
+        return f"label {LABEL_MAX_SECONDS}={seconds}: write a whole number of seconds from 1 on, or remove it"
+    known = {"", *queue.priorities, (found.spec.get("priorityClassRef") or {}).get("name") if found else ""}
+    if name not in known:
+        return f"WorkloadPriorityClass {name} does not exist; create it, or change the label {LABEL_PRIORITY}"
+    return ""
+
+
+def _seconds(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and 0 < int(text) < 2**31 else None
 
 
 def _waits(job: TrainingJob, reason: str, message: str, stalled: bool = False) -> Hold:
@@ -465,7 +483,9 @@ def follow(
         same = found.condition(On.FINISHED).get("reason") == FAILED_TO_START and _current(job, found, place)
         return Followed() if same else withdrawn(found)
     if at_rest and place and not _current(job, found, place):
-        return withdrawn(found) if found.reserved else Followed((_updated(job, found, place),))
+        if found.reserved:
+            return withdrawn(found)
+        return Followed() if _wrong_label(job, queue) else Followed((_updated(job, found, place),))
     if found.evicted and found.reserved and at_rest:
         return Followed((requeued(found, now),))
     return Followed(tuple(running(job, queue, verdict, now)))
@@ -510,6 +530,10 @@ def _adopted(job: TrainingJob, queue: Queue, verdict: Verdict, at_rest: bool, no
     if found.evicted and found.reserved and at_rest:
         return Followed((*changes, requeued(found, now)))
     return Followed((*changes, *running(job, queue, verdict, now)))
+
+
+def _moved(job: TrainingJob, found: Workload) -> str:
+    return "" if found.queue == queue_of(job) else f"it is in queue {found.queue}"
 
 
 def _differs(given: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
