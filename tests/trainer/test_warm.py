@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from trainer.gangs import Gang
 from trainwright.contract import ResolvedJob
 from trainwright.launch import warm
-from trainwright.launch.warm import NotWarm, forks
+from trainwright.launch.warm import NotWarm, RankStart, WarmParent, forks
 
 TESTS = Path(__file__).parent.parent
 
@@ -54,6 +56,62 @@ def test_a_script_that_asks_for_it_is_forked_in_every_round(tmp_path):
     assert len(numbers) == 8  # each rank draws its own
     assert gang.log().count("[rank 1] hello") == 2
     assert "spawned" not in gang.log()
+
+
+KILLER = """
+import os, signal, sys, time
+from pathlib import Path
+rank, round, launcher = int(os.environ["RANK"]), os.environ["TRAINWRIGHT_ROUND"], os.getppid()
+Path(f"pid-{rank}-{round}").write_text(str(os.getpid()))
+while len(ranks := [path.read_text() for path in Path().glob(f"pid-*-{round}")]) < 2 or not all(ranks):
+    time.sleep(0.02)
+print("warm" if "transformers" in sys.modules else "new", flush=True)
+if round == "1" and rank == 1:
+    (parent,) = set(Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()) - set(ranks)
+    os.kill(int(parent), signal.SIGKILL)
+    sys.exit(7)
+time.sleep(300 if round == "1" else 0)
+"""
+
+
+def test_ranks_are_spawned_when_the_process_to_fork_them_from_was_killed(tmp_path):
+    with Gang(tmp_path, KILLER, per_node=2, start_method="Fork") as gang:
+        gang.environment = {"TRAINWRIGHT_RESTARTS_LEFT": "1"}
+        assert gang.run() == [0], gang.log()
+    lines = sorted(line for line in gang.log().splitlines() if line.startswith("[rank"))  # no warning either
+    assert lines == [f"[rank {rank}] {kind}" for rank in (0, 1) for kind in ("new", "warm")]
+    assert "ranks are spawned, not forked: the process to fork them from has ended" in gang.log()
+
+
+@pytest.fixture
+def quick_parent(tmp_path):
+    """One that imports nothing; its ranks leave a file."""
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / "preload.py").write_text("def preload(): ...")
+    (tmp_path / "quick" / "__main__.py").write_text("import os; open(os.environ['NAME'], 'w').close()")
+    paths = os.pathsep.join([str(tmp_path), str(TESTS.parent / "trainer_image")])
+    parent = WarmParent({**os.environ, "PYTHONPATH": paths}, "quick")
+    parent.wait()
+    assert parent.usable
+    yield parent
+    parent.close()
+    assert parent.process.returncode is not None
+
+
+def test_no_rank_begins_before_all_are_forked(quick_parent, tmp_path):
+    first, broken = RankStart({"NAME": str(tmp_path / "ran")}, ["", ""]), RankStart(None, [])
+    with pytest.raises(NotWarm, match="has ended"):
+        quick_parent.fork(["-u", "-m", "quick"], os.environ, {0: first, 1: broken})
+    time.sleep(0.3)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_parent_that_stands_still_is_given_up(quick_parent, tmp_path, monkeypatch):
+    monkeypatch.setattr(warm, "FORK_SECONDS", 0.3)
+    os.kill(quick_parent.process.pid, signal.SIGSTOP)
+    with pytest.raises(NotWarm, match="does not answer"):
+        quick_parent.fork(["-u", "-m", "quick"], os.environ, {0: RankStart({"NAME": str(tmp_path / "ran")}, ["", ""])})
+    assert not quick_parent.usable
 
 
 JOB = ResolvedJob("job", "default", "uid", 1, 1, 1)

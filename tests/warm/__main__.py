@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trainwright.contract import ENV_JOB_FILE, ResolvedJob
 from trainwright.launch import reaper
-from trainwright.launch.warm import WarmParent
+from trainwright.launch.warm import RankStart, WarmParent
 
 AT_ONCE = 2
 LONGEST = 120.0
@@ -46,7 +46,8 @@ def run(parent: WarmParent, environment: dict[str, str], forks: int) -> int:
         while started < forks and len(working) < AT_ONCE:
             uses_trl = int(started % TRL_EVERY == TRL_EVERY - 1)
             own = {**environment, "RANK": str(started), "USES_TRL": str(uses_trl)}
-            working[parent.fork(["-u", "-m", "warm.rank"], own, ["", ""])] = time.monotonic()
+            (pid,) = parent.fork(["-u", "-m", "warm.rank"], own, {0: RankStart({}, ["", ""])}).values()
+            working[pid] = time.monotonic()
             started += 1
         for pid, since in list(working.items()):
             code, took = reaper.exit_code_of(pid), time.monotonic() - since

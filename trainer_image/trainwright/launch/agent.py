@@ -25,13 +25,12 @@ from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCP
 from torch.distributed.launcher.api import LaunchConfig
 
 from trainwright.contract import ENV_NODE_DIR, ENV_ROUND
-from trainwright.launch import reaper
 from trainwright.launch.meeting import GangReporter, ReachabilityCheck
 from trainwright.launch.peers import Peers
 from trainwright.launch.rank_log import RankLog
 from trainwright.launch.rendezvous import Place, RendezvousFailed, Wait, named, network_hint, wait_for_port
 from trainwright.launch.supervisor import Supervisor
-from trainwright.launch.warm import NotWarm, WarmParent
+from trainwright.launch.warm import NotWarm, RankStart, WarmParent
 
 TICK_SECONDS = 0.1
 _OURS = (signal.SIGTERM, signal.SIGINT)
@@ -71,17 +70,15 @@ class PodAgent(LocalElasticAgent):
             return False
         own = {worker.local_rank: self._environment(worker_group, worker) for worker in worker_group.workers}
         logs = self._streams.reify(own)
+        ranks = {
+            local: RankStart(environment, [logs.stdouts[local], logs.stderrs[local]])
+            for local, environment in own.items()
+        }
         try:
-            for local_rank, environment in own.items():
-                streams = [logs.stdouts[local_rank], logs.stderrs[local_rank]]
-                command, every = list(worker_group.spec.args), {**os.environ, **environment}
-                self._forked[local_rank] = self._warm.fork(command, every, streams)
+            self._forked = self._warm.fork(list(worker_group.spec.args), os.environ, ranks)
             return True
         except NotWarm as reason:
             print(f"trainwright: ranks are spawned, not forked: {reason}", file=sys.stderr, flush=True)
-            for pid in self._forked.values():
-                reaper.kill_group(pid)
-            self._forked.clear()
             return False
 
     def _environment(self, worker_group: WorkerGroup, worker: Worker) -> dict[str, str]:

@@ -29,8 +29,10 @@ class RankLog:
         self._thread = threading.Thread(target=self._copy, name="rank log", daemon=True)
 
     def pipe(self, rank: int, name: str) -> str:
-        """The path to open as the rank's ``name``, stdout or stderr. Call before :meth:`start`."""
+        """The path to open as the rank's ``name``, stdout or stderr."""
         path = self._folder / f"{name}-{rank}"
+        if path.exists():  # no rank has opened it: those that could not be forked are spawned
+            return str(path)
         os.mkfifo(path, 0o600)
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         target = (sys.stdout if name == "stdout" else sys.stderr).fileno()

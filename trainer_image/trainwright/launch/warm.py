@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainwright.contract import ENV_RUNTIME, ENV_VENDOR, RUNTIMES, ResolvedJob
-from trainwright.launch.warm_parent import LARGEST_MESSAGE, QUIET_LIBRARIES
+from trainwright.launch.warm_parent import LARGEST_MESSAGE, OPEN, QUIET_LIBRARIES
 
 FORK, SPAWN = "Fork", "Spawn"
+IMPORT_SECONDS, FORK_SECONDS = 900.0, 60.0
+"""After which a parent that does not answer is killed, and ranks are spawned."""
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd")
 """A rank that sees one uses the GPU, also where no pool says so: on a machine of one's own."""
 
 
 class NotWarm(Exception):
     """Ranks cannot be forked, so they are spawned."""
+
+
+class RankStart(NamedTuple):
+    """How one rank differs from the others of its node."""
+
+    environment: dict[str, str]
+    streams: list[str]
+    """The files for stdout and stderr; empty for those of the parent."""
 
 
 def forks(job: ResolvedJob, environment: Mapping[str, str]) -> bool:
@@ -70,41 +80,71 @@ class WarmParent:
             return
         self._awaited = True
         try:
-            self._answer()
+            self._answer(IMPORT_SECONDS)
             self.usable = True
         except NotWarm as reason:
             print(f"trainwright: ranks are spawned, not forked: {reason}", file=sys.stderr, flush=True)
 
-    def fork(self, command: Sequence[str], environment: Mapping[str, str], streams: Sequence[str]) -> int:
-        """Forks a rank; returns its process id.
+    def fork(
+        self, command: Sequence[str], environment: Mapping[str, str], ranks: Mapping[int, RankStart]
+    ) -> dict[int, int]:
+        """Forks all ranks of the node; none of them begins before the last one is there.
+
+        So a failure leaves no rank running, and no rank takes the processor from the forks of the others.
 
         Args:
             command: ``["-u", "-m", module, *args]``, as for Python.
-            environment: All of the rank's environment.
-            streams: The files for stdout and stderr; empty for those of this process.
+            environment: What all ranks have.
+            ranks: By local rank.
+
+        Returns:
+            The process ids by local rank.
 
         Raises:
-            NotWarm: The parent is gone, or must not be forked.
+            NotWarm: The parent is gone, does not answer, or must not be forked.
         """
         _, _, module, *args = command
-        request = {"module": module, "args": args, "environment": dict(environment), "streams": list(streams)}
+        differ = [start._asdict() for start in ranks.values()]
+        request = {"module": module, "args": args, "environment": dict(environment), "ranks": differ}
+        gate, opener = os.pipe()
         try:
-            self._channel.send(json.dumps(request).encode())
-        except OSError as error:
-            raise NotWarm(f"the process to fork them from has ended ({error.strerror})") from None
-        return int(self._answer()["pid"])
+            self._send(request, gate)
+            pids = self._answer(FORK_SECONDS)["pids"]
+            os.write(opener, OPEN * len(pids))
+            return dict(zip(ranks, pids, strict=True))
+        finally:  # a rank that finds the gate closed ends
+            os.close(opener)
+            os.close(gate)
 
-    def _answer(self) -> dict[str, Any]:
-        with suppress(OSError):
-            if message := self._channel.recv(LARGEST_MESSAGE):
-                answer: dict[str, Any] = json.loads(message)
-                if reason := answer.get("unfit"):
-                    raise NotWarm(reason)
-                return answer
-        raise NotWarm("the process to fork them from has ended; look whether memory ran out")
+    def _send(self, request: dict[str, Any], gate: int) -> None:
+        try:
+            self._channel.settimeout(FORK_SECONDS)
+            socket.send_fds(self._channel, [json.dumps(request).encode()], [gate])
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        self._channel.settimeout(seconds)
+        try:
+            message = self._channel.recv(LARGEST_MESSAGE)
+        except OSError as error:
+            raise self._lost(error) from None
+        if not message:
+            raise self._lost(None)
+        answer: dict[str, Any] = json.loads(message)
+        if reason := answer.get("unfit"):
+            raise NotWarm(reason)
+        return answer
+
+    def _lost(self, error: OSError | None) -> NotWarm:
+        self.usable = False
+        if error is None or error.errno in (errno.EPIPE, errno.ECONNRESET):
+            return NotWarm("the process to fork them from has ended; look whether memory ran out")
+        self.process.kill()
+        return NotWarm(f"the process to fork them from does not answer ({error.strerror or error})")
 
     def close(self) -> None:
-        """The parent ends; ranks that were forked go on."""
+        """The parent ends, also if it stands still; ranks that were forked go on."""
         self._channel.close()
-        with suppress(ChildProcessError):
-            os.waitpid(self.process.pid, 0)
+        self.process.kill()
+        self.process.wait()

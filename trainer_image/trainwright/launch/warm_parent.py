@@ -1,7 +1,8 @@
 """The process from which the ranks of a pod are forked: it imports once what every rank would import.
 
 ``python -m trainwright.launch.warm_parent FD MODULE`` is started by the launcher and obeys it over the socket ``FD``.
-It reports that it is ready, or why it must not be forked; then each message is answered by a rank's process id. It
+It reports that it is ready, or why it must not be forked; then each message is answered by the process ids of the ranks
+that it asks for. It brings a gate, the reading end of a pipe, at which they wait until all are there. This process
 never computes, so it has one thread, no OpenMP pool and no device context, and a fork of it is as good as a new
 process. It ends with the launcher.
 
@@ -21,10 +22,13 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from contextlib import suppress
 from typing import Any, NoReturn
 
 LARGEST_MESSAGE = 2**20
+OPEN = b"o"
+"""What a rank reads from its gate when it may begin; at the end of the file it ends, because the launcher gave up."""
 QUIET_LIBRARIES = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OPENBLAS_NUM_THREADS": "1"}
 """Without these, pyarrow's jemalloc and numpy's BLAS start threads when they are imported."""
 _PR_SET_PDEATHSIG = 1
@@ -37,8 +41,13 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     prepare(sys.argv[2])
     answer(channel, {"unfit": reason} if (reason := unfit()) else {"ready": True})
-    while message := channel.recv(LARGEST_MESSAGE):
-        answer(channel, {"pid": fork_rank(json.loads(message), channel)})
+    while True:
+        message, gates, _, _ = socket.recv_fds(channel, LARGEST_MESSAGE, 1)
+        if not message:
+            return
+        (gate,) = gates
+        answer(channel, {"pids": fork_ranks(channel, gate, **json.loads(message))})
+        os.close(gate)
 
 
 def answer(channel: socket.socket, document: dict[str, Any]) -> None:
@@ -70,8 +79,31 @@ def unfit() -> str | None:
     return None
 
 
-def fork_rank(request: dict[str, Any], channel: socket.socket) -> int:
-    """Forks a rank; returns its process id once it is a child of the launcher."""
+def fork_ranks(
+    channel: socket.socket,
+    gate: int,
+    module: str,
+    args: list[str],
+    environment: dict[str, str],
+    ranks: list[dict[str, Any]],
+) -> list[int]:
+    """Forks ranks, which begin when their gate opens; returns their process ids once they are the launcher's children.
+
+    Args:
+        environment: What all ranks have.
+        ranks: The environment that each has besides, and its streams.
+    """
+    forked = [
+        _fork_twice(channel, gate, module, args, {**environment, **rank["environment"]}, rank["streams"])
+        for rank in ranks
+    ]
+    for between, _ in forked:  # they end while the next rank is forked
+        os.waitpid(between, 0)
+    return [pid for _, pid in forked]
+
+
+def _fork_twice(channel: socket.socket, gate: int, *start: Any) -> tuple[int, int]:
+    """The process between and the rank."""
     reader, writer = os.pipe()
     between = os.fork()
     if between == 0:
@@ -83,25 +115,27 @@ def fork_rank(request: dict[str, Any], channel: socket.socket) -> int:
             channel.close()
             while os.getppid() == own:
                 time.sleep(0.001)
-            become_rank(**request)
+            become_rank(gate, *start)
         os.write(writer, str(pid).encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
-        pid = int(pipe.read())
-    os.waitpid(between, 0)
-    return pid
+        return between, int(pipe.read())
 
 
-def become_rank(module: str, args: list[str], environment: dict[str, str], streams: list[str]) -> NoReturn:
-    """Runs ``python -m module args`` in this process, as if it had just been started.
+def become_rank(gate: int, module: str, args: list[str], environment: dict[str, str], streams: list[str]) -> NoReturn:
+    """Runs ``python -m module args`` in this process, as if it had just been started, when the gate opens.
 
     Args:
+        gate: A pipe; if it ends without :data:`OPEN`, so does this process.
         environment: All of it.
         streams: The files for stdout and stderr; empty for those of this process.
     """
     try:
         os.setsid()
+        if not os.read(gate, len(OPEN)):
+            os._exit(1)
+        os.close(gate)
         _reset_signals()
         for descriptor, path in enumerate(streams, start=1):
             if path:
@@ -111,6 +145,9 @@ def become_rank(module: str, args: list[str], environment: dict[str, str], strea
         if (numpy := sys.modules.get("numpy")) is not None:
             numpy.random.seed()  # else every rank would draw the same numbers; Python's own generator seeds itself
         gc.unfreeze()
+        warnings.filterwarnings(
+            "ignore", ".*found in sys.modules", RuntimeWarning, "runpy"
+        )  # of a module imported before
         sys.argv = [module, *args]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         os._exit(0)
