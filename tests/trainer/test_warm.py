@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainer.gangs import Gang
-from trainwright.contract import ResolvedJob
+from trainwright.contract import ENV_JOB_FILE, ENV_OUTPUT_DIR, ResolvedJob
 from trainwright.launch import warm
 from trainwright.launch.warm import NotWarm, RankStart, WarmParent, forks
 
@@ -114,6 +114,39 @@ def test_a_parent_that_stands_still_is_given_up(quick_parent, tmp_path, monkeypa
     assert not quick_parent.usable
 
 
+IMPORTS_ANEW = """
+import os, sys
+from trainwright.launch.warm_parent import prepare
+prepare("trainwright.declarative")
+before = {*sys.modules}
+from trainwright.declarative.__main__ import main
+main()
+print("new:", *sorted({*sys.modules} - before - {"trainwright.declarative.__main__"}))
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_a_forked_rank_finds_all_modules_that_training_needs(tmp_path):
+    """Each one that is missing costs every rank the time of its import, at every restart."""
+    job = ResolvedJob("warm", "default", "uid", 1, 1, 1, task="CausalLM", **DECLARED)
+    (tmp_path / "job.json").write_text(job.to_json())
+    environment = {
+        **os.environ, "PYTHONPATH": str(TESTS.parent / "trainer_image"), "HF_HOME": str(tmp_path / "cache"),
+        ENV_JOB_FILE: str(tmp_path / "job.json"), ENV_OUTPUT_DIR: str(tmp_path / "output"),
+    }  # fmt: skip
+    command = [sys.executable, "-c", IMPORTS_ANEW]
+    done = subprocess.run(command, env=environment, timeout=300, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("new:")]
+    assert len(line.split()) <= 5, line  # releases of the libraries differ
+
+
+DECLARED = {
+    "model": {"source": "gpt2", "fromConfig": {"n_layer": 1, "n_embd": 16, "n_head": 2}, "tokenizer": "bytes"},
+    "dataset": {"source": "stdlib://a*.py", "blockSize": 32},
+    "training_arguments": {"max_steps": 1, "per_device_train_batch_size": 1, "use_cpu": True},
+}
 JOB = ResolvedJob("job", "default", "uid", 1, 1, 1)
 CASES = {
     # name: (fields of the job, environment, whether it forks; None: it asks for what it cannot have)

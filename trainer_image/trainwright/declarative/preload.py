@@ -17,8 +17,10 @@ from trainwright.launch.launcher import read_job
 _MODULES = (
     "trainwright.declarative.job", "trainwright.trainer.seq2seq", "trainwright.distributed.ddp",
     "trainwright.training.session", "trainwright.training.loop", "trainwright.training.normalisation",
-    "torch.nn.parallel", "torch.distributed.algorithms.join", "torch.utils.data", "torch._dynamo",
-    "datasets", "pyarrow.compute", "pyarrow.parquet", "filelock", "safetensors.torch",
+    "trainwright.footprint", "trainwright.integrations.expected_memory", "trainwright.integrations.reporter",
+    "torch.nn.parallel", "torch.distributed.algorithms.join", "torch.utils.data", "torch.utils.serialization.config",
+    "torch._dynamo", "datasets", "datasets.io.generator", "datasets.packaged_modules.generator.generator", "scipy.io",
+    "pyarrow.compute", "pyarrow.parquet", "filelock", "safetensors.torch", "encodings.latin_1",
 )  # fmt: skip
 _OF_TRANSFORMERS = (
     "AutoConfig", "AutoTokenizer", "PreTrainedTokenizerFast", "PreTrainedModel", "GenerationMixin", "CONFIG_MAPPING",

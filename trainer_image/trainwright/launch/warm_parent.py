@@ -57,15 +57,16 @@ def answer(channel: socket.socket, document: dict[str, Any]) -> None:
 def prepare(module: str) -> None:
     """Imports what ``python -m module`` will, by the ``preload`` of its package if it has one.
 
-    What was imported is moved out of the garbage collector's sight, whose marks would copy pages in each rank.
+    The garbage collector is off until a rank begins, which makes imports a quarter cheaper. What was imported is then
+    out of its sight for good: its marks would copy the pages of a million objects in each rank.
     """
+    gc.disable()
     try:
         importlib.import_module(f"{module}.preload").preload()
     except ModuleNotFoundError:
         for name in _OF_A_SCRIPT:
             with suppress(ImportError):  # an image may lack it, and a script may not need it
                 importlib.import_module(name)
-    gc.collect()
     gc.freeze()
 
 
@@ -144,7 +145,7 @@ def become_rank(gate: int, module: str, args: list[str], environment: dict[str, 
         os.environ.update(environment)
         if (numpy := sys.modules.get("numpy")) is not None:
             numpy.random.seed()  # else every rank would draw the same numbers; Python's own generator seeds itself
-        gc.unfreeze()
+        gc.enable()
         warnings.filterwarnings(
             "ignore", ".*found in sys.modules", RuntimeWarning, "runpy"
         )  # of a module imported before
