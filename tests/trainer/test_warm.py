@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from datasets import config
 
 from trainer.gangs import Gang
 from trainwright.contract import ENV_JOB_FILE, ENV_OUTPUT_DIR, ResolvedJob
+from trainwright.declarative.job import first_rank_alone
 from trainwright.launch import warm
 from trainwright.launch.warm import NotWarm, RankStart, WarmParent, forks
 
@@ -140,6 +143,29 @@ def test_a_forked_rank_finds_all_modules_that_training_needs(tmp_path):
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("new:")]
     assert len(line.split()) <= 5, line  # releases of the libraries differ
+
+
+def test_ranks_of_a_node_wait_for_the_one_that_prepares_and_then_go_on_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path))
+    together, alone, ends = threading.Barrier(3), threading.Event(), []
+
+    def rank():
+        with first_rank_alone({"source": "rows.txt"}):
+            if not alone.is_set():
+                alone.set()
+                time.sleep(0.2)
+                ends.append("first")
+            else:
+                together.wait(10)
+                ends.append("other")
+
+    threads = [threading.Thread(target=rank) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+        alone.wait()
+    for thread in threads:
+        thread.join()
+    assert ends == ["first", "other", "other", "other"]
 
 
 DECLARED = {

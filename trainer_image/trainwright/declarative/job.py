@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from trainwright.declarative.features import Recipe
 from trainwright.declarative.manifest import DatasetSpec, ModelSpec, SampleSpec, view
 from trainwright.declarative.metrics import perplexity
 from trainwright.declarative.models import build_model, load_config, positions
-from trainwright.declarative.reading import Rows, read_splits
+from trainwright.declarative.reading import Rows, fingerprint, read_splits
 from trainwright.declarative.sample import write_samples
 from trainwright.declarative.tokenizers import load_tokenizer
 from trainwright.integrations.waiting import follow_bars
@@ -93,7 +93,7 @@ def assemble(job: ResolvedJob, args: Any) -> Parts:
     model_spec = view(ModelSpec, job.model or {}, "spec.model")
     data_spec = view(DatasetSpec, job.dataset or {}, "spec.dataset")
     _check_run(job, task, data_spec, args)
-    with one_rank_at_a_time():
+    with first_rank_alone(job.task, job.model, job.dataset):
         config = load_config(model_spec, task.name)
         tokenizer = load_tokenizer(model_spec, task.template)
         splits = read_splits(data_spec, whole_documents=tasks.packs(task, data_spec), seed=args.seed)
@@ -135,17 +135,27 @@ def _check_run(job: ResolvedJob, task: tasks.Task, data: DatasetSpec, args: Any)
 
 
 @contextmanager
-def one_rank_at_a_time() -> Iterator[None]:
-    """A lock in the cache that the ranks of a node share.
+def first_rank_alone(*parts: Any) -> Iterator[None]:
+    """The first rank of a node to come here goes on alone; the others, after it, all at once.
 
-    Unlike a barrier it has no timeout, and it also works when several pods share the cache of one node.
+    Args:
+        parts: What the ranks prepare. Ranks that prepare something else do not wait for these.
+
+    It is a lock in the cache that the ranks share. Unlike a barrier it has no timeout, and it also works when several
+    pods share the cache of one node. On a file system without locks, ranks may prepare the same at the same time.
     """
+    import fcntl
+
     from datasets import config
-    from filelock import FileLock
 
     folder = Path(config.HF_DATASETS_CACHE)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "trainwright.lock"):
+    with (folder / f"trainwright-{fingerprint(*parts)}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another rank holds it
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 
