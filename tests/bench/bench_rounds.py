@@ -1,8 +1,9 @@
 """A killed rank, from the kill to the next step of every rank: in place, and as a new attempt. What a start costs.
 
 Real launchers on loopback train a small GPT. ``python -m bench.bench_rounds [RANKS]`` prints the timeline of a restart
-in place, beside new launchers with spawned ranks, for two pods and for one of RANKS ranks; then CPU seconds and memory
-(PSS) of a pod of RANKS ranks that are forked, beside spawning. A new attempt in a cluster waits for its pods besides.
+in place, with the CPU seconds that it took, beside new launchers with spawned ranks, for two pods and for one of RANKS
+ranks; then CPU seconds and memory (PSS) of a pod of RANKS ranks that are forked, beside spawning. A new attempt in a
+cluster waits for its pods besides. CPU seconds over the time show whether the cores were the limit, or shared.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def until(what: Callable[[], Any]) -> float:
     deadline = time.time() + LONGEST
     while not what():
         assert time.time() < deadline
-        time.sleep(0.005)
+        time.sleep(0.02)
     return time.time()
 
 
@@ -66,22 +67,17 @@ class Pods:
         pulses = self.pulses(round)
         return len(pulses) == self.gang.nodes * self.gang.per_node and all(map(holds, pulses))
 
-    def ranks(self) -> list[int]:
-        """Forked ranks, and spawned ones: children of the launchers that are no warm parent."""
-        found = [pid for launcher in self.gang.launchers.values() for pid in children(launcher.pid)]
-        return [pid for pid in found if not children_of_warm(pid)]
+    def children(self) -> list[int]:
+        return [pid for launcher in self.gang.launchers.values() for pid in children(launcher.pid)]
 
     def restoring(self) -> float:
         clocks = [nodefiles.read_clock(folder) for folder in self.folders(1)]
         return sum(slots[CLOCK_CAUSES.index("restoring")] for slots in clocks if slots)
 
 
-def children_of_warm(pid: int) -> bool:
-    """Whether this is the warm parent itself, which has one thread; a rank that trains has more."""
-    try:
-        return len(os.listdir(f"/proc/{pid}/task")) == 1
-    except OSError:
-        return True
+def is_warm_parent(pid: int) -> bool:
+    """Whether this child of a launcher has one thread; a rank that trains has more."""
+    return len(os.listdir(f"/proc/{pid}/task")) == 1
 
 
 def gang(folder: Path, nodes: int, per_node: int, start: str, attempt: int = 1) -> Gang:
@@ -95,17 +91,30 @@ def in_place(folder: Path, nodes: int, per_node: int) -> dict[str, float]:
     with gang(folder, nodes, per_node, "Fork") as running:
         pods = Pods(running.start())
         until(lambda: pods.all_ranks(1, lambda pulse: pulse.step >= 12))
-        victim, began = pods.ranks()[-1], time.time()
+        parents = [pid for pid in pods.children() if is_warm_parent(pid)]
+        launchers = [launcher.pid for launcher in running.launchers.values()]
+
+        def beside() -> float:
+            return sum(cpu(pid, children=False) for pid in launchers) + sum(map(cpu, parents))
+
+        victim = next(pid for pid in reversed(pods.children()) if pid not in parents)
+        before, began = (machine_cpu(), beside()), time.time()
         os.kill(victim, signal.SIGKILL)
         met = until(lambda: len(pods.folders(2)) == nodes)
-        forked = until(lambda: len(pods.ranks()) >= nodes * per_node)
+        forked = until(lambda: len(pods.children()) == nodes * per_node + len(parents))
         loaded = until(lambda: pods.all_ranks(2, lambda pulse: pulse.beats > 0))
         resumed = max(pulse.step for pulse in pods.pulses(2))
         stepped = until(lambda: pods.all_ranks(2, lambda pulse: pulse.step > resumed))
+        machine, others = machine_cpu() - before[0], beside() - before[1]
+        ranks = sum(cpu(pid) for pid in pods.children() if pid not in parents)
         log, loading = running.log(), pods.restoring()
     said = log[log.index("(stopped ") :].split()
-    times = {"stopped and met, by the launcher": float(said[5]), "met": met - began, "forked": forked - began}
-    return {**times, "loaded": loaded - began, "first step": stepped - began, "of this loading": loading}
+    noticed = met - began - float(said[5])
+    return {
+        "noticed": noticed, "stopped": noticed + float(said[1]), "met": met - began, "forked": forked - began,
+        "loaded": loaded - began, "first step": stepped - began, "of this loading": loading,
+        "CPU of the new ranks": ranks, "of launchers and warm parents": others, "of the whole machine": machine,
+    }  # fmt: skip
 
 
 def new_attempt(folder: Path, nodes: int, per_node: int) -> dict[str, float]:
@@ -134,9 +143,16 @@ def start(folder: Path, ranks: int, method: str) -> tuple[float, float]:
     return seconds, memory / 2**20
 
 
-def cpu(pid: int) -> float:
+def cpu(pid: int, children: bool = True) -> float:
+    """Seconds of a process, and of the children that it has waited for."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11 : 15 if children else 13])) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_cpu() -> float:
+    """Seconds that all processes of this machine have used."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def pss(pid: int) -> float:
