@@ -246,3 +246,8 @@ def test_layers_are_the_members_of_the_outermost_lists():
     inner = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     outer = nn.ModuleDict({"a": nn.ModuleList([inner, nn.Linear(2, 2)]), "b": nn.Sequential(nn.Linear(2, 2))})
     assert list(layers_of(outer)) == [inner, outer["a"][1]]
+
+
+def test_the_layers_of_a_list_of_lists_are_what_these_hold():
+    blocks = nn.ModuleList(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]) for _ in range(2))
+    assert list(layers_of(nn.ModuleDict({"blocks": blocks}))) == [*blocks[0], *blocks[1]]

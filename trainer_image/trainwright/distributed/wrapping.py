@@ -46,11 +46,15 @@ def class_name(module: nn.Module) -> str:
 
 
 def layers_of(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the members of the outermost lists that hold at least two modules with parameters."""
+    """Yield the members of the outermost lists that hold at least two modules with parameters.
+
+    A list of lists, which have no forward pass of their own, yields the members of those.
+    """
     if isinstance(module, nn.ModuleList | nn.Sequential):
         members = [member for member in module if any(True for _ in member.parameters())]
         if len(members) > 1:
-            yield from members
+            for member in members:
+                yield from member if isinstance(member, nn.ModuleList) else [member]
             return
     for child in module.children():
         yield from layers_of(child)
