@@ -150,6 +150,11 @@ def with_adapters(folder: Path) -> dict[str, Any]:
         model.load_adapter(str(folder / "a" / f"checkpoint-{HALF}"), "second")
     seen["two adapters"] = run(folder / "c", 2, **SHARDED, model=two[0])
     seen["two adapters resumed"] = run(folder / "d", 2, folder / "c" / f"checkpoint-{HALF}", **SHARDED, model=two[1])
+    alone: dict[str, Any] = {**SHARDED, "save_only_model": True}
+    seen["adapters alone"] = run(folder / "alone", 2, model=adapted(), **alone)
+    saved_alone = folder / "alone" / f"checkpoint-{HALF}"
+    with pytest.warns(UserWarning, match="holds the model alone .save_only_model.; these start afresh: the optimizer"):
+        seen["adapters alone resumed"] = run(folder / "alone again", 2, saved_alone, model=adapted(), **alone)
     other = trainer_of(folder / "e", 2, adapted(5), **SHARDED, max_steps=1)
     other.train()
     other.model.load_adapter(str(folder / "a" / f"checkpoint-{STEPS}"), "default")
@@ -363,6 +368,19 @@ def test_a_checkpoint_in_shards_is_consolidated_without_a_process_group(two, out
     assert "holds a model; choose another folder" in capsys.readouterr().err
 
 
+def test_what_cannot_be_consolidated_is_said_in_one_line(output, tmp_path, capsys):
+    torn = tmp_path / f"checkpoint-{STEPS}"
+    shutil.copytree(output / "a" / torn.name, torn)
+    (torn / MODEL_SHARDS / ".metadata").unlink()
+    adapters = output / "adapters" / "a" / f"checkpoint-{STEPS}"
+    for checkpoint, line in (
+        (torn, f"cannot be used: {MODEL_SHARDS}/.metadata is missing; take another checkpoint"),
+        (adapters, "holds adapters, which are not in shards: PeftModel.from_pretrained reads them as they are"),
+    ):
+        assert main(["consolidate", str(checkpoint), str(tmp_path / "model")]) == 2
+        assert capsys.readouterr().err == f"trainwright consolidate: {checkpoint}: {line}\n"
+
+
 def test_methods_of_a_subclass_save_shards_too(two, output):
     assert distance(two["own savers"], two["unbroken"]) == 0
     names = files_of(output / "own" / f"checkpoint-{HALF}")
@@ -388,6 +406,15 @@ def test_a_run_of_adapters_is_resumed_from_their_files_to_the_bit(name, two, out
     assert "adapter_model.safetensors" in names
     assert ("second/adapter_model.safetensors" in names) is (name == "two adapters")
     assert not [file for file in names if MODEL_SHARDS in file or file == "model.safetensors"]
+
+
+def test_adapters_saved_alone_go_on_with_a_new_optimizer(two, output):
+    names = files_of(output / "adapters" / "alone" / f"checkpoint-{HALF}")
+    assert "adapter_model.safetensors" in names
+    assert not [name for name in names if "optimizer" in name or name == "model.safetensors"]
+    first, second = (two[name]["loss"] for name in ("adapters alone", "adapters alone resumed"))
+    assert second[: HALF + 1] == first[: HALF + 1], "the loss of the first step after it is that of the saved adapters"
+    assert second[HALF + 1 :] != first[HALF + 1 :]
 
 
 def test_the_best_adapters_are_loaded_and_saved_as_peft_reads_them(two, output):

@@ -27,6 +27,7 @@ from trainwright.checkpoint.zero import LATEST, SCRIPT, is_of_engine, written
 from trainwright.checkpoint.zero_partitions import Partitions
 from trainwright.contract import UserError
 from trainwright.distributed.ranks import Ranks
+from trainwright.integrations.peft import ADAPTER
 from trainwright.integrations.waiting import bytes_below, growing
 
 _OF_TRAINING = ("optimizer", "scheduler", "scaler", "rng_state", "data_state", "trainer_state", "trainwright_manifest")
@@ -75,16 +76,20 @@ def _check(checkpoint: Path, output: Path) -> None:
         raise UserError(
             f"{checkpoint}: holds checkpoints; give the path of one, such as {checkpoint}/checkpoint-{steps[-1]}"
         )
-    if not is_in_shards(checkpoint) and not (is_of_engine(checkpoint) and written(checkpoint).parameters):
-        is_whole = any(checkpoint.glob("*model*.safetensors"))
-        why = (
-            "its model is not in shards, from_pretrained reads it as it is" if is_whole else "holds no model in shards"
-        )
-        raise UserError(f"{checkpoint}: {why}")
     if problems := store.problems(checkpoint):
         raise UserError(f"{checkpoint}: cannot be used: {problems[0]}; take another checkpoint")
+    if not is_in_shards(checkpoint) and not (is_of_engine(checkpoint) and written(checkpoint).parameters):
+        raise UserError(f"{checkpoint}: {_what_it_holds(checkpoint)}")
     if any(output.glob("*.safetensors*")):
         raise UserError(f"{output}: holds a model; choose another folder")
+
+
+def _what_it_holds(checkpoint: Path) -> str:
+    if any(checkpoint.rglob(ADAPTER)):
+        return "holds adapters, which are not in shards: PeftModel.from_pretrained reads them as they are"
+    if any(checkpoint.glob("*model*.safetensors")):
+        return "its model is not in shards, from_pretrained reads it as it is"
+    return "holds no model in shards"
 
 
 def _source(checkpoint: Path) -> Source:
