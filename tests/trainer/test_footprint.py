@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -14,11 +15,14 @@ import pytest
 import torch
 import yaml
 
-from trainer import sharded_memory
+from sweep.table import architectures
+from trainer import sharded_memory, swept_memory
 from trainer.measured import CASES, GPT2
 from trainer.world import in_world
 from trainwright import TrainingArguments
+from trainwright.arguments.sharding import Fsdp
 from trainwright.arguments.spread import needed, stated
+from trainwright.contract import UserError
 from trainwright.declarative.footprint import Step, Subject, step_of
 from trainwright.footprint import Estimate, Layout, estimate, gib, with_adapters
 from trainwright_operator.cli import main
@@ -89,6 +93,27 @@ def test_the_estimate_is_what_the_rank_with_the_most_takes(measured_of_ranks: An
         assert told.parameters == max(one.parameters for one in seen)
         assert told.optimizer == max(one.optimizer for one in seen)
     assert told.total == pytest.approx(peak, rel=0.25)
+
+
+UNSHARDED = ("MobileBertForMaskedLM", "SqueezeBertForMaskedLM")
+"""torch's fully_shard cannot run these as they are here."""
+
+
+@pytest.mark.skipif(NAMES is SOME, reason="in minutes: make footprints")
+def test_the_estimate_holds_over_architectures() -> None:
+    apart, refused = {}, []
+    swept = [one for one in architectures() if one.task in swept_memory.LABELS]
+    with swept_memory.made_up_ranks():
+        for one, fsdp in itertools.product(swept, (None, Fsdp())):
+            try:
+                told = swept_memory.estimated(one, fsdp)
+            except UserError:
+                refused.append(one.name)
+                continue
+            if fsdp is None or one.name not in UNSHARDED:
+                apart[one.key, "one rank" if fsdp is None else "FSDP"] = told / swept_memory.counted(one, fsdp) - 1
+    print(f"{len(apart)} estimates, {min(apart.values()):+.1%} to {max(apart.values()):+.1%}; refused: {set(refused)}")
+    assert {key: share for key, share in apart.items() if abs(share) > 0.1} == {}
 
 
 # -- plan --memory

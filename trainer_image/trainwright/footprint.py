@@ -211,7 +211,7 @@ def _estimate_sharded(
     return Estimate(
         _sharded(figures, shard) * on_device,
         float(max(kept, whole)),
-        optimizer_state(figures, optim, optim_args) * share * on_device,
+        _sharded_state(figures, optim, optim_args, shard) * on_device,
         rest - buffers,
         figures.buffers + buffers,
     )
@@ -222,6 +222,14 @@ def _sharded(figures: Figures, ranks: int) -> float:
     if not figures.shapes:
         return figures.parameters / ranks
     return float(sum(one.shard(ranks) * one.width for one in figures.shapes))
+
+
+def _sharded_state(figures: Figures, optim: str, optim_args: str, ranks: int) -> float:
+    """As :func:`optimizer_state`, on the rank that has the most: rows and columns of a matrix are whole on each."""
+    if optim not in _FACTORED or not figures.shapes:
+        return optimizer_state(figures, optim, optim_args) * _largest_share(figures, ranks)
+    vectors = [one for one in figures.shapes if one.trained and one.columns == 1]
+    return figures.factored - 4.0 * sum(one.rows - one.shard(ranks) for one in vectors)
 
 
 def _largest_share(figures: Figures, ranks: int) -> float:

@@ -13,11 +13,12 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -26,7 +27,7 @@ from trainwright.arguments.sharding import Fsdp
 from trainwright.arguments.spread import Arguments, Way, needed, stated
 from trainwright.contract import ResolvedJob, UserError
 from trainwright.declarative import tasks
-from trainwright.declarative.gathering import Gathering, Unit
+from trainwright.declarative.gathering import Gathering, Size, Unit
 from trainwright.declarative.manifest import DatasetSpec, ModelSpec, view
 from trainwright.declarative.models import follow_tokenizer, load_config, new_model, positions
 from trainwright.declarative.tokenizers import load_tokenizer
@@ -39,6 +40,7 @@ from trainwright.training.losses import is_causal_lm, label_smoother
 from trainwright.training.precision import autocast_forward
 
 logger = logging.getLogger(__name__)
+DynamicOutputs = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,14 @@ def trace(model: nn.Module, step: Step, sample: Sample) -> Figures:
     kept = _kept(model, step)
     _convert(model, step)
     parameters = list(model.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    live = Live([*parameters, *model.buffers(), *inputs.values()], trained)
+    live = Live([*parameters, *model.buffers(), *inputs.values()], [one for one in parameters if one.requires_grad])
+    summed = partial(_summed, kept=kept, fsdp=step.fsdp or Fsdp())
     if step.fsdp:
-        live.follow(list(_fsdp_units(units, kept, step.fsdp)))
+        live.follow(list(_fsdp_units(units)), summed, kept.__getitem__)
     with live:
         _loss(model, inputs, step.label_smoothing).backward()
     live.end()
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
     return Figures(
         elements=sum(parameter.numel() for parameter in parameters),
         parameters=sum(kept.values()),
@@ -170,7 +173,7 @@ def trace(model: nn.Module, step: Step, sample: Sample) -> Figures:
         points=peaks(live.points),
         shapes=tuple(_shapes(kept)),
         in_bytes=_in_bytes(model),
-        summed=sum(unit.summed for unit in live.units),
+        summed=sum(map(summed, trained)),
     )
 
 
@@ -208,15 +211,20 @@ def _convert(model: nn.Module, step: Step) -> None:
             tensor.data = tensor.data.to(computes)
 
 
-def _fsdp_units(modules: list[nn.Module], kept: Mapping[nn.Parameter, int], fsdp: Fsdp) -> Iterator[Unit]:
-    """The units of ``modules``, inner ones first; gradients are summed in float32 where weights are converted."""
-    sums = getattr(torch, fsdp.reduce_dtype) if fsdp.reduce_dtype else None
+def _fsdp_units(modules: list[nn.Module]) -> Iterator[Unit]:
+    """The units of ``modules``, inner ones first."""
     inside: set[nn.Parameter] = set()
     for module in modules:
         own = [parameter for parameter in module.parameters() if parameter not in inside]
         inside.update(own)
-        is_converted = any(_size(parameter) != kept[parameter] for parameter in own)
-        yield Unit(module, own, sums or (torch.float32 if is_converted else None), kept.__getitem__)
+        yield Unit(module, own)
+
+
+def _summed(parameter: nn.Parameter, kept: Mapping[nn.Parameter, int], fsdp: Fsdp) -> int:
+    """Bytes of a gradient in the format in which it is summed: float32 where weights are converted."""
+    if fsdp.reduce_dtype:
+        return parameter.numel() * int(getattr(torch, fsdp.reduce_dtype).itemsize)
+    return _size(parameter) if _size(parameter) == kept[parameter] else 4 * parameter.numel()
 
 
 _LEAST_IN_BYTES = 4096
@@ -225,14 +233,16 @@ _LEAST_IN_BYTES = 4096
 
 def _in_bytes(model: nn.Module) -> int:
     embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
-    large = (one for one in model.parameters() if one.requires_grad and one.numel() >= _LEAST_IN_BYTES)
+    large = (one for one in model.parameters() if one.grad is not None and one.numel() >= _LEAST_IN_BYTES)
     return sum(one.numel() for one in large if one not in embeddings)
 
 
 def _shapes(kept: Mapping[nn.Parameter, int]) -> Iterator[Shape]:
     for parameter, size in kept.items():
         rows = parameter.shape[0] if parameter.dim() else 1
-        yield Shape(rows, parameter.numel() // max(1, rows), size // max(1, parameter.numel()), parameter.requires_grad)
+        yield Shape(
+            rows, parameter.numel() // max(1, rows), size // max(1, parameter.numel()), parameter.grad is not None
+        )
 
 
 class Live(TorchDispatchMode):
@@ -241,16 +251,15 @@ class Live(TorchDispatchMode):
     def __init__(self, known: list[torch.Tensor], trained: list[nn.Parameter]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.points: list[Point] = []
-        self.units: list[Unit] = []
         self._gathering: Gathering | None = None
         self._alive = {tensor.untyped_storage()._cdata for tensor in known}
         self._total = self._gradients = 0
         for parameter in trained:
             parameter.register_post_accumulate_grad_hook(self._accumulated)
 
-    def follow(self, units: list[Unit]) -> None:
-        """Count what FSDP has in memory for ``units`` too; the root comes last."""
-        self.units, self._gathering = units, Gathering(units, self._note)
+    def follow(self, units: list[Unit], sums: Size, kept: Size) -> None:
+        """Count what FSDP has in memory for ``units`` too. See :class:`Gathering`."""
+        self._gathering = Gathering(units, sums, kept, self._note)
 
     def end(self) -> None:
         if self._gathering is not None:
@@ -330,10 +339,11 @@ def _without_storage() -> Iterator[None]:
             yield
     except UserError:
         raise
-    except Exception as error:  # of the model's own code, which may look at values
+    except Exception as error:  # of the model's own code
         line = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = f"it looks at values ({line})" if isinstance(error, DynamicOutputs) else line
         raise UserError(
-            f"spec.model: its memory cannot be estimated, as it does not run without data: {line}"
+            f"spec.model: its memory cannot be estimated, as it does not run without data: {reason}"
         ) from error
     finally:
         logging.disable(former)

@@ -16,28 +16,23 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+Size = Callable[[nn.Parameter], int]
+
 
 class Unit:
     """A module whose parameters are gathered together, without those of the units within.
 
     Attributes:
         gradients: Bytes of those that the backward pass has computed and that are not yet summed over the ranks.
-
-    Args:
-        sums: The number format in which gradients are summed; None for that of the weights.
-        kept: Bytes of a shard's gradient, for each parameter that is trained.
+        summed: Bytes of these in the format in which they are summed.
+        kept: Bytes of these as they are kept, of all shards.
     """
 
-    def __init__(
-        self, module: nn.Module, own: list[nn.Parameter], sums: torch.dtype | None, kept: Callable[[nn.Parameter], int]
-    ) -> None:
-        trained = [parameter for parameter in own if parameter.requires_grad]
+    def __init__(self, module: nn.Module, own: list[nn.Parameter]) -> None:
         self.module = module
         self.size = sum(parameter.nbytes for parameter in own)
-        self.gradients = 0
-        self.summed = sum(parameter.numel() * (sums or parameter.dtype).itemsize for parameter in trained)
-        self.kept = sum(map(kept, trained))
-        self.waiting = set(map(id, trained))
+        self.gradients = self.summed = self.kept = 0
+        self.waiting = {id(parameter) for parameter in own if parameter.requires_grad}
 
 
 class Gathered:
@@ -92,11 +87,13 @@ class Gathering:
 
     Args:
         units: The root comes last.
+        sums: The bytes of a parameter's gradient in the format in which it is summed.
+        kept: Those of a parameter's gradient as it is kept, of all shards.
         note: Called at each moment that can be a peak.
     """
 
-    def __init__(self, units: list[Unit], note: Callable[[], None]) -> None:
-        self._note = note
+    def __init__(self, units: list[Unit], sums: Size, kept: Size, note: Callable[[], None]) -> None:
+        self._sums, self._kept, self._note = sums, kept, note
         self._root = units[-1]
         self.again, self.stays = Gathered(self._root, True), Gathered(self._root, False)
         self.unreduced = self.reduced = 0
@@ -155,6 +152,8 @@ class Gathering:
         """A gradient is there."""
         unit = self._of_parameter[id(parameter)]
         unit.gradients += parameter.nbytes
+        unit.summed += self._sums(parameter)
+        unit.kept += self._kept(parameter)
         self.unreduced += parameter.nbytes
         unit.waiting.discard(id(parameter))
         self._note()
@@ -166,18 +165,17 @@ class Gathering:
             self._reduce(unit)
 
     def _reduce(self, unit: Unit) -> None:
-        """Sum the gradients of a unit over the ranks, once."""
-        if not unit.kept:
-            self.again.free(unit)
-            return
+        """Free a unit, and sum the gradients that it has over the ranks."""
         for one in (self.again, self.stays):
             one.free(unit)
+        if not unit.gradients:
+            return
         self.unreduced += unit.summed - self._summing
         self._note()
         self.unreduced -= unit.gradients
         self._summing = unit.summed
         self.reduced += unit.kept
-        unit.kept = unit.gradients = 0
+        unit.gradients = unit.summed = unit.kept = 0
 
 
 def _differentiable(outputs: Any) -> Iterable[torch.Tensor]:
