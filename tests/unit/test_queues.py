@@ -162,6 +162,31 @@ def test_a_job_that_waits_says_what_for(case: str) -> None:
     assert planned.queue == ()
 
 
+HOPELESS = (
+    "couldn't assign flavors to pod set main: insufficient quota for cpu in flavor a, ... (5) > maximum capacity (1)"
+)
+FULL = "insufficient unused quota for cpu in flavor b, 1 more needed"
+SAYS = {
+    "more than there is": (HOPELESS, False, True),
+    "no such nodes": ("couldn't assign flavors to pod set main: flavor a doesn't match node affinity", False, True),
+    "more than there is, or used": (f"{HOPELESS}, {FULL}", False, False),
+    "used": (FULL, False, False),
+    "more than there is, in its largest size": (HOPELESS, True, False),
+}
+
+
+@pytest.mark.parametrize("case", SAYS)
+def test_a_job_that_no_flavor_can_ever_take_is_stalled(case: str) -> None:
+    message, elastic, stalled = SAYS[case]
+    of = job()
+    if elastic:
+        of = replace(of, spec=replace(of.spec, accelerator=replace(of.spec.accelerator, min_nodes=1)))
+    waits = Queue(Workload(stored(of, when("QuotaReserved", False, "Pending", message))))
+    found = {one["type"]: one for one in plan(of, POOL, Observed(), NOW, queue=waits).status["conditions"]}
+    assert ("Stalled" in found) == stalled
+    assert ("ask for what the queue has" in found["Queued"]["message"]) == stalled
+
+
 def test_a_job_that_waits_says_its_place_where_it_is_known() -> None:
     queue = Queue(Workload(stored(job(), *WAITS["quota"][0])), place=2)
     planned = plan(job(), POOL, Observed(), NOW, queue=queue)

@@ -69,6 +69,14 @@ LOOK_AGAIN = timedelta(seconds=60)
 UNSEEN = "PendingEvaluation"
 FAILED_TO_START = "FailedToStart"
 _NEEDS_A_PERSON = frozenset({"Inadmissible", "Misconfigured", "ExceedsMaxQuota", "NoMatchingFlavor"})
+_CAN_NEVER_BE = (
+    "> maximum capacity",
+    "doesn't match node affinity",
+    "untolerated taint",
+    "unavailable in ClusterQueue",
+)
+_MAY_COME = ("unused quota", "allows to fit")
+"""Of what Kueue says of each flavor, where its reason is only ``Pending``: by default, and before 0.19."""
 _ASKS = ("resources", "restartPolicy", "image")
 _SCHEDULED_BY = (
     "nodeSelector",
@@ -344,9 +352,16 @@ def _not_admitted(job: TrainingJob, found: Workload, place: int | None, now: dat
         left = remaining(found.created or now, FIRST_ANSWER, now)
         return replace(_unseen(job, found, place), again=left or None, unheard=bool(left))
     reason, message = pending.get("reason") or UNSEEN, (pending.get("message") or "it waits").rstrip(".")
+    stalled = reason in _NEEDS_A_PERSON or _never(job, message)
     if fix := _fix(job, message):
         message = f"{message}; {fix}"
-    return _waits(job, reason, _at(place) + message, stalled=reason in _NEEDS_A_PERSON)
+    return _waits(job, reason, _at(place) + message, stalled=stalled)
+
+
+def _never(job: TrainingJob, message: str) -> bool:
+    """Whether no flavor can ever take the job, whoever ends; an elastic job may be taken in another size."""
+    hopeless = any(words in message for words in _CAN_NEVER_BE)
+    return hopeless and not any(words in message for words in _MAY_COME) and not elastic.asked(job)
 
 
 def _at(place: int | None) -> str:
@@ -371,6 +386,8 @@ def _fix(job: TrainingJob, message: str) -> str:
         )
     if "ClusterQueue" in message and ("doesn't exist" in message or "inactive" in message):
         return "`kubectl describe clusterqueue` says why; an administrator of the queues can fix it"
+    if _never(job, message):
+        return "no job that ends changes that: ask for what the queue has, or have it changed"
     return ""
 
 
