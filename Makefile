@@ -135,6 +135,10 @@ integration: setup cluster-tools ## the real API server, controllers and schedul
 multikueue: setup cluster-tools ## jobs that Kueue sends to another cluster: two control planes, two Kueues, in two minutes
 	TRAINWRIGHT_MULTIKUEUE=1 $(BIN)/pytest tests/integration/test_multikueue.py -q
 
+kueue-oldest: setup cluster-tools ## the stories of queues with the oldest Kueue that is tested, 0.17, built once, in minutes
+	cd tests && $(BIN)/python -m cluster build --programs kueue-0.17
+	TRAINWRIGHT_TEST_KUEUE=kueue-0.17 $(BIN)/pytest tests/integration/test_kueue.py -q
+
 sweep: setup ## the Trainer's promise on every architecture of the table, in minutes; ONLY="causal T5" for some of them
 	cd tests && $(BIN)/python -m sweep $(ONLY)
 

@@ -22,6 +22,7 @@ SETS = {
     "all": programs.ALL,
     "control-plane": programs.CONTROL_PLANE,
     "integration": (*programs.CONTROL_PLANE, "helm", "kueue"),
+    "kueue-0.17": ("kueue-0.17",),
     "actionlint": ("actionlint",),
     "kind": programs.NODES,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import subprocess
 import urllib.error
@@ -20,7 +21,8 @@ from cluster.pki import Authority
 from cluster.process import Daemon
 from cluster.say import timed
 
-MODULE = "sigs.k8s.io/kueue"
+PROGRAM = os.environ.get("TRAINWRIGHT_TEST_KUEUE", "kueue")
+"""Which of the Kueues in ``cluster.programs`` is run."""
 _START = """set -e
 root=$1 crt=$2 key=$3
 shift 3
@@ -42,8 +44,8 @@ _NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 
 def obstacle() -> str:
     """Why Kueue cannot run on this machine; empty if it can."""
-    if programs.missing(("kueue",)):
-        return "Kueue is not built yet: make cluster-tools"
+    if programs.missing((PROGRAM,)):
+        return f"{PROGRAM} is not built yet: make cluster-tools"
     try:
         tried = subprocess.run([*_NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/etc"], capture_output=True, check=False)
     except OSError as error:
@@ -110,7 +112,7 @@ class Kueue:
         root = self.state / "root"
         root.mkdir(exist_ok=True)
         certificate = [str(root), *(str(self.state / f"webhook.{end}") for end in ("crt", "key"))]
-        kueue = [str(programs.program("kueue")), f"--config={self.state / 'configuration.yaml'}"]
+        kueue = [str(programs.program(PROGRAM)), f"--config={self.state / 'configuration.yaml'}"]
         command = [*_NAMESPACE, "sh", "-c", _START, "sh", *certificate, *kueue]
         return Daemon("kueue", [*command, f"--kubeconfig={self.cluster.kubeconfig}"], self.state)
 
@@ -196,7 +198,8 @@ def _crds() -> list[Path]:
 
 
 def _source() -> Path:
-    return programs.source("kueue", MODULE)
+    module = programs.module_of(PROGRAM)
+    return programs.source(module.folder, module.path)
 
 
 def _base64(data: bytes) -> str:

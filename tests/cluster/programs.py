@@ -106,13 +106,17 @@ MODULES = [
     Module("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}),
     Module("vegeta", "github.com/tsenart/vegeta/v12", {"vegeta": "github.com/tsenart/vegeta/v12"}),
     Module("kueue", "sigs.k8s.io/kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}),
+    Module("kueue-0.17", "sigs.k8s.io/kueue", {"kueue-0.17": "sigs.k8s.io/kueue/cmd/kueue"}),
     Module("actionlint", "github.com/rhysd/actionlint", {"actionlint": "github.com/rhysd/actionlint/cmd/actionlint"}),
 ]
 _MODULE_OF = {program: module for module in MODULES for program in module.programs}
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok")
-NODES = (*(p for p in _MODULE_OF if p not in {"etcd", "kwok", "helm", "vegeta", "kueue", "actionlint"}), "etcd")
-ALL = tuple(_MODULE_OF)
+APART = ("kueue-0.17",)
+"""Built only where a target names them."""
+_OFF_NODES = {"etcd", "kwok", "helm", "vegeta", "kueue", "actionlint", *APART}
+NODES = (*(p for p in _MODULE_OF if p not in _OFF_NODES), "etcd")
+ALL = tuple(p for p in _MODULE_OF if p not in APART)
 
 
 def module_of(name: str) -> Module:
