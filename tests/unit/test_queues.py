@@ -309,6 +309,7 @@ def test_a_changed_job_keeps_its_place_while_it_waits_and_gets_a_new_workload_ot
     (change,) = waits.queue
     assert change.patch["spec"]["podSets"][0]["count"] == 3
     assert waits.delete == ()
+    assert waits.requeue_after == 3, "Kueue writes nothing if its answer is the same"
 
     holds = plan(grown, POOL, Observed(), NOW, queue=admitted(job()))
     assert [gone.kind for gone in holds.delete] == ["Workload"]

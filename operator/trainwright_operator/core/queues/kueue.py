@@ -502,7 +502,9 @@ def follow(
     if at_rest and place and not _current(job, found, place):
         if found.reserved:
             return withdrawn(found)
-        return Followed() if _wrong_label(job, queue) else Followed((_updated(job, found, place),))
+        if _wrong_label(job, queue):
+            return Followed()
+        return Followed((_updated(job, found, place),), again=FIRST_ANSWER)  # Kueue may have nothing new to say of it
     if found.evicted and found.reserved and at_rest:
         return Followed((requeued(found, now),))
     return Followed(tuple(running(job, queue, verdict, now)))
