@@ -153,7 +153,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     ),
     "one-way-to-shard": (
         [{}, {"fsdp": "full_shard"}, {"deepspeed": {"a": 1}}, {"fsdp": "", "deepspeed": {"a": 1}}],
-        [{"fsdp": "full_shard", "deepspeed": {"a": 1}}],
+        [{"fsdp": "full_shard", "deepspeed": {"a": 1}}, {"fsdp": "full_shard", "deepspeed": {}}],
     ),
     "fsdp-settings-need-fsdp": (
         [{}, {"fsdp": "full_shard", "fsdp_config": {"cpu_offload": True}}],

@@ -333,7 +333,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "one-way-to-shard",
         ("fsdp", "deepspeed"),
-        lambda v: not (v["fsdp"] and v["deepspeed"]),
+        lambda v: not (v["fsdp"] and v["deepspeed"] is not None),
         f"!({_SHARDS} && has({{deepspeed}}))",
         "fsdp and deepspeed exclude each other; keep one",
     ),
@@ -361,14 +361,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "optimizers-that-take-partitions",
         ("optim", "deepspeed"),
-        lambda v: not v["deepspeed"] or v["optim"] in ELEMENTWISE,
+        lambda v: v["deepspeed"] is None or v["optim"] in ELEMENTWISE,
         "!has({deepspeed}) || {optim} in " + _one_of(ELEMENTWISE),
         "optim cannot step on DeepSpeed's partitions, which are flat; choose AdamW of torch, sgd or rmsprop",
     ),
     Rule(
         "deepspeed-is-made-once",
         ("auto_find_batch_size", "deepspeed"),
-        lambda v: not v["deepspeed"] or not v["auto_find_batch_size"],
+        lambda v: v["deepspeed"] is None or not v["auto_find_batch_size"],
         "!has({deepspeed}) || !{auto_find_batch_size}",
         "auto_find_batch_size cannot make DeepSpeed's engine again after a step that failed; set the batch size",
     ),
