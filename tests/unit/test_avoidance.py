@@ -43,21 +43,39 @@ def test_a_node_is_avoided_after_the_second_failure_there() -> None:
     fails(attempt(job, "good", "bad"), 1, 137)
     (one,) = job.status["avoidedNodes"]
     assert (one["node"], one["failures"]) == ("bad", 2)
-    assert one["why"] == "attempt 1: Error (exit code 1); attempt 2: Error (exit code 137)"
+    assert one["why"] == "attempt 1: exit code 1; attempt 2: exit code 137 (SIGKILL)"
     (wish,) = affinity(job)["nodeAffinity"][PREFERRED]
     assert wish["preference"]["matchFields"] == [{"key": "metadata.name", "operator": "NotIn", "values": ["bad"]}]
     assert sum("node bad is avoided from now on" in event for event in job.events) == 1
     assert problems(job.status) == []
 
 
-def test_a_node_whose_preflight_hangs_twice_is_avoided() -> None:
+def test_a_node_whose_preflight_hangs_twice_is_avoided_for_what_the_preflight_found() -> None:
     job, error = scene(), "preflight: rank 1 on bad did not multiply matrices within 60 s"
     for _ in range(2):
         attempt(job, "good", "bad").exit(1, 124, reason="Hang", error=error, rank=1, ended_by="script")
         job.wait(1).exit_all(124, reason="Hang", error=error, rank=1, ended_by="peer").settle()
-    assert [(one["node"], one["failures"]) for one in job.status["avoidedNodes"]] == [("bad", 2)]
+    (one,) = job.status["avoidedNodes"]
+    assert (one["node"], one["failures"]) == ("bad", 2)
+    assert one["why"] == f"attempt 1: Hang: {error}; attempt 2: Hang: {error}"
+    assert problems(job.status) == []
     last = job.status["attempts"][-1]
     assert (last["node"], last["reason"], last["message"]) == ("bad", "Hang", error)
+
+
+def test_the_reason_has_every_failure_and_as_much_of_the_messages_as_there_is_room_for() -> None:
+    job = scene()
+    for _ in range(3):
+        attempt(job, "good", "bad").exit(1, 1, error="no free memory\non the device " + "x" * 400)
+        job.wait(1).exit_all(1, ended_by="peer").settle()
+    (one,) = job.status["avoidedNodes"]
+    assert all(f"attempt {number}: no free memory on the device xxx" in one["why"] for number in (1, 2, 3))
+    assert one["why"].count("more characters") == 3
+    for _ in range(9):
+        fails(attempt(job, "good", "bad"), 1)
+    (one,) = job.status["avoidedNodes"]
+    assert "attempt 1: Error; attempt 2: Error; attempt 3: Error;" in one["why"]
+    assert problems(job.status) == []
 
 
 def test_it_stays_avoided_when_its_attempts_have_left_the_status() -> None:

@@ -133,7 +133,7 @@ def test_a_node_on_which_two_rounds_ended_is_avoided():
     scene = restarted(running(), 2)
     (avoided,) = scene.status["avoidedNodes"]
     assert (avoided["node"], avoided["failures"]) == ("node-a", 2)
-    assert avoided["why"].startswith("attempt 1, round 1: Error (exit code 137); attempt 1, round 2")
+    assert avoided["why"].startswith("attempt 1, round 1: rank 1 was killed by SIGKILL (exit code 137); attempt 1")
 
 
 def test_only_failures_that_a_restart_may_survive_are_restarted_in_place():

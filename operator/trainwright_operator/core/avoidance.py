@@ -13,12 +13,14 @@ from trainwright.contract import shorten
 from trainwright_operator.api.names import Reason
 from trainwright_operator.api.status import MAX_AVOIDED, MAX_WHY
 from trainwright_operator.core.causes import EVICTED, FOLLOWED
-from trainwright_operator.core.history import Outcome, Record
+from trainwright_operator.core.history import Cause, Outcome, Record, Round
 
 Object = dict[str, Any]
 
 TOLERATED = 1
 """Failures of one job on a node after which it is still used like any other."""
+LEAST_MESSAGE = 40
+"""Less of a message says nothing."""
 _LOST = frozenset({"DeletionByTaintManager", "DeletionByPodGC", Reason.CONTAINER_LOST})
 """Disruptions by which the cluster says that the node was gone or did not answer."""
 _NOT_OF_A_NODE = FOLLOWED | {EVICTED, Reason.UNKNOWN, Reason.JOB_DEADLINE, Reason.IMAGE_MISMATCH}
@@ -39,23 +41,32 @@ def avoided(records: Sequence[Record], before: Iterable[Mapping[str, Any]]) -> l
     found = {one["node"]: dict(one) for one in before}
     failures = [failure for record in records for failure in _failures(record)]
     for node in dict.fromkeys(node for node, _ in failures):
-        ends = [why for of_node, why in failures if of_node == node]
+        ends = [end for of_node, end in failures if of_node == node]
         if len(ends) > max(TOLERATED, found.get(node, {}).get("failures", 0)):
-            found[node] = {"node": node, "failures": len(ends), "why": shorten("; ".join(ends), MAX_WHY)}
+            found[node] = {"node": node, "failures": len(ends), "why": _why(ends)}
     return list(found.values())[-MAX_AVOIDED:]
 
 
-def _failures(record: Record) -> Iterator[tuple[str, str]]:
-    """Node and reason of each round and of the attempt itself, as far as they are held against a node."""
+def _failures(record: Record) -> Iterator[tuple[str, tuple[str, Cause | Round]]]:
+    """Each round and the attempt itself with its node, as far as they are held against one."""
     for one in record.rounds:
         if one.node:
-            yield one.node, _why(f"attempt {record.number}, round {one.number}", one.reason, one.exit_code)
+            yield one.node, (f"attempt {record.number}, round {one.number}", one)
     if record.cause and (node := blamed(record)):
-        yield node, _why(f"attempt {record.number}", record.cause.reason, record.cause.exit_code)
+        yield node, (f"attempt {record.number}", record.cause)
 
 
-def _why(which: str, reason: str, exit_code: int | None) -> str:
-    return f"{which}: {reason}" + (f" (exit code {exit_code})" if exit_code is not None else "")
+def _why(ends: Sequence[tuple[str, Cause | Round]]) -> str:
+    """Every end with its reason, and as much of its message as its share of the field holds."""
+    share = MAX_WHY // len(ends)
+    return shorten("; ".join(_end(which, end, share) for which, end in ends), MAX_WHY)
+
+
+def _end(which: str, end: Cause | Round, most: int) -> str:
+    message = " ".join(end.message.split()) or f"exit code {end.exit_code}"
+    head = f"{which}: " if end.reason == Reason.ERROR else f"{which}: {end.reason}: "
+    room = most - len(head) - len("; ")
+    return head + shorten(message, room) if room >= LEAST_MESSAGE else f"{which}: {end.reason}"
 
 
 def avoiding(affinity: Object | None, nodes: Iterable[str]) -> Object | None:
