@@ -198,6 +198,27 @@ def test_the_kustomize_base_is_the_bundle() -> None:
     assert by_name(rendered) == by_name(documents(BUNDLE))
 
 
+LOST = [
+    {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 20}
+    for taint in ("not-ready", "unreachable")
+]
+
+
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [
+        pytest.param([], LOST, id="none"),
+        pytest.param([{"key": "gpu", "operator": "Exists", "effect": "NoExecute"}], LOST, id="another-taint"),
+        pytest.param([{**LOST[1], "tolerationSeconds": 60}], LOST[:1], id="the-taint"),
+        pytest.param([{"key": LOST[1]["key"], "effect": "NoSchedule"}], LOST, id="another-effect"),
+        pytest.param([{"operator": "Exists"}], [], id="every-taint"),
+    ],
+)
+def test_the_operator_leaves_a_lost_node_soon_unless_the_values_say_when(own: list, others: list) -> None:
+    rendered = charts.only(charts.render("home", "--set-json", f"tolerations={json.dumps(own)}"), "Deployment")
+    assert rendered["spec"]["template"]["spec"]["tolerations"] == own + others
+
+
 # With a cluster
 
 
@@ -214,11 +235,35 @@ def test_the_bundle_is_applied_by_kubectl_alone_and_leaves_no_difference(kube: K
             kube.wait_gone("CustomResourceDefinition", name, None)
 
 
+def test_replicas_run_on_different_nodes_also_after_a_rollout(kube: Kube, helm: Helm) -> None:
+    helm.install()
+    first = replicas(kube, helm.namespace)
+    helm.upgrade("--set", "logLevel=DEBUG")
+    second = replicas(kube, helm.namespace)
+    assert not first.keys() & second.keys()
+    assert [len(set(nodes.values())) for nodes in (first, second)] == [2, 2]
+
+
 def settle(kube: Kube, namespace: str) -> None:
     """Wait until nothing changes by itself any more, which a comparison would take for a difference."""
     kube.wait_for("Deployment", "trainwright", namespace, lambda obj: obj["status"].get("readyReplicas") == 2)
     budget = "policy/v1/PodDisruptionBudget"
     kube.wait_for(budget, "trainwright", namespace, lambda obj: obj.get("status", {}).get("currentHealthy") == 2)
+
+
+def replicas(kube: Kube, namespace: str) -> dict[str, str]:
+    """The node of each pod of the operator, once all of them are of the newest revision."""
+
+    def rolled_out(obj: dict) -> bool:
+        status = obj["status"]
+        counts = {status.get(key) for key in ("replicas", "updatedReplicas", "readyReplicas")}
+        return counts == {2} and status["observedGeneration"] == obj["metadata"]["generation"]
+
+    kube.wait_for("Deployment", "trainwright", namespace, rolled_out)
+    pods = kube.list("Pod", namespace, "app.kubernetes.io/name=trainwright-operator")
+    pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    assert [pod["spec"]["tolerations"] for pod in pods] == [LOST, LOST], "no other time of the cluster's"
+    return {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in pods}
 
 
 def test_helm_test_succeeds_when_its_pod_does(kube: Kube, helm: Helm) -> None:

@@ -49,9 +49,25 @@ priorityClassName: {{ . | quote }}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.tolerations }}
-tolerations: {{- toYaml . | nindent 2 }}
+tolerations: {{- include "trainwright.tolerations" . | nindent 2 }}
 {{- end }}
+
+{{- /*
+A pod leaves a lost node after 20 s instead of the 300 s that Kubernetes adds by itself: longer than the restart of a kubelet,
+and before the pods of jobs on that node are taken to be lost (30 s). A value of the user for these taints replaces this.
+*/}}
+{{- define "trainwright.tolerations" -}}
+{{- $tolerations := .Values.tolerations -}}
+{{- range $taint := list "node.kubernetes.io/not-ready" "node.kubernetes.io/unreachable" -}}
+{{- $stated := false -}}
+{{- range $.Values.tolerations -}}
+{{- if and (has (default "" .key) (list "" $taint)) (has (default "" .effect) (list "" "NoExecute")) }}{{ $stated = true }}{{ end -}}
+{{- end -}}
+{{- if not $stated -}}
+{{- $tolerations = append $tolerations (dict "key" $taint "operator" "Exists" "effect" "NoExecute" "tolerationSeconds" 20) -}}
+{{- end -}}
+{{- end -}}
+{{- if $tolerations }}{{ toYaml $tolerations }}{{ end -}}
 {{- end }}
 
 {{- /* Whether the operator needs rights for Kueue; auto: where the cluster serves it now. */}}
