@@ -29,6 +29,8 @@ from trainwright.arguments.fields import FIELDS, FieldInfo
 from trainwright.arguments.shapes import KINDS
 from trainwright.rules import AXES
 
+pytestmark = pytest.mark.usefixtures("without_torch")
+
 
 @given(some_arguments())
 @settings(max_examples=150)

@@ -14,6 +14,7 @@ from trainwright_operator.api import crd, manifest
 from trainwright_operator.cli import main
 from trainwright_operator.commands.convert import Notes, training_arguments
 
+pytestmark = pytest.mark.usefixtures("without_torch")
 WHAT = ["--model", "gpt2", "--dataset", "/data/*.txt", "--claim", "runs"]
 
 
