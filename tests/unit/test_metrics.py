@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from trainwright_operator.cluster.metrics import Metrics
+from trainwright_operator.cluster.metrics import RESTART_REASONS, Metrics
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 CREATED = {"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}}
@@ -38,7 +38,32 @@ def test_restarts_are_counted_by_reason(name):
     metrics.transition({**CREATED, "status": {"attempts": before}}, {"attempts": after}, NOW)
     (family,) = [one for one in metrics.registry.collect() if one.name == "trainwright_job_restarts"]
     counted = {one.labels["reason"]: one.value for one in family.samples if one.name.endswith("_total")}
-    assert counted == wanted
+    assert {reason: count for reason, count in counted.items() if count} == wanted
+    assert wanted.keys() <= set(RESTART_REASONS), "exposed before it happens"
+
+
+def test_what_jobs_of_a_namespace_may_count_is_exposed_as_0_before_it_is_counted():
+    metrics = Metrics()
+    job, pool = {"metadata": {"namespace": "lab"}}, {"spec": {"price": {"perAcceleratorHour": 2, "currency": "USD"}}}
+    metrics.count_jobs([{**job, "metadata": {"namespace": "lab", "name": "gpt"}}], [pool, {"spec": {}}])
+    before = samples(metrics)
+    spent = {"goodput": {"seconds": {"stepping": 3.0}}, "acceleratorSeconds": 6.0}
+    metrics.transition(job, {**spent, "cost": [{"currency": "USD", "amount": 0.1, "lost": 0.0}]}, NOW)
+    grown = {name for name, value in samples(metrics).items() if value}
+    assert {name for name, _ in grown} == {
+        f"trainwright_{name}_total" for name in ("job_life_seconds", "accelerator_seconds", "accelerator_cost")
+    }
+    assert {before.get(name) for name in grown} == {0}
+
+
+def samples(metrics):
+    counters = [one for one in metrics.registry.collect() if one.type == "counter"]
+    return {
+        (one.name, tuple(one.labels.items())): one.value
+        for family in counters
+        for one in family.samples
+        if one.name.endswith("_total")
+    }
 
 
 def test_the_times_to_ready_pods_and_to_the_first_step_are_measured_from_the_apply():

@@ -9,16 +9,32 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from trainwright_operator.api.names import Reason
+from trainwright_operator.api.status import GOODPUT_CAUSES
 from trainwright_operator.core.avoidance import blamed
+from trainwright_operator.core.causes import EVICTED
 from trainwright_operator.core.history import Outcome, Record
 from trainwright_operator.core.times import read_time
 
 SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 WAITS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+RESTART_REASONS = (
+    *(Reason.ERROR, Reason.HANG, Reason.UNKNOWN, Reason.IMAGE_MISMATCH, Reason.JOB_DEADLINE, "OOMKilled", EVICTED),
+    *(Reason.PREEMPTED, Reason.POD_DELETED, Reason.JOB_DELETED, Reason.PODS_GONE, Reason.CONTAINER_LOST),
+    *(Reason.PEER_LOST, Reason.PEER_STOPPED, Reason.UNEXPLAINED_STOP),
+    *(Reason.GANG_INCOMPLETE, Reason.ATTEMPT_INCOMPLETE, Reason.SHRUNK, Reason.GROWN),
+    *("EvictionByEvictionAPI", "PreemptionByScheduler", "TerminationByKubelet"),
+    *("DeletionByTaintManager", "DeletionByPodGC"),
+)
+"""Those that the operator and Kubernetes have; what a container runtime adds is counted as well."""
 
 
 class Metrics:
-    """A registry per instance, so that two operators in one test do not share counters."""
+    """A registry per instance, so that two operators in one test do not share counters.
+
+    A counter is exposed with 0 before it first counts, where its labels are known: Prometheus sees no increase in the
+    first value of a series.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -54,6 +70,8 @@ class Metrics:
             ["reason"],
             registry=own,
         )
+        for reason in RESTART_REASONS:
+            self.restarts.labels(reason)
         self.node_failures = Counter(
             "trainwright_node_failures_total",
             "Attempts that ended because of a pod on this node that failed first, or because the node was lost.",
@@ -120,9 +138,12 @@ class Metrics:
     def api_request(self, verb: str, code: int) -> None:
         self.api_requests.labels(verb, code).inc()
 
-    def count_jobs(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+    def count_jobs(self, jobs: Iterable[Mapping[str, Any]], pools: Iterable[Mapping[str, Any]] = ()) -> None:
         """Computes gauges when metrics are read, so that they cost nothing in between."""
         jobs = list(jobs)
+        currencies = {price["currency"] for pool in pools if (price := pool["spec"].get("price"))}
+        for namespace in {job["metadata"]["namespace"] for job in jobs}:
+            self._expose(namespace, currencies)
         states = Count((job.get("status") or {}).get("state", "Pending") for job in jobs)
         self.goodput.clear()
         self.slowest.clear()
@@ -154,6 +175,15 @@ class Metrics:
             self.pods_seconds.observe(age)
         if _step(after) and not _step(before):
             self.first_step_seconds.observe(age)
+
+    def _expose(self, namespace: str, currencies: Iterable[str]) -> None:
+        for cause in GOODPUT_CAUSES:
+            self.life_seconds.labels(namespace, cause)
+        self.accelerator_seconds.labels(namespace)
+        self.accelerator_seconds_lost.labels(namespace)
+        for currency in currencies:
+            self.cost.labels(namespace, currency)
+            self.cost_lost.labels(namespace, currency)
 
     def _spent(self, namespace: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
         """Add what the account of a job grew by; counters cannot follow a correction downwards."""

@@ -39,7 +39,7 @@ async def run(settings: Settings) -> int:
         lease_api = await stack.enter_async_context(Api(connection, metrics.api_request))
         lease = _lease(settings, lease_api, connection)
         pulse = Pulse(lease.another, lambda: lease.trouble)
-        app = health.application(metrics, pulse, refresh=lambda: metrics.count_jobs(stores.training_jobs))
+        app = health.application(metrics, pulse, refresh=lambda: metrics.count_jobs(stores.training_jobs, stores.pools))
         await stack.enter_async_context(serving(app, settings.http_port))
         parts: list[Awaitable[object]] = [stop.wait()]
         if settings.leader_election:
