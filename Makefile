@@ -12,6 +12,7 @@ NEWEST := .venv-newest
 PACKAGE := .venv-package
 TYPES := .venv-types
 BROWSER := .browser
+PROMETHEUS := .prometheus
 BIN := $(CURDIR)/$(VENV)/bin
 CLUSTER := cd tests && $(BIN)/python -m cluster
 NAME ?= trainwright
@@ -115,6 +116,15 @@ browser: setup $(BROWSER)/.ready ## the report in headless Chromium (Debian: chr
 
 $(BROWSER)/.ready:
 	npm install --silent --no-audit --no-fund --prefix $(BROWSER) axe-core@4 puppeteer-core@24
+	@touch $@
+
+dashboard: setup cluster-tools $(PROMETHEUS)/.ready ## the chart's dashboard and alerts on a real Prometheus (Debian: prometheus), beside the status of jobs
+	cd tests && $(BIN)/python -m dashboard
+
+# Unpacked and not installed, because the package would start a server.
+$(PROMETHEUS)/.ready:
+	mkdir -p $(PROMETHEUS)
+	command -v prometheus promtool > /dev/null || { cd $(PROMETHEUS) && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb; }
 	@touch $@
 
 unit: setup ## the pure rooms, in seconds
