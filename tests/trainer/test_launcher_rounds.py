@@ -6,11 +6,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from trainer.gangs import Gang
+from trainwright.launch import agent
+from trainwright.launch.rendezvous import Place, RendezvousFailed
+from trainwright.launch.supervisor import Stop, Supervisor
+from trainwright.launch.watchdog import Watchdog
 
 BUDGET = {"TRAINWRIGHT_RESTARTS_LEFT": "1"}
 SCRIPT = """
@@ -85,6 +91,20 @@ def test_no_round_follows_a_permanent_error(tmp_path):
     with gang(tmp_path, "sys.exit(65)") as pods:
         assert pods.run() == [65], pods.log()
         assert (pods.word().round, pods.word().rounds) == (None, [])
+
+
+def test_a_store_that_is_lost_before_the_ranks_of_a_later_round_begin_is_one_line(tmp_path, monkeypatch):
+    def lose(*_):
+        raise RuntimeError("Broken pipe\nException raised from a place in C++")
+
+    monkeypatch.setattr(agent, "PodAgent", lambda *_: SimpleNamespace(run=lose))
+    monkeypatch.setattr(agent, "logging", Mock())  # it silences torch for good
+    for name in ("TORCHELASTIC_SIGNALS_TO_HANDLE", "TRAINWRIGHT_NODE_DIR"):
+        monkeypatch.setenv(name, "")
+    place, meeting = Place(2, 1, 1, "127.0.0.1", 29500), SimpleNamespace(master_port=29501)
+    supervisor = Supervisor(tmp_path, 30.0, Watchdog(None), Stop(early=False))
+    with pytest.raises(RendezvousFailed, match=r"^node 1: 127\.0\.0\.1:29500: Broken pipe$"):
+        agent.run(meeting, place, ["-m", "trained"], supervisor, 2)
 
 
 SWEEPS = """

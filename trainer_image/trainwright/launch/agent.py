@@ -259,7 +259,7 @@ def run(
             log.start()
         agent.run()
     except RuntimeError as error:
-        if not supervisor.stop.early:
+        if supervisor.ranks:
             raise
         raise RendezvousFailed(f"node {place.node_rank}: {place.master}:{place.port}: {_first_line(error)}") from error
     finally:
