@@ -184,7 +184,7 @@ def test_a_job_that_no_flavor_can_ever_take_is_stalled(case: str) -> None:
     waits = Queue(Workload(stored(of, when("QuotaReserved", False, "Pending", message))))
     found = {one["type"]: one for one in plan(of, POOL, Observed(), NOW, queue=waits).status["conditions"]}
     assert ("Stalled" in found) == stalled
-    assert ("ask for what the queue has" in found["Queued"]["message"]) == stalled
+    assert ("can never admit it: create a smaller job" in found["Queued"]["message"]) == stalled
 
 
 def test_a_job_that_waits_says_its_place_where_it_is_known() -> None:

@@ -387,7 +387,7 @@ def _fix(job: TrainingJob, message: str) -> str:
     if "ClusterQueue" in message and ("doesn't exist" in message or "inactive" in message):
         return "`kubectl describe clusterqueue` says why; an administrator of the queues can fix it"
     if _never(job, message):
-        return "no job that ends changes that: ask for what the queue has, or have it changed"
+        return "this queue can never admit it: create a smaller job, choose another queue, or have its quota changed"
     return ""
 
 
