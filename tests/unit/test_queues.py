@@ -222,6 +222,18 @@ def test_an_admitted_job_starts_on_the_nodes_of_its_flavor() -> None:
     assert template["metadata"]["labels"]["kueue.x-k8s.io/podset"] == "main"
 
 
+@pytest.mark.parametrize("queued", [True, False])
+def test_jobs_and_pods_of_an_admitted_job_are_not_queued_a_second_time(queued: bool) -> None:
+    labels = {LABEL_QUEUE: "team", "team": "a"}
+    made = make_job().nodes(2).with_("spec.jobTemplate.metadata.labels", labels)
+    made = made.with_("spec.podTemplate.metadata.labels", labels)
+    of = replace(made.build(), labels={LABEL_QUEUE: "team"} if queued else {}, uid="0123456789")
+    child = plan(of, POOL, Observed(), NOW, queue=admitted(of) if queued else None).apply[-1]
+    for found in (child["metadata"]["labels"], child["spec"]["template"]["metadata"]["labels"]):
+        assert found["team"] == "a"
+        assert (LABEL_QUEUE in found) != queued
+
+
 def test_the_updates_of_an_admission_check_reach_the_pods() -> None:
     update = {"nodeSelector": {"reservation": "r1"}, "labels": {"a": "b"}, "annotations": {"c": "d"}}
     found = stored(job(), *ADMITTED, admission=ADMISSION)

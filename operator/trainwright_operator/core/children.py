@@ -27,7 +27,7 @@ from trainwright_operator.core.gangs import ONE_BY_ONE, SCHEDULERS, GangSchedule
 from trainwright_operator.core.gangs.gang import Gang, Membership
 from trainwright_operator.core.observe import config_map_of
 from trainwright_operator.core.placement.vendor import Placement, Seat
-from trainwright_operator.core.pods import JOB_KEY, Budget, PodPlan, PushEndpoint, pod_template
+from trainwright_operator.core.pods import JOB_KEY, Budget, PodPlan, PushEndpoint, pod_template, unqueued
 
 Object = dict[str, Any]
 
@@ -236,7 +236,7 @@ def _pod_plans(
 def _job(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
     """``backoffLimit: 0`` and no podFailurePolicy: one pod's end is the end of the attempt, and the policy is ours."""
     labels = {**plan.labels, names.LABEL_SLICES: str(place.slices)} if place.slices > 1 else plan.labels
-    metadata = _metadata(job, plan.job_name, {**job.spec.job_template.labels, **labels})
+    metadata = _metadata(job, plan.job_name, {**unqueued(job.spec.job_template.labels, place), **labels})
     annotations = dict(job.spec.job_template.annotations)
     if place.pods > 1 and plan.endpoint:
         annotations[names.ANNOTATION_MEETS_AT] = f"{plan.master}:{MASTER_PORT}"

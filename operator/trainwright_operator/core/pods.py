@@ -40,6 +40,7 @@ from trainwright_operator.core.gangs.gang import Membership
 from trainwright_operator.core.observe import COMPLETION_INDEX
 from trainwright_operator.core.placement import affinity
 from trainwright_operator.core.placement.vendor import Placement, Seat
+from trainwright_operator.core.queues.workload import LABEL_QUEUE
 
 Object = dict[str, Any]
 
@@ -99,7 +100,7 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
         "metadata": {
             "labels": {
                 **job.propagated,
-                **template.labels,
+                **unqueued(template.labels, place),
                 **(place.labels or {}),
                 **plan.membership.labels,
                 **plan.labels,
@@ -148,6 +149,11 @@ def pod_template(job: TrainingJob, place: Placement, plan: PodPlan) -> Object:
             }
         ),
     }
+
+
+def unqueued(labels: Mapping[str, str], place: Placement) -> Mapping[str, str]:
+    """Without the queue that would hold Jobs or pods up a second time, for the quota that their job already has."""
+    return {name: value for name, value in labels.items() if not place.labels or name != LABEL_QUEUE}
 
 
 def _affinity(job: TrainingJob, place: Placement, plan: PodPlan) -> Object | None:

@@ -41,12 +41,12 @@ from trainwright_operator.core.queues.workload import (
     owned,
     owner,
 )
+from trainwright_operator.core.queues.workload import LABEL_QUEUE as LABEL_QUEUE
 from trainwright_operator.core.times import remaining, write_time
 from trainwright_operator.core.waiting import Hold
 
 Object = dict[str, Any]
 
-LABEL_QUEUE = f"{GROUP}/queue-name"
 LABEL_PRIORITY = f"{GROUP}/priority-class"
 LABEL_MAX_SECONDS = f"{GROUP}/max-exec-time-seconds"
 LABEL_JOB_UID = f"{GROUP}/job-uid"

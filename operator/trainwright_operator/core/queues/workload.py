@@ -15,6 +15,7 @@ Object = Mapping[str, Any]
 GROUP = "kueue.x-k8s.io"
 VERSION = f"{GROUP}/v1beta2"
 """Served by Kueue 0.15 and newer."""
+LABEL_QUEUE = f"{GROUP}/queue-name"
 KIND, PLURAL = "Workload", "workloads"
 FINALIZER = f"{GROUP}/resource-in-use"
 """Keeps a deleted Workload, and its quota, until the pods that use it have ended."""
