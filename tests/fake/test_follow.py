@@ -12,10 +12,11 @@ from trainwright_operator.cluster.client import ApiError, Listing
 from trainwright_operator.cluster.controller import LONGEST_DELAY, Controller
 from trainwright_operator.cluster.informer import Stores
 from trainwright_operator.cluster.metrics import Metrics
-from trainwright_operator.cluster.resources import PODS
+from trainwright_operator.cluster.resources import PODS, QUEUED
 from trainwright_operator.cluster.settings import Settings
 
 BROKEN = aiohttp.ClientPayloadError("cut off")
+UNSERVED = ApiError(404, "NotFound", "404 page not found")
 EXPIRED = ApiError(410, "Expired", "too old resource version")
 
 
@@ -69,7 +70,9 @@ def versions(script):
     return [version for _, version in script.asked]
 
 
-@pytest.mark.parametrize("end", [[], [BROKEN], [TimeoutError()]], ids=["ended", "broken", "silent"])
+@pytest.mark.parametrize(
+    "end", [[], [BROKEN], [TimeoutError()], [UNSERVED]], ids=["ended", "broken", "silent", "not served"]
+)
 def test_a_watch_goes_on_from_the_last_change_that_it_saw(end):
     first = [("ADDED", pod("a", 11)), ("ADDED", pod("b", 12)), *end]
     script = Script([first, [("DELETED", pod("a", 13))]])
@@ -109,3 +112,9 @@ def test_watches_that_end_at_once_are_not_opened_in_a_hot_loop():
     script = Script([[] for _ in range(1000)])
     followed(script, 60)
     assert len(script.asked) <= 61
+
+
+def test_kinds_that_may_be_removed_are_not_watched_by_kopf_which_would_end():
+    controller = Controller(Script([]), Stores(), None, Settings(), Metrics(), places=object())
+    assert set(QUEUED) <= set(controller.watched)
+    assert not set(QUEUED) & set(controller.watched_by_kopf)

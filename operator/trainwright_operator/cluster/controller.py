@@ -21,7 +21,7 @@ from trainwright_operator.cluster.metrics import Metrics
 from trainwright_operator.cluster.places import Places
 from trainwright_operator.cluster.queue import KeyedQueue
 from trainwright_operator.cluster.reconciler import Reconciler
-from trainwright_operator.cluster.resources import PODS, TRAINING_JOBS, WORKLOADS
+from trainwright_operator.cluster.resources import PODS, QUEUED, TRAINING_JOBS, WORKLOADS
 from trainwright_operator.cluster.settings import Settings
 
 SETTLE_SECONDS = 0.25
@@ -36,8 +36,9 @@ HEAD_START_SECONDS = 15.0
 WATCH_SECONDS = 60
 """The length of one of our watches: also how long kopf may take until its own are established."""
 
-FOLLOWED = frozenset({PODS})
-"""Watched without kopf, which keeps a task for each object: of a gang's start that was half of the processor time."""
+FOLLOWED = frozenset({PODS, *QUEUED})
+"""Watched without kopf, which keeps a task for each object: of a gang's start that was half of the processor time. It
+also ends when a kind that it watches is removed from the cluster, as Kueue's may be."""
 
 SHORTEST_DELAY, LONGEST_DELAY = 1.0, 30.0
 """Between the tries of a watch, in seconds: at first, and after it has failed several times."""
