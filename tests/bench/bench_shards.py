@@ -8,7 +8,8 @@ after its imports. It may be its shards of parameters, gradients and optimizer, 
 and 200 MB.
 
 Then the ranks write and flush as many bytes as a checkpoint has, all at the same time, save a checkpoint, and save one
-beside the training, in turn. Limits are held against the median of the rounds' ratios.
+beside the training, in turn. All write new files; what is deleted is deleted between the measurements. Limits are held
+against the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -196,10 +197,12 @@ def speeds(argument: tuple[Path, int, int]) -> dict[str, list[float]]:
         store.ranks.barrier()
         found[name].append(time.perf_counter() - start)
 
-    for number in range(rounds):
-        timed("plain", lambda: plain_write(content, folder / f"plain-{store.ranks.rank}"))
-        timed("save", lambda: store.write(3, in_turn(snapshot(trainer, store.is_leader))))
-        timed("stall", lambda number=number: background.start(4 + number, lambda: None, lambda: None))
+    plain = folder / f"plain-{store.ranks.rank}"
+    for step in range(3, 3 + 2 * rounds, 2):
+        timed("plain", lambda: plain_write(content, plain))
+        plain.unlink()
+        timed("save", lambda step=step: store.write(step, in_turn(snapshot(trainer, store.is_leader))))
+        timed("stall", lambda step=step: background.start(step + 1, lambda: None, lambda: None))
         background.settle()
         store.rotate(1)
     return found

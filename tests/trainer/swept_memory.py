@@ -5,9 +5,11 @@ FSDP's two ranks are one process in a group of which the other rank is made up: 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed
@@ -30,11 +32,12 @@ LABELS = {"causal": "tokens", "masked": "tokens", "seq2seq": "tokens", "classifi
 
 @contextmanager
 def made_up_ranks() -> Iterator[None]:
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
+    with mock.patch.object(sys, "excepthook", sys.excepthook):  # torch sets one of its own
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
+        try:
+            yield
+        finally:
+            torch.distributed.destroy_process_group()
 
 
 def estimated(architecture: Architecture, fsdp: Fsdp | None) -> float:
