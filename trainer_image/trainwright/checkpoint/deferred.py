@@ -24,7 +24,7 @@ from trainwright.arguments.errors import ModelError
 from trainwright.checkpoint.gathered import aliases_of
 from trainwright.checkpoint.staging import return_memory
 from trainwright.checkpoint.weights import WeightFiles
-from trainwright.distributed.named_state import held, part_of
+from trainwright.distributed.named_state import held, is_partitioned, part_of
 from trainwright.distributed.wrapping import unwrap
 
 _ATTRIBUTE = "_deferred_weights"
@@ -312,6 +312,69 @@ def fill(model: nn.Module, device: torch.device | str = "cpu") -> None:
         if name in deferred.recipes:
             held(parameter).copy_(deferred.value(name, part_of(parameter), scratch))
     return_memory()
+
+
+@torch.no_grad()
+def fill_in_turn(
+    model: nn.Module,
+    divide: Callable[[nn.Parameter], None],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    reads: bool = True,
+) -> None:
+    """Have ``divide`` free each parameter, which gets its values just before if the model was made without them.
+
+    Args:
+        divide: A collective that also sends the values of the ranks that read to those that do not.
+        device: Where each whole parameter is to be.
+        dtype: The number format of the parameters; None for that in which the model was made.
+        reads: Whether this rank makes the values.
+
+    Raises:
+        UserError: A file cannot be read; not before all parameters are divided, as the other ranks wait for that.
+    """
+    model = unwrap(model)
+    deferred: Deferred | None = vars(model).pop(_ATTRIBUTE, None)
+    scratch, places, error = Scratch(), _places(model), None
+    for name, parameter in list(model.named_parameters()):
+        if is_partitioned(parameter):
+            continue
+        to = dtype if dtype is not None and parameter.is_floating_point() else parameter.dtype
+        if not parameter.is_meta:
+            parameter.data = parameter.data.to(device, to)
+            divide(parameter)
+            continue
+        value = None
+        if reads and error is None and deferred is not None and name in deferred.recipes:
+            try:
+                value = deferred.value(name, part_of(parameter), scratch).to(device, to).contiguous()
+            except Exception as caught:
+                error = caught
+        made = _replaced_by(
+            torch.empty(parameter.shape, dtype=to, device=device) if value is None else value, parameter
+        )
+        for module, attribute in places[id(parameter)]:
+            setattr(module, attribute, made)
+        divide(made)
+    return_memory()
+    if error is not None:
+        raise error
+
+
+def _replaced_by(value: torch.Tensor, parameter: nn.Parameter) -> nn.Parameter:
+    """A parameter like another, with values."""
+    made = type(parameter)(value, requires_grad=parameter.requires_grad)
+    vars(made).update(vars(parameter))
+    return made
+
+
+def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """Identity of a parameter -> the modules that have it, under which names; several for tied weights."""
+    found: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            found.setdefault(id(parameter), []).append((module, name))
+    return found
 
 
 def _tie(model: nn.Module, name: str, kept: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainwright.arguments import sharding
+from trainwright.arguments import deepspeed, sharding
 from trainwright.checkpoint.store import CheckpointStore
 from trainwright.contract import ResolvedJob, UserError, strict_json
 from trainwright.declarative import columns, tasks
@@ -102,12 +102,19 @@ def assemble(job: ResolvedJob, args: Any) -> Parts:
             columns.check_evaluation(assigned, splits.eval.column_names)
         labels = _labels(task, splits, assigned)
         set_seed(args.seed)
-        model = build_model(model_spec, config, task.name, tokenizer, labels, sharding.is_on(args.fsdp))
+        model = build_model(model_spec, config, task.name, tokenizer, labels, _is_divided(args))
         lengths = tasks.lengths(task, data_spec, tokenizer, positions(model))
         recipe = Recipe(tokenizer, assigned, **lengths, labels=labels, streaming=data_spec.streaming)
         train = tasks.prepare(task, splits.train, recipe, "spec.dataset.source")
         evaluation = splits.eval and tasks.prepare(task, splits.eval, recipe, "spec.dataset.evalSource")
     return Parts(model, tokenizer, train, evaluation, task.collator(tokenizer, model), task)
+
+
+def _is_divided(args: Any) -> bool:
+    """Whether no rank holds the whole model: it is then made without values, which each rank gets in parts."""
+    if args.deepspeed:
+        return deepspeed.stage_of(deepspeed.read_file(args.deepspeed)) == 3
+    return sharding.is_on(args.fsdp)
 
 
 def _labels(task: tasks.Task, splits: Any, assigned: dict[str, str]) -> Labels | None:

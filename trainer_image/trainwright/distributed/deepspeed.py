@@ -24,7 +24,7 @@ from torch.nn.utils import get_total_norm
 from trainwright.arguments import deepspeed as settings
 from trainwright.arguments.errors import Mistake
 from trainwright.contract import UserError
-from trainwright.distributed.named_state import is_partitioned
+from trainwright.distributed.named_state import groups_by_name, is_partitioned
 from trainwright.distributed.native import AT_ONCE
 from trainwright.distributed.ranks import Ranks
 from trainwright.distributed.strategy import Hooks, Kind, Strategy
@@ -44,6 +44,8 @@ class Zero(Strategy):
     Attributes:
         stage: The stage of ZeRO.
         engine: DeepSpeed's engine, once :meth:`prepare` has made it.
+        dtype: The number format in which the engine keeps the parameters; None for that of the model.
+        groups: The names of the parameters in each group of the optimizer that the engine was given.
         schedule_of_engine: The schedule that the configuration names, if it does.
     """
 
@@ -66,8 +68,9 @@ class Zero(Strategy):
         self.sharded = self.stage == 3
         self.mesh = {"zero": ranks.world_size}
         self.engine: Any = None
+        self.groups: list[list[str]] = []
         self._optimizer: Any = None
-        self._dtype = _dtype(config)
+        self.dtype = _dtype(config)
         self._last = True
 
     @property
@@ -78,7 +81,7 @@ class Zero(Strategy):
         )
 
     def place(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        device, dtype = self.device, self._dtype
+        device, dtype = self.device, self.dtype
 
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
@@ -95,6 +98,12 @@ class Zero(Strategy):
         """Return the engine, if it was made for this model; before that an evaluation uses the model itself."""
         if self.engine is not None and self.engine.module is unwrap(model):
             return self.engine  # type: ignore[no-any-return]
+        has_hooks = hasattr(model, "ds_id")  # those of an engine that another Trainer made
+        if any(map(is_partitioned, model.parameters())) and not has_hooks:
+            raise UserError(
+                "deepspeed: the model was partitioned when it was made, and only training makes the engine that "
+                "gathers its parameters; call train before evaluate and predict"
+            )
         return model.to(self.device)
 
     def prepare(
@@ -110,6 +119,7 @@ class Zero(Strategy):
         if self.engine is None or self.engine.module is not model or optimizer not in (None, self._optimizer):
             _spread_weights(model, self.device)
             optimizer = _without_empty_groups(optimizer)
+            self.groups = _groups(model, optimizer)
             self.engine = _initialize(model.to(self.device), optimizer, config, self._level)
             self._optimizer = _basic(self.engine)
             if optimizer not in (None, self._optimizer):
@@ -119,6 +129,18 @@ class Zero(Strategy):
                 )
         self.schedule_of_engine = None if schedule is None else _schedule(schedule, self._optimizer)
         return (wrap or self.wrap)(model), self._optimizer
+
+    def divider(self, model: nn.Module, max_steps: int) -> Callable[[nn.Parameter], None]:
+        """What partitions a parameter of ZeRO 3 before :meth:`prepare` does it to all; all ranks call it together.
+
+        It sends the values of rank 0 to the others, of which each keeps its part, as ``deepspeed.zero.Init`` does.
+        """
+        init = imported().zero.Init(module=nn.Module(), config_dict_or_path=self._finished(model, max_steps))
+
+        def divide(parameter: nn.Parameter) -> None:
+            init._convert_to_zero_parameters([parameter])
+
+        return divide
 
     def _finished(self, model: nn.Module, max_steps: int) -> settings.Config:
         width = settings.hidden_size_of(getattr(base_model(model), "config", None))
@@ -187,6 +209,11 @@ class Zero(Strategy):
         if self.sharded and self.engine is not None:
             self.engine.empty_partition_cache()
 
+    def take_weights(self, model: nn.Module) -> None:
+        """Have the optimizer step the weights that were loaded into the model, not those that it kept in float32."""
+        if self.engine is not None and self.engine.module is unwrap(model):
+            self.engine.optimizer.refresh_fp32_params()
+
     # -- saving
 
     def state(self, kind: Kind, part: Any, whole: bool = True) -> dict[str, Any]:
@@ -204,6 +231,13 @@ def _without_empty_groups(optimizer: Any) -> Any:
     if optimizer is not None:
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     return optimizer
+
+
+def _groups(model: nn.Module, optimizer: Any) -> list[list[str]]:
+    """The names of the parameters in each group, before the engine flattens them; in one, if it makes the optimizer."""
+    if optimizer is None:
+        return [[name for name, parameter in model.named_parameters() if parameter.requires_grad]]
+    return groups_by_name(model, optimizer)
 
 
 def _dtype(config: Mapping[str, Any]) -> torch.dtype | None:
@@ -241,7 +275,7 @@ def imported() -> Any:
 
 def _join_alone() -> None:
     """A single process needs a group too."""
-    if not torch.distributed.is_initialized():
+    if not torch.distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         os.environ.setdefault("LOCAL_RANK", "0")
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]

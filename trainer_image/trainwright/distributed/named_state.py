@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
@@ -142,20 +143,56 @@ def numbered(model: nn.Module, optimizer: Any, state: dict[str, Any]) -> dict[st
         UserError: The names are not those of this optimizer.
     """
     numbers = {name: number for number, name in enumerate(names_in_order(model, optimizer))}
-    saved = [set(group["params"]) for group in state["param_groups"]]
-    for theirs, ours in zip_longest(saved, _groups_by_name(model, optimizer), fillvalue=set[str]()):
-        if differing := sorted(theirs ^ ours):
-            raise UserError(
-                f"the optimizer's groups of parameters are not those of this run ({', '.join(differing[:3])}); create "
-                "the model and its parameter groups as they were trained"
-            )
+    saved = [group["params"] for group in state["param_groups"]]
+    for theirs, ours in zip_longest(saved, groups_by_name(model, optimizer), fillvalue=list[str]()):
+        if differing := sorted(set(theirs) ^ set(ours)):
+            raise other_groups(differing)
     groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in state["param_groups"]]
     return {"state": {numbers[name]: entries for name, entries in state["state"].items()}, "param_groups": groups}
 
 
-def _groups_by_name(model: nn.Module, optimizer: Any) -> list[set[str]]:
+def other_groups(differing: Sequence[str]) -> UserError:
+    """The error for a checkpoint whose optimizer has other groups of parameters; names the first that differ."""
+    return UserError(
+        f"the optimizer's groups of parameters are not those of this run ({', '.join(differing[:3])}); create the "
+        "model and its parameter groups as they were trained"
+    )
+
+
+def groups_by_name(model: nn.Module, optimizer: Any) -> list[list[str]]:
+    """Return the names of the parameters in each of the optimizer's groups."""
     names = iter(names_in_order(model, optimizer))
-    return [set(islice(names, len(group["params"]))) for group in optimizer.param_groups]
+    return [list(islice(names, len(group["params"]))) for group in optimizer.param_groups]
+
+
+def matched_group(
+    saved: Iterable[dict[str, Any]], names: Sequence[str], own: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Return the group that was saved of the same parameters, wherever it stands; an empty group stays as it is.
+
+    Args:
+        saved: Groups with the names of their parameters.
+        own: The group of this run.
+
+    Raises:
+        UserError: There is none, or it lacks settings that this optimizer has.
+    """
+    if not names:
+        return own
+    found = next((group for group in saved if set(group["params"]) == set(names)), None)
+    if found is None:
+        raise UserError(f"{folder}: {other_groups(sorted(names))}")
+    if lacking := sorted(own.keys() - found.keys()):
+        raise other_optimizer(folder, lacking)
+    return found
+
+
+def other_optimizer(folder: Path, lacking: Iterable[str]) -> UserError:
+    """The error for the state of another optimizer, which lacks some settings of this run's."""
+    return UserError(
+        f"{folder}: holds the state of another optimizer, one without {', '.join(lacking)}; set optim as it was, or "
+        "begin anew with its model"
+    )
 
 
 def names_in_order(model: nn.Module, optimizer: Any) -> list[str]:

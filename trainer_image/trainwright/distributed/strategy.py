@@ -113,6 +113,9 @@ class Strategy(ABC):
     def rest(self, model: nn.Module) -> None:  # noqa: B027 - only a sharded model has something to free
         """Free what forward passes without a backward pass leave behind."""
 
+    def take_weights(self, model: nn.Module) -> None:  # noqa: B027 - only an engine keeps weights of its own
+        """Train on with the weights that were loaded into the model."""
+
     def recover(self, model: nn.Module) -> None:  # noqa: B027 - only a sharded model has something to restore
         """Make the model usable after a step that failed on all ranks."""
 

@@ -199,7 +199,7 @@ class Trainer:
         """Place a model on its device, and inspect once what its forward takes and returns."""
         args = self.args
         self.model = self.model_wrapped = model
-        if not self._strategy.sharded or self._strategy.owns_checkpoints:
+        if not self._strategy.sharded:
             fill(model)
         self.is_model_parallel, self.place_model_on_device = prepare.spread(model), prepare.placed(model, args)
         if self.place_model_on_device:
@@ -938,6 +938,7 @@ class Trainer:
             session.load_of_engine(self, folder)
         else:
             load_weights(self.model if model is None else model, folder)
+            self._strategy.take_weights(self.model)
 
     def _load_best_model(self) -> None:
         """Load the weights of the best checkpoint."""

@@ -13,10 +13,11 @@ from torch import nn
 
 from trainwright.arguments.environment import compile_options
 from trainwright.arguments.sharding import is_on
-from trainwright.checkpoint.deferred import fill
+from trainwright.checkpoint.deferred import fill, fill_in_turn
 from trainwright.contract import UserError
 from trainwright.devices import tpu
 from trainwright.distributed.ddp import ddp_kwargs
+from trainwright.distributed.named_state import is_partitioned
 from trainwright.distributed.strategy import Strategy
 from trainwright.training.activation_checkpointing import recompute_layer
 from trainwright.training.precision import autocast_forward, training_dtype
@@ -122,11 +123,23 @@ def wrap_model(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
 def wrap_for_evaluation(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:
     """Return the module for evaluation outside of training; its forward does not synchronise gradients."""
     if strategy.owns_checkpoints:
+        fill(model)  # whole, as there is no engine yet
         return strategy.wrap(model)
     autocast_forward(model, args.device, training_dtype(args))
     if strategy.sharded:
         return _sharded(model, args, strategy)
     return cast(nn.Module, _compiled(model, args)) if args.torch_compile else model
+
+
+def divide_parts(model: nn.Module, strategy: Strategy, max_steps: int) -> None:
+    """Partition a model of ZeRO 3, one parameter after the other, with the values that it may have been made without.
+
+    So no device holds more than its parts and one parameter, and no host if the model was made without values.
+    """
+    if strategy.sharded and strategy.owns_checkpoints and not all(map(is_partitioned, model.parameters())):
+        engine: Any = strategy
+        divide, leads = engine.divider(model, max_steps), strategy.ranks.rank == 0
+        strategy.ranks.agree(lambda: fill_in_turn(model, divide, strategy.device, engine.dtype, reads=leads))
 
 
 def _of_engine(model: nn.Module, args: Any, strategy: Strategy) -> nn.Module:

@@ -56,7 +56,7 @@ from trainwright.training.loop import Loop
 from trainwright.training.losses import check_trainable
 from trainwright.training.metrics import speed_metrics
 from trainwright.training.optimizers import averaging
-from trainwright.training.prepare import check_places
+from trainwright.training.prepare import check_places, divide_parts
 from trainwright.training.resuming import Place, counts_anew, horizon_from, place_of, tell_differences
 from trainwright.training.special_tokens import align_special_tokens
 from trainwright.training.train_length import Horizon, length_of
@@ -425,6 +425,7 @@ def prepare(trainer: Any, horizon: Horizon, dataloader: Any) -> Any:
         return trainer.optimizer
 
     strategy = trainer._strategy
+    divide_parts(trainer.model, strategy, horizon.max_steps)
     prepared = strategy.prepare(trainer.model, make_optimizer, trainer._wrap_model, horizon.max_steps)
     trainer.model_wrapped, trainer.optimizer = prepared
     if strategy.owns_checkpoints:
