@@ -25,12 +25,22 @@ from trainwright.contract import UserError
 from trainwright.distributed.named_state import forms_of, wholes
 
 STAGES = (1, 2, 3)
+OTHERS: dict[str, dict[str, Any]] = {
+    "DDP": {},
+    "FSDP": {"fsdp": True},
+    "FSDP, whole": {"fsdp": True, "fsdp_config": {"state_dict_type": "FULL_STATE_DICT"}},
+}
+"""Layouts without an engine; with one process, DDP is that process alone."""
 SAMPLES = 64
 STEPS = {"max_steps": 4, "train_sampling_strategy": "sequential", "optim": "sgd", "learning_rate": 0.05}
 
 
 def zero(stage: int, **more: Any) -> dict[str, Any]:
     return {"deepspeed": {"zero_optimization": {"stage": stage, **more}}}
+
+
+def layout_of(name: Any) -> dict[str, Any]:
+    return OTHERS[name] if name in OTHERS else zero(name)
 
 
 def ranks() -> int:
@@ -138,11 +148,11 @@ SAVING = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "optim": "a
 SAVING |= {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "weight_decay": 0.1}
 
 
-def saved_and_resumed(folder: Path, stage: int, model: Callable[[], nn.Module] = tiny.gpt2) -> dict[str, Any]:
+def saved_and_resumed(folder: Path, stage: Any, model: Callable[[], nn.Module] = tiny.gpt2) -> dict[str, Any]:
     """A run, one from its middle in the same layout, and how far apart they are."""
-    whole = trainer_of(folder / "a", model(), **SAVING, **zero(stage))
+    whole = trainer_of(folder / "a", model(), **SAVING, **layout_of(stage))
     whole.train()
-    rest = trainer_of(folder / "b", model(), **SAVING, **zero(stage))
+    rest = trainer_of(folder / "b", model(), **SAVING, **layout_of(stage))
     rest.train(resume_from_checkpoint=str(folder / "a" / "checkpoint-3"))
     ours, theirs = weights_of(whole), weights_of(rest)
     whole.save_model(str(folder / "model"))
@@ -270,29 +280,40 @@ ALONE: tuple[Callable[[Path, int], Any], ...] = (
 )  # fmt: skip
 
 
-def resumed_adapters(folder: Path, stage: int) -> dict[str, Any]:
+def resumed_adapters(folder: Path, stage: Any) -> dict[str, Any]:
     return saved_and_resumed(folder, stage, adapters)
 
 
-def resumed_elsewhere(given: tuple[Path, list[tuple[int, int]]]) -> dict[str, Any]:
-    """Resumes the runs of :func:`saved_and_resumed` from their middle in this world; (its stage, that of the rest)."""
+def resumed_elsewhere(given: tuple[Path, list[tuple[Any, Any]]]) -> dict[str, Any]:
+    """Resumes the runs of :func:`saved_and_resumed` from their middle in this world; (its layout, that of the rest)."""
     folder, cases = given
     return {
-        f"{act} {saved} -> {stage}": _tried(
-            lambda place, _, act=act, saved=saved, stage=stage: rest_of(folder / f"{act}-{saved}" / "a", place, stage),
-            folder / f"{act}-{saved}-{stage}-{ranks()}",
+        f"{act} {saved} -> {layout}": tried(
+            lambda place, _, act=act, saved=saved, layout=layout: rest_of(
+                folder / f"{act}-{saved}" / "a", place, layout
+            ),
+            folder / f"{act}-{saved}-{layout}-{ranks()}",
             None,
         )
         for act in ("saved_and_resumed", "resumed_adapters")
-        for saved, stage in cases
+        for saved, layout in cases
     }
 
 
-def rest_of(saved: Path, folder: Path, stage: int) -> dict[str, Any]:
+def changes(ranks: int) -> list[tuple[Any, Any]]:
+    """Each layout of a run on two ranks, and each in which so many ranks go on from it; one of both has an engine."""
+    engines = [(saved, stage) for saved in STAGES for stage in STAGES if ranks != 2 or (saved == 3) != (stage == 3)]
+    without = ["DDP"] if ranks == 1 else ["DDP", "FSDP"]
+    left = [(saved, other) for saved in STAGES for other in without]
+    return [*engines, *left, *((other, stage) for other in OTHERS for stage in STAGES)]
+
+
+def rest_of(saved: Path, folder: Path, layout: Any) -> dict[str, Any]:
     model = adapters() if saved.parent.name.startswith("resumed_adapters") else tiny.gpt2()
-    trainer = trainer_of(folder, model, **{**SAVING, "save_strategy": "no"}, **zero(stage))
+    trainer = trainer_of(folder, model, **{**SAVING, "save_strategy": "no"}, **layout_of(layout))
     trainer.train(resume_from_checkpoint=str(saved / "checkpoint-3"))
-    groups = [(group["weight_decay"], group["lr"]) for group in trainer.optimizer.param_groups]
+    kept = [group for group in trainer.optimizer.param_groups if layout in STAGES or group["params"]]
+    groups = [(group["weight_decay"], group["lr"]) for group in kept]
     return {"losses": logged(trainer, "loss"), "groups": groups, "weights": weights_of(trainer)}
 
 
@@ -308,13 +329,13 @@ def refused(folder: Path) -> dict[str, str]:
     torch.distributed.barrier()
 
     def resume(checkpoint: Path, **options: Any) -> None:
-        trainer_of(folder / "again", **SAVING, **options).train(resume_from_checkpoint=str(checkpoint))
+        trainer_of(folder / "again", **{**SAVING, **options}).train(resume_from_checkpoint=str(checkpoint))
 
-    def damaged(change: Callable[[Path], None]) -> Path:
+    def damaged(change: Callable[[Path], None], run: Path = made) -> Path:
         copy = folder / f"copy of {change.__name__}"
         if torch.distributed.get_rank() == 0:
             shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(made, copy)
+            shutil.copytree(run, copy)
             (copy / "checkpoint-3" / "trainwright_manifest.json").unlink()
             change(copy / "checkpoint-3" / "global_step3")
         torch.distributed.barrier()
@@ -333,6 +354,9 @@ def refused(folder: Path) -> dict[str, str]:
         shutil.copy(states / "zero_pp_rank_1_mp_rank_00_optim_states.pt",
                     states / "zero_pp_rank_2_mp_rank_00_optim_states.pt")  # fmt: skip
 
+    def without_numbers(states: Path) -> None:
+        (states.parent / "optimizer.pt").write_bytes(b"torn")
+
     def without_a_file(states: Path) -> None:
         (states / "zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink()
 
@@ -343,21 +367,32 @@ def refused(folder: Path) -> dict[str, str]:
 
         make(folder, tiny.gpt2(), tiny.texts(8), Clipping, **zero(2)).train()
 
-    wide: Any = tiny.gpt2()
-    wide.transformer.wpe = nn.Embedding(99, wide.config.n_embd)
+    def wide() -> Any:
+        model: Any = tiny.gpt2()
+        model.transformer.wpe = nn.Embedding(99, model.config.n_embd)
+        return model
+
     cases: dict[str, Callable[[], Any]] = {
         "a partition too many": lambda: resume(damaged(of_three), **zero(2)),
         "a partition too few": lambda: resume(damaged(without_a_file), **zero(2)),
         "torn partition of another stage": lambda: resume(damaged(without_optimizer), **zero(3)),
-        "another model and stage": lambda: trainer_of(folder, wide, **SAVING, **zero(3)).train(
+        "another model and stage": lambda: trainer_of(folder, wide(), **SAVING, **zero(3)).train(
             str(made / "checkpoint-3")
         ),
-        "no engine": lambda: resume(made / "checkpoint-3"),
-        "not of an engine": lambda: resume(plain_run / "checkpoint-3", **zero(2)),
+        "torn partition without an engine": lambda: resume(damaged(without_optimizer)),
+        "another model without an engine": lambda: trainer_of(folder, wide(), **SAVING).train(
+            str(made / "checkpoint-3")
+        ),
+        "another optimizer without an engine": lambda: resume(made / "checkpoint-3", optim="rmsprop"),
+        "torn file of no engine": lambda: resume(damaged(without_numbers, plain_run), **zero(2)),
+        "another model of no engine": lambda: trainer_of(folder, wide(), **SAVING, **zero(3)).train(
+            str(plain_run / "checkpoint-3")
+        ),
+        "another optimizer of no engine": lambda: resume(plain_run / "checkpoint-3", optim="rmsprop", **zero(2)),
         "torn partition of one rank": lambda: resume(damaged(without_optimizer), **zero(2)),
         "torn model": lambda: resume(damaged(without_model), **zero(2)),
         "code in a checkpoint": lambda: resume(damaged(foreign_code), **zero(2)),
-        "another model": lambda: trainer_of(folder, wide, **SAVING, **zero(2)).train(str(made / "checkpoint-3")),
+        "another model": lambda: trainer_of(folder, wide(), **SAVING, **zero(2)).train(str(made / "checkpoint-3")),
         "a batch that contradicts": lambda: trainer_of(
             folder, deepspeed={"zero_optimization": {"stage": 2}, "train_batch_size": 99}
         ),
@@ -410,17 +445,19 @@ def everything(folder: Path) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     for stage in STAGES:
         for act in ALIKE:
-            seen[f"{act.__name__} {stage}"] = _tried(act, folder / f"{act.__name__}-{stage}", zero(stage))
+            seen[f"{act.__name__} {stage}"] = tried(act, folder / f"{act.__name__}-{stage}", zero(stage))
         for alone in (*ALONE, resumed_adapters):
-            seen[f"{alone.__name__} {stage}"] = _tried(alone, folder / f"{alone.__name__}-{stage}", stage)
-    layouts = [(saved, stage) for saved in STAGES for stage in STAGES if (saved == 3) != (stage == 3)]
-    seen |= resumed_elsewhere((folder, layouts))
-    seen["refused"] = _tried(lambda place, _: refused(place), folder / "refused", None)
-    seen["full disk"] = _tried(lambda place, _: full_disk(place), folder / "full", None)
+            seen[f"{alone.__name__} {stage}"] = tried(alone, folder / f"{alone.__name__}-{stage}", stage)
+    for other in OTHERS:
+        for act in (saved_and_resumed, resumed_adapters):
+            seen[f"{act.__name__} {other}"] = tried(act, folder / f"{act.__name__}-{other}", other)
+    seen |= resumed_elsewhere((folder, changes(2)))
+    seen["refused"] = tried(lambda place, _: refused(place), folder / "refused", None)
+    seen["full disk"] = tried(lambda place, _: full_disk(place), folder / "full", None)
     return seen
 
 
-def _tried(act: Callable[[Path, Any], Any], folder: Path, given: Any) -> Any:
+def tried(act: Callable[[Path, Any], Any], folder: Path, given: Any) -> Any:
     try:
         return act(folder, given)
     except BaseException:

@@ -167,6 +167,61 @@ class Shards:
         return UserError(f"{self.folder}: cannot be read ({reason}); resume from another checkpoint")
 
 
+class Rows:
+    """A place for some rows of a tensor in shards: a target of :meth:`Shards.read` that needs no memory for the others.
+
+    Attributes:
+        values: The rows.
+    """
+
+    def __init__(self, form: torch.Tensor, rows: slice) -> None:
+        self._shape, self._first = form.shape, rows.start
+        self.values = torch.empty(rows.stop - rows.start, *form.shape[1:], dtype=form.dtype)
+
+    def size(self) -> torch.Size:
+        """The shape of the whole, which torch compares with that of the checkpoint."""
+        return self._shape
+
+    def __create_chunk_list__(self) -> list[Any]:
+        from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
+
+        offsets = torch.Size([self._first, *[0] * (len(self._shape) - 1)])
+        return [ChunkStorageMetadata(offsets=offsets, sizes=self.values.shape)]
+
+
+class ShardedWeights:
+    """The weights of a model in shards, of which some rows of a tensor can be read.
+
+    Attributes:
+        forms: Name -> a tensor on the meta device, of the shape and number format of the whole.
+        extra: Values that are no tensors.
+
+    Raises:
+        UserError: The description of the shards is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._shards = Shards(folder, MODEL_SHARDS)
+        self._paths = {".".join(path): path for path in self._shards.paths()}
+        forms = {name: self._shards.form(path) for name, path in self._paths.items()}
+        self.forms = {name: form for name, form in forms.items() if form is not None}
+        others = {self._paths[name]: None for name, form in forms.items() if form is None}
+        self.extra = {".".join(path): value for path, value in self._shards.read(others).items()}
+
+    def read(self, name: str, part: tuple[slice, ...]) -> torch.Tensor | None:
+        """A part of a tensor; None if the checkpoint does not have it."""
+        return read_part(self._shards, self._paths[name], part) if name in self.forms else None
+
+
+def read_part(shards: Shards, path: tuple[str, ...], part: tuple[slice, ...]) -> torch.Tensor:
+    """Read a part of one tensor; only the rows of which it is a part get into memory."""
+    form = shards.form(path)
+    assert form is not None
+    target = Rows(form, part[0]) if part else torch.empty_like(form, device="cpu")
+    read: torch.Tensor | Rows = shards.read({path: target})[path]
+    return read.values[(slice(None), *part[1:])] if isinstance(read, Rows) else read
+
+
 def read_model(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Fill the tensors of a ``state_dict`` in place; return its values that are not tensors.
 
@@ -227,8 +282,13 @@ def read_optimizer(parameters: Mapping[str, torch.Tensor], folder: Path) -> dict
         if name is not None and name not in parameters:
             raise another_model(folder, [f"unexpected optimizer state of {name}"])
         targets[path] = None if form is None else _place_for(form, parameters.get(name or ""))
+    return nested(shards.read(targets))
+
+
+def nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The state of an optimizer of which each value is given with its path."""
     result: dict[str, Any] = {"state": {}, "param_groups": []}
-    for path, value in sorted(shards.read(targets).items(), key=lambda item: item[0][:1]):
+    for path, value in sorted(values.items(), key=lambda item: item[0][:1]):
         _set(result, path, value)
     return result
 
@@ -293,6 +353,11 @@ def _planner() -> Any:
 
     class Planner(DefaultLoadPlanner):
         """Takes the names as they are, and reads values without running code."""
+
+        def lookup_tensor(self, index: Any) -> torch.Tensor:
+            target = self.state_dict[index.fqn]
+            found: torch.Tensor = target.values if isinstance(target, Rows) else super().lookup_tensor(index)
+            return found
 
         def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
             self.state_dict[read_item.dest_index.fqn] = torch.load(value, weights_only=True)

@@ -34,14 +34,17 @@ import numpy as np
 import torch
 
 from trainwright.arguments.errors import hidden
+from trainwright.checkpoint.by_name import filled_groups
 from trainwright.checkpoint.diskio import Sums, save_summed, single_checksum
 from trainwright.checkpoint.gathered import replace_whole, save_whole
 from trainwright.checkpoint.part import Piece
+from trainwright.checkpoint.schedule import fitted
 from trainwright.checkpoint.sharded import MODEL_SHARDS, OPTIMIZER_SHARDS, is_in_shards, read_optimizer, save_shards
 from trainwright.checkpoint.staging import Copy, Stager, as_it_is, return_memory
 from trainwright.checkpoint.store import MANIFEST
 from trainwright.checkpoint.weights import accepts_state_dict, save_config, save_weights
 from trainwright.checkpoint.zero import is_of_engine, save_engine
+from trainwright.checkpoint.zero_names import optimizer_of_partitions, scaler_of_partitions
 from trainwright.contract import UserError
 from trainwright.data.epochs import Epochs
 from trainwright.data.place import draws_alike, has_own_shards
@@ -51,6 +54,7 @@ from trainwright.distributed.named_state import (
     names_in_order,
     numbered,
     optimizer_state,
+    other_optimizer,
     parameters_in_order,
     parts_like,
 )
@@ -346,9 +350,9 @@ def missing_state(trainer: Any, folder: Path) -> list[str]:
     scaler = getattr(trainer, "scaler", None)
     parts = {OPTIMIZER: "the optimizer", SCHEDULER: "the schedule", TRAINER_STATE: "the count of steps"}
     parts |= {} if scaler is None else {SCALER: "the scaler"}
-    absent = [part for name, part in parts.items() if not (folder / name).is_file()]
-    if has_optimizer(folder):
-        absent = [part for part in absent if part != parts[OPTIMIZER]]
+    elsewhere = {OPTIMIZER} if has_optimizer(folder) else set()
+    elsewhere |= {SCALER} if is_of_engine(folder) else set()
+    absent = [part for name, part in parts.items() if not (folder / name).is_file() and name not in elsewhere]
     return absent if any(folder.glob("rng_state*.pth")) else [*absent, "the random generators"]
 
 
@@ -362,7 +366,21 @@ def load_training_state(trainer: Any, folder: Path, names: tuple[str, ...] = (OP
             _load_optimizer(trainer, folder)
         elif name in names and (folder / name).is_file():
             with _explained(folder / name):
-                part.load_state_dict(_load(folder / name))
+                saved = _load(folder / name)
+                part.load_state_dict(_fitted(trainer, saved, folder) if name == SCHEDULER else saved)
+        elif name == SCALER and name in names and is_of_engine(folder):
+            part.load_state_dict(scaler_of_partitions(folder, part.state_dict()))
+
+
+def _fitted(trainer: Any, saved: Any, folder: Path) -> Any:
+    """The state of a schedule, if other groups are empty here than in the run that saved it."""
+    own, groups = trainer.lr_scheduler.state_dict(), trainer.optimizer.param_groups
+    if not has_optimizer(folder) or len(saved.get("base_lrs", ())) in (0, len(groups)):
+        return saved
+    there = range(len(saved["base_lrs"])) if is_of_engine(folder) else filled_groups(folder)
+    is_engine = trainer._strategy.owns_checkpoints  # whose optimizer holds no parameters
+    here = [number for number, group in enumerate(groups) if is_engine or group["params"]]
+    return fitted(saved, there, own, here)
 
 
 def has_optimizer(folder: Path) -> bool:
@@ -378,14 +396,15 @@ def _load_optimizer(trainer: Any, folder: Path) -> None:
     _restore_optimizer(trainer, folder)
     for own, group in zip(own_settings, optimizer.param_groups, strict=False):
         if lacking := sorted(own - set(group)):
-            raise UserError(
-                f"{folder}: holds the state of another optimizer, one without {', '.join(lacking)}; set optim as it "
-                "was, or begin anew with its model"
-            )
+            raise other_optimizer(folder, lacking)
 
 
 def _restore_optimizer(trainer: Any, folder: Path) -> None:
     model, optimizer = trainer.model, trainer.optimizer
+    if is_of_engine(folder):
+        state = numbered(model, optimizer, optimizer_of_partitions(model, optimizer, folder))
+        trainer._strategy.load("optimizer", optimizer, state)
+        return
     if is_in_shards(folder, OPTIMIZER_SHARDS):
         with _explained(folder / OPTIMIZER_SHARDS):
             parameters = dict(zip(names_in_order(model, optimizer), parameters_in_order(optimizer), strict=True))

@@ -19,16 +19,18 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trainwright.checkpoint.sharded import another_model, is_in_shards, read_model, read_whole
+from trainwright.checkpoint.sharded import ShardedWeights, another_model, is_in_shards, read_model, read_whole
 from trainwright.checkpoint.staging import Stager
 from trainwright.checkpoint.tensor_file import DTYPES
+from trainwright.checkpoint.zero import is_of_engine
+from trainwright.checkpoint.zero_names import load_partitions
 from trainwright.contract import UserError
 from trainwright.distributed.named_state import (
     forms_of,
@@ -40,7 +42,7 @@ from trainwright.distributed.named_state import (
     part_of,
 )
 from trainwright.distributed.wrapping import unwrap
-from trainwright.integrations.peft import adapter_names, load_adapters
+from trainwright.integrations.peft import adapter_names, adapter_state, load_adapters, read_adapter
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -160,18 +162,21 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         UserError: There are no weights, they are damaged, or they belong to another model (keys and shapes are listed).
     """
     model, folder = unwrap(model), Path(folder)
+    if is_of_engine(folder) and not any(map(is_partitioned, model.parameters())):
+        load_partitions(model, folder)
+        return
     if adapter_names(model):
         with gathered([p for p in model.parameters() if p.requires_grad], writes=True):
             load_adapters(model, folder, partial(read_whole, folder) if is_in_shards(folder) else None)
+        return
+    if any(map(is_partitioned, model.parameters())):
+        _load_partitioned(model, folder)
         return
     if is_in_shards(folder):
         model.load_state_dict(read_model(model_state(model), folder), strict=False)
         return
     if any(map(is_sharded, model.parameters())):
         _load_parts(model, folder)
-        return
-    if any(map(is_partitioned, model.parameters())):
-        _load_partitioned(model, folder)
         return
     state = read_weights(folder)
     if problems := _differences(model, state):
@@ -197,16 +202,68 @@ def _load_parts(model: nn.Module, folder: Path) -> None:
 
 def _load_partitioned(model: nn.Module, folder: Path) -> None:
     """Load the weights into parameters that are partitioned by ZeRO 3: all ranks read, and each keeps its part."""
-    files, forms = WeightFiles(folder), forms_of(model)
-    problems = _differing_forms(model, forms, files.forms)
-    converted = _converted(model, folder) or _refuse(folder, problems) if problems else {}
+    saved = weights_of(model, folder)
     parameters = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
-    for name, form in forms.items():
-        saved = converted[name] if name in converted else files.read(name, tuple(slice(0, n) for n in form.shape))
-        if saved is not None:
-            with gathered([parameters[name]], writes=True), torch.no_grad():
-                parameters[name].copy_(saved)
-    model.load_state_dict(files.extra, strict=False)
+    for name, form in saved.forms.items():
+        with gathered([parameters[name]], writes=True), torch.no_grad():
+            parameters[name].copy_(saved.read(name, tuple(slice(0, size) for size in form.shape)))
+    model.load_state_dict(saved.extra, strict=False)
+
+
+class NamedWeights(NamedTuple):
+    """The weights of a checkpoint by the names of the model that they are for.
+
+    Attributes:
+        forms: Name -> a tensor on the meta device, of the shape of the whole. Of tied weights one name may be there.
+        read: Reads a part of a tensor.
+        extra: The values of a plain module that are no tensors.
+    """
+
+    forms: Mapping[str, torch.Tensor]
+    read: Callable[[str, tuple[slice, ...]], torch.Tensor]
+    extra: Mapping[str, Any]
+
+
+def weights_of(model: nn.Module, folder: Path) -> NamedWeights:
+    """The weights in a folder, whole or in shards, for a model of which a rank may hold only parts.
+
+    Of a model with adapters, these are the adapters alone.
+
+    Raises:
+        UserError: There are none, they cannot be read, or they are of another model.
+    """
+    forms = forms_of(model)
+    if names := adapter_names(model):
+        return _adapters_of(model, names, forms, folder)
+    files = ShardedWeights(folder) if is_in_shards(folder) else WeightFiles(folder)
+    if problems := _differing_forms(model, forms, files.forms):
+        converted: dict[str, torch.Tensor] = _converted(model, folder) or _refuse(folder, problems)
+        return NamedWeights(converted, lambda name, part: converted[name][part], files.extra)
+
+    def read(name: str, part: tuple[slice, ...]) -> torch.Tensor:
+        value = files.read(name, part)
+        assert value is not None
+        return value
+
+    return NamedWeights({name: form for name, form in forms.items() if name in files.forms}, read, files.extra)
+
+
+def _adapters_of(model: nn.Module, names: Iterable[str], forms: Mapping[str, Any], folder: Path) -> NamedWeights:
+    own = {id(form): name for name, form in forms.items()}
+    values: dict[str, torch.Tensor] = {}
+    for adapter in names:
+        expected = adapter_state(model, adapter, forms)
+        saved = read_whole(folder, expected) if is_in_shards(folder) else read_adapter(model, adapter, folder)
+        problems = [f"missing {key}" for key in expected if key not in saved]
+        problems += [
+            f"{key} is {tuple(saved[key].shape)} there and {tuple(form.shape)} here"
+            for key, form in expected.items()
+            if key in saved and saved[key].shape != form.shape
+        ]
+        if problems:
+            _refuse(folder, problems)
+        values |= {own[id(form)]: saved[key] for key, form in expected.items()}
+    return NamedWeights(values, lambda name, part: values[name][part], {})
 
 
 class WeightFiles:
@@ -366,7 +423,7 @@ def _converted(model: nn.Module, folder: Path) -> dict[str, Any] | None:
         return None
     state = loaded.state_dict()
     is_whole = not any(info.get(key) for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    return state if is_whole and not _differences(model, state) else None
+    return state if is_whole and not _differing_forms(model, forms_of(model), state) else None
 
 
 def _refuse(folder: Path, problems: list[str]) -> Any:

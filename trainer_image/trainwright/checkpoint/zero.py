@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from trainwright.checkpoint.diskio import Sums, save_summed
 from trainwright.contract import UserError
@@ -36,16 +37,6 @@ class Written(NamedTuple):
 
     ranks: int
     parameters: bool
-
-    @property
-    def name(self) -> str:
-        return f"ZeRO {'3' if self.parameters else '1 or 2'} over {self.ranks} processes"
-
-    @property
-    def start_again(self) -> str:
-        """How to train on without the state of the optimizer."""
-        made = " that trainwright consolidate makes of it" if self.parameters else " in it"
-        return f"begin anew with the model{made}"
 
 
 def tag_of(folder: Path) -> str | None:
@@ -171,28 +162,31 @@ def load_engine(engine: Any, folder: Path, schedule: Any, ranks: Ranks, strict: 
     reader = _reader()
     paths = [*engine._get_all_ckpt_names(str(folder), tag)[:1], engine._get_zero_ckpt_name(str(folder), tag)]
     ranks.agree(lambda: reader.read_ahead(paths))
-    ranks.agree(lambda: check_model(engine, folder, reader.known[paths[0]]))
+    ranks.agree(lambda: check_names(engine.module, folder, shapes_of(reader.known[paths[0]])))
     has_schedule = schedule is not None and bool(reader.known[paths[0]].get("lr_scheduler"))
     with _using(engine, reader, schedule):
         engine.load_checkpoint(str(folder), tag, load_module_strict=strict, load_lr_scheduler_states=has_schedule)
 
 
-def check_model(engine: Any, folder: Path, state: Mapping[str, Any]) -> None:
-    """Raises :class:`UserError` for the weights of another model, before the engine copies any."""
+def check_names(model: nn.Module, folder: Path, saved: Mapping[str, Sequence[int]]) -> None:
+    """Raises :class:`UserError` for the weights of another model, before any are copied.
+
+    Args:
+        saved: Name -> shape of the parameters that were trained.
+    """
     from trainwright.checkpoint.sharded import another_model
 
-    saved = {name: tuple(shape) for name, shape in shapes_of(state).items()}
     own = {
         name: tuple(getattr(parameter, "ds_shape", parameter.shape))
-        for name, parameter in engine.module.named_parameters()
+        for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
     problems = [f"missing {name}" for name in own if name not in saved]
     problems += [f"unexpected {name}" for name in saved if name not in own]
     problems += [
-        f"{name} is {saved[name]} there and {shape} here"
+        f"{name} is {tuple(saved[name])} there and {shape} here"
         for name, shape in own.items()
-        if name in saved and saved[name] != shape
+        if name in saved and tuple(saved[name]) != shape
     ]
     if problems and saved:
         raise another_model(folder, problems)

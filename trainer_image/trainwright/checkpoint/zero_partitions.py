@@ -62,7 +62,9 @@ class Partitions:
         self.scaler = vars(states[0]["loss_scaler"]) if states[0].get("dynamic_loss_scale") else {}
         self._frozen = [model.get("frozen_param_fragments") or {} for model in models]
         self._module: dict[str, torch.Tensor] = {
-            name: value for name, value in self.first["module"].items() if value.numel()
+            name: value
+            for name, value in self.first["module"].items()
+            if isinstance(value, torch.Tensor) and value.numel()
         }
         shapes, self._frozen_shapes = shapes_of(self.first), dict(self.first.get("frozen_param_shapes") or {})
         self.trained = list(shapes)
@@ -112,6 +114,16 @@ class Partitions:
             parts = [fragments[name].flatten().float() for fragments in self._frozen]
             return torch.cat(parts)[:count].view(shape)
         return self._module[name].clone()
+
+    def part(self, name: str, key: str, part: tuple[slice, ...]) -> torch.Tensor:
+        """A part of a tensor, or of its state ``key``, as a copy; only rows that it needs get into memory."""
+        shape = tuple(self.forms[name].shape)
+        if not shape or name not in self._fragments:
+            value = self._whole(name) if key == WEIGHT else self.piece(name, key, 0, 1).view(shape)
+            return value[part].clone()
+        row, count = math.prod(shape[1:]), part[0].stop - part[0].start
+        rows = self.piece(name, key, part[0].start * row, count * row)
+        return rows.view(count, *shape[1:])[(slice(None), *part[1:])].clone()
 
     def piece(self, name: str, key: str, start: int, count: int) -> torch.Tensor:
         """``count`` elements of a flattened parameter, or of its state ``key``, from ``start`` on."""

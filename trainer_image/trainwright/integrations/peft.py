@@ -58,7 +58,7 @@ def load_adapters(
         if read_shards is not None and name in cast(Any, model).active_adapters:
             states[name] = read_shards(adapter_state(model, name, model.state_dict()))
         else:
-            states[name] = _read(_folder_of(model, name, folder), name)
+            states[name] = read_adapter(model, name, folder)
     for name, state in states.items():
         _check_adapter_matches(model, name, state, folder)
     for name, state in states.items():
@@ -71,6 +71,11 @@ def adapter_state(model: nn.Module, name: str, state: Mapping[str, Any]) -> dict
 
     found = get_peft_model_state_dict(cast(Any, model), state_dict=dict(state), adapter_name=name)
     return found if _is_wrapped(model) else {f"{_OWN_PREFIX}{key}": value for key, value in found.items()}
+
+
+def read_adapter(model: nn.Module, name: str, folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one adapter in a checkpoint. Raises :class:`UserError` if it is missing or damaged."""
+    return _read(_folder_of(model, name, folder), name)
 
 
 def _folder_of(model: nn.Module, name: str, folder: Path) -> Path:

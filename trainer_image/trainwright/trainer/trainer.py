@@ -35,12 +35,12 @@ from trainwright.checkpoint.snapshot import (
     SCHEDULER,
     TRAINER_STATE,
     WRITING,
+    has_optimizer,
     load_rng_state,
     load_training_state,
     save_training_state,
 )
 from trainwright.checkpoint.weights import load_weights
-from trainwright.checkpoint.zero import is_of_engine
 from trainwright.data import diagnosis
 from trainwright.data.collators import DataCollatorWithPadding, KeepColumns, default_data_collator
 from trainwright.data.epochs import Epochs
@@ -934,8 +934,8 @@ class Trainer:
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load the weights of a checkpoint, in place; DeepSpeed's engine also loads its optimizer."""
         folder = Path(resume_from_checkpoint)
-        if model is None and self._strategy.owns_checkpoints and is_of_engine(folder):
-            session.load_of_engine(self, folder)
+        if model is None and self._strategy.owns_checkpoints and has_optimizer(folder):
+            session.load_into_engine(self, folder)
         else:
             load_weights(self.model if model is None else model, folder)
             self._strategy.take_weights(self.model)

@@ -31,8 +31,8 @@ from trainwright.checkpoint.snapshot import (
 )
 from trainwright.checkpoint.store import CheckpointStore, how_to_accept
 from trainwright.checkpoint.weights import check_ties
-from trainwright.checkpoint.zero import is_of_engine, is_same_layout, load_engine, written
-from trainwright.checkpoint.zero_layouts import load_other_layout
+from trainwright.checkpoint.zero import is_of_engine, is_same_layout, load_engine
+from trainwright.checkpoint.zero_layouts import load_by_name, load_other_layout
 from trainwright.contract import ENV_ASYNC_SAVE, DataError, UserError
 from trainwright.data import fork_server
 from trainwright.data.epochs import Epochs
@@ -135,7 +135,6 @@ def train_with_workers(trainer: Any, resume_from: str | bool | None, ignore_keys
     with of_process().spending(RESTORING):
         checkpoint = find_checkpoint(trainer, resume_from)
     if checkpoint is not None:
-        trainer.checkpoints.ranks.agree(lambda: check_readable(trainer, checkpoint))
         tell_differences(trainer, checkpoint)
         tell_afresh(trainer, checkpoint)
         if not reads_late(trainer, checkpoint):
@@ -234,35 +233,22 @@ def run(trainer: Any, checkpoint: Path | None, ignore_keys: list[str] | None) ->
     return loop
 
 
-def check_readable(trainer: Any, checkpoint: Path) -> None:
-    """Raises :class:`UserError` for a checkpoint whose training state this strategy cannot read."""
-    strategy = trainer._strategy
-    if is_of_engine(checkpoint):
-        if not strategy.owns_checkpoints:
-            raise UserError(
-                f"{checkpoint}: was written by DeepSpeed ({written(checkpoint).name}), whose engine alone reads the "
-                f"state of its optimizer; set deepspeed, or {written(checkpoint).start_again}"
-            )
-    elif strategy.owns_checkpoints and has_optimizer(checkpoint):
-        raise UserError(
-            f"{checkpoint}: was not written by DeepSpeed, whose engine reads no other state of an optimizer; leave "
-            "deepspeed out, or begin anew with its model"
-        )
-
-
 def reads_late(trainer: Any, checkpoint: Path) -> bool:
     """Whether the weights are read into the prepared model: by the engine, or by each rank its part."""
     strategy = trainer._strategy
-    return is_of_engine(checkpoint) if strategy.owns_checkpoints else bool(strategy.sharded)
+    return bool(strategy.sharded or (strategy.owns_checkpoints and has_optimizer(checkpoint)))
 
 
-def load_of_engine(trainer: Any, checkpoint: Path) -> None:
-    """Restore what DeepSpeed's engine saved: weights, optimizer and schedule."""
+def load_into_engine(trainer: Any, checkpoint: Path) -> None:
+    """Restore weights and optimizer in DeepSpeed's engine, and the schedule if an engine saved it."""
     strategy, ranks = trainer._strategy, trainer.checkpoints.ranks
-    if not is_same_layout(checkpoint, strategy.stage, ranks.world_size):
+    if not is_of_engine(checkpoint):
+        load_by_name(strategy.engine, checkpoint, strategy.groups, trainer.state.global_step, ranks)
+    elif not is_same_layout(checkpoint, strategy.stage, ranks.world_size):
         load_other_layout(strategy.engine, checkpoint, trainer.lr_scheduler, ranks)
-        return
-    load_engine(strategy.engine, checkpoint, trainer.lr_scheduler, ranks, strict=not adapter_names(trainer.model))
+    else:
+        is_whole = not adapter_names(trainer.model)
+        load_engine(strategy.engine, checkpoint, trainer.lr_scheduler, ranks, strict=is_whole)
 
 
 def load_state(trainer: Any, checkpoint: str) -> None:
@@ -285,7 +271,6 @@ def load_state(trainer: Any, checkpoint: str) -> None:
 
 def go_back(trainer: Any, checkpoint: Path) -> None:
     """Restore weights, optimizer, schedule and scaler in the midst of a run; steps and data go on where they are."""
-    trainer.checkpoints.ranks.agree(lambda: check_readable(trainer, checkpoint))
     if not reads_late(trainer, checkpoint):
         trainer._load_from_checkpoint(str(checkpoint))
     load_state(trainer, str(checkpoint))
