@@ -28,6 +28,7 @@ def install() -> None:
     if ".".join(found.split(".")[:2]) not in KNOWN:
         log(f"transformers {found} is not one of the versions that it was tested with: {', '.join(KNOWN)}")
     after_import("transformers.training_args", _join_on_cpus)
+    after_import("transformers.integrations.deepspeed", _complete_configurations)
     after_import("transformers.trainer", _replace_trainer)
     after_import("transformers.trainer_seq2seq", _replace_seq2seq)
 
@@ -38,6 +39,12 @@ def _join_on_cpus() -> None:
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
         os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
+def _complete_configurations() -> None:
+    from trainwright.overlay.zero import complete_configurations
+
+    complete_configurations()
 
 
 def _replace_trainer() -> None:
