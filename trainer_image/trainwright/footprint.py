@@ -27,6 +27,8 @@ _SETTINGS = {"sgd": ("momentum",), "rmsprop": ("momentum", "centered")}
 """Values of ``optim_args`` that each add a state, unless they are 0 or false."""
 _STEPPING = {"adamw_torch": 4, "rmsprop": 4, "adagrad": 8}
 """Bytes for each parameter that torch's loops over all whole tensors of an accelerator make while they step."""
+_ENGINE_STEPPING = {"adamw_torch": 8.0, "rmsprop": 8.0}
+"""Bytes for each element of the largest tensor that an engine's optimizer steps, while it steps that."""
 _FACTORED = ("adafactor", "galore_adafactor", "galore_adafactor_layerwise", "adalomo")
 _IN_PLACE = ("lomo", "adalomo")
 """Optimizers that use up each gradient as soon as it is computed."""
@@ -127,6 +129,10 @@ class Zero:
     prefetched: int = 50_000_000
     persistent: int = 100_000
     """Of stage 3: smaller parameters are never partitioned."""
+    stepped: int = 1_000_000_000
+    """Of stage 3: how many elements of its partition a rank steps at a time."""
+    sent: int = 0
+    """Bytes of an element of gradients in the format that they are sent in, if that is another."""
 
     @property
     def shard(self) -> int:
@@ -265,15 +271,18 @@ def estimate_zero(
         (one.activations + (whole if always else min(one.gradients, whole)) for one in figures.points), default=0.0
     )
     stepping = kept + in_float32 + width * partition * on_device  # it flattens the gradients
+    stepped = min(partition, zero.stepped) if zero.stage == 3 else partition
+    stepping += _ENGINE_STEPPING.get(optim, 0.0) * stepped * on_device
     buffers = _exchange_zero(figures, zero, width)
     rest = max(backward, stepping - buffers) - kept - in_float32
-    start = float(figures.parameters)  # the engine gets the whole model on the device, in the format it was made in
+    # Of stages 1 and 2 the engine gets the whole model on the device, in the format in which it was made.
+    start = float(figures.parameters) if zero.stage < 3 else 0.0
     return Estimate(parameters, kept + in_float32, state, max(0.0, rest), figures.buffers + buffers, start)
 
 
 def _exchange_zero(figures: Figures, zero: Zero, width: float) -> float:
     """The buckets, the gradients of a unit on their way into them with a copy, and what stage 3 gathers."""
-    found = width * zero.bucket + 2 * figures.largest_unit
+    found = (width + zero.sent) * zero.bucket + 2 * figures.largest_unit
     if zero.stage < 3:
         return found
     everything = zero.persistent > _MOST_PERSISTENT

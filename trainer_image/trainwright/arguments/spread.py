@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainwright.arguments import sharding
-from trainwright.arguments.zero_memory import zero_of
+from trainwright.arguments.zero_memory import optimizer_of, zero_of
 from trainwright.contract import UserError
 from trainwright.footprint import Estimate, Figures, Layout, Zero, estimate, estimate_zero
 from trainwright.rules import LOW_RANK
@@ -75,12 +75,15 @@ def _syncs_each_batch(given: Arguments) -> bool:
 
 
 def optimizer(given: Arguments) -> str:
+    """The optimizer that the arguments, or a configuration of DeepSpeed in them, name."""
+    if given.get("deepspeed"):
+        return optimizer_of(given)[0]
     return str(given.get("optim", "adamw_torch_fused"))
 
 
 def needed(figures: Figures, way: Way, given: Arguments) -> Estimate:
     """What a rank needs to train this way."""
-    rest = (optimizer(given), str(given.get("optim_args", "")), way.accumulates)
     if isinstance(way.layout, Zero):
-        return estimate_zero(figures, way.layout, *rest)
+        return estimate_zero(figures, way.layout, *optimizer_of(given), way.accumulates)
+    rest = (optimizer(given), str(given.get("optim_args", "")), way.accumulates)
     return estimate(figures, way.layout, *rest, sync_each_batch=way.sync_each_batch)
