@@ -76,7 +76,7 @@ $(TRACKERS)/.ready: $(VENV)/.ready pyproject.toml constraints.txt
 	$(TRACKERS)-mlflow/bin/pip install --quiet --disable-pip-version-check mlflow
 	@touch $@
 
-deepspeed: $(ZERO)/.ready ## make .venv-deepspeed with DeepSpeed, and hold ZeRO 1, 2 and 3 on two ranks against one process, in minutes
+deepspeed: $(ZERO)/.ready compat-env ## make .venv-deepspeed with DeepSpeed, and hold ZeRO 1, 2 and 3 on two ranks against one process, in minutes
 	$(ZERO)/bin/python -m pytest tests/zero -q --timeout 1800
 
 interchange: $(ZERO)/.ready ## checkpoints of transformers' Trainer under ours and back, with ZeRO 1, 2, 3 and FSDP 2 on two ranks, in minutes

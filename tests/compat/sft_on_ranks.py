@@ -2,7 +2,8 @@
 
     python -m trainwright.overlay compat/sft_on_ranks.py MODELS OUT
 
-Ranks share the batch of one process, and shard the model. What was logged goes to ``OUT``.
+Ranks share the batch of one process, and shard the model, by FSDP 2 or as ``LAYOUT`` says, which holds arguments in
+JSON. What was logged goes to ``OUT``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from trl import SFTConfig, SFTTrainer
 from compat import tiny
 
 RANKS = int(os.environ.get("WORLD_SIZE", "1"))
-SHARDED: dict[str, Any] = {"fsdp": True, "fsdp_config": {"version": 2}} if RANKS > 1 else {}
+LAYOUT = json.loads(os.environ.get("LAYOUT", '{"fsdp": true, "fsdp_config": {"version": 2}}'))
+SHARDED: dict[str, Any] = LAYOUT if RANKS > 1 else {}
 
 
 def train(models: Path, out: Path, adapters: LoraConfig | None) -> None:
@@ -33,7 +35,7 @@ def train(models: Path, out: Path, adapters: LoraConfig | None) -> None:
     model = str(models / "causal")
     trainer = SFTTrainer(model, args, train_dataset=rows, eval_dataset=evaluated, peft_config=adapters)
     trainer.train()
-    is_sharded = all(isinstance(parameter, DTensor) for parameter in trainer.model.parameters())
+    is_sharded = all(isinstance(p, DTensor) or hasattr(p, "ds_id") for p in trainer.model.parameters())
     trainer.save_model(str(out / "model"))
     if args.process_index == 0:
         found = {

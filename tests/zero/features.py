@@ -58,13 +58,22 @@ def compiled(folder: Path, given: dict[str, Any]) -> Any:
     return losses(folder, torch_compile=True, torch_compile_backend="aot_eager", max_steps=2, **given)["loss"]
 
 
+def lopsided() -> list[dict[str, Any]]:
+    """Texts of which the second rank has fewer targets than the first, in every batch of 8."""
+    samples = tiny.texts(SAMPLES)
+    for i, sample in enumerate(samples):
+        if i % 8 >= 4:
+            sample["labels"] = sample["labels"].clone()
+            sample["labels"][3:] = -100
+    return samples
+
+
 def own_means(folder: Path, given: dict[str, Any]) -> Any:
-    data = tiny.lopsided(SAMPLES)
-    return losses(folder, quiet(tiny.t5()), data, average_tokens_across_devices=False, **given)["loss"]
+    return losses(folder, quiet(tiny.t5()), lopsided(), average_tokens_across_devices=False, **given)["loss"]
 
 
 def common_means(folder: Path, given: dict[str, Any]) -> Any:
-    return losses(folder, quiet(tiny.t5()), tiny.lopsided(SAMPLES), **given)["loss"]
+    return losses(folder, quiet(tiny.t5()), lopsided(), **given)["loss"]
 
 
 def predicted(folder: Path, given: dict[str, Any]) -> Any:
