@@ -79,6 +79,17 @@ def test_newest_checkpoints_are_compared_where_a_script_leaves_no_model(runs: tu
     assert (found.same, found.total) == (1, 1)
 
 
+def test_runs_of_a_script_that_trains_into_a_folder_below_its_output_are_compared(runs: tuple[Path, Path]) -> None:
+    for number, run in enumerate(runs):
+        (run / "trainer_state.json").unlink()
+        for step, loss in ((5, 1.0), (10, float(number))):
+            (run / "adapters" / f"checkpoint-{step}").mkdir(parents=True)
+            rows = {"log_history": [{"step": step, "loss": loss}], "global_step": step}
+            (run / "adapters" / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(rows))
+    assert str(comparing.losses(*runs)) == "0 of 1 logged values identical; loss at step 10 differs"
+    assert proving._kept(runs[0]) == 10
+
+
 def test_nothing_to_compare_proves_nothing(tmp_path: Path) -> None:
     found = comparing.weights(tmp_path, tmp_path)
     assert not found.holds

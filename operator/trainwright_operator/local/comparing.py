@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainwright_operator.report.reading import StateReader
-from trainwright_operator.report.run import newest_state
+from trainwright_operator.report.run import STATE, newest_state
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _OF_TIME = ("_runtime", "_per_second", "_preparation_time")
 """Metrics that differ between any two runs."""
 _CHUNK = 1 << 22
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,22 @@ def weights(one: Path, other: Path) -> Alike:
     return _compared("tensors", left, right)
 
 
+def checkpoints(output: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last; a script may write them to a folder below its output."""
+    places = (Path(root, name) for root, names, _ in os.walk(output) for name in names if _CHECKPOINT.fullmatch(name))
+    return sorted(places, key=_written)
+
+
+def _written(folder: Path) -> tuple[float, int]:
+    try:
+        written = folder.stat().st_mtime
+    except OSError:  # deleted in the meantime
+        written = 0.0
+    return written, int(folder.name.rpartition("-")[2])
+
+
 def _newest(output: Path) -> Path | None:
-    return max(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return next(reversed(checkpoints(output)), None)
 
 
 def losses(one: Path, other: Path) -> Alike:
@@ -96,7 +113,8 @@ def _digest(path: Path, start: int, length: int) -> str:
 
 
 def _logged(folder: Path) -> Iterator[tuple[str, Any]]:
-    path = newest_state(folder)
+    below = (checkpoint / STATE for checkpoint in reversed(checkpoints(folder)))
+    path = newest_state(folder) or next((state for state in below if state.is_file()), None)
     if path is None:
         return
     with path.open(encoding="utf-8", errors="replace") as file:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -30,7 +29,6 @@ from trainwright_operator.terminal import Terminal
 
 DONE, FAILED = 0, 1
 UNDISTURBED, DISTURBED, FILE = "undisturbed", "disturbed", "proof.json"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)$")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -239,8 +237,8 @@ def _steps(status: Mapping[str, Any]) -> int:
 
 def _kept(output: Path) -> int:
     """The step of the newest checkpoint, 0 without one."""
-    steps = [int(found[1]) for path in output.glob("checkpoint-*") if (found := _CHECKPOINT.search(path.name))]
-    return max(steps, default=0)
+    newest = next(reversed(comparing.checkpoints(output)), None)
+    return int(newest.name.rpartition("-")[2]) if newest is not None else 0
 
 
 def _clear(folder: Path) -> None:
