@@ -57,6 +57,12 @@ def test_the_first_failure_and_the_stop_decide_how_a_node_ends(name):
     assert termination(end).ended_by == (None if code == 0 else by)
 
 
+def test_no_rank_is_blamed_for_a_stop_that_all_agreed_to_though_nobody_asked():
+    end = decide([PREEMPTED, replace(PREEMPTED, rank=1)], stopped=SCRIPT)
+    assert (end.code, end.rank) == (143, None)
+    assert str(end.error).startswith("ranks 0, 1 ended with exit code 143, though nobody asked their pod to stop")
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

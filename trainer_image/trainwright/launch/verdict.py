@@ -22,6 +22,9 @@ REASONS = {
     ExitCode.PREEMPTED: "Preempted",
 }
 
+MOST_NAMED = 8
+"""Ranks in a message."""
+
 
 @dataclass(frozen=True)
 class RankExit:
@@ -83,13 +86,23 @@ def decide(
 
 
 def unrequested_stop(exits: Sequence[RankExit]) -> Failure:
-    """A stop that nobody requested. Its ``error`` distinguishes it from a requested one, also on other nodes."""
-    rank = next(end.rank for end in exits if end.code == ExitCode.PREEMPTED)
+    """A stop that nobody requested. Its ``error`` distinguishes it from a requested one, also on other nodes.
+
+    Ranks that train together agree to stop, so if several did, nobody knows which one began.
+    """
+    ranks = sorted({end.rank for end in exits if end.code == ExitCode.PREEMPTED})
+    if len(ranks) > 1:
+        named = ", ".join(map(str, ranks[:MOST_NAMED])) + (" and others" if len(ranks) > MOST_NAMED else "")
+        message = (
+            f"ranks {named} ended with exit code {ExitCode.PREEMPTED:d}, though nobody asked their pod to stop: the "
+            "script exited with that code by itself, or one of these processes alone got a SIGTERM"
+        )
+        return Failure(ExitCode.PREEMPTED, message)
     message = (
-        f"rank {rank} ended with exit code {ExitCode.PREEMPTED:d} by itself: nobody asked its pod to stop, so its "
+        f"rank {ranks[0]} ended with exit code {ExitCode.PREEMPTED:d} by itself: nobody asked its pod to stop, so its "
         "script exited with that code, or that process alone got a SIGTERM"
     )
-    return Failure(ExitCode.PREEMPTED, message, rank)
+    return Failure(ExitCode.PREEMPTED, message, ranks[0])
 
 
 def as_failure(end: RankExit, node: int | None = None) -> Failure:
