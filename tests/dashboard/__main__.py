@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import yaml
@@ -42,16 +43,15 @@ def main() -> int:
     try:
         program("prometheus")
         check_alerts(objects)
-        cluster.up()
-        kueue.up()
-        with tempfile.TemporaryDirectory() as folder:
-            return watched(Story(cluster, Path(folder)), objects)
+        with ExitStack() as stack:
+            stack.callback(cluster.down)
+            cluster.up()
+            stack.callback(kueue.down)
+            kueue.up()
+            return watched(Story(cluster, Path(stack.enter_context(tempfile.TemporaryDirectory()))), objects)
     except ClusterError as error:
         print(f"dashboard: error: {error}", file=sys.stderr)
         return 1
-    finally:
-        kueue.down()
-        cluster.down()
 
 
 def check_alerts(objects: list[dict]) -> None:

@@ -18,6 +18,8 @@ from trainwright_operator.core.history import Outcome, Record
 Object = dict[str, Any]
 Values = dict[str, float]
 MINUTES_15 = 900
+WRITTEN_SECONDS = 3
+"""So long after a push, at the latest, it is in the status."""
 TOLERANCE = 0.05
 """A leader that is killed takes with it what it counted after its last scrape."""
 
@@ -156,7 +158,7 @@ def _nodes(statuses: Iterable[Object]) -> Iterable[str]:
 
 
 def _bucket(seconds: Sequence[float]) -> str:
-    """The bounds between which the histogram places the median."""
+    """The bounds between which the histogram places the median; the operator sees a step when it writes it."""
     low, high = seconds[(len(seconds) - 1) // 2], seconds[len(seconds) // 2]
     below = max((bound for bound in (0, *WAITS) if bound < low), default=0)
-    return f"{below} to {min(bound for bound in WAITS if bound >= high)}"
+    return f"{below} to {min(bound for bound in WAITS if bound >= high + WRITTEN_SECONDS)}"
