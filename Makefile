@@ -21,6 +21,9 @@ TARGETS ?= cpu
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' trainer_image/trainwright/__init__.py)
 TESTS ?= tests/unit tests/fake tests/trainer
 
+# Where it is set, each of the many processes that tests start compiles the packages anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
@@ -102,13 +105,16 @@ quickstart: setup ## train a small GPT here, in two pods without a cluster
 
 # Tests
 
+# Neighbours stay in one process, and with them the group of ranks that a module starts once.
+IN_TWO = -n 2 --dist worksteal
+
 # Real processes and clusters share the machine with others: one that fails is tried once more, and the summary names it.
 TWICE = --reruns 1 -raR
 
 test: ## every test that this machine can run; what it could not is said in one line
 	@$(MAKE) --no-print-directory -j 2 setup compat-env cluster-tools
 	$(BIN)/pytest tests/unit tests/fake -q -n 2
-	$(BIN)/pytest tests/trainer tests/local -q -n 2 $(TWICE)
+	$(BIN)/pytest tests/trainer tests/local -q $(IN_TWO) $(TWICE)
 	$(BIN)/pytest tests/cluster tests/integration tests/e2e -q $(TWICE)
 
 browser: setup $(BROWSER)/.ready ## the report in headless Chromium (Debian: chromium), looked at by axe; needs node and npm
@@ -134,10 +140,10 @@ fake: setup ## the operator's shell against an API server that fails on cue
 	$(BIN)/pytest tests/fake -q -n 2
 
 trainer: setup ## the Trainer and the launcher, one process and several
-	$(BIN)/pytest tests/trainer -q -n 2
+	$(BIN)/pytest tests/trainer -q $(IN_TWO)
 
 local: setup ## jobs without a cluster: real processes and signals
-	$(BIN)/pytest tests/local -q -n 2
+	$(BIN)/pytest tests/local -q $(IN_TWO)
 
 integration: setup cluster-tools ## the real API server, controllers and scheduler
 	$(BIN)/pytest tests/cluster tests/integration -q
