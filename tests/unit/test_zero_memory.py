@@ -93,7 +93,7 @@ def test_an_optimizer_that_does_not_step_in_place_needs_more() -> None:
     few = estimate_zero(MODEL, Zero(1, 3, bucket=0, live=0, prefetched=0, stepped=1), "adamw_torch").total
     fused = estimate_zero(MODEL, Zero(1, 3, bucket=0, live=0, prefetched=0), "adamw_torch_fused").total
     assert totals["sgd"] < totals["adamw_torch_fused"] <= totals["adamw_torch"]
-    assert few <= fused + 8
+    assert few <= fused + 12
 
 
 def test_each_stage_divides_more() -> None:

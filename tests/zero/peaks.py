@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -70,7 +71,8 @@ def _peak(arguments: dict[str, Any]) -> tuple[int, int]:
     given = {"max_steps": 3, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
     with tempfile.TemporaryDirectory() as folder, Counted() as counted:
         later = FromTheSecondStep(counted)
-        with deferred_weights():
+        in_parts = arguments["deepspeed"]["zero_optimization"]["stage"] == 3
+        with deferred_weights() if in_parts else nullcontext():
             model = transformers.AutoModelForCausalLM.from_config(config)
         args = TrainingArguments(folder, per_device_train_batch_size=ROWS, **given, **arguments)
         Trainer(model, args, train_dataset=rows, callbacks=[later]).train()

@@ -27,8 +27,9 @@ _SETTINGS = {"sgd": ("momentum",), "rmsprop": ("momentum", "centered")}
 """Values of ``optim_args`` that each add a state, unless they are 0 or false."""
 _STEPPING = {"adamw_torch": 4, "rmsprop": 4, "adagrad": 8}
 """Bytes for each parameter that torch's loops over all whole tensors of an accelerator make while they step."""
-_ENGINE_STEPPING = {"adamw_torch": 8.0, "rmsprop": 8.0}
-"""Bytes for each element of the largest tensor that an engine's optimizer steps, while it steps that."""
+_ENGINE_STEPPING = {"adamw_torch": 12.0, "rmsprop": 8.0}
+"""Bytes for each element of the largest tensor that an engine's optimizer steps, while it steps that: at most three
+tensors in float32 for AdamW, two for RMSprop."""
 _FACTORED = ("adafactor", "galore_adafactor", "galore_adafactor_layerwise", "adalomo")
 _IN_PLACE = ("lomo", "adalomo")
 """Optimizers that use up each gradient as soon as it is computed."""
