@@ -62,7 +62,9 @@ def job(
     model = {"tokenizer": "bytes", **model}
     resolved = ResolvedJob("j", "default", "uid", 1, 1, 1, task=task, model=model, dataset=dataset, **more)
     said = {"eval_strategy": "no", "predict_with_generate": False, "metric_for_best_model": None}
-    return assemble(resolved, SimpleNamespace(seed=42, max_steps=1, fsdp=None, **{**said, **(arguments or {})}))
+    return assemble(
+        resolved, SimpleNamespace(seed=42, max_steps=1, fsdp=None, deepspeed=None, **{**said, **(arguments or {})})
+    )
 
 
 def batch(parts: Parts, rows: int = 3) -> dict[str, torch.Tensor]:
