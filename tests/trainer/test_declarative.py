@@ -109,6 +109,15 @@ def test_a_second_attempt_goes_on_where_the_first_saved(folder: Path, monkeypatc
         assert (base / "model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
 
 
+def test_an_attempt_that_finds_all_steps_done_tells_no_loss_of_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(JOB, folder / "out", monkeypatch)
+    again = train(replace(JOB, attempt=2), folder / "out", monkeypatch)
+    assert first.keys() - again.keys() == {"train_loss"}
+    assert again["eval_loss"] == first["eval_loss"]
+
+
 @pytest.fixture
 def measured_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """As on an accelerator, whose peak is measured."""

@@ -13,6 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -27,6 +28,8 @@ from trainer.runs import logged, make, quiet
 from trainer.test_fsdp import whole
 from trainer.world import in_world
 from trainwright import EarlyStoppingCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from trainwright.declarative.job import _sample
+from trainwright.declarative.manifest import SampleSpec
 
 SAMPLES = 64
 STEPS = {"max_steps": 4, "train_sampling_strategy": "sequential", "optim": "sgd", "learning_rate": 0.05}
@@ -312,8 +315,40 @@ def noisy_embeddings() -> Any:
     return losses(neftune_noise_alpha=5.0)["loss"], losses()["loss"]
 
 
+def uneven_texts() -> list[dict[str, Any]]:
+    """Texts of which every second batch of four has two targets in a row only: those of the second rank."""
+    rows = tiny.texts(SAMPLES)
+    for row in (row for number, row in enumerate(rows) if number % 8 >= 4):
+        row["labels"][2:] = -100
+    return rows
+
+
 def own_means() -> Any:
-    return losses(data=tiny.lopsided(SAMPLES), model=tiny.t5(), average_tokens_across_devices=False)["loss"]
+    return losses(data=uneven_texts(), model=tiny.t5(), average_tokens_across_devices=False)["loss"]
+
+
+class Numbers:
+    """A tokenizer of the numbers that the tiny models know."""
+
+    bos_token_id, eos_token_id, pad_token_id = 0, 0, 0
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": [int(part) for part in text.split()]}
+
+    def decode(self, ids: torch.Tensor, **_: Any) -> str:
+        return " ".join(str(int(number)) for number in ids)
+
+
+def sampled() -> str | None:
+    """What is written of the trained model at the end of a job; None on ranks that write nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(folder)
+        trainer.train()
+        output = Path(folder) / "written"
+        output.mkdir()
+        _sample(trainer, Numbers(), SampleSpec(prompts=("3 4 5", "9"), max_new_tokens=6), output)
+        written = output / "samples.txt"
+        return written.read_text() if written.exists() else None
 
 
 def tied_and_resting() -> Any:
@@ -366,8 +401,8 @@ def trainer_folder() -> str:
 
 
 SHOWN: list[Callable[[], Any]] = [
-    once_a_step, with_every_batch, mixed_precision, scaled_gradients, noisy_embeddings, own_means, tied_and_resting,
-    preempted,
+    once_a_step, with_every_batch, mixed_precision, scaled_gradients, noisy_embeddings, own_means, sampled,
+    tied_and_resting, preempted,
 ]  # fmt: skip
 
 
@@ -445,8 +480,16 @@ def test_noise_reaches_the_embeddings(two):
 
 
 def test_each_rank_takes_its_own_mean_when_asked(two):
-    across = losses(data=tiny.lopsided(SAMPLES), model=tiny.t5())["loss"]
-    assert two[0]["own_means"] != pytest.approx(across, rel=1e-5)
+    rows, model = uneven_texts(), tiny.t5()
+    ranks = (torch.utils.data.default_collate(rows[:4]), torch.utils.data.default_collate(rows[4:8]))
+    own = [model(**batch).loss.item() for batch in ranks]
+    assert two[0]["own_means"][0] == pytest.approx(sum(own) / 2, rel=1e-6)
+    across = losses(data=rows, model=tiny.t5())["loss"]
+    assert two[0]["own_means"][0] != pytest.approx(across[0], rel=1e-3)
+
+
+def test_all_ranks_write_the_sample_of_a_sharded_model_together(two):
+    assert [seen["sampled"] for seen in two] == [sampled(), None]
 
 
 def test_after_training_and_evaluation_all_parameters_are_shards_and_tied_ones_tied(two):

@@ -68,9 +68,18 @@ def run_declarative(job: ResolvedJob, output: Path) -> None:
         results["eval"] = _evaluated(trainer, parts)
     if trainer.is_world_process_zero():
         _write_results(results, output)
-        if sample is not None:
-            print(write_samples(trainer.model, parts.tokenizer, sample, args.seed, output), flush=True)
+    if sample is not None:
+        _sample(trainer, parts.tokenizer, sample, output)
     trainer.end()
+
+
+def _sample(trainer: Any, tokenizer: Any, spec: SampleSpec, output: Path) -> None:
+    """Write and print the text that the model generates; of a sharded model all ranks have to generate it."""
+    leads, together = trainer.is_world_process_zero(), trainer._strategy.sharded
+    if leads or together:
+        text = write_samples(trainer.model, tokenizer, spec, trainer.args.seed, output if leads else None, together)
+        if leads:
+            print(text, flush=True)
 
 
 _NO_PEAK = ("cpu", "xla")

@@ -11,18 +11,28 @@ from trainwright.declarative.models import positions
 SAMPLES = "samples.txt"
 
 
-def write_samples(model: Any, tokenizer: Any, spec: SampleSpec, seed: int, output: Path) -> str:
-    """Writes ``samples.txt`` into the output and returns its text: each prompt with its continuation."""
-    texts = [generate(model, tokenizer, prompt, spec, seed + number) for number, prompt in enumerate(spec.prompts)]
+def write_samples(
+    model: Any, tokenizer: Any, spec: SampleSpec, seed: int, output: Path | None, together: bool = False
+) -> str:
+    """Writes ``samples.txt`` into the output and returns its text: each prompt with its continuation.
+
+    Args:
+        output: None on ranks that only help to generate.
+        together: All ranks call this, because each holds a part of the model.
+    """
+    texts = [
+        generate(model, tokenizer, prompt, spec, seed + number, together) for number, prompt in enumerate(spec.prompts)
+    ]
     pairs = zip(spec.prompts, texts, strict=True)
     text = "\n".join(
         f"--- prompt {number}: {prompt!r}\n{text}\n" for number, (prompt, text) in enumerate(pairs, start=1)
     )
-    (output / SAMPLES).write_text(text, encoding="utf-8")
+    if output is not None:
+        (output / SAMPLES).write_text(text, encoding="utf-8")
     return text
 
 
-def generate(model: Any, tokenizer: Any, prompt: str, spec: SampleSpec, seed: int) -> str:
+def generate(model: Any, tokenizer: Any, prompt: str, spec: SampleSpec, seed: int, together: bool = False) -> str:
     """The prompt and its continuation; for an encoder-decoder model, only the answer.
 
     A prompt that is too long for the model's positions is truncated at its start.
@@ -40,7 +50,8 @@ def generate(model: Any, tokenizer: Any, prompt: str, spec: SampleSpec, seed: in
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
-        written = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+        mask = torch.ones_like(ids)
+        written = model.generate(ids, attention_mask=mask, generation_config=config, synced_gpus=together)
     return str(tokenizer.decode(written[0], skip_special_tokens=True))
 
 

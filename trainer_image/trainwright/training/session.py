@@ -436,7 +436,9 @@ def finish(trainer: Any, loop: Loop, measured: dict[str, float]) -> TrainOutput:
     samples = loop.horizon.num_train_samples * steps / max(state.max_steps, 1)
     metrics = speed_metrics("train", loop.start_time, num_samples=samples, num_steps=steps)
     trainer.store_flos()
-    metrics |= {"total_flos": state.total_flos, "train_loss": loss, **measured}
+    metrics |= {"total_flos": state.total_flos, **measured}
+    if steps:  # a run that had ended before has no loss of its own, and 0 would be taken for one
+        metrics["train_loss"] = loss
     trainer.log(metrics)
     averaging.end(trainer.optimizer)
     if args.load_best_model_at_end and state.best_model_checkpoint is not None:
