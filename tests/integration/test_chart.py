@@ -58,7 +58,12 @@ def helm(kube: Kube, namespace: str) -> Iterator[Helm]:
         helm.uninstall()
     for name in ("trainingjobs", "acceleratorpools"):
         kube.delete("CustomResourceDefinition", f"{name}.trainwright.dev", None)
-        kube.wait_gone("CustomResourceDefinition", f"{name}.trainwright.dev", None)
+        without_crd(kube, f"{name}.trainwright.dev")
+
+
+def without_crd(kube: Kube, name: str) -> None:
+    """Wait until it is gone. An API server whose storage of it is still being prepared tries again after a minute."""
+    kube.wait_gone("CustomResourceDefinition", name, None, seconds=180)
 
 
 def own_job() -> dict:
@@ -232,7 +237,7 @@ def test_the_bundle_is_applied_by_kubectl_alone_and_leaves_no_difference(kube: K
         # Not waited for as a whole: a namespace that ends together with the CRDs is retried for minutes.
         charts.run("kubectl", "delete", "--wait=false", *bundled, kubeconfig=kube.kubeconfig)
         for name in ("trainingjobs.trainwright.dev", "acceleratorpools.trainwright.dev"):
-            kube.wait_gone("CustomResourceDefinition", name, None)
+            without_crd(kube, name)
 
 
 def test_replicas_run_on_different_nodes_also_after_a_rollout(kube: Kube, helm: Helm) -> None:
