@@ -110,7 +110,7 @@ class Kueue:
 
     def daemon(self) -> Daemon:
         root = self.state / "root"
-        root.mkdir(exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
         certificate = [str(root), *(str(self.state / f"webhook.{end}") for end in ("crt", "key"))]
         kueue = [str(programs.program(PROGRAM)), f"--config={self.state / 'configuration.yaml'}"]
         command = [*_NAMESPACE, "sh", "-c", _START, "sh", *certificate, *kueue]
