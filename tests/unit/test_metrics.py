@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from trainwright_operator.api.names import Reason
 from trainwright_operator.cluster.metrics import RESTART_REASONS, Metrics
+from trainwright_operator.core.causes import BY_HAND, FOLLOWED, GIVEN_UP, UNEXPLAINED
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 CREATED = {"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}}
@@ -105,3 +107,7 @@ def test_the_account_of_a_job_is_added_up_over_its_status_writes():
     assert value("job_goodput_ratio", name="gpt") == 0.86
     metrics.count_jobs([{**job, "status": {**statuses[-1], "completionTime": "2026-01-01T00:00:00Z"}}])
     assert value("job_goodput_ratio", name="gpt") is None
+
+
+def test_every_disruption_that_the_operator_names_is_exposed_before_it_happens():
+    assert UNEXPLAINED | FOLLOWED | BY_HAND | GIVEN_UP | {Reason.NODE_LEAVING} <= set(RESTART_REASONS)

@@ -20,7 +20,8 @@ SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 WAITS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 RESTART_REASONS = (
     *(Reason.ERROR, Reason.HANG, Reason.UNKNOWN, Reason.IMAGE_MISMATCH, Reason.JOB_DEADLINE, "OOMKilled", EVICTED),
-    *(Reason.PREEMPTED, Reason.POD_DELETED, Reason.JOB_DELETED, Reason.PODS_GONE, Reason.CONTAINER_LOST),
+    *(Reason.PREEMPTED, Reason.POD_DELETED, Reason.NODE_LEAVING, Reason.JOB_DELETED),
+    *(Reason.PODS_GONE, Reason.CONTAINER_LOST),
     *(Reason.PEER_LOST, Reason.PEER_STOPPED, Reason.UNEXPLAINED_STOP),
     *(Reason.GANG_INCOMPLETE, Reason.ATTEMPT_INCOMPLETE, Reason.SHRUNK, Reason.GROWN),
     *("EvictionByEvictionAPI", "PreemptionByScheduler", "TerminationByKubelet"),
